@@ -1,0 +1,67 @@
+# The project's verbs. `make help` lists them; `make run` and `make test` need Python 3.11, git and make only.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK ?= requirements-dev.lock
+PORT ?= 8000
+AIRCALL_PORT ?= 8100
+# Several test processes, each with a PostgreSQL of its own.
+WORKERS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# What is installed depends on the lock and on what the package says of itself.
+STAMP := $(VENV)/.installed-$(LOCK)
+
+.PHONY: help setup run demo test bench check format migrate lock clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP) ## install everything into .venv
+
+$(STAMP): $(LOCK) pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer (with venv) is needed, and none was found." >&2; exit 1; fi
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; about a minute) …"
+	@if [ -x $(BIN)/python ]; then :; else $(PYTHON) -m venv $(VENV) || { echo "Cannot make $(VENV) here; is the folder writable, and python3-venv installed?" >&2; exit 1; }; fi
+	@printf '  packages … ' && $(BIN)/pip install --quiet --require-hashes -r $(LOCK) && echo ready
+	@printf '  this project … ' && $(BIN)/pip install --quiet --no-deps --no-build-isolation -e . && echo ready
+	@touch $@
+
+run: setup ## run everything here, with a pretend Aircall, and walk through it
+	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT)
+
+demo: setup ## the same walk, then exit 0 or 1
+	@$(BIN)/aircall-oauth dev --demo
+
+test: setup ## run the tests
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+
+bench: setup ## measure against a no-op and a plain handler, in one run (some minutes)
+	$(BIN)/python -m bench.receiver --full
+	$(BIN)/python -m bench.feed
+
+check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory test
+
+format: setup ## put the code in form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+migrate: setup ## bring the database of AIRCALL_OAUTH_DATABASE_URL up to date
+	@$(BIN)/aircall-oauth migrate
+
+lock: setup ## work the locks out anew from pyproject.toml (needs uv)
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev --group ci -c requirements-dev.lock -o requirements-ci.lock
+
+clean: ## remove what was installed and the sandbox's data
+	rm -rf $(VENV) .dev

@@ -1,0 +1,284 @@
+"""Every way this service says no, in one tree.
+
+    AppError
+    ├── StartRefused                  the process does not start
+    │   ├── SettingsInvalid
+    │   └── KeysUnfit
+    ├── SealError                     a sealed secret that does not open
+    │   ├── SealBroken
+    │   └── SealKeyMissing
+    ├── AircallError                  what a call to Aircall came to
+    │   ├── AircallRefused            do not repeat
+    │   └── AircallUnavailable        may be repeated
+    ├── FlowError                     an ending of the install flow, shown as a page
+    │   ├── ParametersInvalid · ReturnAddressRefused · PrefetchRefused
+    │   ├── StateInvalid · StateExpired · WrongBrowser
+    │   ├── Declined · CodeRefused · AppRefused
+    │   ├── AircallAway · FlowUnknown · TryAgainLater
+    ├── ApiError                      a problem+json answer
+    │   ├── Unauthenticated · ScopeMissing
+    │   ├── NotFound · InstallationNotFound · MethodNotAllowed
+    │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── EventMalformed · WebhookTokenUnknown
+    │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
+    └── Unavailable                   nothing is lost, try again
+        ├── DatabaseAway · InboxFull
+        └── NotReady
+
+A class's name is its stable `code`, its docstring the message, its `status` the HTTP status.
+No message ever carries a secret, a code, a token or a body.
+"""
+
+import re
+
+
+class AppError(Exception):
+    """Something went wrong."""
+
+    status = 500
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or type(self).title()
+        super().__init__(self.detail)
+
+    @classmethod
+    def code(cls) -> str:
+        """The stable name a program branches on: `InstallationNotFound` is `installation_not_found`."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def title(cls) -> str:
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0]
+
+
+class StartRefused(AppError):
+    """The service does not start like this."""
+
+    status = 503
+
+
+class SettingsInvalid(StartRefused):
+    """The settings are not right."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("The settings are not right:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+class KeysUnfit(StartRefused):
+    """The configured keys cannot open what is stored."""
+
+
+class SealError(AppError):
+    """A sealed secret does not open."""
+
+
+class SealBroken(SealError):
+    """A sealed secret was altered, cut short, moved to another place, or sealed under another key."""
+
+
+class SealKeyMissing(SealError):
+    """A sealed secret needs a key that is not configured."""
+
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
+        super().__init__(f"A sealed secret needs the key with the id {key_id!r}, which is not configured.")
+
+
+class AircallError(AppError):
+    """A call to Aircall did not succeed."""
+
+    status = 502
+
+
+class AircallRefused(AircallError):
+    """Aircall refused; asking the same again will not help."""
+
+    def __init__(self, *, aircall_status: int, reason: str) -> None:
+        self.aircall_status = aircall_status
+        self.reason = reason
+        super().__init__(f"Aircall answered {aircall_status}: {reason}")
+
+
+class AircallUnavailable(AircallError):
+    """Aircall could not be reached, or its answer could not be read."""
+
+    def __init__(self, reason: str, *, retry_after_seconds: float | None = None) -> None:
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(f"Aircall is unavailable: {reason}")
+
+
+class FlowError(AppError):
+    """The install flow ended without an installation."""
+
+    status = 400
+
+
+class ParametersInvalid(FlowError):
+    """The address that was opened is incomplete or damaged."""
+
+
+class ReturnAddressRefused(FlowError):
+    """The return address is not on this service's list."""
+
+
+class PrefetchRefused(FlowError):
+    """This page is not loaded ahead of a click."""
+
+
+class StateInvalid(FlowError):
+    """This browser's installation could not be recognised."""
+
+
+class StateExpired(FlowError):
+    """The installation took longer than ten minutes."""
+
+
+class WrongBrowser(FlowError):
+    """The installation was started in another browser."""
+
+
+class Declined(FlowError):
+    """The connection was declined at Aircall."""
+
+    status = 200
+
+
+class CodeRefused(FlowError):
+    """Aircall did not accept the authorization."""
+
+
+class AppRefused(FlowError):
+    """Aircall does not accept this app's own credentials."""
+
+    status = 502
+
+
+class AircallAway(FlowError):
+    """Aircall could not be reached."""
+
+    status = 502
+
+
+class FlowUnknown(FlowError):
+    """It is not known whether the installation was finished."""
+
+    status = 409
+
+
+class TryAgainLater(FlowError):
+    """This service cannot save an installation right now."""
+
+    status = 503
+
+
+class ApiError(AppError):
+    """The request cannot be served."""
+
+    status = 400
+
+
+class Unauthenticated(ApiError):
+    """A valid API key is needed: `Authorization: Bearer <API key>`."""
+
+    status = 401
+
+
+class ScopeMissing(ApiError):
+    """The API key does not have the scope this door needs."""
+
+    status = 403
+
+
+class NotFound(ApiError):
+    """There is nothing at this address."""
+
+    status = 404
+
+
+class InstallationNotFound(ApiError):
+    """There is no such installation."""
+
+    status = 404
+
+
+class MethodNotAllowed(ApiError):
+    """This address does not take that method."""
+
+    status = 405
+
+
+class InstallationNotActive(ApiError):
+    """The installation is not active, so its token cannot be used."""
+
+    status = 409
+
+
+class EventNotFound(ApiError):
+    """There is no such event."""
+
+    status = 404
+
+
+class PositionGone(ApiError):
+    """Events past this position were already dropped."""
+
+    status = 410
+
+    def __init__(self, oldest: int) -> None:
+        self.oldest = oldest
+        super().__init__(f"Events past this position were already dropped; the oldest valid position is {oldest}.")
+
+
+class InvalidRequest(ApiError):
+    """The request is not valid."""
+
+    status = 422
+
+
+class EventMalformed(ApiError):
+    """The body is not an Aircall event."""
+
+
+class WebhookTokenUnknown(ApiError):
+    """The event's token belongs to no webhook of this service."""
+
+    status = 401
+
+
+class BodyTooSlow(ApiError):
+    """The body did not arrive in time."""
+
+    status = 408
+
+
+class BodyTooLarge(ApiError):
+    """The body is larger than this door takes."""
+
+    status = 413
+
+
+class EncodingRefused(ApiError):
+    """The body must be sent without a content-encoding."""
+
+    status = 415
+
+
+class Unavailable(AppError):
+    """The service cannot do this right now; try again."""
+
+    status = 503
+    retry_after_seconds = 2
+
+
+class DatabaseAway(Unavailable):
+    """The database cannot be reached right now; try again."""
+
+
+class InboxFull(Unavailable):
+    """More events are coming in than can be kept right now; send it again."""
+
+
+class NotReady(Unavailable):
+    """The service is not ready yet; try again."""

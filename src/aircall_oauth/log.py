@@ -1,0 +1,117 @@
+"""Log lines: one JSON object each, on stderr, with no secret in them."""
+
+import itertools
+import logging
+import re
+import secrets
+import sys
+import time
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import structlog
+from pydantic import SecretStr
+
+OURS = "aircall_oauth"
+# Chatty libraries print addresses, headers and statement parameters below this level.
+LIBRARIES_LEVEL = logging.WARNING
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PROCESS = secrets.token_hex(8)
+_counted = itertools.count(1)
+SECRET_NAMES = {
+    "access_token",
+    "api_key",
+    "authorization",
+    "client_secret",
+    "code",
+    "cookie",
+    "password",
+    "secret",
+    "state",
+    "token",
+}
+
+
+_requests = logging.getLogger(f"{OURS}.edge")
+_lines: TextIO | None = None  # where JSON lines go
+
+
+def configure(level: str, format_: str) -> None:
+    """Send our lines, and the libraries' warnings, to stderr in one form."""
+    global _lines  # noqa: PLW0603 - as global as the logging it configures
+    _lines = sys.stderr if format_ == "json" else None
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if format_ == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback)]
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    logging.root.handlers = [handler]
+    logging.root.setLevel(LIBRARIES_LEVEL)
+    logging.getLogger(OURS).setLevel(level.upper())
+
+
+def get(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of one of our modules."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The last guard: a value under a secret's name, or a `SecretStr`, is never written."""
+    for name, value in line.items():
+        if name.lower() in SECRET_NAMES or isinstance(value, SecretStr):
+            line[name] = "(hidden)"
+    return line
+
+
+def _plain_traceback(sio: Any, exc_info: Any) -> None:
+    structlog.dev.plain_traceback(sio, exc_info)
+
+
+def request(*, method: str, path: str, status: int, started: float, request_id: str) -> None:
+    """A request's one line. `path` is the template, never what was asked for; `started` is of `time.perf_counter`.
+
+    Written by hand, because at the door of the events the usual way would cost as much as the event.
+    """
+    milliseconds = round((time.perf_counter() - started) * 1000, 1)
+    if not _requests.isEnabledFor(logging.INFO):
+        return
+    if _lines is not None:
+        at = datetime.now(UTC).isoformat()[:-6]
+        _lines.write(
+            f'{{"method": "{method}", "path": "{path}", "status": {status}, "ms": {milliseconds}, '
+            f'"event": "request", "request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
+            f'"timestamp": "{at}Z"}}\n'
+        )
+    else:
+        get(_requests.name).info(
+            "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id
+        )
+
+
+def request_id(given: bytes | None) -> str:
+    """The caller's own id where it is a plain word, so that one id follows a request through all systems."""
+    if given is not None and REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"req_{_PROCESS}{next(_counted):016x}"

@@ -1,0 +1,293 @@
+"""The tables, and the changes they allow."""
+
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    Text,
+    func,
+    text,
+)
+from sqlmodel import Field, SQLModel, col
+from uuid_utils import uuid7
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Table(SQLModel):
+    """What our tables have in common: their metadata, with a name for every constraint."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+def new_id(kind: str) -> str:
+    """An id that sorts by time and names what it is of: `ins_0198…`."""
+    return f"{kind}_{uuid7().hex}"
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _column(type_: Any, *constraints: Any, nullable: bool = False, **options: Any) -> Any:
+    """A column as PostgreSQL has it; one that may be NULL is None unless told."""
+    column = Column(type_, *constraints, nullable=nullable, **options)
+    return Field(default=None, sa_column=column) if nullable else Field(sa_column=column)
+
+
+def _text(*constraints: Any, **options: Any) -> Any:
+    return _column(Text, *constraints, **options)
+
+
+def _time(**options: Any) -> Any:
+    return _column(DateTime(timezone=True), **options)
+
+
+def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(str(word)) for word in words)})", name=column)
+
+
+class InstallationStatus(StrEnum):
+    UNCLAIMED = "unclaimed"  # saved, but nobody has claimed it: no webhook, no token, no proxy
+    ACTIVE = "active"
+    UNAUTHORIZED = "unauthorized"  # Aircall no longer accepts its token
+    REMOVED = "removed"  # uninstalled or disconnected: the token is erased
+
+
+# Where an installation's token stands sealed, and what it is fingerprinted as.
+TOKEN_COLUMN = "installation.token_sealed"
+TOKEN_PURPOSE = "access-token"
+WEBHOOK_TOKEN_PURPOSE = "webhook-token"
+API_KEY_PURPOSE = "api-key"
+
+
+class Installation(Table, table=True):
+    """One Aircall company's grant to our app."""
+
+    __tablename__ = "installation"
+    __table_args__ = (
+        _one_of("status", InstallationStatus),
+        CheckConstraint("(status = 'removed') = (token_sealed IS NULL)", name="token"),
+        CheckConstraint("(token_sealed IS NULL) = (token_fingerprint IS NULL)", name="fingerprint"),
+        # Aircall does not always tell the integration's id; then the company's is the identity.
+        Index(
+            "uq_installation_integration_id",
+            "integration_id",
+            unique=True,
+            postgresql_where=text("integration_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_installation_company_id",
+            "company_id",
+            unique=True,
+            postgresql_where=text("integration_id IS NULL"),
+        ),
+        Index("ix_installation_owner", "owner"),
+    )
+
+    id: str = _text(primary_key=True)
+    status: str = _text()
+    owner: str | None = _text(nullable=True)
+    company_id: int = _column(BigInteger)
+    integration_id: int | None = _column(BigInteger, nullable=True)
+    company_name: str | None = _text(nullable=True)
+    number_ids: list[int] = Field(
+        default_factory=list, sa_column=Column(ARRAY(BigInteger), nullable=False, server_default=text("'{}'"))
+    )
+    token_sealed: str | None = _text(nullable=True)
+    token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
+    connected_at: datetime = _time()
+
+
+class WebhookStatus(StrEnum):
+    PENDING = "pending"  # not registered yet; the worker goes on trying
+    ACTIVE = "active"
+    DISABLED = "disabled"  # Aircall switched it off
+    MISSING = "missing"  # Aircall has it no more
+
+
+class Webhook(Table, table=True):
+    """The object registered in an installation's Aircall account, which sends us its events."""
+
+    __tablename__ = "webhook"
+    __table_args__ = (
+        _one_of("status", WebhookStatus),
+        Index("ix_webhook_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("uq_webhook_installation_id", "installation_id", unique=True),
+        Index("uq_webhook_token_fingerprint", "token_fingerprint", unique=True),
+    )
+
+    id: str = _text(primary_key=True)
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
+    status: str = _text()
+    webhook_id: str | None = _text(nullable=True)
+    token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
+    checked_at: datetime | None = _time(nullable=True)
+    due_at: datetime | None = _time(nullable=True)  # when to look at it next
+    leased_until: datetime | None = _time(nullable=True)  # whoever looks at it has it until then
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    last_error: str | None = _text(nullable=True)
+
+
+class FlowStatus(StrEnum):
+    UNKNOWN = "unknown"  # used up, and no ending known yet: under way, or the process died
+    CONNECTED = "connected"
+    ENDED = "ended"  # without an installation; `ending` says how
+
+
+class Flow(Table, table=True):
+    """An install flow whose state was used up, and how it ended."""
+
+    __tablename__ = "flow"
+    __table_args__ = (_one_of("status", FlowStatus), Index("ix_flow_used_at", "used_at"))
+
+    id: str = _text(primary_key=True)
+    status: str = _text()
+    ending: str | None = _text(nullable=True)
+    installation_id: str | None = _text(ForeignKey("installation.id", ondelete="SET NULL"), nullable=True)
+    return_to: str | None = _text(nullable=True)
+    used_at: datetime = _time()
+
+
+class EventSource(StrEnum):
+    AIRCALL = "aircall"
+    SERVICE = "service"
+
+
+EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=BigInteger)
+
+
+class Event(Table, table=True):
+    """What Aircall told us, or we noticed: one row of the log, never changed.
+
+    The table is cut by day (`partitions.py`), so that a day past the retention goes in one stroke.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        _one_of("source", EventSource),
+        # No unique index: PostgreSQL wants the partition key in one, and the ids are random enough.
+        Index("ix_event_id", "id"),
+        Index("ix_event_installation_id_position", "installation_id", "position"),
+        {"postgresql_partition_by": "RANGE (received_at)"},
+    )
+
+    position: int | None = _column(
+        BigInteger, EVENT_POSITIONS, primary_key=True, server_default=EVENT_POSITIONS.next_value()
+    )
+    received_at: datetime = _time(primary_key=True)
+    id: str = _text()
+    # No foreign key and a copy of company and owner: an event tells what was so when it came.
+    installation_id: str = _text()
+    company_id: int = _column(BigInteger)
+    owner: str | None = _text(nullable=True)
+    type: str = _text()
+    resource: str | None = _text(nullable=True)
+    occurred_at: datetime | None = _time(nullable=True)
+    source: str = _text()
+    data: str = _text()
+
+
+class EventFingerprint(Table, table=True):
+    """An event already taken in, so that its repeat is recognised."""
+
+    __tablename__ = "event_fingerprint"
+    # Rows come in the order of time, so a block range index finds the old ones and costs next to nothing to keep.
+    __table_args__ = (Index("ix_event_fingerprint_received_at", "received_at", postgresql_using="brin"),)
+
+    fingerprint: bytes = _column(LargeBinary, primary_key=True)
+    received_at: datetime = _time()
+
+
+class LogStart(Table, table=True):
+    """How far the log was dropped: one row, once something was."""
+
+    __tablename__ = "log_start"
+    __table_args__ = (CheckConstraint("one", name="one"),)
+
+    one: bool = Field(default=True, sa_column=Column(Boolean, primary_key=True, server_default=text("true")))
+    dropped_to: int = _column(BigInteger)
+
+
+class Scope(StrEnum):
+    INSTALLATIONS_READ = "installations:read"
+    INSTALLATIONS_WRITE = "installations:write"
+    TOKENS_READ = "tokens:read"
+    AIRCALL_CALL = "aircall:call"
+    EVENTS_READ = "events:read"
+    SUBSCRIPTIONS_READ = "subscriptions:read"
+    SUBSCRIPTIONS_WRITE = "subscriptions:write"
+
+
+API_KEY_PREFIX = "aok_"
+
+
+def new_api_key() -> str:
+    """A fresh API key: 256 random bits behind a prefix that secret scanners can recognise."""
+    return API_KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+class ApiKey(Table, table=True):
+    """What one of the partner's systems shows us; only its fingerprint is kept."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        Index("uq_api_key_fingerprint", "fingerprint", unique=True),
+        CheckConstraint("cardinality(scopes) > 0", name="scopes"),
+    )
+
+    id: str = _text(primary_key=True)
+    name: str = _text()
+    fingerprint: bytes = _column(LargeBinary)
+    scopes: list[str] = _column(ARRAY(Text))
+    owner: str | None = _text(nullable=True)
+    created_at: datetime = _time()
+    expires_at: datetime | None = _time(nullable=True)
+    last_used_at: datetime | None = _time(nullable=True)
+    revoked_at: datetime | None = _time(nullable=True)
+
+    def valid_at(self, moment: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes
+
+    def sees(self, table: "type[Installation | Event]") -> Iterable[ColumnElement[bool]]:
+        """The conditions a query must carry so that a key bound to an owner sees that owner's rows only."""
+        return () if self.owner is None else (col(table.owner) == self.owner,)
+
+
+class Audit(Table, table=True):
+    """Who used which secret, when. Rows are only ever added."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_installation_id_at", "installation_id", "at"),)
+
+    id: str = _text(primary_key=True)
+    at: datetime = _time(server_default=func.now())
+    actor: str = _text()
+    action: str = _text()
+    installation_id: str | None = _text(nullable=True)
+    request_id: str | None = _text(nullable=True)

@@ -1,0 +1,87 @@
+"""The log's days: each a partition of its own, made ahead, made at once where one is missing, dropped when it is old.
+
+There is no default partition: rows that fell into one would keep their day from ever being made. Instead whoever
+meets a missing day makes it, so no event is refused for it: on a fresh day, after a month without a worker, under a
+clock that jumps.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+
+import asyncpg
+
+MADE_AHEAD = timedelta(days=7)
+LOCK = 0x6576656E742D64  # "event-d"
+LOCK_TIMEOUT = "1s"
+DAYS = """
+    SELECT to_char(day, 'YYYYMMDD') AS suffix, day::date AS day
+    FROM generate_series(date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC'),
+                         date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') + $1::interval, '1 day') AS day
+    WHERE to_regclass('event_' || to_char(day, 'YYYYMMDD')) IS NULL
+"""
+PRESENT = """
+    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'event'::regclass ORDER BY c.relname
+"""
+
+
+async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEAD) -> int:
+    """Make the days from today on that are missing; how many were made. Inserts go on meanwhile."""
+    if not await connection.fetch(DAYS, ahead):
+        return 0
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        missing = await connection.fetch(DAYS, ahead)
+        for row in missing:
+            await _make(connection, row["suffix"], row["day"])
+    return len(missing)
+
+
+async def drop_older(connection: asyncpg.Connection, retention: timedelta) -> int:
+    """Drop the days that ended before the retention; how many. Waits at most a second for readers to step aside.
+
+    A day that is read too busily to be dropped now is dropped the next time.
+    """
+    names = [row["relname"] for row in await connection.fetch(PRESENT)]
+    now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    old = [name for name in names if _day_of(name) + timedelta(days=1) <= (now - retention).astimezone(UTC).date()]
+    for name in old:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            await _remember_the_end(connection, name)
+            await connection.execute(f"DROP TABLE {name}")
+    return len(old)
+
+
+async def days_ahead(connection: asyncpg.Connection) -> int:
+    """How many days from today on are there, today included, until the first one missing."""
+    names = {row["relname"] for row in await connection.fetch(PRESENT)}
+    today: date = await connection.fetchval("SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date")
+    ahead = 0
+    while f"event_{today + timedelta(days=ahead):%Y%m%d}" in names:
+        ahead += 1
+    return ahead
+
+
+async def _make(connection: asyncpg.Connection, suffix: str, day: date) -> None:
+    # Attaching takes a lock that lets inserts through; making a partition in one statement would not.
+    await connection.execute(
+        f"""
+        CREATE TABLE event_{suffix} (LIKE event INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+        ALTER TABLE event ATTACH PARTITION event_{suffix}
+            FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00');
+        """
+    )
+
+
+async def _remember_the_end(connection: asyncpg.Connection, name: str) -> None:
+    """A reader that stands before this must be told that it missed something."""
+    await connection.execute(
+        f"""
+        INSERT INTO log_start (dropped_to) SELECT max(position) FROM {name} HAVING count(*) > 0
+        ON CONFLICT (one) DO UPDATE SET dropped_to = greatest(log_start.dropped_to, excluded.dropped_to)
+        """
+    )
+
+
+def _day_of(name: str) -> date:
+    return datetime.strptime(name.removeprefix("event_"), "%Y%m%d").replace(tzinfo=UTC).date()

@@ -1,0 +1,65 @@
+"""Errors as the partner's systems see them: `application/problem+json` (RFC 9457)."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from aircall_oauth.errors import AppError, PositionGone, Unavailable
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:aircall-oauth:problem:"
+
+MEANINGS = {
+    400: "The request is malformed",
+    401: "A valid API key, or a known webhook token, is needed",
+    403: "The API key lacks the scope",
+    404: "There is no such thing, or this API key may not see it",
+    405: "This address does not take that method",
+    408: "The body did not arrive in time",
+    409: "Not possible in the present status",
+    410: "The position is older than what is kept; `oldest` is the oldest valid one",
+    413: "The body is too large",
+    415: "The body must have no content-encoding",
+    422: "A parameter is not valid",
+    503: "Try again after `Retry-After` seconds",
+}
+
+
+class Problem(BaseModel):
+    """What went wrong. Branch on `code`; `detail` is for people."""
+
+    type: str = Field(examples=[f"{TYPE_PREFIX}installation_not_found"])
+    title: str = Field(examples=["There is no such installation."])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["There is no such installation."])
+    code: str = Field(examples=["installation_not_found"])
+    request_id: str | None = Field(examples=["req_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    oldest: int | None = Field(None, description="With `position_gone`: the oldest valid position", examples=[4000])
+
+
+def problem(error: AppError, request_id: str | None) -> dict[str, Any]:
+    """An error's body."""
+    return Problem(
+        type=TYPE_PREFIX + error.code(),
+        title=error.title(),
+        status=error.status,
+        detail=error.detail,
+        code=error.code(),
+        request_id=request_id,
+    ).model_dump(exclude={"oldest"}) | ({"oldest": error.oldest} if isinstance(error, PositionGone) else {})
+
+
+def headers(error: AppError) -> dict[str, str]:
+    """What an error's answer carries besides its body."""
+    known = {"cache-control": "no-store"}
+    if isinstance(error, Unavailable):
+        known["retry-after"] = str(error.retry_after_seconds)
+    if error.status == 401:
+        known["www-authenticate"] = "Bearer"
+    return known
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """A door's errors, for its documentation."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": MEANINGS[status], "content": content} for status in statuses}

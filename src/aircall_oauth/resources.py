@@ -1,0 +1,93 @@
+"""What a process opens at start and closes at stop. The only builder: web, worker, command line and tests use it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import httpx
+from sqlalchemy import text
+
+from aircall_oauth import partitions
+from aircall_oauth.aircall.client import Aircall
+from aircall_oauth.database import Database, newest_schema_version
+from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
+from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.settings import Settings
+from aircall_oauth.vault import Place, Vault
+
+ONE_ROW_PER_KEY = text("""
+    SELECT DISTINCT ON (split_part(token_sealed, '.', 2)) id, token_sealed, token_fingerprint
+    FROM installation WHERE token_sealed IS NOT NULL
+    ORDER BY split_part(token_sealed, '.', 2), id DESC
+""")
+
+
+@dataclass
+class Resources:
+    """Everything a verb may need."""
+
+    settings: Settings
+    database: Database
+    vault: Vault
+    aircall: Aircall
+    _checked: bool = field(default=False, init=False)
+
+    @property
+    def ready(self) -> bool:
+        """Whether schema and keys were found right once."""
+        return self._checked
+
+    async def require_ready(self) -> None:
+        """Go on only with a current schema and keys that open what is stored.
+
+        Looked at until it was right once. Raises `DatabaseAway`, `NotReady` (the schema is behind) or `KeysUnfit`.
+        """
+        if not self._checked:
+            await self._check_schema()
+            await self._check_keys()
+            async with self.database.driver_connection() as connection:
+                await partitions.ensure(connection)
+            self._checked = True
+
+    async def _check_schema(self) -> None:
+        version, wanted = await self.database.schema_version(), newest_schema_version()
+        # A newer schema is fine: every migration works with the version still running.
+        if version is None or version < wanted:
+            raise NotReady(f"The database's schema is at {version or 'nothing'}, this version needs {wanted}.")
+
+    async def _check_keys(self) -> None:
+        async with self.database.session() as session:
+            rows = (await (await session.connection()).execute(ONE_ROW_PER_KEY)).all()
+        for installation_id, sealed, fingerprint in rows:
+            try:
+                token = self.vault.open(sealed, Place(TOKEN_COLUMN, installation_id))
+            except SealError as error:
+                raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {error.detail}") from None
+            if self.vault.fingerprint(token, TOKEN_PURPOSE) != fingerprint:
+                raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Resources]:
+    """Open what a process needs; refuses to start (`KeysUnfit`) where the keys do not fit the database.
+
+    A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
+    """
+    database = Database(settings.database_url.get_secret_value())
+    aircall = Aircall(
+        api_url=settings.api_url,
+        client_id=settings.client_id,
+        client_secret=settings.client_secret,
+        redirect_uri=settings.redirect_uri,
+        transport=aircall_transport,
+    )
+    resources = Resources(settings, database, Vault.of(settings), aircall)
+    try:
+        with suppress(DatabaseAway, NotReady):
+            await resources.require_ready()
+        yield resources
+    finally:
+        await aircall.close()
+        await database.close()

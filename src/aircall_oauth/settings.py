@@ -1,0 +1,277 @@
+"""Every environment variable, checked at start: all problems at once, and no value printed."""
+
+import base64
+import binascii
+import ipaddress
+import os
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aircall_oauth.errors import SettingsInvalid
+
+PREFIX = "AIRCALL_OAUTH_"
+SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
+KEY_BYTES = 32
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+# One of a database URL's: a name or number, [IPv6], or a socket's folder as %2Fvar%2Frun.
+HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@\s]+)(:[0-9]{1,5})?")
+DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _comma_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _web_url(value: str) -> str:
+    """An `https` address; `http` only for this machine, so that a token never crosses a network in clear."""
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is not an address") from None
+    if parts.scheme not in {"http", "https"} or not host or any(c.isspace() for c in value):
+        raise ValueError("must be an https:// address")
+    if "@" in parts.netloc or "#" in value:
+        raise ValueError("must not carry a user name, a password or a #fragment")
+    if parts.scheme == "http" and host not in LOCAL_HOSTS:
+        raise ValueError("must be https:// (http:// is for localhost only)")
+    return value
+
+
+def _base_url(value: str) -> str:
+    if "?" in _web_url(value):
+        raise ValueError("must not carry a ?query")
+    return value.rstrip("/")
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    """One spelling inside: `postgresql://`, with libpq's parameters left to asyncpg, which reads them."""
+    scheme, separator, rest = value.get_secret_value().partition("://")
+    if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+        raise ValueError("must begin with postgresql://, postgres:// or postgresql+asyncpg://")
+    credentials_and_hosts = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    hosts = credentials_and_hosts.rpartition("@")[2]
+    if "#" in rest or credentials_and_hosts.count("@") > 1 or "[" in credentials_and_hosts.removesuffix(hosts):
+        raise ValueError("is not an address; a password's @ / # ? [ are written as %40 %2F %23 %3F %5B")
+    if hosts and not all(HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
+        raise ValueError("is not an address: host:port, or several of them separated by commas")
+    return SecretStr(f"postgresql://{rest}")
+
+
+def _decoded_key(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"must be {KEY_BYTES} bytes, base64-encoded")
+    return key
+
+
+def _fingerprint_key(value: SecretStr) -> SecretStr:
+    _decoded_key(value.get_secret_value())
+    return value
+
+
+def _secret_keys(value: SecretStr) -> SecretStr:
+    seen: set[str] = set()
+    for number, entry in enumerate(value.get_secret_value().split(","), start=1):
+        key_id, separator, text = entry.strip().partition(":")
+        if not separator or not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", key_id):
+            raise ValueError(f"entry {number} must look like id:base64, the id of A-Z a-z 0-9 _ -")
+        try:
+            _decoded_key(text)
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}") from None
+        if key_id in seen:
+            raise ValueError(f"entry {number} repeats an id")
+        seen.add(key_id)
+    return value
+
+
+def parse_duration(text: str) -> timedelta:
+    """`30d`, `12h`, `45m` or `90s`; raises `ValueError` for anything else."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text.strip())
+    if not match:
+        raise ValueError("must look like 30d, 12h, 45m or 90s")
+    return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
+
+
+def _ip_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("must be networks like 10.0.0.0/8, separated by commas") from None
+
+
+def _event_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_.]{1,100}", value):
+        raise ValueError("must be event names like call.ended, separated by commas")
+    return value
+
+
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+OptionalWebUrl = Annotated[str, AfterValidator(lambda value: value and _web_url(value))]
+NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
+
+
+class Settings(BaseSettings):
+    """The service's settings; field by field what `docs/operations.md` lists."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    client_id: str = Field(min_length=1, description="OAuth client id, from Aircall")
+    client_secret: NonEmptySecret = Field(description="OAuth client secret, from Aircall")
+    public_url: BaseUrl = Field(
+        description="our address as browsers and Aircall see it; the redirect URI is "
+        "`<it>/aircall/oauth/callback`, the webhook URL `<it>/aircall/webhook`"
+    )
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        description="PostgreSQL 15 or newer; any libpq URL (`sslmode`, `application_name`, … included)"
+    )
+    secret_keys: Annotated[SecretStr, AfterValidator(_secret_keys)] = Field(
+        description="`id:base64(32 bytes)[,id:…]`: the first seals, all open"
+    )
+    fingerprint_key: Annotated[SecretStr, AfterValidator(_fingerprint_key)] = Field(
+        description="base64 of 32 bytes: recognises API keys and webhook tokens"
+    )
+    authorize_url: WebUrl = Field(
+        "https://dashboard-v2.aircall.io/oauth/authorize", description="Aircall's consent page"
+    )
+    api_url: BaseUrl = Field("https://api.aircall.io/v1", description="Aircall's Public API")
+    success_url: OptionalWebUrl = Field(
+        "https://dashboard-v2.aircall.io/oauth/success",
+        description="where the browser ends without a `return_to`; empty = our own page",
+    )
+    return_urls: Annotated[list[WebUrl], NoDecode, BeforeValidator(_comma_list)] = Field(
+        [], description="allow-list for `return_to`: exact matches, separated by commas"
+    )
+    claim: Literal["optional", "required"] = Field(
+        "optional", description="`required`: an installation stays `unclaimed` until its owner claims it"
+    )
+    pkce: bool = Field(False, description="send PKCE (S256) too; Aircall does not document it")
+    webhook_name: str = Field(
+        "aircall-oauth", min_length=1, max_length=100, description="`custom_name` of the webhooks we create"
+    )
+    webhook_events: Annotated[
+        list[Annotated[str, AfterValidator(_event_name)]], NoDecode, BeforeValidator(_comma_list)
+    ] = Field(
+        [],
+        description="event names, separated by commas; empty = all. `integration.deleted` is always added",
+    )
+    event_retention: Annotated[
+        timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
+    ] = Field(timedelta(days=30), description="how long events are kept (`30d`, `12h`, …)")
+    allowed_private_ranges: Annotated[
+        list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
+    ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
+    aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
+    metrics_port: int = Field(9090, ge=0, le=65535, description="0 = off")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
+    log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")
+
+    @property
+    def redirect_uri(self) -> str:
+        return f"{self.public_url}/aircall/oauth/callback"
+
+    @property
+    def webhook_url(self) -> str:
+        return f"{self.public_url}/aircall/webhook"
+
+    @property
+    def secure_cookies(self) -> bool:
+        return self.public_url.startswith("https://")
+
+    @property
+    def sealing_keys(self) -> dict[str, bytes]:
+        """Key id → key, in order: the first seals, all open."""
+        entries = (entry.strip().split(":", 1) for entry in self.secret_keys.get_secret_value().split(","))
+        return {key_id: _decoded_key(text) for key_id, text in entries}
+
+    @property
+    def fingerprint_key_bytes(self) -> bytes:
+        return _decoded_key(self.fingerprint_key.get_secret_value())
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment; never a `.env` file found by chance."""
+        return (named["init_settings"], named["env_settings"])
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings of this process's environment, or `SettingsInvalid` naming every problem."""
+        mounted, problems = _mounted_files()
+        problems += _unknown_names([*os.environ, *mounted])
+        try:
+            settings = cls(**_behind_the_environment(mounted))
+        except ValidationError as error:
+            problems += [_problem(dict(e)) for e in error.errors(include_url=False)]
+        if problems:
+            raise SettingsInvalid(sorted(set(problems)))
+        return settings
+
+
+def environment_name(field: str) -> str:
+    return f"{PREFIX}{field.upper()}"
+
+
+def _mounted_files() -> tuple[dict[str, str | None], list[str]]:
+    """The files of the secrets folder that are named like ours: None for one that can't be read as text."""
+    named = os.environ.get(SECRETS_DIR)
+    if not named:
+        return {}, []
+    try:
+        return {path.name: _text_of(path) for path in Path(named).iterdir() if _is_ours(path.name)}, []
+    except OSError:
+        return {}, [f"{SECRETS_DIR} does not name a readable folder"]
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _behind_the_environment(mounted: dict[str, str | None]) -> dict[str, Any]:
+    said = {name.upper() for name in os.environ}
+    fields = {name.upper().removeprefix(PREFIX).lower(): text for name, text in mounted.items()}
+    return {
+        name: text
+        for name, text in fields.items()
+        if name in Settings.model_fields and environment_name(name) not in said
+    }
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(PREFIX)
+
+
+def _unknown_names(names: Iterable[str]) -> list[str]:
+    known = {environment_name(field) for field in Settings.model_fields} | {SECRETS_DIR}
+    return [
+        f"{name} is not a setting of this service" for name in names if _is_ours(name) and name.upper() not in known
+    ]
+
+
+def _problem(error: dict[str, Any]) -> str:
+    name = environment_name(str(error["loc"][0]))
+    match error["type"]:
+        case "missing":
+            return f"{name} is missing"
+        case _ if error["input"] is None:
+            return f"{name} is not a readable text file"
+        case "value_error":
+            return f"{name} {error['ctx']['error']}"
+        case _:
+            return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"

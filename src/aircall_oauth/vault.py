@@ -1,0 +1,118 @@
+"""Seals secrets we must use again, and fingerprints secrets we only recognise.
+
+A sealed secret is text: `v1.<key id>.<base64url(nonce + ciphertext + tag)>`, AES-256-GCM. What it belongs to
+(the row's id and column) is associated data, so a sealed value moved to another place does not open there.
+Every purpose works with a key of its own, derived from the configured one.
+"""
+
+import base64
+import binascii
+import hmac
+import os
+from dataclasses import dataclass
+from functools import cache
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import SecretStr
+
+from aircall_oauth.errors import SealBroken, SealKeyMissing
+from aircall_oauth.settings import Settings
+
+VERSION = "v1"
+NONCE_BYTES = 12
+FINGERPRINT_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sealed value stands: the column's name and the row's id."""
+
+    column: str
+    row_id: str
+
+    def __str__(self) -> str:
+        return f"{self.column}/{self.row_id}"
+
+
+class Vault:
+    """Holds the keys; the only one who does."""
+
+    def __init__(self, sealing_keys: dict[str, bytes], fingerprint_key: bytes) -> None:
+        self._sealing_keys = sealing_keys
+        self._fingerprint_key = fingerprint_key
+        self._cipher = cache(self._make_cipher)
+        self._fingerprint_subkey = cache(lambda purpose: _derive(fingerprint_key, f"fingerprint/{purpose}"))
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Vault":
+        return cls(settings.sealing_keys, settings.fingerprint_key_bytes)
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The ids of the configured keys; the first one seals."""
+        return list(self._sealing_keys)
+
+    def seal(self, secret: str | SecretStr, place: Place) -> str:
+        """Encrypt a secret for one place."""
+        clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+        return self._seal(clear.encode(), purpose="row", associated=str(place))
+
+    def open(self, sealed: str, place: Place) -> SecretStr:
+        """The secret sealed for this place; raises `SealBroken` or `SealKeyMissing`."""
+        return SecretStr(self._open(sealed, purpose="row", associated=str(place)).decode())
+
+    def seal_message(self, message: bytes, purpose: str) -> str:
+        """Encrypt a message that leaves this service and comes back, such as the OAuth state. URL-safe."""
+        return self._seal(message, purpose=purpose, associated=purpose)
+
+    def open_message(self, sealed: str, purpose: str) -> bytes:
+        return self._open(sealed, purpose=purpose, associated=purpose)
+
+    def fingerprint(self, secret: str | SecretStr, purpose: str) -> bytes:
+        """32 bytes that recognise a secret without giving it away (HMAC-SHA256, a key per purpose)."""
+        clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+        return hmac.digest(self._fingerprint_subkey(purpose), clear.encode(errors="surrogatepass"), "sha256")
+
+    def _seal(self, clear: bytes, *, purpose: str, associated: str) -> str:
+        key_id = next(iter(self._sealing_keys))
+        nonce = os.urandom(NONCE_BYTES)
+        box = nonce + self._cipher(key_id, purpose).encrypt(nonce, clear, _associated(key_id, associated))
+        return f"{VERSION}.{key_id}.{base64.urlsafe_b64encode(box).decode().rstrip('=')}"
+
+    def _open(self, sealed: str, *, purpose: str, associated: str) -> bytes:
+        key_id, box = _read_envelope(sealed)
+        if key_id not in self._sealing_keys:
+            raise SealKeyMissing(key_id)
+        cipher = self._cipher(key_id, purpose)
+        try:
+            return cipher.decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], _associated(key_id, associated))
+        except (InvalidTag, ValueError):
+            raise SealBroken from None
+
+    def _make_cipher(self, key_id: str, purpose: str) -> AESGCM:
+        return AESGCM(_derive(self._sealing_keys[key_id], f"seal/{purpose}"))
+
+
+def _read_envelope(sealed: str) -> tuple[str, bytes]:
+    version, _, rest = sealed.partition(".")
+    key_id, _, text = rest.partition(".")
+    try:
+        # The alphabet is checked here because Python's decoder skips what it does not know,
+        # and a sealed value must have one spelling only.
+        box = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise SealBroken from None
+    if version != VERSION or not key_id or base64.urlsafe_b64encode(box).decode().rstrip("=") != text:
+        raise SealBroken
+    return key_id, box
+
+
+def _associated(key_id: str, place: str) -> bytes:
+    return f"aircall-oauth/{VERSION}/{key_id}/{place}".encode()
+
+
+def _derive(key: bytes, info: str) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"aircall-oauth/{info}".encode()).derive(key)

@@ -1,0 +1,202 @@
+"""The migrations: they make what the models say, many at once, in both directions, and from the wheel."""
+
+import asyncio
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+
+from aircall_oauth import database
+from aircall_oauth.database import Database, alembic_config, newest_schema_version
+from aircall_oauth.models import Table
+from tests.fakes import command_environment, run_command, start_command
+
+ROOT = Path(__file__).parents[1]
+ALEMBICS_OWN_TABLE = re.compile(r"CREATE TABLE alembic_version \(.*?\);\n", re.DOTALL)
+# A count of attempts does not come near two thousand million.
+NOT_FOR_US = ["prefer-bigint-over-int"]
+TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name"
+SCHEMA = """
+    SELECT c.relname, c.relkind::text, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+        a.attidentity::text, pg_get_expr(d.adbin, d.adrelid), pg_get_indexdef(c.oid, a.attnum, true), x.indisunique,
+        pg_get_expr(x.indpred, x.indrelid)
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+        LEFT JOIN pg_index x ON x.indexrelid = c.oid
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relname !~ '^alembic_version'
+    ORDER BY c.relname, a.attname
+"""
+CONSTRAINTS = """
+    SELECT conrelid::regclass::text, conname, contype::text, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2
+"""
+
+
+async def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+async def run_alembic(url: str, direction: Any, revision: str) -> None:
+    await asyncio.to_thread(direction, alembic_config(url), revision)
+
+
+async def test_the_migrated_schema_is_what_autogenerate_would_make(database_url: str) -> None:
+    def differences(connection: Connection) -> Any:
+        options = {"compare_type": True, "compare_server_default": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata)
+
+    opened = Database(database_url)
+    async with opened.engine.connect() as connection:
+        found = await connection.run_sync(differences)
+    await opened.close()
+
+    assert found == []
+
+
+async def test_the_migrated_schema_is_what_the_models_make(database_url: str, empty_database: str) -> None:
+    opened = Database(empty_database)
+    async with opened.engine.begin() as connection:
+        await connection.run_sync(Table.metadata.create_all)
+    await opened.close()
+
+    assert await rows(database_url, SCHEMA) == await rows(empty_database, SCHEMA)
+    assert await rows(database_url, CONSTRAINTS) == await rows(empty_database, CONSTRAINTS)
+
+
+async def test_every_migration_goes_up_and_down_and_up_again(empty_database: str) -> None:
+    await run_alembic(empty_database, alembic.command.upgrade, "head")
+    once = await rows(empty_database, SCHEMA)
+    assert once
+
+    await run_alembic(empty_database, alembic.command.downgrade, "base")
+    assert await rows(empty_database, TABLES) == [("alembic_version",)]
+
+    await run_alembic(empty_database, alembic.command.upgrade, "head")
+    assert await rows(empty_database, SCHEMA) == once
+
+
+async def test_five_processes_migrate_at_once_and_all_succeed(empty_database: str) -> None:
+    environment = command_environment(empty_database)
+
+    ended = await asyncio.gather(*(run_command("migrate", environment=environment) for _ in range(5)))
+
+    assert [(one.exit_code, one.stdout, one.stderr) for one in ended] == [(0, "", "The schema is up to date.\n")] * 5
+    assert await rows(empty_database, "SELECT version_num FROM alembic_version") == [(newest_schema_version(),)]
+
+
+async def test_a_schema_newer_than_the_code_is_left_alone(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+
+    await database.migrate(database_url)
+
+    assert await rows(database_url, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+async def test_a_migration_that_does_not_get_its_lock_gives_up_and_changes_nothing(empty_database: str) -> None:
+    holder = await asyncpg.connect(empty_database)
+    held = holder.transaction()
+    await held.start()
+    await holder.execute("CREATE TABLE installation (id text)")
+
+    # Without a lock timeout this waits until the test is stopped.
+    ended = await run_command("migrate", environment=command_environment(empty_database))
+
+    assert ended.exit_code == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("aircall-oauth: ")
+    assert "lock timeout" in line
+    await held.rollback()
+    await holder.close()
+    assert await rows(empty_database, TABLES) == []
+    await database.migrate(empty_database)
+
+
+async def test_waiting_for_another_migration_is_not_cut_short_by_the_lock_timeout(empty_database: str) -> None:
+    """The advisory lock is waited for before the timeout is set: a held one ends nobody."""
+    holder = await asyncpg.connect(empty_database)
+    await holder.execute("SELECT pg_advisory_lock(x'61697263616C6C'::bigint)")
+    process = await start_command("migrate", environment=command_environment(empty_database))
+
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while await holder.fetchval(waiting) == 0:
+        assert process.returncode is None
+    assert await rows(empty_database, TABLES) == []
+    await holder.close()
+
+    assert await process.wait() == 0
+    assert ("installation",) in await rows(empty_database, TABLES)
+
+
+def test_squawk_has_no_complaint_about_the_migrations(tmp_path: Path) -> None:
+    squawk = shutil.which("squawk", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if squawk is None:
+        assert not os.environ.get("CI"), "squawk is missing: install the dev group"
+        pytest.skip("squawk is not installed: the dev group has it")
+    config, sql = alembic_config(), tmp_path / "migrations.sql"
+    config.output_buffer = io.StringIO()
+    alembic.command.upgrade(config, "head", sql=True)
+    printed, of_alembic = ALEMBICS_OWN_TABLE.subn("", config.output_buffer.getvalue())
+    assert of_alembic == 1
+    assert "CREATE TABLE installation" in printed
+    sql.write_text(printed)
+
+    said = run_program(squawk, f"--exclude={','.join(NOT_FOR_US)}", str(sql))
+
+    assert "Found 0 issues in 1 file" in said
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run_program(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_carries_the_migrations(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    migrations = {path.name for path in (ROOT / "alembic" / "versions").glob("*.py")}
+    assert migrations
+    assert {f"aircall_oauth/_alembic/versions/{name}" for name in migrations} <= names
+    assert {"aircall_oauth/_alembic/env.py", "aircall_oauth/_alembic/script.py.mako", "aircall_oauth/py.typed"} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
+
+
+async def test_the_wheel_migrates_a_database(wheel: Path, tmp_path: Path, empty_database: str) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    # One more than the checkout has, to see which ones are run.
+    extra = f'revision, down_revision = "9999", "{newest_schema_version()}"\ndef upgrade() -> None: ...\n'
+    (tmp_path / "aircall_oauth/_alembic/versions/9999_one_more.py").write_text(extra)
+
+    ended = await run_command(
+        "migrate", environment=command_environment(empty_database) | {"PYTHONPATH": str(tmp_path)}
+    )
+
+    assert ended.exit_code == 0, ended.stderr
+    assert await rows(empty_database, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def run_program(*command: str) -> str:
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
