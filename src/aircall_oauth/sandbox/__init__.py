@@ -1,0 +1,1 @@
+"""What development and tests run against instead of the real thing."""

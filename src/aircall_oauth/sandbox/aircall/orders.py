@@ -1,0 +1,50 @@
+"""What the control API may be told, field by field."""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from aircall_oauth.sandbox.aircall.faults import ALL_DOORS, How
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
+Times = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class PlaceCall(msgspec.Struct, forbid_unknown_fields=True):
+    company: int | None = None
+    pause: Seconds = 0.0
+
+
+class SendEvent(msgspec.Struct, forbid_unknown_fields=True):
+    """`data` replaces the sample's; `repeat` sends the very same body more than once."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.-]{1,100}$")]
+    data: Any = None
+    company: int | None = None
+    repeat: Times = 1
+
+
+class Uninstall(msgspec.Struct, forbid_unknown_fields=True):
+    company: int | None = None
+    keep_integration_id: bool = True
+
+
+class GiveConsent(msgspec.Struct, forbid_unknown_fields=True):
+    company: int | None = None
+    challenge: str | None = None
+
+
+class Break(msgspec.Struct, forbid_unknown_fields=True):
+    how: How
+    door: str = ALL_DOORS
+    times: Times = 1
+    seconds: Seconds = 10.0
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**30)] = 50 * 1024 * 1024
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    rate_per_minute: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    attempt_pause: Seconds | None = None
+    disable_after: Times | None = None
+    webhook_timeout: Seconds | None = None
+    hide_integration_id: bool | None = None

@@ -1,0 +1,102 @@
+"""Processes that the `dev` command starts, and that never outlive it."""
+
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+STOP_SECONDS = 10.0
+STEP_SECONDS = 0.03
+LOG_LINES = 8
+PR_SET_PDEATHSIG = 1
+
+
+class DevError(Exception):
+    """The `dev` command can't go on; the message is one clear line."""
+
+
+class Child:
+    """One process, its output in a file."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C reaches the `dev` command only, which then stops everything in order.
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - no threads here yet
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def require_running(self) -> None:
+        if not self.running:
+            raise DevError(f"{self.name} stopped by itself: {self.last_words()}")
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return " | ".join(lines) or f"nothing in {self.log}"
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def require_free(port: int, what: str, way_out: str) -> None:
+    """Refuse early, with the way out, instead of a traceback later."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise DevError(f"port {port} is in use; choose another for {what}: {way_out}") from None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(question: Callable[[], bool], children: Sequence[Child], seconds: float) -> None:
+    """Ask again and again, while the processes live."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        for child in children:
+            child.require_running()
+        if time.monotonic() > deadline:
+            raise DevError(f"no answer after {seconds:.0f} s: {children[-1].last_words()}")
+        time.sleep(STEP_SECONDS)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

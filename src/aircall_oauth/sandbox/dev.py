@@ -1,0 +1,193 @@
+"""`aircall-oauth dev`: everything on this machine, walked through once and told in plain words."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import httpx
+
+from aircall_oauth import database
+from aircall_oauth.errors import AppError
+from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
+from aircall_oauth.sandbox.postgres import Postgres, PostgresError
+from aircall_oauth.sandbox.story import Story
+
+SERVICE_PORT = 8000
+AIRCALL_PORT = 8100
+READY_SECONDS = 30.0
+FOLDER = Path(".dev")
+# What a developer may set for this run; everything else of the service's environment is the sandbox's own.
+PASSED_ON = ("AIRCALL_OAUTH_LOG_LEVEL", "AIRCALL_OAUTH_LOG_FORMAT")
+DATABASE_URL = "AIRCALL_OAUTH_DATABASE_URL"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where this run's things are."""
+
+    folder: Path
+    service_port: int
+    aircall_port: int
+
+    @property
+    def service_url(self) -> str:
+        return f"http://localhost:{self.service_port}"
+
+    @property
+    def aircall_url(self) -> str:
+        return f"http://localhost:{self.aircall_port}"
+
+
+def run(*, demo: bool, port: int = SERVICE_PORT, aircall_port: int = AIRCALL_PORT) -> int:
+    """Start everything, walk one install and one call through it, and stay up; the exit code."""
+    started = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _told_to_stop)
+    try:
+        with ExitStack() as stack:
+            plan = _plan(stack, demo=demo, port=port, aircall_port=aircall_port)
+            children, environment = _start(stack, plan)
+            story = Story(plan.service_url, plan.aircall_url, environment, sys.stdout.isatty())
+            story.tell(seconds=time.monotonic() - started)
+            if not demo:
+                story.show_around(plan.folder)
+                _stay(children)
+        return 0
+    except KeyboardInterrupt:
+        sys.stdout.write("\nStopped; nothing is left running.\n")
+        return 0
+    except (DevError, PostgresError, AppError) as error:
+        sys.stderr.write(f"aircall-oauth dev: {error}\n")
+        return 1
+    except httpx.HTTPError as error:
+        sys.stderr.write(f"aircall-oauth dev: no answer on the way ({type(error).__name__})\n")
+        return 1
+
+
+def _told_to_stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _plan(stack: ExitStack, *, demo: bool, port: int, aircall_port: int) -> Plan:
+    """A demo leaves nothing behind and is in nobody's way; `make run` keeps its data and its addresses."""
+    if demo:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-demo-"))
+        return Plan(Path(temporary), free_port(), free_port())
+    require_free(port, "the service", f"make run PORT={port + 1}")
+    require_free(aircall_port, "the pretend Aircall", f"make run AIRCALL_PORT={aircall_port + 1}")
+    folder = FOLDER.resolve()
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / ".writable").touch()
+    except OSError as error:
+        raise DevError(f"cannot write to {folder} ({error.strerror}); run it where you may write") from None
+    return Plan(folder, port, aircall_port)
+
+
+def _start(stack: ExitStack, plan: Plan) -> tuple[list[Child], dict[str, str]]:
+    with _step("PostgreSQL"):
+        url = os.environ.get(DATABASE_URL) or _own_postgres(stack, plan.folder)
+    environment = _environment(plan, url)
+    children = [
+        stack.enter_context(Child(name, arguments, os.environ | environment, plan.folder / f"{name}.log"))
+        for name, arguments in _commands(plan, environment).items()
+    ]
+    # Meanwhile: the service waits for its tables by itself.
+    with _step("Tables"):
+        asyncio.run(database.migrate(url))
+    with _step("Pretend Aircall and service"):
+        wait_until(lambda: _answers(plan.aircall_url), children, READY_SECONDS)
+        wait_until(lambda: _answers(f"{plan.service_url}/readyz"), children, READY_SECONDS)
+    return children, environment
+
+
+def _own_postgres(stack: ExitStack, folder: Path) -> str:
+    return stack.enter_context(Postgres.start(folder / "postgres", durable=True)).dsn()
+
+
+def _environment(plan: Plan, database_url: str) -> dict[str, str]:
+    """The service's settings for the sandbox; nothing of the surrounding environment gets in unasked."""
+    for name in [name for name in os.environ if name.startswith("AIRCALL_OAUTH_") and name not in PASSED_ON]:
+        del os.environ[name]
+    kept = _kept_secrets(plan.folder / "secrets.json")
+    return {
+        "AIRCALL_OAUTH_CLIENT_ID": "sandbox-app",
+        "AIRCALL_OAUTH_CLIENT_SECRET": kept["client_secret"],
+        "AIRCALL_OAUTH_SECRET_KEYS": f"dev:{kept['sealing_key']}",
+        "AIRCALL_OAUTH_FINGERPRINT_KEY": kept["fingerprint_key"],
+        "AIRCALL_OAUTH_PUBLIC_URL": plan.service_url,
+        "AIRCALL_OAUTH_DATABASE_URL": database_url,
+        "AIRCALL_OAUTH_AUTHORIZE_URL": f"{plan.aircall_url}/oauth/authorize",
+        "AIRCALL_OAUTH_API_URL": f"{plan.aircall_url}/v1",
+        "AIRCALL_OAUTH_SUCCESS_URL": f"{plan.aircall_url}/oauth/success",
+        "AIRCALL_OAUTH_METRICS_PORT": "0",
+        "SANDBOX_CLIENT_SECRET": kept["client_secret"],
+    }
+
+
+def _kept_secrets(file: Path) -> Mapping[str, str]:
+    """Made once and kept, so that the next start opens what this one sealed."""
+    if not file.exists():
+        made = {
+            "client_secret": secrets.token_urlsafe(24),
+            "sealing_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "fingerprint_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+        }
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(made))
+    try:
+        kept: dict[str, str] = json.loads(file.read_text())
+    except ValueError:
+        raise DevError(f"{file} is damaged; delete {file.parent} to start afresh") from None
+    return kept
+
+
+def _commands(plan: Plan, environment: Mapping[str, str]) -> dict[str, list[str]]:
+    port, aircall_port = str(plan.service_port), str(plan.aircall_port)
+    redirect_uri = f"{plan.service_url}/aircall/oauth/callback"
+    app = ["--client-id", environment["AIRCALL_OAUTH_CLIENT_ID"], "--redirect-uri", redirect_uri]
+    place = ["--port", aircall_port, "--base-url", plan.aircall_url, "--state", str(plan.folder / "aircall.json")]
+    return {
+        "aircall": ["aircall_oauth.sandbox.aircall", *app, *place],
+        "service": ["aircall_oauth", "serve", "--with-worker", "--port", port],
+    }
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _stay(children: list[Child]) -> NoReturn:
+    while True:
+        for child in children:
+            child.require_running()
+        time.sleep(0.5)
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    """One line of progress, before and after."""
+    started = time.monotonic()
+    sys.stdout.write(f"  {name} … ")
+    sys.stdout.flush()
+    try:
+        yield
+    except BaseException:
+        sys.stdout.write("\n")
+        raise
+    sys.stdout.write(f"ready ({time.monotonic() - started:.1f} s)\n")

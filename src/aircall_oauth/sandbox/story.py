@@ -1,0 +1,156 @@
+"""One install and one phone call, walked through the real service and told as it happens."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+from rich.console import Console
+
+from aircall_oauth import keys
+from aircall_oauth.models import Scope
+from aircall_oauth.resources import open_resources
+from aircall_oauth.sandbox.children import DevError
+from aircall_oauth.settings import Settings
+
+CALL_SECONDS = 15.0
+EVENTS_OF_A_CALL = 5
+KEY_NAME = "dev"
+
+
+class Story:
+    """The walk through a running service and a running pretend Aircall."""
+
+    def __init__(self, service_url: str, aircall_url: str, environment: Mapping[str, str], colour: bool) -> None:
+        self._service_url = service_url
+        self._aircall_url = aircall_url
+        self._settings = _settings(environment)
+        self._out = Console(force_terminal=colour or None, highlight=False, soft_wrap=True)
+        self._api_key = ""
+
+    def tell(self, *, seconds: float) -> None:
+        """Walk and tell; raises `DevError` where something did not go as it must."""
+        self._out.print(f"\n[bold]Everything is up[/] ({seconds:.1f} s). Now one install and one phone call.")
+        with httpx.Client(timeout=30.0, trust_env=False) as browser:
+            self._connect(browser)
+            installation = self._look_back(browser)
+            self._call(browser, installation)
+        self._out.print("\n[bold green]It works.[/]")
+
+    def show_around(self, folder: Path) -> None:
+        """Where to look while everything stays up."""
+        curl = f'curl -H "Authorization: Bearer {self._api_key}" {self._service_url}'
+        self._out.print(
+            f"""
+[bold]Where to look[/]
+  {self._aircall_url + "/":<46} the pretend Aircall: place calls, send events, uninstall, break things
+  {self._service_url + "/aircall/oauth/install":<46} install once more, as an admin's browser does
+  {self._service_url + "/docs":<46} the API
+  {folder / "service.log"}: what the service logs
+
+[bold]Ask as one of the partner's systems[/]
+  {curl}/v1/installations
+  {curl}/v1/events
+
+Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
+"""
+        )
+
+    def _connect(self, browser: httpx.Client) -> None:
+        self._heading("An Aircall admin installs the app")
+        before = len(self._ledger(browser))
+        install = browser.get(f"{self._service_url}/aircall/oauth/install")
+        consent_url = _location(install, "the install door")
+        self._line("browser → service", "GET /aircall/oauth/install", "a sealed state, a cookie, and off to Aircall")
+        action = re.search(r'<form[^>]+action="([^"]+)"', browser.get(consent_url).text)
+        target = httpx.URL(consent_url).join(action[1].replace("&amp;", "&") if action else "")
+        authorized = browser.post(target, data={"decision": "authorize"})
+        self._line("browser → Aircall", "clicks Authorize", "Aircall sends the browser back with a code")
+        ended = browser.get(_location(authorized, "the consent page"))
+        self._line("browser → service", "GET /aircall/oauth/callback", "state judged and used up, then:")
+        for asked in self._ledger(browser)[before:]:
+            self._line("  service → Aircall", f"{asked['method']} {asked['path']}", str(asked["status"]))
+        final = _location(ended, "the callback")
+        self._line("browser", f"ends on {final}", "")
+
+    def _look_back(self, browser: httpx.Client) -> dict[str, Any]:
+        self._heading("What was stored")
+        self._api_key = asyncio.run(self._new_key())
+        browser.headers["authorization"] = f"Bearer {self._api_key}"
+        found = browser.get(f"{self._service_url}/v1/installations", params={"status": "active"}).json()["items"]
+        if not found or found[-1]["webhook"]["status"] != "active":
+            raise DevError("the installation has no active webhook; look at the service's log")
+        installation: dict[str, Any] = found[-1]
+        sealed = asyncio.run(self._sealed_token(installation["id"]))
+        self._line("installation", installation["id"], f"{installation['company_name']}, {installation['status']}")
+        self._line("its token", f"{sealed[:24]}…", "sealed with AES-256-GCM; in clear nowhere")
+        self._line("its webhook", installation["webhook"]["webhook_id"], "registered at Aircall, once")
+        return installation
+
+    def _call(self, browser: httpx.Client, installation: Mapping[str, Any]) -> None:
+        self._heading("A phone call comes in")
+        after = self._last_position(browser)
+        order = {"company": installation["company_id"], "pause": 0.05}
+        browser.post(f"{self._aircall_url}/control/place-call", json=order).raise_for_status()
+        events = self._wait_for_events(browser, after)
+        for event in events:
+            self._line("Aircall → service", event["type"], f"kept at position {event['position']}, then answered 200")
+        self._line("partner → service", f"GET /v1/events?after={after}", f"{len(events)} events, in order")
+
+    def _wait_for_events(self, browser: httpx.Client, after: int) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + CALL_SECONDS
+        while time.monotonic() < deadline:
+            page = browser.get(f"{self._service_url}/v1/events", params={"after": after}).json()
+            if len(page["events"]) >= EVENTS_OF_A_CALL:
+                events: list[dict[str, Any]] = page["events"]
+                return events
+            time.sleep(0.05)
+        raise DevError("the call's events did not arrive; look at the service's log")
+
+    def _last_position(self, browser: httpx.Client) -> int:
+        after, more = 0, True
+        while more:
+            page = browser.get(f"{self._service_url}/v1/events", params={"after": after, "limit": 1000}).json()
+            after, more = page["next"], page["more"]
+        return int(after)
+
+    def _ledger(self, browser: httpx.Client) -> list[dict[str, Any]]:
+        answer: Any = browser.get(f"{self._aircall_url}/control/ledger").json()
+        rows: list[dict[str, Any]] = answer["requests"] if isinstance(answer, dict) else answer
+        return rows
+
+    async def _new_key(self) -> str:
+        async with open_resources(self._settings) as resources:
+            await keys.revoke(resources, KEY_NAME)
+            return await keys.create(resources, name=KEY_NAME, scopes=list(Scope))
+
+    async def _sealed_token(self, installation_id: str) -> str:
+        connection = await asyncpg.connect(self._settings.database_url.get_secret_value())
+        try:
+            query = "SELECT token_sealed FROM installation WHERE id = $1"
+            sealed: str = await connection.fetchval(query, installation_id)
+            return sealed
+        finally:
+            await connection.close()
+
+    def _heading(self, text: str) -> None:
+        self._out.print(f"\n[bold]{text}[/]")
+
+    def _line(self, who: str, what: str, outcome: str) -> None:
+        self._out.print(f"  {who:<19} {what:<44} [dim]{outcome}[/]")
+
+
+def _settings(environment: Mapping[str, str]) -> Settings:
+    prefix = "AIRCALL_OAUTH_"
+    names = {name: value for name, value in environment.items() if name.startswith(prefix)}
+    return Settings.model_validate({name.removeprefix(prefix).lower(): value for name, value in names.items()})
+
+
+def _location(answer: httpx.Response, door: str) -> str:
+    if answer.status_code != 303:
+        raise DevError(f"{door} answered {answer.status_code}, not a redirect")
+    return str(answer.url.join(answer.headers["location"]))

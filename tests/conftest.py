@@ -1,0 +1,78 @@
+"""A real PostgreSQL for every test process, a fresh migrated database for every test, and one honest Aircall."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from aircall_oauth import database, log
+from aircall_oauth.sandbox.postgres import Postgres
+from tests.fakes import Service, run_service, settings_for
+
+TEMPLATE = "template_migrated"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_logs() -> None:
+    log.configure("error", "json")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """This test process's own server, with a migrated template."""
+    with Postgres.start(tmp_path_factory.mktemp("postgres") / "data", durable=False) as server:
+        asyncio.run(_make_template(server))
+        yield server
+
+
+async def _make_template(server: Postgres) -> None:
+    await _admin(server, f"CREATE DATABASE {TEMPLATE}")
+    await database.migrate(server.dsn(TEMPLATE))
+
+
+async def _admin(server: Postgres, *statements: str) -> None:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def empty_database(postgres: Postgres) -> AsyncIterator[str]:
+    """The address of a database with nothing in it."""
+    await _admin(postgres, "CREATE DATABASE empty STRATEGY FILE_COPY")
+    yield postgres.dsn("empty")
+    await _admin(postgres, "DROP DATABASE empty WITH (FORCE)")
+
+
+@pytest.fixture
+async def database_url(postgres: Postgres) -> AsyncIterator[str]:
+    """The address of a fresh, migrated database."""
+    async with migrated_database(postgres, "test") as url:
+        yield url
+
+
+@asynccontextmanager
+async def migrated_database(server: Postgres, name: str) -> AsyncIterator[str]:
+    """The address of a fresh, migrated database that lasts as long as the block."""
+    await _admin(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    yield server.dsn(name)
+    await _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """The web application with a pretend Aircall, both in this process, over a fresh database."""
+    async with run_service(settings_for(database_url)) as running:
+        yield running
+
+
+@pytest.fixture
+def samples() -> Path:
+    """The folder of sample payloads."""
+    return Path(__file__).parents[1] / "src/aircall_oauth/sandbox/samples"

@@ -1,0 +1,259 @@
+"""What tests share: settings, the service in this process, and an admin's browser."""
+
+import asyncio
+import base64
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import httpx
+from fastapi import FastAPI
+
+from aircall_oauth import keys
+from aircall_oauth.app import create_app
+from aircall_oauth.models import Scope
+from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.sandbox.aircall import PretendAircall
+from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
+from aircall_oauth.settings import Settings
+
+PUBLIC_URL = "http://localhost:8000"
+AIRCALL_URL = "http://localhost:8100"
+CLIENT_ID = "test-client-id"
+CLIENT_SECRET = "test-client-secret"
+SECRET_KEY = base64.b64encode(b"k" * 32).decode()
+FINGERPRINT_KEY = base64.b64encode(b"f" * 32).decode()
+
+
+def environment_for(database_url: str, **changes: str) -> dict[str, str]:
+    """The environment of a working service; `changes` by setting name, such as `PUBLIC_URL`."""
+    names = {
+        "CLIENT_ID": CLIENT_ID,
+        "CLIENT_SECRET": CLIENT_SECRET,
+        "PUBLIC_URL": PUBLIC_URL,
+        "DATABASE_URL": database_url,
+        "SECRET_KEYS": f"k1:{SECRET_KEY}",
+        "FINGERPRINT_KEY": FINGERPRINT_KEY,
+        "AUTHORIZE_URL": f"{AIRCALL_URL}/oauth/authorize",
+        "API_URL": f"{AIRCALL_URL}/v1",
+        "SUCCESS_URL": f"{AIRCALL_URL}/oauth/success",
+        "METRICS_PORT": "0",
+    }
+    return {f"AIRCALL_OAUTH_{name}": value for name, value in (names | changes).items()}
+
+
+def settings_for(database_url: str, **changes: str) -> Settings:
+    environment = environment_for(database_url, **changes)
+    return Settings.model_validate({name.removeprefix("AIRCALL_OAUTH_").lower(): v for name, v in environment.items()})
+
+
+@dataclass
+class Service:
+    """The service as its three visitors meet it: a browser, Aircall, and the partner's systems."""
+
+    app: FastAPI
+    resources: Resources
+    aircall: PretendAircall
+    browser: httpx.AsyncClient
+
+    @property
+    def settings(self) -> Settings:
+        return self.resources.settings
+
+    def new_browser(self) -> httpx.AsyncClient:
+        """Another browser: no cookie of the first."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=self.settings.public_url)
+
+    async def begin(self, browser: httpx.AsyncClient | None = None, **query: str) -> str:
+        """Open the install door; the state that goes to Aircall."""
+        answer = await (browser or self.browser).get("/aircall/oauth/install", params=query)
+        assert answer.status_code == 303
+        return parse_qs(urlsplit(answer.headers["location"]).query)["state"][0]
+
+    async def return_with(self, browser: httpx.AsyncClient | None = None, **query: str) -> httpx.Response:
+        """Come back from Aircall."""
+        return await (browser or self.browser).get("/aircall/oauth/callback", params=query)
+
+    async def install(self, company: Any = None) -> str:
+        """A whole installation; its id."""
+        state = await self.begin()
+        answer = await self.return_with(state=state, code=self.aircall.grant(company, state=state))
+        assert answer.status_code == 303, answer.text
+        rows = await self.sql("SELECT id FROM installation ORDER BY connected_at DESC LIMIT 1")
+        installation_id: str = rows[0]["id"]
+        return installation_id
+
+    async def partner(self, *scopes: Scope, owner: str | None = None) -> httpx.AsyncClient:
+        """One of the partner's systems, with an API key of its own; all scopes where none are named."""
+        key = await keys.create(self.resources, name="test", scopes=scopes or list(Scope), owner=owner)
+        client = self.new_browser()
+        client.headers["authorization"] = f"Bearer {key}"
+        return client
+
+    async def post_event(self, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """What Aircall does with an event, or anybody with anything."""
+        sent = {"content-type": "application/json", **(headers or {})}
+        return await self.browser.post("/aircall/webhook", content=body, headers=sent)
+
+    async def decide(self, authorize_url: str, decision: str = "authorize") -> str:
+        """Press a button of Aircall's consent page; where that sends the browser."""
+        aircall = httpx.ASGITransport(create_aircall_app(self.aircall))
+        async with httpx.AsyncClient(transport=aircall) as visitor:
+            assert (await visitor.get(authorize_url)).status_code == 200
+            answer = await visitor.post(authorize_url, data={"decision": decision})
+        location: str = answer.headers["location"]
+        return location
+
+    def database_away(self) -> AbstractAsyncContextManager[None]:
+        return database_away(self.settings.database_url.get_secret_value())
+
+    def webhook_token(self) -> str:
+        """The token of the first company's only webhook at Aircall."""
+        (webhook,) = self.aircall.webhooks.of(self.aircall.companies[0].id)
+        return webhook.token
+
+    async def sql(self, statement: str, *values: Any) -> list[Any]:
+        """Look at the database, or make a row due."""
+        connection = await asyncpg.connect(self.settings.database_url.get_secret_value())
+        try:
+            return list(await connection.fetch(statement, *values))
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def run_service(settings: Settings) -> AsyncIterator[Service]:
+    """The service and its pretend Aircall, each reaching the other's doors without a network."""
+    aircall = PretendAircall(
+        client_id=CLIENT_ID,
+        client_secret=CLIENT_SECRET,
+        redirect_uris=[settings.redirect_uri],
+        base_url=AIRCALL_URL,
+        webhook_attempt_pause=0.01,
+        transport=ToApp(),
+    )
+    to_aircall = httpx.ASGITransport(create_aircall_app(aircall))
+    async with open_resources(settings, aircall_transport=to_aircall) as resources:
+        app = create_app(lambda: _already_open(resources))
+        ToApp.app = app
+        browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
+        async with app.router.lifespan_context(app), browser:
+            yield Service(app, resources, aircall, browser)
+    await aircall.close()
+
+
+@asynccontextmanager
+async def database_away(database_url: str) -> AsyncIterator[None]:
+    """PostgreSQL hangs up on everybody and takes nobody in, while the block lasts."""
+    url = urlsplit(database_url)
+    name = url.path.removeprefix("/")
+    admin = await asyncpg.connect(url._replace(path="/postgres").geturl())
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        yield
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()
+
+
+@asynccontextmanager
+async def _already_open(resources: Resources) -> AsyncIterator[Resources]:
+    yield resources
+
+
+class ToApp(httpx.AsyncBaseTransport):
+    """The pretend Aircall is made before the service it sends events to."""
+
+    app: FastAPI
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await httpx.ASGITransport(self.app).handle_async_request(request)
+
+
+@asynccontextmanager
+async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
+    """Lets TCP in to the test's PostgreSQL, which listens on a socket only; the port."""
+    socket_path = f"{parse_qs(urlsplit(database_url).query)['host'][0]}/.s.PGSQL.5432"
+    connections: set[asyncio.Task[None]] = set()
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        connections.add(task)
+        with suppress(OSError, asyncio.CancelledError):
+            server_reader, server_writer = await asyncio.open_unix_connection(socket_path)
+            await asyncio.gather(_pass_on(reader, server_writer), _pass_on(server_reader, writer))
+
+    server = await asyncio.start_server(join, "127.0.0.1", port)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+async def until(question: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for what another task or process is about to do; `TimeoutError` where it does not."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if question():
+                return
+            await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def command_environment(database_url: str, **changes: str) -> dict[str, str]:
+    """The environment of a real process of the service: nothing of this one's but the way to its programs."""
+    return {"PATH": os.environ["PATH"], **environment_for(database_url, **changes)}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a process left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+async def run_command(*arguments: str, environment: Mapping[str, str]) -> Ended:
+    """`aircall-oauth …` as a process of its own, waited for."""
+    process = await start_command(*arguments, environment=environment)
+    stdout, stderr = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, stdout.decode(), stderr.decode())
+
+
+async def start_command(*arguments: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    """`aircall-oauth …` as a process of its own."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "aircall_oauth", *arguments),
+        env=dict(environment),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
