@@ -1,0 +1,1 @@
+"""An Aircall admin connects, and leaves."""

@@ -1,0 +1,151 @@
+"""The pages an admin's browser ends on: one per ending, no JavaScript, and always what to do next."""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from aircall_oauth.errors import (
+    AircallAway,
+    AppError,
+    AppRefused,
+    CodeRefused,
+    Declined,
+    FlowUnknown,
+    ParametersInvalid,
+    PrefetchRefused,
+    ReturnAddressRefused,
+    StateExpired,
+    StateInvalid,
+    TryAgainLater,
+    WrongBrowser,
+)
+
+_environment = Environment(
+    loader=PackageLoader("aircall_oauth.installations"),
+    autoescape=select_autoescape(),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_STYLE = _environment.get_template("page.css").render()
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says: what happened, and what to do next."""
+
+    title: str
+    happened: str
+    next_step: str
+    start_again: bool = True
+
+
+START_AGAIN = "Start the installation again; it takes a minute."
+ENDINGS: dict[type[AppError], Page] = {
+    ParametersInvalid: Page(
+        "This link is incomplete",
+        "The address that was opened is incomplete or damaged. Nothing was connected.",
+        START_AGAIN,
+    ),
+    ReturnAddressRefused: Page(
+        "This link is not valid",
+        "The link asks to return to an address that this service does not know. Nothing was connected.",
+        "Ask whoever gave you the link for a new one.",
+        start_again=False,
+    ),
+    PrefetchRefused: Page(
+        "Please open this page yourself",
+        "The browser tried to load this page ahead of time, which would use up the installation.",
+        "Reload this page.",
+        start_again=False,
+    ),
+    StateInvalid: Page(
+        "Please start again",
+        "This installation could not be recognised, so nothing was connected.",
+        START_AGAIN,
+    ),
+    StateExpired: Page(
+        "That took too long",
+        "An installation must be finished within ten minutes. Nothing was connected.",
+        START_AGAIN,
+    ),
+    WrongBrowser: Page(
+        "Please start again in this browser",
+        "The installation was started in another browser, or this one does not accept cookies. Nothing was connected.",
+        "Start the installation again and stay in one browser until the end.",
+    ),
+    Declined: Page(
+        "You declined",
+        "You declined the connection to Aircall. Nothing was connected and nothing was kept.",
+        "If that was not what you wanted, start the installation again and choose Authorize.",
+    ),
+    CodeRefused: Page(
+        "Aircall did not accept the authorization",
+        "The authorization was refused by Aircall. It may have expired. Nothing was connected.",
+        START_AGAIN,
+    ),
+    AppRefused: Page(
+        "This app is not set up correctly",
+        "Aircall does not accept this app's own credentials. Nothing was connected.",
+        "Tell the company whose app you are installing. Starting again will not help until it is corrected.",
+        start_again=False,
+    ),
+    AircallAway: Page(
+        "Aircall could not be reached",
+        "Aircall did not answer in a way we could use. Nothing was connected.",
+        "Wait a few minutes, then start the installation again.",
+    ),
+    FlowUnknown: Page(
+        "We can't tell whether it was finished",
+        "The installation was interrupted. It may or may not have been completed.",
+        "Start it again: if the connection is already there, it is renewed, not doubled.",
+    ),
+    TryAgainLater: Page(
+        "Please try again in a moment",
+        "This service cannot save an installation right now.",
+        "Wait a minute, then start the installation again.",
+    ),
+    AppError: Page(
+        "Something went wrong here",
+        "This page could not be shown because of an error on our side.",
+        "Wait a minute, then start the installation again.",
+    ),
+}
+
+
+def ending(error: AppError, *, install_url: str) -> str:
+    """The page for a flow that ended without an installation."""
+    page = ENDINGS.get(type(error), ENDINGS[AppError])
+    return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
+
+
+def connected(company_name: str | None) -> str:
+    """The page for a flow that ended well, where no other place to end was given."""
+    page = Page(
+        "Connected",
+        f"{company_name or 'Your Aircall account'} is now connected.",
+        "In the Aircall Dashboard, choose the numbers this integration is for. You can close this window.",
+    )
+    return _render(page, tone="good", install_url=None)
+
+
+def nothing_here() -> str:
+    """The page for an address that is none, or that is asked in another way than by opening it."""
+    page = Page("Nothing to see here", "This address leads nowhere.", START_AGAIN)
+    return _render(page, tone="trouble", install_url=None)
+
+
+def _render(page: Page, *, tone: str, install_url: str | None) -> str:
+    return _environment.get_template("page.html").render(page=page, tone=tone, install_url=install_url, style=_STYLE)

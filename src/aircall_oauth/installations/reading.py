@@ -1,0 +1,145 @@
+"""What the partner's systems may know about installations."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field, SecretStr
+from sqlalchemy import Select
+from sqlalchemy import select as sqlalchemy_select
+from sqlmodel import col, select
+
+from aircall_oauth.errors import InstallationNotActive, InstallationNotFound
+from aircall_oauth.models import (
+    TOKEN_COLUMN,
+    ApiKey,
+    Audit,
+    Event,
+    EventSource,
+    Installation,
+    InstallationStatus,
+    Webhook,
+    WebhookStatus,
+    new_id,
+)
+from aircall_oauth.resources import Resources
+from aircall_oauth.vault import Place
+
+
+class WebhookView(BaseModel):
+    status: WebhookStatus
+    webhook_id: str | None = Field(examples=["6f1d2c3b-0000-4000-8000-0000000000d1"])
+    checked_at: datetime | None
+
+
+class InstallationView(BaseModel):
+    id: str = Field(examples=["ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    status: InstallationStatus
+    owner: str | None = Field(examples=["acme"])
+    company_id: int = Field(examples=[70077])
+    integration_id: int | None = Field(examples=[400123])
+    company_name: str | None = Field(examples=["Northwind Demo Ltd"])
+    number_ids: list[int] = Field(examples=[[55010]])
+    connected_at: datetime
+    last_event_at: datetime | None
+    webhook: WebhookView
+
+
+class InstallationList(BaseModel):
+    items: list[InstallationView]
+    next: str | None = Field(description="The `cursor` of the next page; null at the end.")
+
+
+async def list_installations(
+    resources: Resources,
+    key: ApiKey,
+    *,
+    owner: str | None = None,
+    status: InstallationStatus | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> InstallationList:
+    query = _visible_to(key).order_by(col(Installation.id)).limit(limit + 1)
+    if owner is not None:
+        query = query.where(col(Installation.owner) == owner)
+    if status is not None:
+        query = query.where(col(Installation.status) == status)
+    if cursor is not None:
+        query = query.where(col(Installation.id) > cursor)
+    async with resources.database.session() as session:
+        rows = (await (await session.connection()).execute(query)).all()
+    items = [_view(row) for row in rows[:limit]]
+    return InstallationList(items=items, next=items[-1].id if len(rows) > limit else None)
+
+
+async def show_installation(resources: Resources, key: ApiKey, installation_id: str) -> InstallationView:
+    query = _visible_to(key).where(col(Installation.id) == installation_id)
+    async with resources.database.session() as session:
+        row = (await (await session.connection()).execute(query)).first()
+    if row is None:
+        raise InstallationNotFound
+    return _view(row)
+
+
+async def read_token(resources: Resources, key: ApiKey, installation_id: str, *, request_id: str | None) -> SecretStr:
+    """The token in clear, and a line in the audit table that says so, or neither."""
+    query = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
+    async with resources.database.session() as session:
+        installation = (await session.exec(query)).first()
+        if installation is None:
+            raise InstallationNotFound
+        if installation.status != InstallationStatus.ACTIVE or installation.token_sealed is None:
+            raise InstallationNotActive
+        token = resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
+        session.add(
+            Audit(
+                id=new_id("aud"),
+                actor=key.id,
+                action="token.read",
+                installation_id=installation.id,
+                request_id=request_id,
+            )
+        )
+    return token
+
+
+def _visible_to(key: ApiKey) -> Select[Any]:
+    """Installations with their webhook and the time of the last event Aircall sent, as far as the key may see."""
+    last_event_at = (
+        select(Event.received_at)
+        .where(col(Event.installation_id) == col(Installation.id), col(Event.source) == EventSource.AIRCALL)
+        .order_by(col(Event.position).desc())
+        .limit(1)
+        .scalar_subquery()
+        .correlate(Installation)
+    )
+    shown: Sequence[Any] = (
+        Installation.id,
+        Installation.status,
+        Installation.owner,
+        Installation.company_id,
+        Installation.integration_id,
+        Installation.company_name,
+        Installation.number_ids,
+        Installation.connected_at,
+        last_event_at.label("last_event_at"),
+        col(Webhook.status).label("webhook_status"),
+        Webhook.webhook_id,
+        Webhook.checked_at,
+    )
+    return (
+        sqlalchemy_select(*shown)
+        .select_from(Installation)
+        .outerjoin(Webhook, col(Webhook.installation_id) == col(Installation.id))
+        .where(*key.sees(Installation))
+    )
+
+
+def _view(row: Any) -> InstallationView:
+    fields = row._asdict()
+    webhook = WebhookView(
+        status=fields.pop("webhook_status") or WebhookStatus.PENDING,
+        webhook_id=fields.pop("webhook_id"),
+        checked_at=fields.pop("checked_at"),
+    )
+    return InstallationView(**fields, webhook=webhook)

@@ -1,0 +1,163 @@
+"""The doors of installations: two for a browser, the rest for the partner's systems."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from aircall_oauth.deps import InstallationsReader, ResourcesDep, TokensReader
+from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
+from aircall_oauth.installations import flow, pages, reading, state
+from aircall_oauth.installations.reading import InstallationList, InstallationView
+from aircall_oauth.models import InstallationStatus
+from aircall_oauth.problems import problems
+
+browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
+api = APIRouter(prefix="/v1/installations", tags=["Installations"])
+
+# A code or an error is one word of printable ASCII (RFC 6749, appendix A).
+WORD = r"^[\x21-\x7e]+$"
+PREFETCH_HEADERS = ("sec-purpose", "purpose", "x-purpose", "x-moz")
+AHEAD_OF_A_CLICK = re.compile(r"prefetch|prerender|preview", re.IGNORECASE)
+
+
+def single_valued(request: Request) -> None:
+    """A parameter given twice is refused: two readers could each believe another one."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(names) != len(set(names)):
+        raise ParametersInvalid
+
+
+class InstallQuery(BaseModel):
+    return_to: str | None = Field(
+        None, min_length=1, max_length=2048, description="One of `AIRCALL_OAUTH_RETURN_URLS`, exactly."
+    )
+
+
+class CallbackQuery(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    state: str = Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=8192, description="As it was sent to Aircall.")
+    code: SecretStr | None = Field(None, max_length=2048, description="Works once, for ten minutes.")
+    error: str | None = Field(None, pattern=WORD, max_length=256, description="Why there is no code.")
+
+
+PAGES: dict[int | str, dict[str, Any]] = {
+    status: {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
+    for status, description in {
+        400: "A page that says what is wrong with the request",
+        409: "It is not known whether the installation was finished",
+        502: "Aircall could not be reached, or refuses this app",
+        503: "The service cannot do this right now",
+    }.items()
+}
+
+
+@browser.get(
+    "/install",
+    summary="Begin an installation",
+    dependencies=[Depends(single_valued)],
+    status_code=303,
+    response_class=RedirectResponse,
+    responses={400: PAGES[400], 303: {"description": "To Aircall's consent page"}},
+)
+async def install(request: Request, query: Annotated[InstallQuery, Query()], resources: ResourcesDep) -> Response:
+    """Send the browser to Aircall's consent page with a sealed state and a cookie of its own."""
+    departure = flow.begin_install(resources, return_to=query.return_to)
+    response = RedirectResponse(departure.authorize_url, status_code=303, headers=pages.HEADERS)
+    secure = resources.settings.secure_cookies
+    response.set_cookie(
+        departure.cookie.name,
+        departure.cookie.value,
+        max_age=int(state.LIFETIME.total_seconds()),
+        secure=secure,
+        httponly=True,
+        samesite="lax",
+    )
+    for name in state.surplus_cookies(request.cookies):
+        response.delete_cookie(name, secure=secure, httponly=True, samesite="lax")
+    return response
+
+
+@browser.get(
+    "/callback",
+    summary="Finish an installation",
+    dependencies=[Depends(single_valued)],
+    responses={
+        200: {"description": "Connected, or declined: a page"},
+        303: {"description": "Connected: to the success page or the `return_to`"},
+        **PAGES,
+    },
+)
+async def callback(request: Request, query: Annotated[CallbackQuery, Query()], resources: ResourcesDep) -> Response:
+    """Use up the state once, exchange the code, keep the token sealed, register the webhook."""
+    if any(AHEAD_OF_A_CLICK.search(request.headers.get(name, "")) for name in PREFETCH_HEADERS):
+        raise PrefetchRefused
+    _require_code_or_error(query)
+    secure = resources.settings.secure_cookies
+    known = state.judge(resources.vault, query.state, request.cookies, secure=secure)
+    connected = await flow.finish_install(resources, known, code=query.code, error=query.error)
+    target = connected.return_to or resources.settings.success_url
+    if target:
+        return RedirectResponse(target, status_code=303, headers=pages.HEADERS)
+    return HTMLResponse(pages.connected(connected.company_name), headers=pages.HEADERS)
+
+
+def _require_code_or_error(query: CallbackQuery) -> None:
+    code = query.code and query.code.get_secret_value()
+    if query.error is None and not (code and code.isascii() and code.isprintable() and " " not in code):
+        raise ParametersInvalid
+
+
+def ending_page(error: AppError, *, install_url: str) -> HTMLResponse:
+    """A browser's door answers every error with a page."""
+    return HTMLResponse(pages.ending(error, install_url=install_url), error.status, headers=pages.HEADERS)
+
+
+ID = r"^ins_[0-9a-f]{32}$"
+# PostgreSQL has no text with a NUL in it.
+TEXT = r"^[^\x00]*$"
+InstallationId = Annotated[str, Path(pattern=ID, examples=["ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])]
+
+
+@api.get("", summary="List installations", responses=problems(401, 403, 422, 503))
+async def list_installations(
+    key: InstallationsReader,
+    resources: ResourcesDep,
+    owner: Annotated[str | None, Query(max_length=255, pattern=TEXT)] = None,
+    status: InstallationStatus | None = None,
+    cursor: Annotated[str | None, Query(pattern=ID, description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> InstallationList:
+    """Installations, oldest first. An API key bound to an owner sees that owner's only."""
+    return await reading.list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=limit)
+
+
+@api.get("/{installation_id}", summary="Show an installation", responses=problems(401, 403, 404, 422, 503))
+async def show_installation(
+    installation_id: InstallationId, key: InstallationsReader, resources: ResourcesDep
+) -> InstallationView:
+    """One installation, and its webhook; never a secret."""
+    return await reading.show_installation(resources, key, installation_id)
+
+
+class TokenView(BaseModel):
+    access_token: str = Field(examples=["0123456789abcdef0123456789abcdef01234567"])
+    token_type: str = Field("Bearer", examples=["Bearer"])
+
+
+@api.get(
+    "/{installation_id}/token",
+    summary="Read an installation's token",
+    response_model=TokenView,
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
+async def read_token(
+    request: Request, installation_id: InstallationId, key: TokensReader, resources: ResourcesDep
+) -> Response:
+    """The raw access token. Every reading is written to the audit table, with the API key that asked."""
+    token = await reading.read_token(resources, key, installation_id, request_id=request.scope.get("request_id"))
+    body = TokenView(access_token=token.get_secret_value(), token_type="Bearer")
+    return JSONResponse(body.model_dump(), headers={"cache-control": "no-store"})

@@ -1,0 +1,87 @@
+"""The OAuth state: sealed, kept nowhere, and bound to one browser by a cookie of its own.
+
+The state names the flow, when it began, and the hash of a secret that only the browser's cookie holds. One cookie
+per flow, so two tabs both succeed. RFC 6749 10.12 says why; RFC 9700 4.7 how.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import msgspec
+
+from aircall_oauth.errors import SealError, StateExpired, StateInvalid, WrongBrowser
+from aircall_oauth.vault import Vault
+
+LIFETIME = timedelta(minutes=10)
+CLOCK_SKEW_SECONDS = 60
+PURPOSE = "oauth-state"
+COOKIE_NAME = "aircall_oauth_"
+MAX_COOKIES = 20
+
+
+class FlowState(msgspec.Struct, frozen=True, array_like=True):
+    """What comes back unchanged from Aircall, once opened. A newer version may have sealed more than this."""
+
+    flow_id: str
+    started_at: int
+    browser: str
+    return_to: str | None = None
+
+
+@dataclass(frozen=True)
+class FlowCookie:
+    """The browser's half of a flow."""
+
+    name: str
+    value: str
+
+
+def begin(vault: Vault, *, secure: bool, return_to: str | None = None) -> tuple[str, str, FlowCookie]:
+    """A new flow: its id, its sealed state and its cookie. Nothing is stored."""
+    flow_id, browser_secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
+    flow = FlowState(flow_id, int(time.time()), _hash(browser_secret), return_to)
+    state = vault.seal_message(msgspec.json.encode(flow), PURPOSE)
+    return flow_id, state, FlowCookie(cookie_name(flow_id, secure=secure), browser_secret)
+
+
+def judge(vault: Vault, state: str, cookies: Mapping[str, str], *, secure: bool) -> FlowState:
+    """Open a state and hold it against the browser's cookie, using nothing up.
+
+    Raises `StateInvalid`, `StateExpired` or `WrongBrowser`.
+    """
+    flow = _open(vault, state)
+    if flow.started_at > time.time() + CLOCK_SKEW_SECONDS:
+        raise StateInvalid
+    if flow.started_at < time.time() - LIFETIME.total_seconds():
+        raise StateExpired
+    browser_secret = cookies.get(cookie_name(flow.flow_id, secure=secure), "")
+    if not hmac.compare_digest(_hash(browser_secret), flow.browser):
+        raise WrongBrowser
+    return flow
+
+
+def cookie_name(flow_id: str, *, secure: bool) -> str:
+    """`__Host-` pins a cookie to this host over https; browsers refuse it on http://localhost."""
+    return f"{'__Host-' if secure else ''}{COOKIE_NAME}{flow_id}"
+
+
+def surplus_cookies(cookies: Mapping[str, str]) -> list[str]:
+    """The oldest flow cookies of a browser that began very many flows (browsers send the oldest first)."""
+    ours = [name for name in cookies if name.removeprefix("__Host-").startswith(COOKIE_NAME)]
+    return ours[: max(0, len(ours) - MAX_COOKIES + 1)]
+
+
+def _open(vault: Vault, state: str) -> FlowState:
+    try:
+        return msgspec.json.decode(vault.open_message(state, PURPOSE), type=FlowState)
+    except (SealError, msgspec.DecodeError):
+        raise StateInvalid from None
+
+
+def _hash(browser_secret: str) -> str:
+    return hashlib.sha256(browser_secret.encode(errors="surrogatepass")).hexdigest()
