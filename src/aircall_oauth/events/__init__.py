@@ -1,0 +1,1 @@
+"""Aircall tells us something; the partner reads it."""

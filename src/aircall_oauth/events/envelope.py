@@ -1,0 +1,145 @@
+"""Reads what Aircall sends: five fields around `data`, which is kept byte for byte.
+
+`{"resource", "event", "timestamp", "token", "data"}`: no signature, no event id
+(developers.aircall.io/api-references, read August 2026). Whatever else is wrong with a body is one error.
+"""
+
+import hashlib
+import re
+from array import array
+from datetime import UTC, datetime
+from itertools import accumulate
+from json import JSONDecoder
+from json.decoder import scanstring  # type: ignore[attr-defined]  # not in typeshed
+from typing import Any
+
+import msgspec
+
+from aircall_oauth.errors import EventMalformed
+
+MAX_DEPTH = 100
+MAX_TOKEN = 1024
+MISSING = (None, "")
+NAME = re.compile(r"[\x21-\x7e]{1,255}")
+NUMBER = re.compile(r"[0-9]{1,16}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
+BLANK = re.compile(r"[ \t\n\r]*")
+# Aircall's timestamps are seconds in most events and milliseconds in some.
+MILLISECONDS_FROM = 100_000_000_000
+PLAUSIBLE = (datetime(2010, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_BRACKETS = b"[{]}"
+_STEPS = bytes.maketrans(_BRACKETS, bytes([1, 1, 255, 255]))  # 255 is -1 in a signed byte
+_NOT_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """An event as it came; `data` and `timestamp` are the very text Aircall sent."""
+
+    event: str
+    token: str
+    data: str
+    resource: Any
+    timestamp: str
+
+
+def read(body: bytes) -> Envelope:
+    """The envelope of a webhook's body; raises `EventMalformed` for everything that is not one."""
+    try:
+        fields = _fields(body.decode())
+        _refuse_depth(body)
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        raise EventMalformed from None
+    event, token = fields.get("event", MISSING)[0], fields.get("token", MISSING)[0]
+    if "data" not in fields or not isinstance(event, str) or not NAME.fullmatch(event):
+        raise EventMalformed
+    if not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN:
+        raise EventMalformed
+    resource, timestamp = fields.get("resource", MISSING)[0], fields.get("timestamp", MISSING)[1]
+    return Envelope(event, token, fields["data"][1], resource, timestamp)
+
+
+def resource(envelope: Envelope) -> str | None:
+    """The `resource` as Aircall named it; only shown, never branched on."""
+    value = envelope.resource
+    return value if isinstance(value, str) and NAME.fullmatch(value) else None
+
+
+def occurred_at(envelope: Envelope) -> datetime | None:
+    """When Aircall built the event, from seconds or milliseconds; None where it says nothing usable."""
+    if not NUMBER.fullmatch(envelope.timestamp):
+        return None
+    value = float(envelope.timestamp)
+    seconds = value / 1000 if value >= MILLISECONDS_FROM else value
+    return datetime.fromtimestamp(seconds, UTC) if PLAUSIBLE[0] <= seconds <= PLAUSIBLE[1] else None
+
+
+def fingerprint(envelope: Envelope) -> bytes:
+    """What recognises a repeat: event, timestamp and data, to the byte.
+
+    Aircall sends no event id. The timestamp belongs to it: `user.connected` has the same data every morning.
+    """
+    return hashlib.sha256(f"{envelope.event}\0{envelope.timestamp}\0{envelope.data}".encode()).digest()
+
+
+def _fields(text: str) -> dict[str, tuple[Any, str]]:
+    """An object's fields: each value, and its very text.
+
+    Around the standard library's reader, because stricter ones refuse what JavaScript writes for half an emoji, where
+    a message was cut. A field given twice is an error at every depth.
+    """
+    fields: dict[str, tuple[Any, str]] = {}
+    place, separator = _past(text, 0, "{"), ","
+    while separator == ",":
+        name, place = scanstring(text, _past(text, place, '"'))
+        start = _blank(text, _past(text, place, ":"))
+        value, place = _reader.raw_decode(text, start)
+        if name in fields:
+            raise ValueError("a field is there twice")
+        fields[name] = value, text[start:place]
+        place = _blank(text, place)
+        separator, place = text[place : place + 1], place + 1
+    if separator != "}" or _blank(text, place) != len(text):
+        raise ValueError("not an object")
+    return fields
+
+
+def _past(text: str, place: int, character: str) -> int:
+    place = _blank(text, place)
+    if text[place : place + 1] != character:
+        raise ValueError(f"no {character}")
+    return place + 1
+
+
+def _blank(text: str, place: int) -> int:
+    """The next place that is not white space."""
+    match = BLANK.match(text, place)
+    assert match is not None
+    return match.end()
+
+
+def _refuse_depth(body: bytes) -> None:
+    """No deeper than any reader of the log can follow.
+
+    For JSON only: in a string that does not end, the search would begin anew at every quote.
+    """
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    steps = array("b", _STRING.sub(b"", body).translate(_STEPS, _NOT_BRACKETS))
+    if max(accumulate(steps)) > MAX_DEPTH:
+        raise ValueError("too deep")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) != len({name for name, _ in pairs}):
+        raise ValueError("a key is there twice")
+
+
+def _no_constant(_name: str) -> None:
+    raise ValueError("not JSON")
+
+
+def _ignore(_digits: str) -> None:
+    """A number's size is the reader's business; ids go up to 64 bits and more."""
+
+
+_reader = JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_ignore)

@@ -1,0 +1,193 @@
+"""Reads the log by position. Positions commit in order, so `position > after` skips nothing."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from aircall_oauth.database import database_errors
+from aircall_oauth.errors import EventNotFound, PositionGone
+from aircall_oauth.events import bell
+from aircall_oauth.events.bell import Bell
+from aircall_oauth.models import ApiKey
+from aircall_oauth.resources import Resources
+
+HEARTBEAT_SECONDS = 15.0
+STREAM_PAGE = 200
+# A filter may leave out almost everything: so far one statement looks, and so far one request goes.
+WINDOW = 50_000
+WINDOWS = 20
+# `data` as bytes: it goes out as it is, so it is not turned into text and back on the way.
+COLUMNS = """
+    id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
+    convert_to(data, 'UTF8')
+"""
+HEAD = "SELECT (SELECT coalesce(max(position), 0) FROM event), (SELECT max(dropped_to) FROM log_start)"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which events, and past which position; `after` 0 is the beginning of what is kept."""
+
+    after: int
+    limit: int
+    types: Sequence[str] = ()
+    installation: str | None = None
+    owner: str | None = None
+
+    def at(self, after: int, limit: int) -> "Wanted":
+        """The same events, from another place."""
+        return replace(self, after=after, limit=limit)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Events in order, as JSON; `next` is the `after` of the next page."""
+
+    events: list["EventJson"]
+    next: int
+    more: bool
+
+
+class EventJson(msgspec.Struct):
+    """An event as every reader sees it; `data` is the text that Aircall sent."""
+
+    id: str
+    position: int
+    type: str
+    resource: str | None
+    installation_id: str
+    company_id: int
+    owner: str | None
+    occurred_at: Any
+    received_at: Any
+    source: str
+    data: msgspec.Raw
+
+
+async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
+    """At most `limit` events past a position. An API key bound to an owner sees that owner's only.
+
+    Raises `PositionGone` where events past `after` were already dropped.
+    """
+    conditions, values = _conditions(key, wanted)
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            head = await _head(connection, wanted.after)
+            start, end = wanted.after, wanted.after
+            events: list[EventJson] = []
+            for _ in range(WINDOWS):
+                start, end = end, head if not conditions else min(head, end + WINDOW)
+                rows = await connection.fetch(
+                    f"SELECT {COLUMNS} FROM event WHERE position > $1 AND position <= $2 {conditions} "
+                    f"ORDER BY position LIMIT $3",
+                    start,
+                    end,
+                    wanted.limit + 1 - len(events),
+                    *values,
+                )
+                events += [_event(row) for row in rows]
+                if len(events) > wanted.limit or end >= head:
+                    break
+    if len(events) > wanted.limit:
+        return Page(events[: wanted.limit], next=events[wanted.limit - 1].position, more=True)
+    return Page(events, next=max(end, wanted.after), more=end < head)
+
+
+async def wait_for_page(resources: Resources, key: ApiKey, wanted: Wanted, *, hung: Bell, seconds: float) -> Page:
+    """The next page, waiting a while for its first event."""
+    answer_by = time.monotonic() + seconds
+    while True:
+        ring = hung.next_ring()
+        page = await read_page(resources, key, wanted)
+        rest = answer_by - time.monotonic()
+        if page.events or rest <= 0 or hung.stopped:
+            return page
+        wanted = wanted.at(page.next, wanted.limit)
+        if not page.more:
+            await bell.wait_for(ring, rest)
+
+
+async def stream(resources: Resources, key: ApiKey, wanted: Wanted, page: Page, *, hung: Bell) -> AsyncIterator[bytes]:
+    """Every event from a first page on as server-sent events, and now and then a sign of life.
+
+    It ends when the process is about to stop, or when the database is away; a reader resumes where it was.
+    """
+    yield b": connected\n\n"
+    while True:
+        if page.events:
+            yield b"".join(_sent_event(event) for event in page.events)
+        wanted, ring = wanted.at(page.next, STREAM_PAGE), hung.next_ring()
+        if hung.stopped:
+            return
+        page = await read_page(resources, key, wanted)
+        if not page.events and not page.more and not await bell.wait_for(ring, HEARTBEAT_SECONDS):
+            yield b": still here\n\n"
+
+
+async def read_event(resources: Resources, key: ApiKey, event_id: str) -> bytes:
+    """One event; raises `EventNotFound`."""
+    conditions, values = _conditions(key, Wanted(after=0, limit=1), first=2)
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            row = await connection.fetchrow(
+                f"SELECT {COLUMNS} FROM event WHERE id = $1 {conditions}",
+                event_id,
+                *values,
+            )
+    if row is None:
+        raise EventNotFound
+    return msgspec.json.encode(_event(row))
+
+
+def as_json(page: Page) -> bytes:
+    return msgspec.json.encode({"events": page.events, "next": page.next, "more": page.more})
+
+
+async def _head(connection: asyncpg.Connection, after: int) -> int:
+    """The newest position; raises `PositionGone` where the log no longer has all that comes after."""
+    head, dropped_to = await connection.fetchrow(HEAD)
+    if dropped_to is not None and 0 < after < dropped_to:
+        raise PositionGone(dropped_to)
+    return max(int(head), after)
+
+
+def _conditions(key: ApiKey, wanted: Wanted, *, first: int = 4) -> tuple[str, list[Any]]:
+    """The filters as SQL, and the values they are bound to."""
+    values: list[Any] = []
+    conditions: list[str] = []
+
+    def also(condition: str, value: Any) -> None:
+        conditions.append(f"AND {condition.format(f'${first + len(values)}')}")
+        values.append(value)
+
+    if key.owner is not None:
+        also("owner = {}", key.owner)
+    if wanted.owner is not None:
+        also("owner = {}", wanted.owner)
+    if wanted.installation is not None:
+        also("installation_id = {}", wanted.installation)
+    if wanted.types:
+        also("type LIKE ANY ({}::text[])", [_like(pattern) for pattern in wanted.types])
+    return " ".join(conditions), values
+
+
+def _like(pattern: str) -> str:
+    """`call.*` as SQL says it."""
+    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped[:-1] + "%" if escaped.endswith("*") else escaped
+
+
+def _event(row: Any) -> EventJson:
+    *fields, data = row
+    fields.append(msgspec.Raw(data))
+    return EventJson(*fields)
+
+
+def _sent_event(event: EventJson) -> bytes:
+    """Line ends inside `data` (white space between its parts) are what the format says they must be."""
+    body = msgspec.json.encode(event).replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
+    return b"id: %d\ndata: %s\n\n" % (event.position, body)

@@ -1,0 +1,272 @@
+"""Takes events in: recognised, kept once, on disk before they are answered.
+
+Whatever arrives while a commit is under way goes into the next one; a lone event is committed at once. One statement
+per group: it recognises the installations, takes the log's lock, and inserts the fingerprints and the events that are
+new. Losing the answer of a commit is harmless: the group is committed again, and what was there is a repeat.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from datetime import datetime
+from enum import Enum, auto
+
+import asyncpg
+import msgspec
+
+from aircall_oauth import log, partitions
+from aircall_oauth.database import AWAY, Database
+from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
+from aircall_oauth.eventlog import APPEND_LOCK
+from aircall_oauth.models import EventSource, InstallationStatus, new_id
+
+logger = log.get(__name__)
+
+# Aircall gives five seconds. Within these an event is answered, if only with "again".
+ANSWER_SECONDS = 2.5
+PAUSE_SECONDS = 0.05
+WATCH_SECONDS = 0.1
+WRITERS = 2
+MAX_GROUP = 256
+MAX_GROUP_BYTES = 8 * 1024 * 1024
+MAX_WAITING = 2048
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+
+TAKE_IN = f"""
+    WITH incoming AS MATERIALIZED (
+        SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
+               sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
+        FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, number)
+        LEFT JOIN webhook w ON w.token_fingerprint = a.token
+        LEFT JOIN installation i ON i.id = w.installation_id
+              AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
+    ), locked AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock({APPEND_LOCK})
+    ), known AS MATERIALIZED (
+        SELECT DISTINCT ON (fingerprint) incoming.* FROM locked, incoming WHERE installation_id IS NOT NULL
+        ORDER BY fingerprint, number
+    ), new AS (
+        INSERT INTO event_fingerprint (fingerprint, received_at) SELECT fingerprint, now() FROM known
+        ON CONFLICT (fingerprint) DO NOTHING
+        RETURNING fingerprint
+    ), kept AS (
+        INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
+                           occurred_at, source, data)
+        SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
+               occurred_at, '{EventSource.AIRCALL}', data
+        FROM (SELECT known.* FROM known JOIN new USING (fingerprint) ORDER BY number) AS in_order
+        RETURNING id
+    )
+    SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
+"""  # noqa: S608 - only constants of ours are put in
+
+
+class TakenIn(Enum):
+    """What became of an event."""
+
+    STORED = auto()
+    REPEATED = auto()
+    UNKNOWN_TOKEN = auto()
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """An event as Aircall sent it, its token as a fingerprint."""
+
+    token_fingerprint: bytes
+    type: str
+    resource: str | None
+    occurred_at: datetime | None
+    fingerprint: bytes
+    data: str
+
+
+class _Waiting(msgspec.Struct, eq=False):
+    arrival: Arrival
+    outcome: asyncio.Future[TakenIn]
+    answer_by: float
+
+    def end(self, outcome: TakenIn | Exception) -> None:
+        """Nobody may be waiting any more: who sent the event may have hung up, which stops no commit."""
+        if self.outcome.done():
+            return
+        if isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
+
+
+class Inbox:
+    """The queue between the door and the log, and its writers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: deque[_Waiting] = deque()
+        self._unanswered: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._something = asyncio.Event()
+        self._closing = False
+        self.committed = asyncio.Event()
+
+    @property
+    def depth(self) -> int:
+        return len(self._waiting)
+
+    async def take_in(self, arrival: Arrival) -> TakenIn:
+        """Keep an event once; it is on disk when this returns.
+
+        Raises `InboxFull` at once where too much is waiting, `DatabaseAway` in time for Aircall to send it again, and
+        `EventMalformed` where the database refuses this very event.
+        """
+        size = len(arrival.data)
+        if self._closing or self.depth >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            raise InboxFull
+        outcome: asyncio.Future[TakenIn] = asyncio.get_running_loop().create_future()
+        entry = _Waiting(arrival, outcome, time.monotonic() + ANSWER_SECONDS)
+        self._waiting.append(entry)
+        self._unanswered.append(entry)
+        self._waiting_bytes += size
+        self._something.set()
+        return await outcome
+
+    async def next_group(self) -> list[_Waiting]:
+        """What is waiting, as one group; waits for the first. Empty when the inbox is closed and drained."""
+        while not self._waiting:
+            if self._closing:
+                return []
+            self._something.clear()
+            await self._something.wait()
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(group) < MAX_GROUP and size < MAX_GROUP_BYTES:
+            entry = self._waiting.popleft()
+            size += len(entry.arrival.data)
+            group.append(entry)
+        self._waiting_bytes -= size
+        return group
+
+    def end_overdue(self) -> None:
+        """Answer whose time is up, wherever their group is stuck; they are sent again by Aircall."""
+        now = time.monotonic()
+        while self._unanswered and (self._unanswered[0].outcome.done() or self._unanswered[0].answer_by <= now):
+            self._unanswered.popleft().end(DatabaseAway())
+
+    def close(self) -> None:
+        """Take nothing in any more; the writers end when the queue is empty."""
+        self._closing = True
+        self._something.set()
+
+
+@asynccontextmanager
+async def open_inbox(database: Database) -> AsyncIterator[Inbox]:
+    """An inbox with its writers; leaving it drains it."""
+    inbox = Inbox(database)
+    writers = [asyncio.create_task(_Writer(database, inbox).run()) for _ in range(WRITERS)]
+    watch = asyncio.create_task(_watch(inbox))
+    try:
+        yield inbox
+    finally:
+        inbox.close()
+        await asyncio.gather(*writers)
+        watch.cancel()
+
+
+async def _watch(inbox: Inbox) -> None:
+    """One clock for all who wait: a timer for each would cost as much as reading its event."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        inbox.end_overdue()
+
+
+class _Writer:
+    """One connection of its own, kept: a pool would reset it after every group."""
+
+    def __init__(self, database: Database, inbox: Inbox) -> None:
+        self._database = database
+        self._inbox = inbox
+        self._connection: asyncpg.Connection | None = None
+
+    async def run(self) -> None:
+        while group := await self._inbox.next_group():
+            try:
+                await self._keep(group)
+            except Exception as error:
+                logger.exception("group not kept")
+                for entry in group:
+                    entry.end(error)
+        await self._disconnect()
+
+    async def _keep(self, group: list[_Waiting]) -> None:
+        """Commit a group, again where the connection broke, in halves where the database refuses it."""
+        while group := _still_wanted(group):
+            try:
+                await self._commit(group)
+            except (*AWAY, DatabaseAway):
+                await self._disconnect()
+                await asyncio.sleep(PAUSE_SECONDS)
+            except asyncpg.CheckViolationError as error:
+                await self._make_room(error, group)
+            except asyncpg.PostgresError:
+                await self._halve(group)
+                return
+            else:
+                return
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        connection = self._connection or await self._database.connect()
+        self._connection = connection
+        arrivals = [entry.arrival for entry in group]
+        ids = [new_id("evt") for _ in group]
+        unknown, stored = await connection.fetchrow(
+            TAKE_IN,
+            [a.token_fingerprint for a in arrivals],
+            [a.fingerprint for a in arrivals],
+            ids,
+            [a.type for a in arrivals],
+            [a.resource for a in arrivals],
+            [a.occurred_at for a in arrivals],
+            [a.data for a in arrivals],
+            timeout=ANSWER_SECONDS,
+        )
+        _tell(group, ids, set(unknown or ()), set(stored or ()))
+        if stored:
+            self._inbox.committed.set()
+
+    async def _make_room(self, error: asyncpg.CheckViolationError, group: list[_Waiting]) -> None:
+        """A day without a partition is made, and the group committed again."""
+        if error.constraint_name is not None or self._connection is None:
+            await self._halve(group)
+        else:
+            await partitions.ensure(self._connection)
+
+    async def _halve(self, group: list[_Waiting]) -> None:
+        """One row the database refuses must not fail its neighbours."""
+        if len(group) == 1:
+            logger.warning("event refused by the database", type=group[0].arrival.type)
+            group[0].end(EventMalformed())
+        else:
+            middle = len(group) // 2
+            await self._keep(group[:middle])
+            await self._keep(group[middle:])
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(*AWAY):
+                await connection.close(timeout=1.0)
+
+
+def _still_wanted(group: list[_Waiting]) -> list[_Waiting]:
+    """Without those who were told to send it again. Who hung up is still wanted: the event is here."""
+    return [entry for entry in group if not entry.outcome.done() or entry.outcome.cancelled()]
+
+
+def _tell(group: list[_Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str]) -> None:
+    for number, (entry, id_) in enumerate(zip(group, ids, strict=True), start=1):
+        if number in unknown:
+            entry.end(TakenIn.UNKNOWN_TOKEN)
+        else:
+            entry.end(TakenIn.STORED if id_ in stored else TakenIn.REPEATED)

@@ -1,0 +1,175 @@
+"""Aircall's door: a plain ASGI endpoint, so that an event costs no more than it must."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from starlette.datastructures import State
+from starlette.types import Receive, Scope, Send
+
+from aircall_oauth import log
+from aircall_oauth.database import database_errors
+from aircall_oauth.errors import AppError, BodyTooLarge, BodyTooSlow, EncodingRefused, WebhookTokenUnknown
+from aircall_oauth.events import envelope
+from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
+from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.problems import MEDIA_TYPE, headers, problem, problems
+from aircall_oauth.resources import Resources
+
+PATH = "/aircall/webhook"
+MAX_BODY_BYTES = 1024 * 1024
+# Long enough for the slowest honest sender; Aircall itself has given up after five.
+BODY_SECONDS = 10.0
+ACCEPTED = b'{"ok": true}'
+ACCEPTED_HEADERS = [(b"content-type", b"application/json")]
+
+Headers = list[tuple[bytes, bytes]]
+logger = log.get(__name__)
+
+
+class Receiver:
+    """Takes events in and answers Aircall: 200 for kept or repeated, anything else to have it sent again.
+
+    It stands before the framework and its middleware, so it does for itself what they do: the request's id, its line
+    in the log, and the last word when something broke.
+    """
+
+    path = PATH
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        sent = dict(scope["headers"])
+        request_id = log.request_id(sent.get(b"x-request-id"))
+        status = 0
+        try:
+            await _take_in(scope["app"].state, sent, receive)
+            status = await _answer(send, 200, ACCEPTED, request_id, ACCEPTED_HEADERS)
+        except ConnectionError:
+            return
+        except AppError as error:
+            status = await _refuse(send, error, request_id)
+        except Exception:
+            logger.exception("request failed", request_id=request_id)
+            status = await _refuse(send, AppError(), request_id)
+        finally:
+            log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
+
+
+async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> None:
+    resources: Resources = state.resources
+    inbox: Inbox = state.inbox
+    event = envelope.read(await _body(sent, receive))
+    if not resources.ready:
+        with database_errors():
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await resources.require_ready()
+    arrival = Arrival(
+        token_fingerprint=resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
+        type=event.event,
+        resource=envelope.resource(event),
+        occurred_at=envelope.occurred_at(event),
+        fingerprint=envelope.fingerprint(event),
+        data=event.data,
+    )
+    if await inbox.take_in(arrival) is TakenIn.UNKNOWN_TOKEN:
+        # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
+        raise WebhookTokenUnknown
+
+
+async def _body(sent: dict[bytes, bytes], receive: Receive) -> bytes:
+    if sent.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise EncodingRefused
+    declared = sent.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise BodyTooLarge
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _whole(receive)
+    except TimeoutError:
+        raise BodyTooSlow from None
+
+
+async def _whole(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def _refuse(send: Send, error: AppError, request_id: str) -> int:
+    body = json.dumps(problem(error, request_id)).encode()
+    raw = [(name.encode(), value.encode()) for name, value in headers(error).items()]
+    raw.append((b"content-type", MEDIA_TYPE.encode()))
+    if isinstance(error, BodyTooSlow):
+        # What is still to come is not wanted.
+        raw.append((b"connection", b"close"))
+    return await _answer(send, error.status, body, request_id, raw)
+
+
+async def _answer(send: Send, status: int, body: bytes, request_id: str, raw: Headers) -> int:
+    also = [(b"content-length", str(len(body)).encode()), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*raw, *also]})
+    await send({"type": "http.response.body", "body": body})
+    return status
+
+
+def documentation() -> dict[str, Any]:
+    """The door in OpenAPI, which lists routes of the framework only."""
+    example = {
+        "resource": "call",
+        "event": "call.created",
+        "timestamp": 1767261600,
+        "token": "the webhook's token",
+        "data": {"id": 2481173905, "direction": "inbound", "status": "initial"},
+    }
+    return {
+        "post": {
+            "tags": ["Webhook receiver"],
+            "operationId": "receive_event",
+            "summary": "Receive an event from Aircall",
+            "description": "Aircall's door. The event is committed before the answer, and stored once however "
+            "often it is sent. Its token is recognised, and never kept. Unknown event names are kept like any "
+            "other. Aircall repeats what is not answered 2xx within 5 seconds.",
+            "security": [],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {"$ref": "#/components/schemas/AircallEvent"},
+                        "example": example,
+                    }
+                },
+            },
+            "responses": {
+                "200": {
+                    "description": "Stored now, or already stored",
+                    "content": {
+                        "application/json": {"schema": {"type": "object"}, "example": {"ok": True}},
+                    },
+                },
+                **{str(k): v for k, v in problems(400, 401, 408, 413, 415, 503).items()},
+            },
+        }
+    }
+
+
+SCHEMA: dict[str, Any] = {
+    "title": "AircallEvent",
+    "type": "object",
+    "description": "One event. There is no signature and no event id; `token` says which webhook it is of.",
+    "required": ["event", "token", "data"],
+    "properties": {
+        "resource": {"type": "string", "examples": ["call"]},
+        "event": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "timestamp": {"description": "UNIX time in seconds, or in milliseconds"},
+        "token": {"type": "string", "minLength": 1, "maxLength": envelope.MAX_TOKEN},
+        "data": {"description": "Kept byte for byte"},
+    },
+}

@@ -1,0 +1,44 @@
+"""The worker's chores around the log: days made ahead, days dropped, fingerprints forgotten."""
+
+from datetime import timedelta
+
+from aircall_oauth import log, partitions
+from aircall_oauth.database import database_errors
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+# Aircall repeats an event for hours; a fingerprint older than this can meet no repeat.
+FINGERPRINTS_KEPT = timedelta(days=7)
+BATCH = 5000
+FORGET = """
+    DELETE FROM event_fingerprint WHERE fingerprint IN (
+        SELECT fingerprint FROM event_fingerprint WHERE received_at < now() - $1::interval LIMIT $2
+    )
+"""
+
+
+async def make_days(resources: Resources) -> None:
+    """Keep the days of the week to come ready."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            await partitions.ensure(connection)
+
+
+async def drop_days(resources: Resources) -> None:
+    """Drop the days past `AIRCALL_OAUTH_EVENT_RETENTION`."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            dropped = await partitions.drop_older(connection, resources.settings.event_retention)
+    if dropped:
+        logger.info("days dropped", days=dropped)
+
+
+async def forget_fingerprints(resources: Resources) -> None:
+    """Forget the fingerprints that can meet no repeat any more, some at a time, each in a transaction of its own."""
+    forgotten = BATCH
+    while forgotten == BATCH:
+        with database_errors():
+            async with resources.database.driver_connection() as connection:
+                answer = await connection.execute(FORGET, FINGERPRINTS_KEPT, BATCH)
+        forgotten = int(answer.split()[-1])

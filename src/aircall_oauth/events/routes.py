@@ -1,0 +1,129 @@
+"""The doors to the log, for the partner's systems."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from aircall_oauth.deps import EventsReader, ResourcesDep
+from aircall_oauth.events import feed
+from aircall_oauth.events.bell import Bell
+from aircall_oauth.events.feed import Wanted
+from aircall_oauth.problems import problems
+
+api = APIRouter(prefix="/v1/events", tags=["Events"])
+
+LAST_POSITION = 2**63 - 1
+LONGEST_WAIT_SECONDS = 30
+
+
+class EventView(BaseModel):
+    """One event of the log, the same for every reader."""
+
+    id: str = Field(examples=["evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    position: int = Field(examples=[4711])
+    type: str = Field(examples=["call.ended"])
+    resource: str | None = Field(examples=["call"])
+    installation_id: str = Field(examples=["ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    company_id: int = Field(examples=[70077])
+    owner: str | None = Field(examples=["acme"])
+    occurred_at: datetime | None
+    received_at: datetime
+    source: str = Field(description="`aircall`, or `service` for what this service noticed itself")
+    data: Any = Field(description="What Aircall sent, byte for byte")
+
+
+class EventPage(BaseModel):
+    events: list[EventView]
+    next: int = Field(description="The `after` of the next page", examples=[4711])
+    more: bool = Field(description="Whether there is more to read right now")
+
+
+After = Annotated[
+    int, Query(ge=0, le=LAST_POSITION, description="Read past this position; 0 is the beginning of what is kept")
+]
+TypePattern = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+OwnerName = Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")]
+
+
+def filters(
+    type_: Annotated[
+        list[TypePattern],
+        Query(
+            alias="type", max_length=100, description="Event types; `call.*` is all that begin so", examples=["call.*"]
+        ),
+    ] = [],  # noqa: B006 - the framework copies it
+    installation: Annotated[str | None, Query(pattern=r"^ins_[0-9a-f]{32}$")] = None,
+    owner: OwnerName = None,
+) -> Wanted:
+    """Which events a reader wants, wherever it stands."""
+    types = [pattern for given in type_ for pattern in given.split(",") if pattern]
+    return Wanted(after=0, limit=1, types=types, installation=installation, owner=owner)
+
+
+Filters = Annotated[Wanted, Depends(filters)]
+
+
+def bell_of(request: Request) -> Bell:
+    bell: Bell = request.app.state.bell
+    return bell
+
+
+BellDep = Annotated[Bell, Depends(bell_of)]
+
+
+@api.get("", summary="Read the log", response_model=EventPage, responses=problems(401, 403, 410, 422, 503))
+async def list_events(
+    key: EventsReader,
+    resources: ResourcesDep,
+    bell: BellDep,
+    wanted: Filters,
+    after: After = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for the first event")] = 0,
+) -> Response:
+    """A page of events in order. Keep `next` and pass it as `after`: nothing is skipped, nothing comes twice."""
+    place = wanted.at(after, limit)
+    page = await feed.wait_for_page(resources, key, place, hung=bell, seconds=wait)
+    return Response(feed.as_json(page), media_type="application/json")
+
+
+@api.get(
+    "/stream",
+    summary="Follow the log",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems(401, 403, 410, 422, 503),
+    },
+)
+async def stream_events(
+    key: EventsReader,
+    resources: ResourcesDep,
+    bell: BellDep,
+    wanted: Filters,
+    after: After = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=LAST_POSITION)] = None,
+) -> Response:
+    """The log as server-sent events: `id` is the position, `data` the event. Resumed by `Last-Event-ID`."""
+    place = wanted.at(after if last_event_id is None else last_event_id, feed.STREAM_PAGE)
+    first = await feed.read_page(resources, key, place)
+    body = feed.stream(resources, key, place, first, hung=bell)
+    return StreamingResponse(
+        body, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
+    )
+
+
+@api.get(
+    "/{event_id}",
+    summary="Show an event",
+    response_model=EventView,
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def show_event(
+    event_id: Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")], key: EventsReader, resources: ResourcesDep
+) -> Response:
+    """One event of the log."""
+    return Response(await feed.read_event(resources, key, event_id), media_type="application/json")
