@@ -1,0 +1,1 @@
+"""Measurements: this service against something else, alternating, in one run. `make bench`."""

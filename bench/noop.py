@@ -1,0 +1,33 @@
+"""The ceiling: an ASGI endpoint that reads the same envelope and answers, and does nothing else."""
+
+from typing import Any
+
+import msgspec
+
+
+class Envelope(msgspec.Struct):
+    event: str
+    token: str
+    data: msgspec.Raw
+
+
+decoder = msgspec.json.Decoder(Envelope)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    decoder.decode(body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"12")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b'{"ok": true}'})

@@ -1,0 +1,151 @@
+"""Acks per second: this service, a no-op that reads the same envelope, and a plain handler, alternating in one run.
+
+python -m bench.receiver [--rounds 5] [--count 10000] [--full]
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from bench import ground
+from bench.ground import Server
+
+PLAIN_SHARE = 20
+INSTALLATIONS = 10_000
+EVENTS = 2_000_000
+FILL_INSTALLATIONS = """
+    WITH filled AS (
+        INSERT INTO installation (id, status, company_id, integration_id, token_sealed, token_fingerprint,
+                                  connected_at)
+        SELECT 'ins_' || md5(n::text), 'active', 1000 + n, 1000 + n, sealed.token_sealed, sealed.token_fingerprint,
+               now()
+        FROM generate_series(1, $1) n, (SELECT * FROM installation LIMIT 1) AS sealed
+        RETURNING id
+    )
+    INSERT INTO webhook (id, installation_id, status, webhook_id, token_fingerprint)
+    SELECT 'whk_' || md5(id), id, 'active', 'bench', sha256(convert_to(id, 'UTF8')) FROM filled
+"""
+FILL_EVENTS = """
+    WITH filled AS (
+        INSERT INTO event_fingerprint (fingerprint, received_at)
+        SELECT sha256(convert_to('full' || n, 'UTF8')), now() FROM generate_series($1::bigint, $2::bigint) n
+        RETURNING 1
+    )
+    INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, source, data)
+    SELECT nextval('event_position'), now(), 'evt_' || md5(n::text), 'ins_' || md5((n % 10000 + 1)::text), 1,
+           'call.ended', 'call', 'aircall', repeat('x', 300)
+    FROM generate_series($1::bigint, $2::bigint) n
+"""
+
+
+def main() -> None:
+    options = _options()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
+        postgres = stack.enter_context(ground.durable_postgres(folder))
+        url = postgres.dsn()
+        asyncio.run(ground.prepare(url))
+        names = ("noop", "plain", "service")
+        servers = {name: stack.enter_context(ground.serving(name, folder, url)) for name in names}
+        for server in servers.values():
+            ground.load(server, 500, ground.fresh_salt())
+        rounds = [_round(servers, options.count) for _ in range(options.rounds)]
+        _report("empty house", rounds)
+        _say_costs(asyncio.run(_costs(url, servers["service"], options.count)))
+        if options.full:
+            asyncio.run(_fill(url))
+            _report(
+                f"full house: {INSTALLATIONS:,} installations, {EVENTS:,} events",
+                [_round(servers, options.count) for _ in range(options.rounds)],
+            )
+
+
+def _round(servers: dict[str, Server], count: int) -> dict[str, dict[str, Any]]:
+    counts = {"noop": count, "plain": max(count // PLAIN_SHARE, 200), "service": count}
+    return {name: ground.load(server, counts[name], ground.fresh_salt()) for name, server in servers.items()}
+
+
+def _report(title: str, rounds: list[dict[str, dict[str, Any]]]) -> None:
+    """Medians of what each round says of itself: the machine may differ from one round to the next."""
+    assert not sum(result["refused"] for each in rounds for result in each.values())
+    _say(f"\n{title}: medians of {len(rounds)} rounds, {ground.CONNECTIONS} connections")
+    for name in rounds[0]:
+        per_second, p50, p99 = (_median(rounds, name, what) for what in ("per_second", "p50_ms", "p99_ms"))
+        _say(f"  {name:<8} {per_second:8.0f} acks/s   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms")
+    ratios = {
+        "acks/s, service / no-op": [r["service"]["per_second"] / r["noop"]["per_second"] for r in rounds],
+        "acks/s, service / plain": [r["service"]["per_second"] / r["plain"]["per_second"] for r in rounds],
+        "p99, service / no-op": [r["service"]["p99_ms"] / r["noop"]["p99_ms"] for r in rounds],
+    }
+    for what, values in ratios.items():
+        _say(f"  {what:<26} {statistics.median(values):6.2f}   ({min(values):.2f} to {max(values):.2f})")
+
+
+def _median(rounds: list[dict[str, dict[str, Any]]], name: str, what: str) -> float:
+    return float(statistics.median(each[name][what] for each in rounds))
+
+
+async def _costs(url: str, server: Server, count: int) -> dict[str, float]:
+    """Statements and WAL bytes per event, at full load."""
+    connection = await asyncpg.connect(url)
+    try:
+        before = await connection.fetchrow(MEASURED)
+        await asyncio.to_thread(ground.load, server, count, ground.fresh_salt())
+        after = await connection.fetchrow(MEASURED)
+    finally:
+        await connection.close()
+    return {
+        "statements": (after["calls"] - before["calls"]) / count,
+        "wal": float(after["wal"] - before["wal"]) / count,
+        "megabytes": ground.resident_megabytes(server),
+    }
+
+
+MEASURED = """
+    SELECT (SELECT sum(calls) FROM pg_stat_statements) AS calls, pg_current_wal_lsn() - '0/0'::pg_lsn AS wal
+"""
+
+
+def _say_costs(costs: dict[str, float]) -> None:
+    _say(f"  SQL statements per event   {costs['statements']:6.3f}")
+    _say(f"  WAL bytes per event        {costs['wal']:6.0f}")
+    _say(f"  memory of the process      {costs['megabytes']:6.0f} MB")
+
+
+async def _fill(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(FILL_INSTALLATIONS.replace("$1", str(INSTALLATIONS)))
+        step = 100_000
+        for start in range(1, EVENTS, step):
+            await connection.execute(
+                FILL_EVENTS.replace("$1", str(start)).replace("$2", str(start + step - 1)), timeout=300
+            )
+        await connection.execute("VACUUM ANALYZE", timeout=300)
+        await connection.execute("CHECKPOINT", timeout=300)
+    finally:
+        await connection.close()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--full", action="store_true", help="again with a full house")
+    return parser.parse_args()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
