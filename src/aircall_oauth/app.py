@@ -1,0 +1,142 @@
+"""The web process: its doors, how it answers errors, and its documentation."""
+
+import importlib.util
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from aircall_oauth import openapi
+from aircall_oauth.edge import Edge
+from aircall_oauth.errors import (
+    AppError,
+    FlowError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    ParametersInvalid,
+    TryAgainLater,
+)
+from aircall_oauth.events import receiver
+from aircall_oauth.events.bell import hang_bell
+from aircall_oauth.events.inbox import open_inbox
+from aircall_oauth.installations import pages
+from aircall_oauth.installations import routes as installations
+from aircall_oauth.problems import MEDIA_TYPE, headers, problem
+from aircall_oauth.resources import Resources
+
+BROWSER_DOORS = "/aircall/oauth/"
+DOCS_ASSETS = "/docs/assets"
+
+Opener = Callable[[], AbstractAsyncContextManager[Resources]]
+
+
+class App(FastAPI):
+    """The application. An event does not go through the framework and its middleware, only past them."""
+
+    receiver = receiver.Receiver()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == receiver.PATH and scope["method"] == "POST":
+            scope["app"] = self
+            await self.receiver(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(open_resources: Opener) -> FastAPI:
+    """The application; what it needs is opened when it starts and closed when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with (
+            open_resources() as resources,
+            open_inbox(resources.database) as inbox,
+            hang_bell(resources.database, inbox.committed) as bell,
+        ):
+            app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
+            yield
+
+    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for router in openapi.DOORS:
+        app.include_router(router)
+    app.router.routes.append(Route(receiver.PATH, App.receiver, methods=["POST"], name="receive_event"))
+    app.add_middleware(Edge, on_error=_answer_error)
+    app.add_exception_handler(AppError, _on_app_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    _serve_docs(app)
+    return app
+
+
+async def _on_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    return _answer_error(request, error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    if _is_browser(request):
+        return _answer_error(request, ParametersInvalid())
+    # Where and why, and never the value: it may be a secret in the wrong place.
+    faults = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+    return _answer_error(request, InvalidRequest("; ".join(faults)))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = {"allow": (error.headers or {}).get("Allow", "GET")} if error.status_code == 405 else {}
+    if _is_browser(request):
+        return HTMLResponse(pages.nothing_here(), error.status_code, headers=pages.HEADERS | allowed)
+    known = {404: NotFound, 405: MethodNotAllowed}
+    return _answer_error(request, known.get(error.status_code, InvalidRequest)(), allowed)
+
+
+def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
+    if _is_browser(request):
+        shown = _as_ending(error)
+        settings = request.app.state.resources.settings
+        return installations.ending_page(shown, install_url=f"{settings.public_url}/aircall/oauth/install")
+    body = problem(error, request.scope.get("request_id"))
+    return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
+
+
+def _as_ending(error: AppError) -> AppError:
+    """The ending a browser is shown for an error that is none of the flow's own."""
+    if isinstance(error, FlowError):
+        return error
+    if error.status < 500:
+        return ParametersInvalid()
+    return TryAgainLater() if error.status == 503 else error
+
+
+def _is_browser(request: Request) -> bool:
+    return request.url.path.startswith(BROWSER_DOORS)
+
+
+def _serve_docs(app: FastAPI) -> None:
+    """`/docs` with assets of our own: it works in a closed network, and asks nobody else."""
+    spec = importlib.util.find_spec("fastapi_offline")
+    assert spec is not None
+    assert spec.origin is not None
+    app.mount(DOCS_ASSETS, StaticFiles(directory=Path(spec.origin).parent / "static"))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=openapi.TITLE,
+            swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{DOCS_ASSETS}/favicon.png",
+        )
+
+    app.openapi = openapi.document  # type: ignore[method-assign]

@@ -1,0 +1,184 @@
+"""The front desk: the command line, and the one place where settings are read.
+
+Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from aircall_oauth import log
+from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
+from aircall_oauth.settings import Settings, parse_duration
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="aircall-oauth",
+    help="Holds a software company's connections to Aircall.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+keys_app = typer.Typer(help="API keys of the partner's systems.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="Do the worker's chores too.")] = False,
+) -> None:
+    """Run the web process."""
+    from aircall_oauth import processes
+
+    _run(lambda settings: processes.serve(settings, host=host, port=port, with_worker=with_worker))
+
+
+@app.command()
+def work() -> None:
+    """Run the worker's chores until told to stop."""
+    from aircall_oauth import processes
+
+    _run(processes.work)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date; safe to run from many pods at once."""
+    from aircall_oauth import database
+
+    _run(lambda settings: database.migrate(settings.database_url.get_secret_value()))
+    _say("The schema is up to date.")
+
+
+@app.command()
+def dev(
+    demo: Annotated[bool, typer.Option("--demo", help="Walk through once and exit 0 or 1.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 8000,
+    aircall_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pretend Aircall.")] = 8100,
+) -> None:
+    """Run everything on this machine, with a pretend Aircall and a PostgreSQL of its own."""
+    try:
+        from aircall_oauth.sandbox import dev as sandbox
+    except ModuleNotFoundError as error:
+        if error.name != "aircall_oauth.sandbox":
+            raise
+        _fail("The sandbox is not part of this installation; run it from a checkout with `make run`.")
+    raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port))
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scopes: Annotated[str, typer.Option(help="Scopes, separated by commas.")],
+    owner: Annotated[str | None, typer.Option(help="Bind the key to this owner.")] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it works, such as 90d.")] = None,
+) -> None:
+    """Make an API key and print it, this one time, alone on the last line."""
+    from aircall_oauth import keys
+
+    wanted = _scopes(scopes)
+    lifetime = None if expires is None else _usage(parse_duration, expires, "--expires")
+    secret = _with_resources(
+        lambda resources: keys.create(resources, name=name, scopes=wanted, owner=owner, lifetime=lifetime)
+    )
+    sys.stdout.write(f"{secret}\n")
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List the API keys; never the secrets."""
+    from aircall_oauth import keys
+    from aircall_oauth.models import now
+
+    table = Table("id", "name", "standing", "owner", "scopes", "created", "last used", box=None)
+    for key in _with_resources(keys.list_all):
+        used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
+        standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used)
+    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 500).print(table)
+
+
+@keys_app.command("revoke")
+def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its name.")]) -> None:
+    """Revoke an API key; the next request with it is refused."""
+    from aircall_oauth import keys
+
+    if not _with_resources(lambda resources: keys.revoke(resources, which)):
+        _fail("There is no active API key with this id or name.")
+    _say("Revoked.")
+
+
+def main() -> None:
+    """Entry point of the `aircall-oauth` command."""
+    app()
+
+
+def _run(command: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Run one command with the settings of the environment; one line and exit code 1 where it can't be done."""
+    try:
+        settings = Settings.load()
+        log.configure(settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(command(settings))
+    except SettingsInvalid as error:
+        _fail(error.detail)
+    except DatabaseAway as error:
+        _fail(f"{error.detail} ({_why(error)})")
+    except AppError as error:
+        _fail(error.detail.splitlines()[0])
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    from aircall_oauth.resources import open_resources
+
+    async def command(settings: Settings) -> T:
+        async with open_resources(settings) as resources:
+            return await work(resources)
+
+    return _run(command)
+
+
+def _scopes(text: str) -> list[Any]:
+    from aircall_oauth.models import Scope
+
+    try:
+        return list(dict.fromkeys(Scope(word.strip()) for word in text.split(",")))
+    except ValueError:
+        known = ", ".join(Scope)
+        raise typer.BadParameter(f"must be some of {known}", param_hint="--scopes") from None
+
+
+def _usage(read: Callable[[str], T], text: str, option: str) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _why(error: DatabaseAway) -> str:
+    from aircall_oauth import database
+
+    return database.reason(error)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _fail(reason: str) -> NoReturn:
+    _say(f"aircall-oauth: {reason}")
+    raise typer.Exit(1)

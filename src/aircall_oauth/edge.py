@@ -1,0 +1,69 @@
+"""Around every request: its id, its one log line, its size, and the last word when something broke."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aircall_oauth import log
+from aircall_oauth.errors import AppError, BodyTooLarge
+
+logger = log.get(__name__)
+
+MAX_BODY_BYTES = 1024 * 1024
+UNMATCHED = "(no door)"
+
+
+class Edge:
+    """Gives a request its id and writes its line: the path's template, and never a query string."""
+
+    def __init__(self, app: ASGIApp, on_error: Callable[[Request, AppError], Response]) -> None:
+        self._app = app
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["request_id"] = log.request_id(dict(scope["headers"]).get(b"x-request-id"))
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
+        started, status = time.perf_counter(), 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", scope["request_id"].encode()))
+            await send(message)
+
+        try:
+            _refuse_large(scope)
+            await self._app(scope, receive, noting)
+        except BodyTooLarge as error:
+            await self._on_error(Request(scope), error)(scope, receive, noting)
+        except Exception:
+            logger.exception("request failed")
+            if not status:
+                await self._on_error(Request(scope), AppError())(scope, receive, noting)
+        finally:
+            logger.info(
+                "request",
+                method=scope["method"],
+                path=_template(scope),
+                status=status,
+                ms=round((time.perf_counter() - started) * 1000, 1),
+            )
+
+
+def _refuse_large(scope: Scope) -> None:
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise BodyTooLarge
+
+
+def _template(scope: Scope) -> str:
+    return getattr(scope.get("route") or scope.get("endpoint"), "path", UNMATCHED)

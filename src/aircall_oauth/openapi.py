@@ -1,0 +1,75 @@
+"""The API as a document: what the framework knows of our doors, and what it does not.
+
+`python -m aircall_oauth.openapi > docs/openapi.json` brings the copy in the documentation up to date; a test compares.
+"""
+
+import json
+import sys
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from aircall_oauth import __version__, health
+from aircall_oauth.events import receiver
+from aircall_oauth.events import routes as events
+from aircall_oauth.installations import routes as installations
+from aircall_oauth.problems import Problem
+
+DOORS = (installations.browser, installations.api, events.api, health.router)
+TITLE = "aircall-oauth"
+DESCRIPTION = """
+Holds a software company's connections to Aircall: the OAuth flow, the sealed tokens, the webhooks, and every event.
+
+Errors of the `/v1` doors are `application/problem+json` with a stable `code`. Send an API key as
+`Authorization: Bearer <API key>`; `aircall-oauth keys create` makes one.
+"""
+TAGS = {
+    "Install flow": "For an admin's browser; answers are pages.",
+    "Webhook receiver": "For Aircall.",
+    "Installations": "For the partner's systems.",
+    "Events": "For the partner's systems: the log.",
+    "Operations": "For the platform.",
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """Every door with its parameters, answers and errors, as OpenAPI 3.1."""
+    doors = FastAPI(generate_unique_id_function=lambda route: route.name)
+    for router in DOORS:
+        doors.include_router(router)
+    schema = get_openapi(
+        title=TITLE,
+        version=__version__,
+        summary="The Aircall connections of a software company",
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/", "description": "This service"}],
+        routes=doors.routes,
+        tags=[{"name": name, "description": description} for name, description in TAGS.items()],
+    )
+    schema["paths"][receiver.PATH] = receiver.documentation()
+    schema["components"]["schemas"] |= {"Problem": Problem.model_json_schema(), "AircallEvent": receiver.SCHEMA}
+    _drop_framework_errors(schema)
+    return schema
+
+
+def _drop_framework_errors(schema: dict[str, Any]) -> None:
+    """The framework documents its own form of 422 where a door names none; ours answer 400 with a page there."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            answer = operation["responses"].get("422", {})
+            if "application/json" in answer.get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+
+
+def main() -> None:
+    sys.stdout.write(json.dumps(document(), indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

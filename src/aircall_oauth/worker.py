@@ -1,0 +1,64 @@
+"""The background process: a visible list of chores."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from aircall_oauth import log
+from aircall_oauth.errors import AppError
+from aircall_oauth.events import retention
+from aircall_oauth.installations import flow, upkeep
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+
+@dataclass(frozen=True)
+class Chore:
+    """A periodic piece of work; a failure of one run is logged and the next run comes as ever."""
+
+    name: str
+    work: Callable[[Resources], Awaitable[None]]
+    pause: timedelta
+
+
+CHORES = (
+    Chore("finish webhooks", upkeep.finish_webhooks, timedelta(seconds=2)),
+    Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
+    Chore("make days", retention.make_days, timedelta(hours=1)),
+    Chore("drop days", retention.drop_days, timedelta(minutes=10)),
+    Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
+)
+
+
+@asynccontextmanager
+async def working(resources: Resources) -> AsyncIterator[None]:
+    """All chores run while the block does; on leaving it what is under way is cancelled and waited for.
+
+    A chore cut short leaves nothing half done: what it had claimed falls due again when its lease is over.
+    """
+    tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _repeat(chore: Chore, resources: Resources) -> None:
+    while True:
+        await _run(chore, resources)
+        await asyncio.sleep(chore.pause.total_seconds())
+
+
+async def _run(chore: Chore, resources: Resources) -> None:
+    try:
+        await resources.require_ready()
+        await chore.work(resources)
+    except AppError as error:
+        logger.warning("chore put off", chore=chore.name, reason=error.detail)
+    except Exception:
+        logger.exception("chore failed", chore=chore.name)

@@ -1,0 +1,228 @@
+"""What ships in containers is what the service understands, and no tool that judges it has a complaint."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILE = ROOT / "Dockerfile"
+COMPOSE = ROOT / "docker-compose.yml"
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+KUSTOMIZATIONS = ["base", "overlays/example"]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+WORKLOADS = {"Deployment", "Job"}
+NO_RIGHTS = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+# In two parts, because this file is looked through as well.
+REGISTRY_HOSTS = [
+    ".".join(parts)
+    for parts in [
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("docker", "io"),
+        ("ghcr", "io"),
+        ("gcr", "io"),
+        ("quay", "io"),
+        ("registry", "k8s", "io"),
+        ("registry", "npmjs", "org"),
+        ("deb", "debian", "org"),
+    ]
+]
+
+
+@pytest.mark.deploy
+def test_hadolint_has_no_complaint_about_the_dockerfile() -> None:
+    _run(_tool("hadolint"), DOCKERFILE)
+
+
+@pytest.mark.deploy
+def test_the_compose_file_fits_the_compose_schema() -> None:
+    _run(_tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize("folder", KUSTOMIZATIONS)
+def test_the_manifests_render_and_fit_the_kubernetes_schemas(folder: str, tmp_path: Path) -> None:
+    kubectl, kubernetes_validate = _tool("kubectl"), _tool("kubernetes-validate")
+
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(_run(kubectl, "kustomize", KUBERNETES / folder))
+
+    _run(kubernetes_validate, "--strict", rendered)
+
+
+@pytest.mark.deploy
+def test_rendering_keeps_the_network_policy_to_our_pods() -> None:
+    documents = yaml.safe_load_all(_run(_tool("kubectl"), "kustomize", KUBERNETES / "overlays/example"))
+    policy = next(d for d in documents if d["kind"] == "NetworkPolicy")
+
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "aircall-oauth"}}
+    assert policy["spec"]["ingress"][1]["from"] == [{"podSelector": {}}]
+
+
+def test_every_variable_that_is_set_is_a_setting() -> None:
+    from aircall_oauth.settings import SECRETS_DIR, Settings, environment_name
+
+    known = {environment_name(field) for field in Settings.model_fields} | {SECRETS_DIR}
+    files = [DOCKERFILE, COMPOSE, *_manifest_files()]
+    used = {name for file in files for name in re.findall(r"\bAIRCALL_OAUTH_[A-Z_]*[A-Z]\b", file.read_text())}
+
+    assert used, "nothing was found: the pattern or the files are wrong"
+    assert set() == used - known
+
+
+def test_the_example_deployment_sets_every_required_setting() -> None:
+    from aircall_oauth.settings import Settings, environment_name
+
+    required = {environment_name(name) for name, f in Settings.model_fields.items() if f.is_required()}
+    secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text())["stringData"]
+    literals = yaml.safe_load((KUBERNETES / "overlays/example/kustomization.yaml").read_text())["configMapGenerator"][
+        0
+    ]["literals"]
+
+    assert required == set(secret) | {literal.split("=", 1)[0] for literal in literals}
+
+
+def test_no_manifest_carries_a_secret() -> None:
+    listed = [
+        resource
+        for folder in KUSTOMIZATIONS
+        for resource in yaml.safe_load((KUBERNETES / folder / "kustomization.yaml").read_text())["resources"]
+    ]
+
+    assert not [resource for resource in listed if "secret" in resource]
+    secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text())["stringData"]
+    assert all(value.startswith("REPLACE") for value in secret.values())
+
+
+def test_every_image_of_ours_has_this_version() -> None:
+    compose = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    images = [service["image"] for service in compose] + [c["image"] for _, _, c in _containers()]
+    overlay = yaml.safe_load((KUBERNETES / "overlays/example/kustomization.yaml").read_text())["images"]
+
+    assert all(":" in image and not image.endswith(":latest") for image in images)
+    ours = {image.partition(":")[2] for image in images if image.startswith("aircall-oauth:")}
+    assert {VERSION} == ours | {image["newTag"] for image in overlay}
+    assert f"ARG VERSION={VERSION}\n" in DOCKERFILE.read_text()
+
+
+def test_no_container_in_kubernetes_has_a_right_it_does_not_need() -> None:
+    for workload, pod, container in _containers():
+        assert container["securityContext"] == NO_RIGHTS, workload
+        assert pod["automountServiceAccountToken"] is False, workload
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, workload
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], workload
+        assert "memory" in container["resources"]["limits"], workload
+
+
+def test_no_container_in_compose_has_a_right_it_does_not_need() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    for name in ("migrate", "service"):
+        assert services[name]["read_only"] is True, name
+        assert services[name]["user"] == "10001:10001", name
+        assert "cap_add" not in services[name], name
+
+
+def test_no_pod_is_given_service_link_variables() -> None:
+    """They would be called AIRCALL_OAUTH_SERVICE_HOST and so on: names the service refuses to start with."""
+    assert all(pod["enableServiceLinks"] is False for _, pod, _ in _containers())
+
+
+def test_a_web_pod_is_given_time_to_finish() -> None:
+    pod, container = next((p, c) for name, p, c in _containers() if name == "aircall-oauth-web")
+
+    assert pod["terminationGracePeriodSeconds"] >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["startupProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_the_dockerfile_takes_the_whole_build_backend_from_the_lock() -> None:
+    wanted = re.search(r"keep = /\^\(([a-z0-9|-]+)\)==/", DOCKERFILE.read_text())
+
+    assert wanted
+    assert _with_dependencies("hatchling") == set(wanted[1].split("|"))
+
+
+def test_the_image_check_is_a_program_that_bash_can_read() -> None:
+    script = ROOT / "deploy" / "check-image"
+
+    assert os.access(script, os.X_OK)
+    _run("bash", "-n", script)
+
+
+def test_no_tracked_file_names_a_registry_host() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: there is no list of tracked files")
+    tracked = _run("git", "-C", ROOT, "ls-files", "-z").split("\0")
+
+    found = [
+        f"{name}: {host}"
+        for name in tracked
+        if (ROOT / name).is_file()
+        for host in REGISTRY_HOSTS
+        if host.encode() in (ROOT / name).read_bytes()
+    ]
+
+    assert found == []
+
+
+def _tool(name: str) -> str:
+    """A checker of the `ci` dependency group. A missing one fails in CI, and skips elsewhere."""
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if found:
+        return found
+    reason = f"{name} is not installed (it is in the ci dependency group)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{command[0]} said:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _manifest_files() -> list[Path]:
+    return sorted(KUBERNETES.rglob("*.yaml"))
+
+
+def _containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Workload name, pod and container, of every container there is."""
+    for file in _manifest_files():
+        for document in yaml.safe_load_all(file.read_text()):
+            if document["kind"] in WORKLOADS:
+                pod = document["spec"]["template"]["spec"]
+                for container in pod["containers"] + pod.get("initContainers", []):
+                    yield document["metadata"]["name"], pod, container
+
+
+def _with_dependencies(name: str) -> set[str]:
+    needed = [Requirement(text) for text in requires(name) or []]
+    names = [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return {name}.union(*(_with_dependencies(each) for each in names))
