@@ -59,9 +59,9 @@ migrate: setup ## bring the database of AIRCALL_OAUTH_DATABASE_URL up to date
 	@$(BIN)/aircall-oauth migrate
 
 lock: setup ## work the locks out anew from pyproject.toml (needs uv)
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev --group ci -c requirements-dev.lock -o requirements-ci.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml --group dev --group ci -c requirements-dev.lock -o requirements-ci.lock
 
 clean: ## remove what was installed and the sandbox's data
 	rm -rf $(VENV) .dev
