@@ -12,11 +12,13 @@ import asyncpg
 MADE_AHEAD = timedelta(days=7)
 LOCK = 0x6576656E742D64  # "event-d"
 LOCK_TIMEOUT = "1s"
+# Asked of the tables, not with `to_regclass`: that may remember what was missing before another process made it.
 DAYS = """
     SELECT to_char(day, 'YYYYMMDD') AS suffix, day::date AS day
     FROM generate_series(date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC'),
                          date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') + $1::interval, '1 day') AS day
-    WHERE to_regclass('event_' || to_char(day, 'YYYYMMDD')) IS NULL
+    WHERE 'event_' || to_char(day, 'YYYYMMDD') NOT IN (
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'event'::regclass)
 """
 PRESENT = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
