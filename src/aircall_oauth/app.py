@@ -59,7 +59,7 @@ def create_app(open_resources: Opener) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             open_resources() as resources,
-            open_inbox(resources.database) as inbox,
+            open_inbox(resources.database, resources.metrics) as inbox,
             hang_bell(resources.database, inbox.committed) as bell,
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
@@ -102,9 +102,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
     if _is_browser(request):
-        shown = _as_ending(error)
-        settings = request.app.state.resources.settings
-        return installations.ending_page(shown, install_url=f"{settings.public_url}/aircall/oauth/install")
+        shown, resources = _as_ending(error), request.app.state.resources
+        resources.metrics.install_ended(shown.code())
+        return installations.ending_page(shown, install_url=f"{resources.settings.public_url}/aircall/oauth/install")
     body = problem(error, request.scope.get("request_id"))
     return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
 

@@ -50,10 +50,14 @@ class Edge:
             if not status:
                 await self._on_error(Request(scope), AppError())(scope, receive, noting)
         finally:
+            path = _template(scope)
+            scope["app"].state.resources.metrics.requested(
+                method=scope["method"], path=path, status=status, started=started
+            )
             logger.info(
                 "request",
                 method=scope["method"],
-                path=_template(scope),
+                path=path,
                 status=status,
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )

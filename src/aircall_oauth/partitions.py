@@ -24,6 +24,13 @@ PRESENT = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'event'::regclass ORDER BY c.relname
 """
+# How many days from today on are there, today included, until the first one missing.
+DAYS_AHEAD = """
+    SELECT n::int FROM generate_series(0, 3650) AS n
+    WHERE 'event_' || to_char((clock_timestamp() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD') NOT IN (
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'event'::regclass)
+    ORDER BY n LIMIT 1
+"""
 
 
 async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEAD) -> int:
@@ -56,11 +63,7 @@ async def drop_older(connection: asyncpg.Connection, retention: timedelta) -> in
 
 async def days_ahead(connection: asyncpg.Connection) -> int:
     """How many days from today on are there, today included, until the first one missing."""
-    names = {row["relname"] for row in await connection.fetch(PRESENT)}
-    today: date = await connection.fetchval("SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date")
-    ahead = 0
-    while f"event_{today + timedelta(days=ahead):%Y%m%d}" in names:
-        ahead += 1
+    ahead: int = await connection.fetchval(DAYS_AHEAD)
     return ahead
 
 

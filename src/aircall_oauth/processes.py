@@ -1,13 +1,14 @@
-"""The two long-running processes: the web server, and the worker."""
+"""The two long-running processes: the web server, and the worker; and beside each, its metrics."""
 
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import uvicorn
+from prometheus_client import make_asgi_app
 
 from aircall_oauth import log, worker
 from aircall_oauth.app import App, create_app
@@ -19,12 +20,15 @@ logger = log.get(__name__)
 
 GRACEFUL_SECONDS = 20
 BACKLOG = 2048
+# Whoever scrapes comes from elsewhere, to each process by itself.
+EVERYWHERE = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
+METRICS_STOP_SECONDS = 1
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT: then no new connection, requests in flight are finished, resources closed."""
-    async with open_resources(settings) as resources:
+    async with open_resources(settings) as resources, _metrics_served(resources):
         opener = partial(_with_worker if with_worker else _alone, resources)
         server = Server(
             uvicorn.Config(
@@ -58,10 +62,57 @@ class Server(uvicorn.Server):
 
 async def work(settings: Settings) -> None:
     """Do the chores until SIGTERM or SIGINT."""
-    async with open_resources(settings) as resources, worker.working(resources):
+    async with open_resources(settings) as resources, _metrics_served(resources), worker.working(resources):
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _told_to_stop()
         logger.info("stopping")
+
+
+class MetricsServer(uvicorn.Server):
+    """Serves beside the process's real work, which decides when to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _metrics_served(resources: Resources) -> AsyncIterator[None]:
+    """`/metrics` on its own port while the block lasts."""
+    listener = _metrics_listener(resources.settings)
+    if listener is None:
+        yield
+        return
+    config = uvicorn.Config(
+        make_asgi_app(resources.metrics.registry),
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=METRICS_STOP_SECONDS,
+    )
+    server = MetricsServer(config)
+    with listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
+
+
+def _metrics_listener(settings: Settings) -> socket.socket | None:
+    """Only a port that was asked for is worth a refusal to start: two processes on one machine share the default."""
+    if settings.metrics_port == 0:
+        return None
+    try:
+        return _listening(EVERYWHERE, settings.metrics_port)
+    except StartRefused as error:
+        if "metrics_port" in settings.model_fields_set:
+            raise StartRefused(f"AIRCALL_OAUTH_METRICS_PORT: {error.detail}") from None
+        logger.warning("no metrics", reason=error.detail)
+        return None
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -70,6 +121,9 @@ def _listening(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":
+            # Everywhere means IPv4 too, whatever this machine's default is.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:

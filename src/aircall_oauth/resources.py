@@ -11,6 +11,7 @@ from aircall_oauth import partitions
 from aircall_oauth.aircall.client import Aircall
 from aircall_oauth.database import Database, newest_schema_version
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
+from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.settings import Settings
 from aircall_oauth.vault import Place, Vault
@@ -30,6 +31,7 @@ class Resources:
     database: Database
     vault: Vault
     aircall: Aircall
+    metrics: Metrics
     _checked: bool = field(default=False, init=False)
 
     @property
@@ -83,7 +85,7 @@ async def open_resources(
         redirect_uri=settings.redirect_uri,
         transport=aircall_transport,
     )
-    resources = Resources(settings, database, Vault.of(settings), aircall)
+    resources = Resources(settings, database, Vault.of(settings), aircall, Metrics())
     try:
         with suppress(DatabaseAway, NotReady):
             await resources.require_ready()

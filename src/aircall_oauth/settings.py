@@ -174,7 +174,9 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
     ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
-    metrics_port: int = Field(9090, ge=0, le=65535, description="0 = off")
+    metrics_port: int = Field(
+        9090, ge=0, le=65535, description="port of `/metrics`, on every address of the machine; 0 = off"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")
 
