@@ -44,6 +44,7 @@ def environment_for(database_url: str, **changes: str) -> dict[str, str]:
         "API_URL": f"{AIRCALL_URL}/v1",
         "SUCCESS_URL": f"{AIRCALL_URL}/oauth/success",
         "METRICS_PORT": "0",
+        "DRAIN": "0s",
     }
     return {f"AIRCALL_OAUTH_{name}": value for name, value in (names | changes).items()}
 
@@ -189,7 +190,7 @@ async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
         connections.add(task)
         with suppress(OSError, asyncio.CancelledError):
             server_reader, server_writer = await asyncio.open_unix_connection(socket_path)
-            await asyncio.gather(_pass_on(reader, server_writer), _pass_on(server_reader, writer))
+            await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
 
     server = await asyncio.start_server(join, "127.0.0.1", port)
     try:
@@ -201,7 +202,7 @@ async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
         await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while chunk := await reader.read(65536):
             writer.write(chunk)

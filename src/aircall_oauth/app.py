@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
 from aircall_oauth.edge import Edge
@@ -45,6 +45,8 @@ class App(FastAPI):
     receiver = receiver.Receiver()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.state.resources.leaving:
+            send = _last_on_its_connection(send)
         if scope["type"] == "http" and scope["path"] == receiver.PATH and scope["method"] == "POST":
             scope["app"] = self
             await self.receiver(scope, receive, send)
@@ -75,6 +77,17 @@ def create_app(open_resources: Opener) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_exception)
     _serve_docs(app)
     return app
+
+
+def _last_on_its_connection(send: Send) -> Send:
+    """Who keeps connections finds another process now, not when this one hangs up."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return closing
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:

@@ -4,8 +4,9 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from prometheus_client import make_asgi_app
@@ -27,7 +28,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
-    """Serve until SIGTERM or SIGINT: then no new connection, requests in flight are finished, resources closed."""
+    """Serve until SIGTERM or SIGINT: then not ready any more, no new connection, what is in flight is finished."""
     async with open_resources(settings) as resources, _metrics_served(resources):
         opener = partial(_with_worker if with_worker else _alone, resources)
         server = Server(
@@ -40,7 +41,8 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=GRACEFUL_SECONDS,
-            )
+            ),
+            resources,
         )
         with _listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
@@ -51,13 +53,35 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
 
 
 class Server(uvicorn.Server):
-    """Sends readers that wait home before it waits for its connections to end."""
+    """Leaves in order: it is not ready any more, then closed, then readers that wait are sent home."""
+
+    def __init__(self, config: uvicorn.Config, resources: Resources) -> None:
+        super().__init__(config)
+        self._resources = resources
+        self._loop = asyncio.get_running_loop()
+        self._hurry = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Ctrl-C and a second signal mean now.
+        if self.should_exit or sig == signal.SIGINT:
+            self._loop.call_soon_threadsafe(self._hurry.set)
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain()
         app = self.config.app
         assert isinstance(app, App)
         app.state.bell.stop()
         await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        """Serve on until those who send requests have seen that this process is not ready any more."""
+        self._resources.leaving = True
+        seconds = self._resources.settings.drain.total_seconds()
+        logger.info("leaving", drain_seconds=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
 
 async def work(settings: Settings) -> None:

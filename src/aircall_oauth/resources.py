@@ -32,6 +32,7 @@ class Resources:
     vault: Vault
     aircall: Aircall
     metrics: Metrics
+    leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
 
     @property
