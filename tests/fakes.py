@@ -129,7 +129,7 @@ class Service:
 
 
 @asynccontextmanager
-async def run_service(settings: Settings) -> AsyncIterator[Service]:
+async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIterator[Service]:
     """The service and its pretend Aircall, each reaching the other's doors without a network."""
     aircall = PretendAircall(
         client_id=CLIENT_ID,
@@ -140,7 +140,7 @@ async def run_service(settings: Settings) -> AsyncIterator[Service]:
         transport=ToApp(),
     )
     to_aircall = httpx.ASGITransport(create_aircall_app(aircall))
-    async with open_resources(settings, aircall_transport=to_aircall) as resources:
+    async with open_resources(settings, aircall_transport=to_aircall, span_exporter=span_exporter) as resources:
         app = create_app(lambda: _already_open(resources))
         ToApp.app = app
         browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)

@@ -41,6 +41,7 @@ WRONG = {
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "aircall_rate_per_minute": CANARY,
     "metrics_port": f"{CANARY}",
+    "traces": CANARY,
     "drain": CANARY,
     "log_level": CANARY,
     "log_format": CANARY,

@@ -9,13 +9,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
-from aircall_oauth.edge import Edge
+from aircall_oauth.edge import Edge, in_a_span
 from aircall_oauth.errors import (
     AppError,
     FlowError,
@@ -36,6 +37,9 @@ from aircall_oauth.resources import Resources
 BROWSER_DOORS = "/aircall/oauth/"
 DOCS_ASSETS = "/docs/assets"
 
+# The framework's own would export query strings and what errors said, wherever the environment tells it to.
+NO_TELEMETRY_BUT_OURS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
 Opener = Callable[[], AbstractAsyncContextManager[Resources]]
 
 
@@ -45,10 +49,20 @@ class App(FastAPI):
     receiver = receiver.Receiver()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.state.resources.leaving:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        resources: Resources = self.state.resources
+        if resources.leaving:
             send = _last_on_its_connection(send)
-        if scope["type"] == "http" and scope["path"] == receiver.PATH and scope["method"] == "POST":
-            scope["app"] = self
+        if resources.tracing is None:
+            await self._answer(scope, receive, send)
+        else:
+            await in_a_span(resources.tracing, self._answer, scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == receiver.PATH and scope["method"] == "POST":
+            scope["app"], scope["endpoint"] = self, self.receiver
             await self.receiver(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -67,7 +81,7 @@ def create_app(open_resources: Opener) -> FastAPI:
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
             yield
 
-    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)
     for router in openapi.DOORS:
         app.include_router(router)
     app.router.routes.append(Route(receiver.PATH, App.receiver, methods=["POST"], name="receive_event"))

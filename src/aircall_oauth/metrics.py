@@ -73,7 +73,7 @@ class Metrics:
 
     def requested(self, *, method: str, path: str, status: int, started: float) -> None:
         """A request was answered; `path` is its template, `started` is of `time.perf_counter`."""
-        known = method if method in METHODS else OTHER_METHOD
+        known = method_label(method)
         self._requests.labels(path, known, status).inc()
         self._request_seconds.labels(path, known).observe(time.perf_counter() - started)
 
@@ -188,6 +188,11 @@ class Metrics:
         )
         self._measured = _Measured()
         registry.register(self._measured)
+
+
+def method_label(method: str) -> str:
+    """A request's method, if it is one of HTTP's."""
+    return method if method in METHODS else OTHER_METHOD
 
 
 class _Measured(Collector):

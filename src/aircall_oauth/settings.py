@@ -181,6 +181,11 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         9090, ge=0, le=65535, description="port of `/metrics`, on every address of the machine; 0 = off"
     )
+    traces: bool = Field(
+        False,
+        description="export traces with OpenTelemetry (needs the extra `otel`); where to is said by "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT`",
+    )
     drain: Annotated[timedelta, BeforeValidator(_drain)] = Field(
         timedelta(seconds=5),
         le=timedelta(minutes=5),
