@@ -78,6 +78,8 @@ class Server(uvicorn.Server):
         """Serve on until those who send requests have seen that this process is not ready any more."""
         self._resources.leaving = True
         seconds = self._resources.settings.drain.total_seconds()
+        if not seconds:
+            return
         logger.info("leaving", drain_seconds=seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
