@@ -31,6 +31,7 @@ SETTINGS = {
     "SECRET_KEYS": "bench:" + "a" * 43 + "=",
     "FINGERPRINT_KEY": "b" * 43 + "=",
     "METRICS_PORT": "0",
+    "DRAIN": "0s",
 }
 
 

@@ -44,6 +44,7 @@ def environment_for(database_url: str, **changes: str) -> dict[str, str]:
         "API_URL": f"{AIRCALL_URL}/v1",
         "SUCCESS_URL": f"{AIRCALL_URL}/oauth/success",
         "METRICS_PORT": "0",
+        "DRAIN": "0s",
     }
     return {f"AIRCALL_OAUTH_{name}": value for name, value in (names | changes).items()}
 
@@ -128,7 +129,7 @@ class Service:
 
 
 @asynccontextmanager
-async def run_service(settings: Settings) -> AsyncIterator[Service]:
+async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIterator[Service]:
     """The service and its pretend Aircall, each reaching the other's doors without a network."""
     aircall = PretendAircall(
         client_id=CLIENT_ID,
@@ -139,7 +140,7 @@ async def run_service(settings: Settings) -> AsyncIterator[Service]:
         transport=ToApp(),
     )
     to_aircall = httpx.ASGITransport(create_aircall_app(aircall))
-    async with open_resources(settings, aircall_transport=to_aircall) as resources:
+    async with open_resources(settings, aircall_transport=to_aircall, span_exporter=span_exporter) as resources:
         app = create_app(lambda: _already_open(resources))
         ToApp.app = app
         browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
@@ -189,7 +190,7 @@ async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
         connections.add(task)
         with suppress(OSError, asyncio.CancelledError):
             server_reader, server_writer = await asyncio.open_unix_connection(socket_path)
-            await asyncio.gather(_pass_on(reader, server_writer), _pass_on(server_reader, writer))
+            await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
 
     server = await asyncio.start_server(join, "127.0.0.1", port)
     try:
@@ -201,7 +202,7 @@ async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
         await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while chunk := await reader.read(65536):
             writer.write(chunk)

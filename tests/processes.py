@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 
 import asyncpg
 import httpx
+from aiohttp import web
 
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.fakes import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
@@ -228,3 +229,24 @@ async def durable_postgres(folder: Path) -> AsyncIterator[Postgres]:
         yield server
     finally:
         await asyncio.to_thread(server.stop)
+
+
+@asynccontextmanager
+async def collector() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """What OpenTelemetry exports to: its address, and every body it was sent."""
+    received: list[bytes] = []
+
+    async def take(request: web.Request) -> web.Response:
+        received.append(await request.read())
+        return web.Response(content_type="application/x-protobuf")
+
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_post("/{signal:.*}", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield f"http://127.0.0.1:{port}", received
+    finally:
+        await runner.cleanup()

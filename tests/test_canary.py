@@ -14,7 +14,7 @@ import pytest
 
 from aircall_oauth.vault import Vault
 from tests.fakes import CLIENT_SECRET, FINGERPRINT_KEY, SECRET_KEY, run_command
-from tests.processes import World, a_client, eventually, world
+from tests.processes import World, a_client, collector, eventually, world
 
 FAULTS = {
     "oauth/token": ("drop_request", "drop_reply", "error_500", "html", "huge", "status_429"),
@@ -188,7 +188,11 @@ async def dump(it: World) -> str:
 
 
 async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> None:
-    async with world(tmp_path, database_url, LOG_LEVEL="debug", PKCE="true") as it:
+    async with (
+        collector() as (collector_url, exported),
+        world(tmp_path, database_url, LOG_LEVEL="debug", PKCE="true", TRACES="true") as it,
+    ):
+        it.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector_url
         service = await it.start_service("--with-worker")
         await it.control("settings", rate_per_minute=10_000)
         canary = Canary(it)
@@ -203,7 +207,12 @@ async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> 
         service.tell(signal.SIGTERM)
         await service.ended()
 
-        left = {"log": service.said(), "answers": "\n".join(canary.answers), "tables": await dump(it)}
+        left = {
+            "log": service.said(),
+            "answers": "\n".join(canary.answers),
+            "tables": await dump(it),
+            "traces": "\n".join(body.decode("latin-1") for body in exported),
+        }
 
     assert {where: found(canary.secrets, text) for where, text in left.items()} == {where: [] for where in left}
     met = {re.sub(r" \d+$", "", name) for name in canary.secrets}
@@ -211,5 +220,6 @@ async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> 
     assert '"event": "install ended"' in left["log"]
     assert "Traceback" in left["log"]
     assert "Northwind Demo Ltd" in left["tables"]
-    assert STRANGER not in left["log"] + left["answers"] + left["tables"]
+    assert "GET /aircall/oauth/callback" in left["traces"]
+    assert STRANGER not in "".join(left.values())
     assert all(json.loads(line) for line in left["log"].splitlines())

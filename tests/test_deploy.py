@@ -153,9 +153,16 @@ def test_no_pod_is_given_service_link_variables() -> None:
 
 
 def test_a_web_pod_is_given_time_to_finish() -> None:
-    pod, container = next((p, c) for name, p, c in _containers() if name == "aircall-oauth-web")
+    from aircall_oauth.processes import GRACEFUL_SECONDS
+    from aircall_oauth.settings import parse_duration
 
-    assert pod["terminationGracePeriodSeconds"] >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30
+    pod, container = next((p, c) for name, p, c in _containers() if name == "aircall-oauth-web")
+    base = yaml.safe_load((KUBERNETES / "base/kustomization.yaml").read_text())
+    set_for_all = dict(literal.split("=", 1) for literal in base["configMapGenerator"][0]["literals"])
+    drain = parse_duration(set_for_all["AIRCALL_OAUTH_DRAIN"]).total_seconds()
+
+    assert pod["terminationGracePeriodSeconds"] >= drain + GRACEFUL_SECONDS + 10
+    assert "lifecycle" not in container, "the service drains by itself"
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["startupProbe"]["httpGet"]["path"] == "/readyz"

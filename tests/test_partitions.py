@@ -1,5 +1,6 @@
 """The log's days: no event is refused because one is missing, and old ones go."""
 
+import asyncio
 import json
 from datetime import timedelta
 
@@ -47,6 +48,21 @@ async def test_a_service_that_starts_has_a_week_of_days(service: Service) -> Non
     await service.install()
 
     assert len(await all_days(service)) == 8
+
+
+async def test_processes_that_start_at_once_make_each_day_once(service: Service) -> None:
+    url = service.settings.database_url.get_secret_value()
+    starting = [await asyncpg.connect(url) for _ in range(8)]
+    try:
+        for _ in range(10):
+            await drop_all_days(service)
+
+            made = await asyncio.gather(*(partitions.ensure(connection) for connection in starting))
+
+            assert sum(made) == len(await all_days(service)) == 8
+    finally:
+        for connection in starting:
+            await connection.close()
 
 
 async def test_an_event_whose_day_is_missing_makes_it(service: Service) -> None:

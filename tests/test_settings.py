@@ -41,6 +41,8 @@ WRONG = {
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "aircall_rate_per_minute": CANARY,
     "metrics_port": f"{CANARY}",
+    "traces": CANARY,
+    "drain": CANARY,
     "log_level": CANARY,
     "log_format": CANARY,
 }
@@ -313,9 +315,21 @@ def test_a_duration_has_a_number_and_a_unit(environment: pytest.MonkeyPatch, dur
     assert problem_with("event_retention") == " must look like 30d, 12h, 45m or 90s"
 
 
+def test_there_may_be_no_time_to_drain(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AIRCALL_OAUTH_DRAIN", "0s")
+
+    assert Settings.load().drain == timedelta(0)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("METRICS_PORT", "65536"), ("METRICS_PORT", "-1"), ("AIRCALL_RATE_PER_MINUTE", "0"), ("WEBHOOK_NAME", "")],
+    [
+        ("METRICS_PORT", "65536"),
+        ("METRICS_PORT", "-1"),
+        ("DRAIN", "6m"),
+        ("AIRCALL_RATE_PER_MINUTE", "0"),
+        ("WEBHOOK_NAME", ""),
+    ],
 )
 def test_numbers_and_names_have_bounds(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
     environment.setenv(f"AIRCALL_OAUTH_{name}", value)

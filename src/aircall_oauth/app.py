@@ -9,13 +9,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
-from aircall_oauth.edge import Edge
+from aircall_oauth.edge import Edge, in_a_span
 from aircall_oauth.errors import (
     AppError,
     FlowError,
@@ -36,6 +37,9 @@ from aircall_oauth.resources import Resources
 BROWSER_DOORS = "/aircall/oauth/"
 DOCS_ASSETS = "/docs/assets"
 
+# The framework's own would export query strings and what errors said, wherever the environment tells it to.
+NO_TELEMETRY_BUT_OURS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
 Opener = Callable[[], AbstractAsyncContextManager[Resources]]
 
 
@@ -45,8 +49,20 @@ class App(FastAPI):
     receiver = receiver.Receiver()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == receiver.PATH and scope["method"] == "POST":
-            scope["app"] = self
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        resources: Resources = self.state.resources
+        if resources.leaving:
+            send = _last_on_its_connection(send)
+        if resources.tracing is None:
+            await self._answer(scope, receive, send)
+        else:
+            await in_a_span(resources.tracing, self._answer, scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == receiver.PATH and scope["method"] == "POST":
+            scope["app"], scope["endpoint"] = self, self.receiver
             await self.receiver(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -59,13 +75,13 @@ def create_app(open_resources: Opener) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             open_resources() as resources,
-            open_inbox(resources.database) as inbox,
+            open_inbox(resources.database, resources.metrics) as inbox,
             hang_bell(resources.database, inbox.committed) as bell,
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
             yield
 
-    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)
     for router in openapi.DOORS:
         app.include_router(router)
     app.router.routes.append(Route(receiver.PATH, App.receiver, methods=["POST"], name="receive_event"))
@@ -75,6 +91,17 @@ def create_app(open_resources: Opener) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_exception)
     _serve_docs(app)
     return app
+
+
+def _last_on_its_connection(send: Send) -> Send:
+    """Who keeps connections finds another process now, not when this one hangs up."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return closing
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:
@@ -102,9 +129,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
     if _is_browser(request):
-        shown = _as_ending(error)
-        settings = request.app.state.resources.settings
-        return installations.ending_page(shown, install_url=f"{settings.public_url}/aircall/oauth/install")
+        shown, resources = _as_ending(error), request.app.state.resources
+        resources.metrics.install_ended(shown.code())
+        return installations.ending_page(shown, install_url=f"{resources.settings.public_url}/aircall/oauth/install")
     body = problem(error, request.scope.get("request_id"))
     return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
 

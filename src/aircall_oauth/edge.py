@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 
 import structlog
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth import log
 from aircall_oauth.errors import AppError, BodyTooLarge
+from aircall_oauth.tracing import Tracing
 
 logger = log.get(__name__)
 
@@ -50,13 +52,34 @@ class Edge:
             if not status:
                 await self._on_error(Request(scope), AppError())(scope, receive, noting)
         finally:
+            path = _template(scope)
+            scope["app"].state.resources.metrics.requested(
+                method=scope["method"], path=path, status=status, started=started
+            )
             logger.info(
                 "request",
                 method=scope["method"],
-                path=_template(scope),
+                path=path,
                 status=status,
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
+
+
+async def in_a_span(tracing: Tracing, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request inside its span."""
+    status = 0
+
+    async def noting(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    with tracing.request(method=scope["method"], path=scope["path"], headers=Headers(scope=scope)) as span:
+        try:
+            await app(scope, receive, noting)
+        finally:
+            span.answered(template=_template(scope), status=status)
 
 
 def _refuse_large(scope: Scope) -> None:

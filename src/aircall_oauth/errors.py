@@ -23,7 +23,7 @@
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
-        └── NotReady
+        └── NotReady · Leaving
 
 A class's name is its stable `code`, its docstring the message, its `status` the HTTP status.
 No message ever carries a secret, a code, a token or a body.
@@ -282,3 +282,7 @@ class InboxFull(Unavailable):
 
 class NotReady(Unavailable):
     """The service is not ready yet; try again."""
+
+
+class Leaving(Unavailable):
+    """The process is about to stop; another one takes over."""

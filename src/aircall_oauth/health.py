@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter
 
 from aircall_oauth.deps import ResourcesDep
-from aircall_oauth.errors import NotReady
+from aircall_oauth.errors import Leaving, NotReady
 from aircall_oauth.problems import problems
 
 router = APIRouter(tags=["Operations"])
@@ -21,7 +21,9 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", summary="Can it serve?", responses=problems(503))
 async def readyz(resources: ResourcesDep) -> dict[str, str]:
-    """Database reachable, schema current, keys fit."""
+    """Database reachable, schema current, keys fit; and not about to stop."""
+    if resources.leaving:
+        raise Leaving
     try:
         async with asyncio.timeout(PING_SECONDS):
             await resources.require_ready()

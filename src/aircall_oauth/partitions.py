@@ -12,15 +12,24 @@ import asyncpg
 MADE_AHEAD = timedelta(days=7)
 LOCK = 0x6576656E742D64  # "event-d"
 LOCK_TIMEOUT = "1s"
+# Asked of the tables, not with `to_regclass`: that may remember what was missing before another process made it.
 DAYS = """
     SELECT to_char(day, 'YYYYMMDD') AS suffix, day::date AS day
     FROM generate_series(date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC'),
                          date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') + $1::interval, '1 day') AS day
-    WHERE to_regclass('event_' || to_char(day, 'YYYYMMDD')) IS NULL
+    WHERE 'event_' || to_char(day, 'YYYYMMDD') NOT IN (
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'event'::regclass)
 """
 PRESENT = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'event'::regclass ORDER BY c.relname
+"""
+# How many days from today on are there, today included, until the first one missing.
+DAYS_AHEAD = """
+    SELECT n::int FROM generate_series(0, 3650) AS n
+    WHERE 'event_' || to_char((clock_timestamp() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD') NOT IN (
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'event'::regclass)
+    ORDER BY n LIMIT 1
 """
 
 
@@ -54,11 +63,7 @@ async def drop_older(connection: asyncpg.Connection, retention: timedelta) -> in
 
 async def days_ahead(connection: asyncpg.Connection) -> int:
     """How many days from today on are there, today included, until the first one missing."""
-    names = {row["relname"] for row in await connection.fetch(PRESENT)}
-    today: date = await connection.fetchval("SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date")
-    ahead = 0
-    while f"event_{today + timedelta(days=ahead):%Y%m%d}" in names:
-        ahead += 1
+    ahead: int = await connection.fetchval(DAYS_AHEAD)
     return ahead
 
 

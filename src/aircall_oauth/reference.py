@@ -1,4 +1,4 @@
-"""The settings as documents: the table in `docs/operations.md`, and `.env.example`.
+"""The settings and metrics as documents: the tables in `docs/operations.md`, and `.env.example`.
 
 `python -m aircall_oauth.reference --write` brings both up to date in a checkout; tests check that they are.
 """
@@ -13,12 +13,14 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from aircall_oauth.metrics import PREFIX, Measurement, Metrics
 from aircall_oauth.settings import DURATION_UNITS, SECRETS_DIR, Settings, environment_name
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "docs" / "operations.md"
 ENV_EXAMPLE = ROOT / ".env.example"
-TABLE_BLOCK = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
+SETTINGS_BLOCK = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
+METRICS_BLOCK = re.compile(r"(?<=<!-- metrics -->\n).*?(?=<!-- /metrics -->)", re.DOTALL)
 SECRETS_DIR_MEANING = "folder of mounted files, each named like a setting; the environment goes before them"
 COMMENT_WIDTH = 110
 
@@ -50,6 +52,18 @@ def settings_table() -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
+def metrics_table() -> str:
+    """Every metric of our own with its kind and meaning, as a Markdown table."""
+    metrics = Metrics()
+    metrics.measured(Measurement({}, {}, 0.0, 0, 0))
+    rows = [("metric", "kind", "meaning"), ("---", "---", "---")]
+    for family in metrics.registry.collect():
+        if family.name.startswith(PREFIX):
+            name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+            rows.append((f"`{name}`", family.type, family.documentation))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
 def env_example() -> str:
     """An environment file with every setting: the required ones blank, the others commented out."""
     blocks = [ENV_HEAD]
@@ -61,8 +75,9 @@ def env_example() -> str:
 
 
 def operations_page(page: str) -> str:
-    """The page with the table brought up to date."""
-    return TABLE_BLOCK.sub(lambda _: settings_table(), page)
+    """The page with its tables brought up to date."""
+    page = SETTINGS_BLOCK.sub(lambda _: settings_table(), page)
+    return METRICS_BLOCK.sub(lambda _: metrics_table(), page)
 
 
 def _settings() -> list[tuple[str, FieldInfo]]:

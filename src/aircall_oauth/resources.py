@@ -1,8 +1,10 @@
 """What a process opens at start and closes at stop. The only builder: web, worker, command line and tests use it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 from sqlalchemy import text
@@ -11,8 +13,10 @@ from aircall_oauth import partitions
 from aircall_oauth.aircall.client import Aircall
 from aircall_oauth.database import Database, newest_schema_version
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
+from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.settings import Settings
+from aircall_oauth.tracing import Tracing, open_tracing
 from aircall_oauth.vault import Place, Vault
 
 ONE_ROW_PER_KEY = text("""
@@ -30,6 +34,9 @@ class Resources:
     database: Database
     vault: Vault
     aircall: Aircall
+    metrics: Metrics
+    tracing: Tracing | None
+    leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
 
     @property
@@ -69,12 +76,15 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(
-    settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None, span_exporter: Any = None
 ) -> AsyncIterator[Resources]:
     """Open what a process needs; refuses to start (`KeysUnfit`) where the keys do not fit the database.
 
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """
+    tracing = open_tracing(span_exporter) if settings.traces else None
+    if tracing is not None:
+        aircall_transport = tracing.watched(aircall_transport or httpx.AsyncHTTPTransport(trust_env=False))
     database = Database(settings.database_url.get_secret_value())
     aircall = Aircall(
         api_url=settings.api_url,
@@ -83,7 +93,7 @@ async def open_resources(
         redirect_uri=settings.redirect_uri,
         transport=aircall_transport,
     )
-    resources = Resources(settings, database, Vault.of(settings), aircall)
+    resources = Resources(settings, database, Vault.of(settings), aircall, Metrics(), tracing)
     try:
         with suppress(DatabaseAway, NotReady):
             await resources.require_ready()
@@ -91,3 +101,5 @@ async def open_resources(
     finally:
         await aircall.close()
         await database.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)

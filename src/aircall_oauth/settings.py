@@ -104,6 +104,10 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
 
 
+def _drain(value: Any) -> Any:
+    return timedelta(0) if value == "0s" else parse_duration(value) if isinstance(value, str) else value
+
+
 def _ip_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
@@ -174,7 +178,19 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
     ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
-    metrics_port: int = Field(9090, ge=0, le=65535, description="0 = off")
+    metrics_port: int = Field(
+        9090, ge=0, le=65535, description="port of `/metrics`, on every address of the machine; 0 = off"
+    )
+    traces: bool = Field(
+        False,
+        description="export traces with OpenTelemetry (needs the extra `otel`); where to is said by "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT`",
+    )
+    drain: Annotated[timedelta, BeforeValidator(_drain)] = Field(
+        timedelta(seconds=5),
+        le=timedelta(minutes=5),
+        description="how long `serve` goes on after SIGTERM while `/readyz` says 503; `0s` = not at all",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")
 

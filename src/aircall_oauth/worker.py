@@ -1,15 +1,17 @@
 """The background process: a visible list of chores."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth import log
+from aircall_oauth import gauges, log
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
 from aircall_oauth.installations import flow, upkeep
+from aircall_oauth.metrics import ChoreOutcome
 from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
@@ -30,6 +32,7 @@ CHORES = (
     Chore("make days", retention.make_days, timedelta(hours=1)),
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
+    Chore("measure", gauges.measure, timedelta(seconds=15)),
 )
 
 
@@ -39,6 +42,7 @@ async def working(resources: Resources) -> AsyncIterator[None]:
 
     A chore cut short leaves nothing half done: what it had claimed falls due again when its lease is over.
     """
+    resources.metrics.expect_chores(chore.name for chore in CHORES)
     tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:
         yield
@@ -55,10 +59,19 @@ async def _repeat(chore: Chore, resources: Resources) -> None:
 
 
 async def _run(chore: Chore, resources: Resources) -> None:
+    started = time.perf_counter()
+    outcome = await _outcome(chore, resources)
+    resources.metrics.chore_ran(chore.name, outcome, started=started)
+
+
+async def _outcome(chore: Chore, resources: Resources) -> ChoreOutcome:
     try:
         await resources.require_ready()
         await chore.work(resources)
     except AppError as error:
         logger.warning("chore put off", chore=chore.name, reason=error.detail)
+        return ChoreOutcome.PUT_OFF
     except Exception:
         logger.exception("chore failed", chore=chore.name)
+        return ChoreOutcome.FAILED
+    return ChoreOutcome.DONE

@@ -21,6 +21,7 @@ from aircall_oauth import log, partitions
 from aircall_oauth.database import AWAY, Database
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
+from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import EventSource, InstallationStatus, new_id
 
 logger = log.get(__name__)
@@ -102,8 +103,9 @@ class _Waiting(msgspec.Struct, eq=False):
 class Inbox:
     """The queue between the door and the log, and its writers."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
+        self.metrics = metrics
         self._waiting: deque[_Waiting] = deque()
         self._unanswered: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -161,9 +163,10 @@ class Inbox:
 
 
 @asynccontextmanager
-async def open_inbox(database: Database) -> AsyncIterator[Inbox]:
+async def open_inbox(database: Database, metrics: Metrics) -> AsyncIterator[Inbox]:
     """An inbox with its writers; leaving it drains it."""
-    inbox = Inbox(database)
+    inbox = Inbox(database, metrics)
+    metrics.watch_inbox(lambda: inbox.depth)
     writers = [asyncio.create_task(_Writer(database, inbox).run()) for _ in range(WRITERS)]
     watch = asyncio.create_task(_watch(inbox))
     try:
@@ -220,6 +223,7 @@ class _Writer:
         self._connection = connection
         arrivals = [entry.arrival for entry in group]
         ids = [new_id("evt") for _ in group]
+        started = time.perf_counter()
         unknown, stored = await connection.fetchrow(
             TAKE_IN,
             [a.token_fingerprint for a in arrivals],
@@ -231,6 +235,7 @@ class _Writer:
             [a.data for a in arrivals],
             timeout=ANSWER_SECONDS,
         )
+        self._inbox.metrics.flushed(events=len(group), started=started)
         _tell(group, ids, set(unknown or ()), set(stored or ()))
         if stored:
             self._inbox.committed.set()

@@ -41,22 +41,25 @@ class Receiver:
         started = time.perf_counter()
         sent = dict(scope["headers"])
         request_id = log.request_id(sent.get(b"x-request-id"))
-        status = 0
+        status, answer = 0, "hung_up"
         try:
-            await _take_in(scope["app"].state, sent, receive)
+            answer = (await _take_in(scope["app"].state, sent, receive)).name.lower()
             status = await _answer(send, 200, ACCEPTED, request_id, ACCEPTED_HEADERS)
         except ConnectionError:
             return
         except AppError as error:
+            answer = error.code()
             status = await _refuse(send, error, request_id)
         except Exception:
+            answer = "failed"
             logger.exception("request failed", request_id=request_id)
             status = await _refuse(send, AppError(), request_id)
         finally:
+            scope["app"].state.resources.metrics.acked(status=status, answer=answer, started=started)
             log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
 
 
-async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> None:
+async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> TakenIn:
     resources: Resources = state.resources
     inbox: Inbox = state.inbox
     event = envelope.read(await _body(sent, receive))
@@ -72,9 +75,11 @@ async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> 
         fingerprint=envelope.fingerprint(event),
         data=event.data,
     )
-    if await inbox.take_in(arrival) is TakenIn.UNKNOWN_TOKEN:
+    taken = await inbox.take_in(arrival)
+    if taken is TakenIn.UNKNOWN_TOKEN:
         # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
         raise WebhookTokenUnknown
+    return taken
 
 
 async def _body(sent: dict[bytes, bytes], receive: Receive) -> bytes:

@@ -37,6 +37,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.installations import state, upkeep
 from aircall_oauth.installations.state import FlowCookie, FlowState
+from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     TOKEN_PURPOSE,
@@ -101,6 +102,7 @@ def begin_install(resources: Resources, *, return_to: str | None = None) -> Depa
             "code_challenge": _challenge(_verifier(resources, flow_id)),
             "code_challenge_method": "S256",
         }
+    resources.metrics.install_step(InstallStep.STARTED)
     return Departure(_with_query(settings.authorize_url, query), cookie)
 
 
@@ -117,7 +119,9 @@ async def finish_install(
     try:
         if error is not None or code is None:
             raise _refusal(error)
+        resources.metrics.install_step(InstallStep.CONSENTED)
         token = await _exchange(resources, flow.flow_id, code)
+        resources.metrics.install_step(InstallStep.EXCHANGED)
         identity = await _identify(resources, token)
     except FlowError as ending:
         logger.info("install ended", flow_id=flow.flow_id, ending=ending.code())

@@ -12,6 +12,7 @@ from sqlmodel import col, select, update
 from aircall_oauth import log
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallError, AircallUnavailable, DatabaseAway
+from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     WEBHOOK_TOKEN_PURPOSE,
@@ -151,6 +152,8 @@ async def _keep(resources: Resources, webhook: Webhook, registered: AircallWebho
         attempts=0,
         last_error=None,
     )
+    if kept and webhook.status == WebhookStatus.PENDING:
+        resources.metrics.install_step(InstallStep.WEBHOOK_LIVE)
     logger.info("webhook registered", installation_id=webhook.installation_id, kept=kept)
 
 

@@ -133,6 +133,7 @@ def _environment(plan: Plan, database_url: str) -> dict[str, str]:
         "AIRCALL_OAUTH_API_URL": f"{plan.aircall_url}/v1",
         "AIRCALL_OAUTH_SUCCESS_URL": f"{plan.aircall_url}/oauth/success",
         "AIRCALL_OAUTH_METRICS_PORT": "0",
+        "AIRCALL_OAUTH_DRAIN": "0s",
         "SANDBOX_CLIENT_SECRET": kept["client_secret"],
     }
 

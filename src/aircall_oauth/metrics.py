@@ -1,0 +1,226 @@
+"""What a process counts and measures, for Prometheus. Labels are words of ours, never anything that was sent to us."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from aircall_oauth import __version__
+
+PREFIX = "aircall_oauth"
+METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+OTHER_METHOD = "other"
+REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# Aircall waits five seconds; a commit is a few milliseconds.
+ACK_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+FLUSH_EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CHORE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
+# What was measured longer ago is not said any more.
+MEASURED_KEPT_SECONDS = 120.0
+
+
+class InstallStep(StrEnum):
+    STARTED = "started"  # sent to Aircall's consent page
+    CONSENTED = "consented"  # came back with a code
+    EXCHANGED = "exchanged"  # the code became a token
+    WEBHOOK_LIVE = "webhook_live"  # Aircall sends its events
+
+
+class ChoreOutcome(StrEnum):
+    DONE = "done"
+    PUT_OFF = "put_off"  # a reason that is ours to name, such as a database that is away
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What only the database knows, at one moment."""
+
+    installations: Mapping[str, int]
+    webhooks: Mapping[str, int]
+    oldest_transaction_seconds: float
+    days_ahead: int
+    position: int
+    measured_at: float = field(default_factory=time.monotonic)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._about_requests()
+        self._about_events()
+        self._about_the_worker()
+        Info(f"{PREFIX}_build", "The version that runs (`version`)", registry=self.registry).info(
+            {"version": __version__}
+        )
+
+    def requested(self, *, method: str, path: str, status: int, started: float) -> None:
+        """A request was answered; `path` is its template, `started` is of `time.perf_counter`."""
+        known = method_label(method)
+        self._requests.labels(path, known, status).inc()
+        self._request_seconds.labels(path, known).observe(time.perf_counter() - started)
+
+    def acked(self, *, status: int, answer: str, started: float) -> None:
+        """An event was answered: what became of it, or the error's code; status 0 where the sender hung up."""
+        self._acks.labels(status, answer).inc()
+        self._ack_seconds.observe(time.perf_counter() - started)
+
+    def watch_inbox(self, depth: Callable[[], int]) -> None:
+        """Ask the inbox for its depth whenever somebody looks."""
+        self._inbox_depth.set_function(depth)
+
+    def flushed(self, *, events: int, started: float) -> None:
+        """A group of events was committed."""
+        self._flush_events.observe(events)
+        self._commit_seconds.observe(time.perf_counter() - started)
+
+    def install_step(self, step: InstallStep) -> None:
+        self._install_steps.labels(step).inc()
+
+    def install_ended(self, ending: str) -> None:
+        """A browser was shown an ending other than connected; its code."""
+        self._install_endings.labels(ending).inc()
+
+    def chore_ran(self, chore: str, outcome: ChoreOutcome, *, started: float) -> None:
+        self._chore_runs.labels(chore, outcome).inc()
+        self._chore_seconds.labels(chore).observe(time.perf_counter() - started)
+        if outcome == ChoreOutcome.DONE:
+            self._chore_done_at.labels(chore).set_to_current_time()
+
+    def expect_chores(self, chores: Iterable[str]) -> None:
+        """Name the chores before their first run, so that one that never succeeds can be seen."""
+        for chore in chores:
+            for outcome in ChoreOutcome:
+                self._chore_runs.labels(chore, outcome)
+
+    def measured(self, measurement: Measurement) -> None:
+        self._measured.last = measurement
+
+    def _about_requests(self) -> None:
+        registry = self.registry
+        self._requests = Counter(
+            f"{PREFIX}_http_requests",
+            "Requests answered, events from Aircall apart (`path` as a template, `method`, `status`)",
+            ("path", "method", "status"),
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            f"{PREFIX}_http_request_seconds",
+            "How long a request took, waiting readers included (`path`, `method`)",
+            ("path", "method"),
+            buckets=REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._install_steps = Counter(
+            f"{PREFIX}_install_steps",
+            f"Installs that came as far as this (`step`: {', '.join(InstallStep)})",
+            ("step",),
+            registry=registry,
+        )
+        for step in InstallStep:
+            self._install_steps.labels(step)
+        self._install_endings = Counter(
+            f"{PREFIX}_install_endings",
+            "Pages shown to a browser instead of a connection (`ending`: the error's code)",
+            ("ending",),
+            registry=registry,
+        )
+
+    def _about_events(self) -> None:
+        registry = self.registry
+        self._acks = Counter(
+            f"{PREFIX}_acks",
+            "Events answered (`status`, 0 where the sender hung up; `answer`: stored, repeated, or the error's code)",
+            ("status", "answer"),
+            registry=registry,
+        )
+        self._ack_seconds = Histogram(
+            f"{PREFIX}_ack_seconds",
+            "From an event's first byte to its answer",
+            buckets=ACK_SECONDS,
+            registry=registry,
+        )
+        self._inbox_depth = Gauge(f"{PREFIX}_inbox_depth", "Events that wait for their commit", registry=registry)
+        self._flush_events = Histogram(
+            f"{PREFIX}_flush_events", "Events in one commit", buckets=FLUSH_EVENTS, registry=registry
+        )
+        self._commit_seconds = Histogram(
+            f"{PREFIX}_commit_seconds", "How long a commit of events took", buckets=ACK_SECONDS, registry=registry
+        )
+
+    def _about_the_worker(self) -> None:
+        registry = self.registry
+        self._chore_runs = Counter(
+            f"{PREFIX}_chore_runs",
+            f"Runs of a chore (`chore`; `outcome`: {', '.join(ChoreOutcome)})",
+            ("chore", "outcome"),
+            registry=registry,
+        )
+        self._chore_seconds = Histogram(
+            f"{PREFIX}_chore_seconds",
+            "How long a run took (`chore`)",
+            ("chore",),
+            buckets=CHORE_SECONDS,
+            registry=registry,
+        )
+        self._chore_done_at = Gauge(
+            f"{PREFIX}_chore_done_timestamp_seconds",
+            "When a chore was last done (`chore`)",
+            ("chore",),
+            registry=registry,
+        )
+        self._measured = _Measured()
+        registry.register(self._measured)
+
+
+def method_label(method: str) -> str:
+    """A request's method, if it is one of HTTP's."""
+    return method if method in METHODS else OTHER_METHOD
+
+
+class _Measured(Collector):
+    """Says the last measurement while it is fresh, and nothing otherwise: a zero would be a lie."""
+
+    def __init__(self) -> None:
+        self.last: Measurement | None = None
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        last = self.last
+        if last is None or time.monotonic() - last.measured_at > MEASURED_KEPT_SECONDS:
+            return
+        yield _by_status("installations", "Installations (`status`)", last.installations)
+        yield _by_status("webhooks", "Webhooks (`status`)", last.webhooks)
+        for name, meaning, value in (
+            (
+                "oldest_transaction_seconds",
+                "Age of the oldest transaction in the database",
+                last.oldest_transaction_seconds,
+            ),
+            ("partition_horizon_days", "Days of the log that are ready, today included", last.days_ahead),
+            ("log_position", "The newest position of the log", last.position),
+        ):
+            yield GaugeMetricFamily(f"{PREFIX}_{name}", meaning, value)
+
+
+def _by_status(name: str, meaning: str, counts: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", meaning, labels=["status"])
+    for status, count in counts.items():
+        family.add_metric([status], count)
+    return family

@@ -1,0 +1,230 @@
+"""What is counted: once, where it happens, and under words of ours only."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from aircall_oauth import gauges, reference, worker
+from aircall_oauth.metrics import MEASURED_KEPT_SECONDS, Measurement, Metrics
+from tests.fakes import Service, command_environment, free_port, run_command, run_service, settings_for
+from tests.processes import World, eventually, world
+
+DEFAULT_PORT = 9090
+
+
+def value(service: Service, name: str, **labels: str) -> float:
+    """A sample of the process's metrics; what was never counted is zero."""
+    return service.resources.metrics.registry.get_sample_value(f"aircall_oauth_{name}", labels) or 0.0
+
+
+def label_values(service: Service, label: str) -> set[str]:
+    families = service.resources.metrics.registry.collect()
+    return {sample.labels[label] for family in families for sample in family.samples if label in sample.labels}
+
+
+def an_event(token: str, number: int = 1) -> bytes:
+    return json.dumps({"event": "call.ended", "token": token, "data": {"id": number}}).encode()
+
+
+@asynccontextmanager
+async def working(service: Service) -> AsyncIterator[None]:
+    async with worker.working(service.resources):
+        yield
+
+
+async def test_every_answer_to_an_event_is_counted_by_what_became_of_it(service: Service) -> None:
+    await service.install()
+    token = service.webhook_token()
+
+    for body in (an_event(token), an_event(token), an_event(token, 2), an_event("nobody's"), b"{"):
+        await service.post_event(body)
+
+    counted = {
+        (status, answer): value(service, "acks_total", status=status, answer=answer)
+        for status, answer in [
+            ("200", "stored"),
+            ("200", "repeated"),
+            ("401", "webhook_token_unknown"),
+            ("400", "event_malformed"),
+        ]
+    }
+    assert list(counted.values()) == [2, 1, 1, 1]
+    assert value(service, "ack_seconds_count") == 5
+
+
+async def test_what_is_committed_together_is_one_flush(service: Service) -> None:
+    await service.install()
+    token = service.webhook_token()
+
+    await asyncio.gather(*(service.post_event(an_event(token, number)) for number in range(50)))
+
+    assert value(service, "flush_events_sum") == 50
+    assert 1 <= value(service, "flush_events_count") == value(service, "commit_seconds_count") < 50
+    assert value(service, "inbox_depth") == 0
+
+
+async def test_a_request_is_counted_under_its_template_and_never_under_what_was_asked(service: Service) -> None:
+    secret = "ins_" + "5ec2e7" * 5 + "00"
+
+    await service.browser.get(f"/v1/installations/{secret}?token={secret}")
+    await service.browser.request(secret.upper(), "/livez")
+    for number in range(20):
+        await service.browser.get(f"/{secret}/{number}")
+
+    asked = {"path": "/v1/installations/{installation_id}", "method": "GET"}
+    assert value(service, "http_requests_total", status="401", **asked) == 1
+    assert value(service, "http_request_seconds_count", **asked) == 1
+    assert value(service, "http_requests_total", path="(no door)", method="GET", status="404") == 20
+    assert value(service, "http_requests_total", path="/livez", method="other", status="405") == 1
+    assert not [v for label in ("path", "method", "status") for v in label_values(service, label) if secret in v]
+
+
+async def test_an_install_is_seen_step_by_step(service: Service) -> None:
+    steps = ("started", "consented", "exchanged", "webhook_live")
+    assert set(steps) == label_values(service, "step"), "each is there before anybody takes it"
+
+    await service.install()
+    state = await service.begin()
+    await service.return_with(state=state, error="access_denied")
+    await service.return_with(state=await service.begin(), code="no-code-of-aircall")
+
+    assert [value(service, "install_steps_total", step=step) for step in steps] == [3, 2, 1, 1]
+    endings = {
+        ending: value(service, "install_endings_total", ending=ending) for ending in ("declined", "code_refused")
+    }
+    assert endings == {"declined": 1, "code_refused": 1}
+
+
+async def test_a_chore_is_counted_by_how_its_run_ended(service: Service) -> None:
+    await service.sql("ALTER TABLE flow RENAME TO gone")
+
+    async with working(service):
+
+        async def each_ran() -> bool:
+            runs = {"forget flows": "failed", "make days": "done", "measure": "done"}
+            return all(value(service, "chore_runs_total", chore=c, outcome=o) for c, o in runs.items())
+
+        await eventually(each_ran)
+
+    assert value(service, "chore_seconds_count", chore="forget flows") == 1
+    assert value(service, "chore_done_timestamp_seconds", chore="make days") == pytest.approx(time.time(), abs=60)
+    assert value(service, "chore_done_timestamp_seconds", chore="forget flows") == 0
+    assert label_values(service, "chore") == {chore.name for chore in worker.CHORES}
+
+
+async def test_what_the_database_knows_is_measured(service: Service) -> None:
+    await service.install()
+    await service.post_event(an_event(service.webhook_token()))
+    third_day = datetime.now(UTC).date() + timedelta(days=3)
+    await service.sql(f"DROP TABLE event_{third_day:%Y%m%d}")
+    onlooker = await asyncpg.connect(service.settings.database_url.get_secret_value())
+    try:
+        async with onlooker.transaction():
+            await onlooker.execute("SELECT 1")
+            await gauges.measure(service.resources)
+    finally:
+        await onlooker.close()
+
+    (log,) = await service.sql("SELECT max(position) AS newest FROM event")
+    assert value(service, "log_position") == log["newest"]
+    assert [value(service, "installations", status=s) for s in ("active", "removed")] == [1, 0]
+    assert [value(service, "webhooks", status=s) for s in ("active", "missing")] == [1, 0]
+    # A night may pass between making the days and counting them.
+    assert value(service, "partition_horizon_days") in {2, 3}
+    assert value(service, "oldest_transaction_seconds") > 0
+
+
+def test_a_measurement_that_is_old_is_not_said() -> None:
+    metrics = Metrics()
+    fresh = Measurement({"active": 1}, {}, 0.0, 8, 100)
+
+    said = []
+    for measurement in (fresh, replace(fresh, measured_at=time.monotonic() - MEASURED_KEPT_SECONDS - 1)):
+        metrics.measured(measurement)
+        said.append(metrics.registry.get_sample_value("aircall_oauth_log_position"))
+
+    assert said == [100, None]
+
+
+async def test_two_services_in_one_process_count_apart(service: Service, database_url: str) -> None:
+    async with run_service(settings_for(database_url)) as other:
+        await service.browser.get("/livez")
+
+        counted = [
+            value(each, "http_requests_total", path="/livez", method="GET", status="200") for each in (service, other)
+        ]
+        assert counted == [1, 0]
+
+
+async def scraped(it: World, port: int) -> dict[str, float]:
+    """Every sample without labels that a process tells on its metrics port."""
+    answer = await it.browser.get(f"http://127.0.0.1:{port}/metrics")
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    families = text_string_to_metric_families(answer.text)
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+async def test_each_process_serves_its_own_metrics(tmp_path: Path, database_url: str) -> None:
+    web, work = free_port(), free_port()
+    async with world(tmp_path, database_url, METRICS_PORT=str(web)) as it:
+        await it.start_service()
+        it.environment["AIRCALL_OAUTH_METRICS_PORT"] = str(work)
+        worker_process = await it.run("work")
+
+        async def measured() -> dict[str, float] | None:
+            told = await scraped(it, work)
+            return told if "aircall_oauth_log_position" in told else None
+
+        from_worker = await eventually(measured)
+        from_web = await scraped(it, web)
+
+        assert from_worker["aircall_oauth_partition_horizon_days"] >= 7
+        assert "aircall_oauth_partition_horizon_days" not in from_web, "a process that does not measure says nothing"
+        assert from_web["process_resident_memory_bytes"] > 0
+        assert (await it.browser.get("/metrics")).status_code == 404, "not on the service's port"
+        for process in (worker_process, it.processes[1]):
+            await process.close()
+        assert not {process.running for process in (worker_process, it.processes[1])} - {False}
+        with pytest.raises(httpx.ConnectError):
+            await it.browser.get(f"http://127.0.0.1:{work}/metrics")
+
+
+async def test_a_metrics_port_in_use_is_one_line_and_no_start(database_url: str) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = command_environment(database_url, METRICS_PORT=str(port))
+        commands = [("serve", "--port", str(free_port())), ("work",)]
+        all_ended = await asyncio.gather(*(run_command(*command, environment=environment) for command in commands))
+
+    for ended in all_ended:
+        assert (ended.exit_code, len(ended.stderr.splitlines())) == (1, 1), ended.stderr
+        assert ended.stderr.startswith("aircall-oauth: AIRCALL_OAUTH_METRICS_PORT: Cannot listen on ")
+        assert f"port {port}: Address already in use." in ended.stderr
+
+
+async def test_the_default_metrics_port_in_use_keeps_nobody_from_starting(tmp_path: Path, database_url: str) -> None:
+    async with world(tmp_path, database_url) as it:
+        del it.environment["AIRCALL_OAUTH_METRICS_PORT"]
+        with ExitStack() as stack:
+            with suppress(OSError):  # somebody else's will do as well
+                stack.enter_context(socket.create_server(("", DEFAULT_PORT)))
+            service = await it.start_service()
+
+        assert '"event": "no metrics"' in service.said()
+
+
+def test_the_table_of_metrics_is_current() -> None:
+    page = reference.OPERATIONS.read_text()
+
+    assert reference.metrics_table() in page, "run: python -m aircall_oauth.reference --write"

@@ -1,0 +1,141 @@
+"""The dashboard and the alerts ask for what there is, under the names and labels it has."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aircall_oauth import reference, worker
+from aircall_oauth.errors import AppError
+from aircall_oauth.events.inbox import TakenIn
+from tests.fakes import Service
+from tests.processes import eventually
+
+FOLDER = Path(__file__).parents[1] / "deploy" / "observability"
+KUBERNETES = Path(__file__).parents[1] / "deploy" / "kubernetes"
+SELECTOR = re.compile(r"\b((?:aircall_oauth|process)_\w+)(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
+GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
+# What Prometheus adds to every sample of a process.
+TARGET_LABELS = {"instance"}
+# Whose values are all there once each chore has run.
+ENUMERATED = {"step", "outcome", "chore"}
+
+
+def panels() -> list[dict[str, Any]]:
+    every: list[dict[str, Any]] = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    return every
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def questions() -> list[str]:
+    """Every expression of the dashboard and the alerts."""
+    asked = [target["expr"] for panel in panels() for target in panel.get("targets", [])]
+    return asked + [rule["expr"] for rule in alerts()]
+
+
+@pytest.fixture
+async def samples(service: Service) -> dict[str, dict[str, set[str]]]:
+    """What a process tells after everything has happened once: name, its labels, their values."""
+    await service.install()
+    await service.return_with(state=await service.begin(), error="access_denied")
+    await service.post_event(json.dumps({"event": "x", "token": service.webhook_token(), "data": {}}).encode())
+    metrics = service.resources.metrics
+    async with worker.working(service.resources):
+
+        async def all_ran() -> bool:
+            name = "aircall_oauth_chore_seconds_count"
+            return all(metrics.registry.get_sample_value(name, {"chore": chore.name}) for chore in worker.CHORES)
+
+        await eventually(all_ran)
+    told: dict[str, dict[str, set[str]]] = {}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            labels = told.setdefault(sample.name, {})
+            for label, value in sample.labels.items():
+                labels.setdefault(label, set()).add(value)
+    return told
+
+
+async def test_what_is_asked_for_is_told(samples: dict[str, dict[str, set[str]]]) -> None:
+    for question in questions():
+        asked = SELECTOR.findall(question)
+        assert asked, question
+        labels = set().union(*(samples.get(name, {}) for name, _ in asked), TARGET_LABELS)
+        for name, matchers in asked:
+            assert name in samples, question
+            for label, _, _ in MATCHER.findall(matchers):
+                assert label in samples[name].keys() | TARGET_LABELS, question
+        for grouping in GROUPING.findall(question):
+            assert {label.strip() for label in grouping.split(",")} <= labels, question
+
+
+async def test_a_value_that_is_asked_for_can_be_told(samples: dict[str, dict[str, set[str]]]) -> None:
+    codes = {kind.code() for kind in every_error(AppError)}
+    answers = codes | {str(kind.name).lower() for kind in TakenIn}
+    for question in questions():
+        for name, matchers in SELECTOR.findall(question):
+            for label, how, value in MATCHER.findall(matchers):
+                if how not in {"=", "!="}:
+                    continue
+                if label in ENUMERATED or name in {"aircall_oauth_installations", "aircall_oauth_webhooks"}:
+                    assert value in samples[name][label], question
+                elif label in {"answer", "ending"}:
+                    assert value in answers, question
+
+
+async def test_everything_that_is_told_is_looked_at(samples: dict[str, dict[str, set[str]]]) -> None:
+    suffixes = re.compile(r"_(?:bucket|sum|count|created)$")
+    told = {suffixes.sub("", name) for name in samples if name.startswith("aircall_oauth_")}
+    told -= {name.removesuffix("_total") for name in told if name.endswith("_total")}
+
+    looked_at = {suffixes.sub("", name) for question in questions() for name, _ in SELECTOR.findall(question)}
+
+    assert told - looked_at == set()
+
+
+def test_every_alert_says_what_it_means_and_what_to_do() -> None:
+    page = reference.OPERATIONS.read_text()
+    names = [rule["alert"] for rule in alerts()]
+
+    assert len(names) == len(set(names))
+    for rule in alerts():
+        assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
+        assert rule["labels"]["severity"] in {"critical", "warning"}, rule["alert"]
+        assert f"\n| `{rule['alert']}` |" in page, "docs/operations.md says what to do about each"
+
+
+def test_the_panels_have_a_place_each() -> None:
+    ids = [panel["id"] for panel in panels()]
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels()]
+
+    assert (len(ids), len(places)) == (len(set(ids)), len(set(places)))
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels())
+
+
+@pytest.mark.parametrize("workload", ["web", "worker"])
+def test_kubernetes_lets_the_metrics_of_each_pod_be_scraped(workload: str) -> None:
+    base = yaml.safe_load((KUBERNETES / "base/kustomization.yaml").read_text())
+    port = dict(line.split("=", 1) for line in base["configMapGenerator"][0]["literals"])["AIRCALL_OAUTH_METRICS_PORT"]
+    template = yaml.safe_load((KUBERNETES / f"base/{workload}.yaml").read_text())["spec"]["template"]
+    policy = yaml.safe_load((KUBERNETES / "base/networkpolicy.yaml").read_text())["spec"]["ingress"]
+
+    assert template["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": port,
+        "prometheus.io/path": "/metrics",
+    }
+    (container,) = template["spec"]["containers"]
+    assert {"name": "metrics", "containerPort": int(port)} in container["ports"]
+    assert int(port) in [rule["ports"][0]["port"] for rule in policy if "from" in rule]
+
+
+def every_error(kind: type[AppError]) -> list[type[AppError]]:
+    return [kind, *(deeper for each in kind.__subclasses__() for deeper in every_error(each))]
