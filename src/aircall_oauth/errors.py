@@ -19,6 +19,8 @@
     │   ├── Unauthenticated · ScopeMissing
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── TooManyRequests           come back when told
+    │   │   └── TooManyTokenReads
     │   ├── EventMalformed · WebhookTokenUnknown
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
@@ -235,6 +237,20 @@ class InvalidRequest(ApiError):
     """The request is not valid."""
 
     status = 422
+
+
+class TooManyRequests(ApiError):
+    """Too many requests; try again later."""
+
+    status = 429
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__()
+
+
+class TooManyTokenReads(TooManyRequests):
+    """This API key has read too many raw tokens within a minute."""
 
 
 class EventMalformed(ApiError):
