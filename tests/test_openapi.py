@@ -21,6 +21,8 @@ DOORS = {
     "GET /v1/installations": "list_installations",
     "GET /v1/installations/{installation_id}": "show_installation",
     "GET /v1/installations/{installation_id}/token": "read_token",
+    "POST /v1/install-links": "make_install_link",
+    "POST /v1/claims": "claim_installation",
     "GET /v1/events": "list_events",
     "GET /v1/events/stream": "stream_events",
     "GET /v1/events/{event_id}": "show_event",

@@ -65,5 +65,6 @@ def who(request: Request, key: Annotated[ApiKey, Depends(caller)]) -> Who:
 
 WhoDep = Annotated[Who, Depends(who)]
 InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ))]
+InstallationsWriter = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
 TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
 EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]

@@ -21,6 +21,7 @@ from aircall_oauth.aircall.payloads import (
     Company,
     CompanyAnswer,
     Identity,
+    Integration,
     IntegrationAnswer,
     TokenAnswer,
     WebhookAnswer,
@@ -102,18 +103,27 @@ class Aircall:
 
         `GET /company` has no id, so the company's id comes from `GET /integrations/me`, and only the name from there.
         """
-        integration = _read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
+        integration = await self.integration(token)
         company = await self._company(token)
         return Identity(
             company_id=integration.company_id,
             integration_id=integration.id,
             company_name=company.name,
             number_ids=integration.number_ids,
+            active=integration.active,
         )
+
+    async def integration(self, token: SecretStr) -> Integration:
+        """Whether a token works, and whose it is; Aircall answers a dead one with 403."""
+        return _read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
 
     async def ping(self, token: SecretStr) -> None:
         """Ask whether a token still works; Aircall answers a dead one with 403."""
         await self._get(token, "/ping")
+
+    async def enable_integration(self, token: SecretStr) -> None:
+        """Tell Aircall that the customer is connected again, after he disconnected on our side."""
+        await self._call("POST", "/integrations/enable", token=token)
 
     async def disable_integration(self, token: SecretStr) -> None:
         """Tell Aircall that the customer disconnected on our side."""

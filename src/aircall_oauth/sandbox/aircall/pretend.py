@@ -99,7 +99,7 @@ class PretendAircall:
 
     def exchange(self, request: Mapping[str, Any]) -> Token:
         try:
-            return self.grants.exchange(request)
+            return self.grants.exchange(request, same_again=self.habits.same_token_again)
         finally:
             self.save()
 
