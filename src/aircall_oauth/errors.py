@@ -10,6 +10,7 @@
     ├── AircallError                  what a call to Aircall came to
     │   ├── AircallRefused            do not repeat
     │   └── AircallUnavailable        may be repeated
+    │       └── AircallBusy           its own limit is reached
     ├── FlowError                     an ending of the install flow, shown as a page
     │   ├── ParametersInvalid · ReturnAddressRefused · PrefetchRefused
     │   ├── StateInvalid · StateExpired · WrongBrowser
@@ -19,7 +20,7 @@
     │   ├── Unauthenticated · ScopeMissing
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
-    │   ├── EventMalformed · WebhookTokenUnknown
+    │   ├── EventMalformed · WebhookTokenUnknown · BudgetSpent
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -107,6 +108,10 @@ class AircallUnavailable(AircallError):
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         super().__init__(f"Aircall is unavailable: {reason}")
+
+
+class AircallBusy(AircallUnavailable):
+    """Aircall's own limit for this company is reached."""
 
 
 class FlowError(AppError):
@@ -263,6 +268,16 @@ class EncodingRefused(ApiError):
     """The body must be sent without a content-encoding."""
 
     status = 415
+
+
+class BudgetSpent(ApiError):
+    """This Aircall company's budget of requests is spent; try again later."""
+
+    status = 429
+
+    def __init__(self, *, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__()
 
 
 class Unavailable(AppError):
