@@ -4,8 +4,9 @@ Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
 """
 
 import asyncio
+import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -30,6 +31,7 @@ keys_app = typer.Typer(help="API keys of the partner's systems.", no_args_is_hel
 app.add_typer(keys_app, name="keys")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
 
@@ -78,6 +80,28 @@ def dev(
     raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port))
 
 
+@app.command("audit")
+def show_audit(
+    installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many lines.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Show who did what, when, from where: the newest lines, newest first."""
+    from aircall_oauth import audit
+
+    found = _with_resources(lambda resources: audit.lines(resources, installation_id=installation, limit=limit))
+    if as_json:
+        _print_json([line.model_dump(mode="json") for line in found])
+    else:
+        _print_table(
+            ("at", "actor", "action", "outcome", "installation", "from", "request"),
+            (
+                (f"{a.at:%Y-%m-%d %H:%M:%S}", a.actor, a.action, a.outcome, a.installation_id, a.address, a.request_id)
+                for a in found
+            ),
+        )
+
+
 @keys_app.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")],
@@ -107,7 +131,7 @@ def list_keys() -> None:
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
         standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
         table.add_row(key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used)
-    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 500).print(table)
+    _print(table)
 
 
 @keys_app.command("revoke")
@@ -160,6 +184,23 @@ def _scopes(text: str) -> list[Any]:
     except ValueError:
         known = ", ".join(Scope)
         raise typer.BadParameter(f"must be some of {known}", param_hint="--scopes") from None
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*(cell or "-" for cell in row))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """As wide as the terminal; into a pipe never cut, so that a script reads whole words."""
+    terminal = sys.stdout.isatty()
+    Console(soft_wrap=not terminal, width=None if terminal else 500).print(table)
+
+
+def _print_json(content: Any) -> None:
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _usage(read: Callable[[str], T], text: str, option: str) -> T:

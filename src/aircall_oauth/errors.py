@@ -20,7 +20,10 @@
     │   ├── Unauthenticated · ScopeMissing
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
-    │   ├── EventMalformed · WebhookTokenUnknown · BudgetSpent
+    │   ├── TooManyRequests           come back when told
+    │   │   ├── TooManyTokenReads
+    │   │   └── BudgetSpent
+    │   ├── EventMalformed · WebhookTokenUnknown
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -242,6 +245,24 @@ class InvalidRequest(ApiError):
     status = 422
 
 
+class TooManyRequests(ApiError):
+    """Too many requests; try again later."""
+
+    status = 429
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__()
+
+
+class TooManyTokenReads(TooManyRequests):
+    """This API key has read too many raw tokens within a minute."""
+
+
+class BudgetSpent(TooManyRequests):
+    """This Aircall company's budget of requests is spent; try again later."""
+
+
 class EventMalformed(ApiError):
     """The body is not an Aircall event."""
 
@@ -268,16 +289,6 @@ class EncodingRefused(ApiError):
     """The body must be sent without a content-encoding."""
 
     status = 415
-
-
-class BudgetSpent(ApiError):
-    """This Aircall company's budget of requests is spent; try again later."""
-
-    status = 429
-
-    def __init__(self, *, retry_after_seconds: int) -> None:
-        self.retry_after_seconds = retry_after_seconds
-        super().__init__()
 
 
 class Unavailable(AppError):

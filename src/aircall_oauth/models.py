@@ -280,10 +280,14 @@ class ApiKey(Table, table=True):
 
 
 class Audit(Table, table=True):
-    """Who used which secret, when. Rows are only ever added."""
+    """Who did what, when and from where. Rows are only ever added; a trigger of migration 0003 holds it."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_installation_id_at", "installation_id", "at"),)
+    __table_args__ = (
+        Index("ix_audit_installation_id_at", "installation_id", "at"),
+        Index("ix_audit_actor_at", "actor", "at"),
+        Index("ix_audit_at", "at"),
+    )
 
     id: str = _text(primary_key=True)
     at: datetime = _time(server_default=func.now())
@@ -291,6 +295,8 @@ class Audit(Table, table=True):
     action: str = _text()
     installation_id: str | None = _text(nullable=True)
     request_id: str | None = _text(nullable=True)
+    address: str = _text(server_default=text("'-'"))
+    outcome: str = _text(server_default=text("'done'"))
 
 
 class Budget(Table, table=True):

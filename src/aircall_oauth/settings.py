@@ -104,6 +104,12 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
 
 
+def _thirty_days_at_least(length: timedelta) -> timedelta:
+    if length < timedelta(days=30):
+        raise ValueError("must be 30d or more")
+    return length
+
+
 def _ip_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
@@ -174,6 +180,14 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
     ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
+    token_reads_per_minute: int = Field(
+        60, ge=1, le=100_000, description="how many raw tokens one API key may read in a minute, over all replicas"
+    )
+    audit_retention: Annotated[
+        timedelta,
+        BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+        AfterValidator(_thirty_days_at_least),
+    ] = Field(timedelta(days=400), description="how long the audit is kept; `30d` at least")
     metrics_port: int = Field(9090, ge=0, le=65535, description="0 = off")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth import log
+from aircall_oauth import audit, log
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
 from aircall_oauth.installations import flow, upkeep
@@ -30,6 +30,7 @@ CHORES = (
     Chore("make days", retention.make_days, timedelta(hours=1)),
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
+    Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
 )
 
 

@@ -98,7 +98,7 @@ async def draw(database: Database, company_id: int, *, per_minute: int, chore: b
                 await connection.execute(FOLLOW_CLOCK, company_id)
                 row = await connection.fetchrow(LOOK, company_id)
                 wait = max(_seconds_until_free(row["spent"], calls, allowed), math.ceil(row["closed_seconds"]))
-                raise BudgetSpent(retry_after_seconds=wait)
+                raise BudgetSpent(wait)
 
 
 async def spend(database: Database, company_id: int, *, calls: int) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from aircall_oauth.deps import InstallationsReader, ResourcesDep, TokensReader
+from aircall_oauth.deps import InstallationsReader, ResourcesDep, TokensReader, WhoDep
 from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
 from aircall_oauth.installations import flow, pages, reading, state
 from aircall_oauth.installations.reading import InstallationList, InstallationView
@@ -152,12 +152,15 @@ class TokenView(BaseModel):
     "/{installation_id}/token",
     summary="Read an installation's token",
     response_model=TokenView,
-    responses=problems(401, 403, 404, 409, 422, 503),
+    responses=problems(401, 403, 404, 409, 422, 429, 503),
 )
 async def read_token(
-    request: Request, installation_id: InstallationId, key: TokensReader, resources: ResourcesDep
+    installation_id: InstallationId, key: TokensReader, who: WhoDep, resources: ResourcesDep
 ) -> Response:
-    """The raw access token. Every reading is written to the audit table, with the API key that asked."""
-    token = await reading.read_token(resources, key, installation_id, request_id=request.scope.get("request_id"))
+    """The raw access token. Every reading is written to the audit table, with the API key that asked.
+
+    One API key reads `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` of them in a minute: more is 429, and an alarm in the log.
+    """
+    token = await reading.read_token(resources, key, installation_id, who=who)
     body = TokenView(access_token=token.get_secret_value(), token_type="Bearer")
     return JSONResponse(body.model_dump(), headers={"cache-control": "no-store"})
