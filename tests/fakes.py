@@ -43,6 +43,8 @@ def environment_for(database_url: str, **changes: str) -> dict[str, str]:
         "AUTHORIZE_URL": f"{AIRCALL_URL}/oauth/authorize",
         "API_URL": f"{AIRCALL_URL}/v1",
         "SUCCESS_URL": f"{AIRCALL_URL}/oauth/success",
+        # As much as the pretend Aircall allows: only a test of the budget meets its end.
+        "AIRCALL_RATE_PER_MINUTE": "120",
         "METRICS_PORT": "0",
     }
     return {f"AIRCALL_OAUTH_{name}": value for name, value in (names | changes).items()}

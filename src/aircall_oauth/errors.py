@@ -10,6 +10,7 @@
     ├── AircallError                  what a call to Aircall came to
     │   ├── AircallRefused            do not repeat
     │   └── AircallUnavailable        may be repeated
+    │       └── AircallBusy           its own limit is reached
     ├── FlowError                     an ending of the install flow, shown as a page
     │   ├── ParametersInvalid · ReturnAddressRefused · PrefetchRefused
     │   ├── LinkInvalid · LinkExpired · LinkUsed
@@ -22,7 +23,8 @@
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
-    │   │   └── TooManyTokenReads
+    │   │   ├── TooManyTokenReads
+    │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
@@ -111,6 +113,10 @@ class AircallUnavailable(AircallError):
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         super().__init__(f"Aircall is unavailable: {reason}")
+
+
+class AircallBusy(AircallUnavailable):
+    """Aircall's own limit for this company is reached."""
 
 
 class FlowError(AppError):
@@ -297,6 +303,10 @@ class TooManyRequests(ApiError):
 
 class TooManyTokenReads(TooManyRequests):
     """This API key has read too many raw tokens within a minute."""
+
+
+class BudgetSpent(TooManyRequests):
+    """This Aircall company's budget of requests is spent; try again later."""
 
 
 class EventMalformed(ApiError):

@@ -370,3 +370,14 @@ class LogReader(Table, table=True):
 
     name: str = _text(primary_key=True)
     position: int = _column(BigInteger)
+
+
+class Budget(Table, table=True):
+    """How much of Aircall's limit one Aircall company has spent; `aircall/budget.py` has its statements."""
+
+    __tablename__ = "budget"
+
+    company_id: int = _column(BigInteger, primary_key=True, autoincrement=False)
+    second: int = _column(BigInteger)  # the UNIX second of `spent[1]`; each further entry is one second older
+    spent: list[int] = _column(ARRAY(Integer))
+    closed_until: datetime | None = _time(nullable=True)  # Aircall said that nothing is left until then

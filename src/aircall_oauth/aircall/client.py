@@ -28,7 +28,7 @@ from aircall_oauth.aircall.payloads import (
     WebhookPage,
     error_reason,
 )
-from aircall_oauth.errors import AircallRefused, AircallUnavailable
+from aircall_oauth.errors import AircallBusy, AircallRefused, AircallUnavailable
 
 logger = log.get(__name__)
 
@@ -247,7 +247,8 @@ def _judge(response: httpx.Response, body: bytes, secrets: list[str]) -> Any:
         return content
     if response.is_client_error and status not in TEMPORARY:
         raise AircallRefused(aircall_status=status, reason=error_reason(content, secrets=secrets))
-    raise AircallUnavailable(f"status {status}", retry_after_seconds=_retry_after(response))
+    unavailable = AircallBusy if status == 429 else AircallUnavailable
+    raise unavailable(f"status {status}", retry_after_seconds=_retry_after(response))
 
 
 def _json(body: bytes) -> Any:

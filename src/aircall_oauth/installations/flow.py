@@ -8,6 +8,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -20,6 +21,7 @@ from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import log, standing
+from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import (
     AircallAway,
@@ -55,6 +57,7 @@ logger = log.get(__name__)
 UNDER_WAY = timedelta(seconds=60)
 KEPT = timedelta(days=1)
 STEP_SECONDS = 25.0
+CALLS_TO_IDENTIFY = 2
 WAIT_FOR_FIRST_SECONDS = 20.0
 LOOK_AGAIN_SECONDS = 0.2
 IDENTITY_LOCK = 1
@@ -250,9 +253,12 @@ async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> Secr
 async def _identify(resources: Resources, token: SecretStr) -> Identity:
     try:
         async with asyncio.timeout(STEP_SECONDS):
-            return await resources.aircall.identify(token)
+            identity = await resources.aircall.identify(token)
     except (AircallError, TimeoutError) as error:
         raise _away("identify", error) from None
+    with suppress(DatabaseAway):
+        await budget.spend(resources.database, identity.company_id, calls=CALLS_TO_IDENTIFY)
+    return identity
 
 
 def _away(step: str, error: Exception) -> AircallAway:

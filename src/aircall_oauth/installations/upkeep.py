@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlmodel import col, select, update
 
 from aircall_oauth import log
+from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
-from aircall_oauth.errors import AircallError, AircallUnavailable, DatabaseAway
+from aircall_oauth.errors import AircallBusy, AircallError, AircallUnavailable, BudgetSpent, DatabaseAway
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     WEBHOOK_TOKEN_PURPOSE,
@@ -31,6 +32,8 @@ REGISTER_SECONDS = 20.0
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(hours=1)
 BATCH = 20
+# To look for our webhook, to make or change it, and to read its token.
+CALLS_TO_REGISTER = 3
 
 
 async def ensure_webhook(resources: Resources, installation_id: str) -> None:
@@ -82,10 +85,18 @@ def _is_due() -> ColumnElement[bool]:
 async def _register_or_postpone(resources: Resources, webhook: Webhook, installation: Installation) -> None:
     assert installation.token_sealed is not None
     token = resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
+    per_minute = resources.settings.aircall_rate_per_minute
     try:
+        await budget.draw(
+            resources.database, installation.company_id, per_minute=per_minute, chore=True, calls=CALLS_TO_REGISTER
+        )
         async with asyncio.timeout(REGISTER_SECONDS):
             registered = await _register(resources, webhook, token)
-    except (AircallError, TimeoutError) as error:
+    except AircallBusy as busy:
+        told = budget.Told(0, busy.retry_after_seconds)
+        await budget.correct(resources.database, installation.company_id, told, per_minute=per_minute)
+        await _postpone(resources, webhook, busy)
+    except (AircallError, BudgetSpent, TimeoutError) as error:
         await _postpone(resources, webhook, error)
     else:
         await _keep(resources, webhook, registered)
@@ -156,7 +167,7 @@ async def _keep(resources: Resources, webhook: Webhook, registered: AircallWebho
 
 async def _postpone(resources: Resources, webhook: Webhook, error: Exception) -> None:
     pause = _pause(webhook.attempts)
-    if isinstance(error, AircallUnavailable) and error.retry_after_seconds is not None:
+    if isinstance(error, AircallUnavailable | BudgetSpent) and error.retry_after_seconds is not None:
         told = min(error.retry_after_seconds, LONGEST_PAUSE.total_seconds())
         pause = max(pause, timedelta(seconds=told))
     reason = str(error) or "timeout"
