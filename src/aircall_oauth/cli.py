@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable
+from datetime import datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -29,8 +30,11 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="API keys of the partner's systems.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+installations_app = typer.Typer(help="The Aircall companies that are connected.", no_args_is_help=True)
+app.add_typer(installations_app, name="installations")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+InstallationId = Annotated[str, typer.Argument(help="The installation's id, ins_….")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
@@ -144,6 +148,64 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
     _say("Revoked.")
 
 
+@installations_app.command("list")
+def list_installations(
+    owner: Annotated[str | None, typer.Option(help="Of this owner only.")] = None,
+    status: Annotated[str | None, typer.Option(help="unclaimed, active, unauthorized or removed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the installations, oldest first."""
+    from aircall_oauth.installations import reading
+    from aircall_oauth.models import InstallationStatus, operators_key
+
+    wanted = None if status is None else _usage(InstallationStatus, status, "--status")
+    found = _with_resources(lambda resources: reading.list_all(resources, operators_key(), owner=owner, status=wanted))
+    if as_json:
+        _print_json([one.model_dump(mode="json") for one in found])
+    else:
+        _print_table(
+            ("id", "status", "owner", "company", "webhook", "connected", "last event"),
+            (
+                (
+                    one.id,
+                    one.status,
+                    one.owner,
+                    one.company_name or str(one.company_id),
+                    one.webhook.status,
+                    _minute(one.connected_at),
+                    _minute(one.last_event_at),
+                )
+                for one in found
+            ),
+        )
+
+
+@installations_app.command("show")
+def show_installation(installation_id: InstallationId) -> None:
+    """Show an installation, as JSON; never a secret."""
+    from aircall_oauth.installations import reading
+    from aircall_oauth.models import operators_key
+
+    shown = _with_resources(lambda resources: reading.show_installation(resources, operators_key(), installation_id))
+    _print_json(shown.model_dump(mode="json"))
+
+
+@installations_app.command("disconnect")
+def disconnect_installation(
+    installation_id: InstallationId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove our webhook at Aircall, switch the integration off, erase the token."""
+    from aircall_oauth.audit import OPERATOR
+    from aircall_oauth.installations import leaving
+    from aircall_oauth.models import operators_key
+
+    if not yes:
+        typer.confirm(f"Disconnect {installation_id}? Its customer must install anew to come back.", abort=True)
+    _with_resources(lambda resources: leaving.disconnect(resources, operators_key(), OPERATOR, installation_id))
+    _say("Disconnected.")
+
+
 def main() -> None:
     """Entry point of the `aircall-oauth` command."""
     app()
@@ -197,6 +259,10 @@ def _print(table: Table) -> None:
     """As wide as the terminal; into a pipe never cut, so that a script reads whole words."""
     terminal = sys.stdout.isatty()
     Console(soft_wrap=not terminal, width=None if terminal else 500).print(table)
+
+
+def _minute(at: datetime | None) -> str | None:
+    return f"{at:%Y-%m-%d %H:%M}" if at is not None else None
 
 
 def _print_json(content: Any) -> None:

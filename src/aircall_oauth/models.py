@@ -291,6 +291,11 @@ class ApiKey(Table, table=True):
         return () if self.owner is None else (col(table.owner) == self.owner,)
 
 
+def operators_key() -> ApiKey:
+    """Whoever is at the command line may do everything and sees everything; this key is in no table."""
+    return ApiKey(id="operator", name="operator", fingerprint=b"", scopes=[str(s) for s in Scope], created_at=now())
+
+
 class Audit(Table, table=True):
     """Who did what, when and from where. Rows are only ever added; a trigger of migration 0003 holds it."""
 

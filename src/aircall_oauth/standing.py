@@ -5,6 +5,8 @@ what it is then is found out here, once for all rooms.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import StrEnum, auto
 from typing import Any
 
@@ -15,8 +17,9 @@ from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import eventlog, log
+from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.errors import AircallError, AircallRefused
+from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     TOKEN_PURPOSE,
@@ -52,11 +55,11 @@ class Look(StrEnum):
 async def look(resources: Resources, installation: Installation) -> tuple[Look, Integration | None]:
     """Ask Aircall about an installation's token, and what it tells of the integration."""
     try:
-        async with asyncio.timeout(LOOK_SECONDS):
+        async with within_budget(resources, installation.company_id), asyncio.timeout(LOOK_SECONDS):
             integration = await resources.aircall.integration(token_of(resources, installation))
     except AircallRefused as refused:
         return (Look.DEAD if refused.aircall_status in DEAD_TOKEN else Look.UNCERTAIN), None
-    except (AircallError, TimeoutError):
+    except (AircallError, BudgetSpent, TimeoutError):
         return Look.UNCERTAIN, None
     return (Look.ALIVE if _is_of(integration, installation) else Look.FOREIGN), integration
 
@@ -95,15 +98,29 @@ async def refresh(resources: Resources, installation_id: str) -> None:
     elif integration is not None:
         await _keep_facts(resources, installation, integration)
         if integration.active is False:
-            await switch_on(resources, installation.id, token_of(resources, installation))
+            await switch_on(resources, installation)
 
 
-async def switch_on(resources: Resources, installation_id: str, token: SecretStr) -> None:
+async def switch_on(resources: Resources, installation: Installation) -> None:
     """An integration that was switched off when its customer left is switched on when he is back."""
     try:
-        await resources.aircall.enable_integration(token)
-    except AircallError as error:
-        logger.warning("integration not switched on", installation_id=installation_id, reason=str(error))
+        async with within_budget(resources, installation.company_id):
+            await resources.aircall.enable_integration(token_of(resources, installation))
+    except (AircallError, BudgetSpent) as error:
+        logger.warning("integration not switched on", installation_id=installation.id, reason=str(error))
+
+
+@asynccontextmanager
+async def within_budget(resources: Resources, company_id: int, *, calls: int = 1) -> AsyncIterator[None]:
+    """Ask Aircall within the chores' part of the company's budget; raises `BudgetSpent` instead of asking."""
+    per_minute = resources.settings.aircall_rate_per_minute
+    await budget.draw(resources.database, company_id, per_minute=per_minute, chore=True, calls=calls)
+    try:
+        yield
+    except AircallBusy as busy:
+        told = budget.Told(0, busy.retry_after_seconds)
+        await budget.correct(resources.database, company_id, told, per_minute=per_minute)
+        raise
 
 
 async def connect(session: AsyncSession, installation: Installation) -> None:

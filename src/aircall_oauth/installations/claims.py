@@ -18,6 +18,7 @@ from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.errors import (
     AircallError,
     ApiError,
+    BudgetSpent,
     ClaimNotFound,
     ClaimOfAnother,
     InstallationHeld,
@@ -186,6 +187,7 @@ async def _switch_off(resources: Resources, installation_id: str, token: SecretS
     if installation is None or installation.status != InstallationStatus.REMOVED:
         return
     try:
-        await resources.aircall.disable_integration(token)
-    except AircallError as error:
+        async with standing.within_budget(resources, installation.company_id):
+            await resources.aircall.disable_integration(token)
+    except (AircallError, BudgetSpent) as error:
         logger.warning("integration not switched off", installation_id=installation_id, reason=str(error))

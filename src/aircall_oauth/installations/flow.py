@@ -149,7 +149,7 @@ async def finish_install(
     waits = _waits(resources, flow, installation)
     if not waits:
         if identity.active is False:
-            await standing.switch_on(resources, installation.id, token)
+            await standing.switch_on(resources, installation)
         await upkeep.ensure_webhook(resources, installation.id)
     claim = claims.code_of(resources.vault, flow.flow_id) if waits or flow.return_to is not None else None
     return Connected(installation.company_name, flow.return_to, claim)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from aircall_oauth.deps import InstallationsReader, InstallationsWriter, ResourcesDep, TokensReader, WhoDep
 from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
-from aircall_oauth.installations import claims, flow, links, pages, reading, state
+from aircall_oauth.installations import claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.reading import InstallationList, InstallationView
 from aircall_oauth.models import InstallationStatus
 from aircall_oauth.problems import problems
@@ -161,6 +161,22 @@ async def show_installation(
 ) -> InstallationView:
     """One installation, and its webhook; never a secret."""
     return await reading.show_installation(resources, key, installation_id)
+
+
+@api.delete(
+    "/{installation_id}",
+    summary="Disconnect an installation",
+    status_code=204,
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def disconnect(
+    installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
+) -> None:
+    """Remove our webhook at Aircall, switch the integration off, erase the token. Twice is as good as once.
+
+    Where Aircall can't be reached, the installation is `removed` here at once, and the worker finishes the rest.
+    """
+    await leaving.disconnect(resources, key, who, installation_id)
 
 
 class TokenView(BaseModel):
