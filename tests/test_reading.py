@@ -195,6 +195,8 @@ async def test_reading_a_token_gives_it_and_leaves_a_trace(service: Service) -> 
         "action": "token.read",
         "installation_id": installation_id,
         "request_id": "trace-me.1",
+        "address": "127.0.0.1",
+        "outcome": "done",
     }
 
 

@@ -38,6 +38,8 @@ WRONG = {
     "webhook_name": CANARY * 100,
     "webhook_events": f"call.ended,{CANARY}!",
     "event_retention": CANARY,
+    "token_reads_per_minute": CANARY,
+    "audit_retention": "29d",
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "aircall_rate_per_minute": CANARY,
     "metrics_port": f"{CANARY}",

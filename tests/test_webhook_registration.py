@@ -48,8 +48,9 @@ async def kept(service: Service) -> Any:
 
 
 async def finish(service: Service) -> Any:
-    """The worker's chore, with the webhook due; what is kept after it."""
+    """The worker's chore, with the webhook due and Aircall's minute past; what is kept after it."""
     await service.sql(MAKE_DUE)
+    await service.sql("DELETE FROM budget")
     await upkeep.finish_webhooks(service.resources)
     return await kept(service)
 

@@ -131,7 +131,8 @@ def _answer_error(request: Request, error: AppError, also: dict[str, str] | None
     if _is_browser(request):
         shown, resources = _as_ending(error), request.app.state.resources
         resources.metrics.install_ended(shown.code())
-        return installations.ending_page(shown, install_url=f"{resources.settings.public_url}/aircall/oauth/install")
+        install_url = f"{resources.settings.public_url}/aircall/oauth/install"
+        return installations.ending_page(shown, install_url=install_url, by_link=installations.came_by_link(request))
     body = problem(error, request.scope.get("request_id"))
     return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
 

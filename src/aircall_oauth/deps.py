@@ -9,6 +9,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlmodel import col, select
 
+from aircall_oauth.audit import Who
 from aircall_oauth.errors import ScopeMissing, Unauthenticated
 from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, now
 from aircall_oauth.resources import Resources
@@ -56,6 +57,14 @@ def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, ApiKey]]:
     return scoped_caller
 
 
+def who(request: Request, key: Annotated[ApiKey, Depends(caller)]) -> Who:
+    """The caller as the audit tells of it; its address is the socket's, which no header can change."""
+    address = request.client.host if request.client else "-"
+    return Who(key.id, address, request.scope.get("request_id"))
+
+
+WhoDep = Annotated[Who, Depends(who)]
 InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ))]
+InstallationsWriter = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
 TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
 EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]

@@ -10,15 +10,21 @@
     ├── AircallError                  what a call to Aircall came to
     │   ├── AircallRefused            do not repeat
     │   └── AircallUnavailable        may be repeated
+    │       └── AircallBusy           its own limit is reached
     ├── FlowError                     an ending of the install flow, shown as a page
     │   ├── ParametersInvalid · ReturnAddressRefused · PrefetchRefused
+    │   ├── LinkInvalid · LinkExpired · LinkUsed
     │   ├── StateInvalid · StateExpired · WrongBrowser
-    │   ├── Declined · CodeRefused · AppRefused
+    │   ├── Declined · CodeRefused · AppRefused · TokenMixedUp
     │   ├── AircallAway · FlowUnknown · TryAgainLater
     ├── ApiError                      a problem+json answer
-    │   ├── Unauthenticated · ScopeMissing
+    │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
+    │   ├── TooManyRequests           come back when told
+    │   │   ├── TooManyTokenReads
+    │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
@@ -109,6 +115,10 @@ class AircallUnavailable(AircallError):
         super().__init__(f"Aircall is unavailable: {reason}")
 
 
+class AircallBusy(AircallUnavailable):
+    """Aircall's own limit for this company is reached."""
+
+
 class FlowError(AppError):
     """The install flow ended without an installation."""
 
@@ -125,6 +135,20 @@ class ReturnAddressRefused(FlowError):
 
 class PrefetchRefused(FlowError):
     """This page is not loaded ahead of a click."""
+
+
+class LinkInvalid(FlowError):
+    """The install link is damaged."""
+
+
+class LinkExpired(FlowError):
+    """The install link is older than thirty minutes."""
+
+
+class LinkUsed(FlowError):
+    """The install link was used before."""
+
+    status = 409
 
 
 class StateInvalid(FlowError):
@@ -151,6 +175,12 @@ class CodeRefused(FlowError):
 
 class AppRefused(FlowError):
     """Aircall does not accept this app's own credentials."""
+
+    status = 502
+
+
+class TokenMixedUp(FlowError):
+    """Aircall gave a token that belongs to another installation."""
 
     status = 502
 
@@ -191,6 +221,12 @@ class ScopeMissing(ApiError):
     status = 403
 
 
+class OwnerNotAllowed(ApiError):
+    """The API key is bound to another owner."""
+
+    status = 403
+
+
 class NotFound(ApiError):
     """There is nothing at this address."""
 
@@ -215,6 +251,24 @@ class InstallationNotActive(ApiError):
     status = 409
 
 
+class ClaimNotFound(ApiError):
+    """There is no such claim: it was never given, was used, or is older than an hour."""
+
+    status = 404
+
+
+class ClaimOfAnother(ApiError):
+    """The installation was begun with another owner's install link."""
+
+    status = 403
+
+
+class InstallationHeld(ApiError):
+    """The installation belongs to another owner."""
+
+    status = 409
+
+
 class EventNotFound(ApiError):
     """There is no such event."""
 
@@ -235,6 +289,24 @@ class InvalidRequest(ApiError):
     """The request is not valid."""
 
     status = 422
+
+
+class TooManyRequests(ApiError):
+    """Too many requests; try again later."""
+
+    status = 429
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__()
+
+
+class TooManyTokenReads(TooManyRequests):
+    """This API key has read too many raw tokens within a minute."""
+
+
+class BudgetSpent(TooManyRequests):
+    """This Aircall company's budget of requests is spent; try again later."""
 
 
 class EventMalformed(ApiError):

@@ -17,7 +17,7 @@ from aircall_oauth.events import routes as events
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import Problem
 
-DOORS = (installations.browser, installations.api, events.api, health.router)
+DOORS = (installations.browser, installations.api, installations.custody, events.api, health.router)
 TITLE = "aircall-oauth"
 DESCRIPTION = """
 Holds a software company's connections to Aircall: the OAuth flow, the sealed tokens, the webhooks, and every event.

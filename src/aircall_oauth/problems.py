@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from aircall_oauth.errors import AppError, PositionGone, Unavailable
+from aircall_oauth.errors import AppError, PositionGone, TooManyRequests, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
@@ -12,7 +12,7 @@ TYPE_PREFIX = "urn:aircall-oauth:problem:"
 MEANINGS = {
     400: "The request is malformed",
     401: "A valid API key, or a known webhook token, is needed",
-    403: "The API key lacks the scope",
+    403: "The API key lacks the scope, or is for another owner",
     404: "There is no such thing, or this API key may not see it",
     405: "This address does not take that method",
     408: "The body did not arrive in time",
@@ -21,6 +21,7 @@ MEANINGS = {
     413: "The body is too large",
     415: "The body must have no content-encoding",
     422: "A parameter is not valid",
+    429: "Too many requests; try again after `Retry-After` seconds",
     503: "Try again after `Retry-After` seconds",
 }
 
@@ -52,7 +53,7 @@ def problem(error: AppError, request_id: str | None) -> dict[str, Any]:
 def headers(error: AppError) -> dict[str, str]:
     """What an error's answer carries besides its body."""
     known = {"cache-control": "no-store"}
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyRequests):
         known["retry-after"] = str(error.retry_after_seconds)
     if error.status == 401:
         known["www-authenticate"] = "Bearer"

@@ -108,6 +108,12 @@ def _drain(value: Any) -> Any:
     return timedelta(0) if value == "0s" else parse_duration(value) if isinstance(value, str) else value
 
 
+def _thirty_days_at_least(length: timedelta) -> timedelta:
+    if length < timedelta(days=30):
+        raise ValueError("must be 30d or more")
+    return length
+
+
 def _ip_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
@@ -191,6 +197,14 @@ class Settings(BaseSettings):
         le=timedelta(minutes=5),
         description="how long `serve` goes on after SIGTERM while `/readyz` says 503; `0s` = not at all",
     )
+    token_reads_per_minute: int = Field(
+        60, ge=1, le=100_000, description="how many raw tokens one API key may read in a minute, over all replicas"
+    )
+    audit_retention: Annotated[
+        timedelta,
+        BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+        AfterValidator(_thirty_days_at_least),
+    ] = Field(timedelta(days=400), description="how long the audit is kept; `30d` at least")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")
 

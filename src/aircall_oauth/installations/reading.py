@@ -2,28 +2,32 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from math import ceil
 from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import Select
 from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.errors import InstallationNotActive, InstallationNotFound
+from aircall_oauth import audit, log
+from aircall_oauth.audit import Action, Outcome, Who
+from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, TooManyTokenReads
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     ApiKey,
-    Audit,
     Event,
     EventSource,
     Installation,
     InstallationStatus,
     Webhook,
     WebhookStatus,
-    new_id,
 )
 from aircall_oauth.resources import Resources
 from aircall_oauth.vault import Place
+
+logger = log.get(__name__)
 
 
 class WebhookView(BaseModel):
@@ -72,6 +76,21 @@ async def list_installations(
     return InstallationList(items=items, next=items[-1].id if len(rows) > limit else None)
 
 
+async def list_all(
+    resources: Resources, key: ApiKey, *, owner: str | None = None, status: InstallationStatus | None = None
+) -> list[InstallationView]:
+    """The whole list, page after page, for the command line."""
+    await resources.require_ready()
+    found: list[InstallationView] = []
+    cursor = None
+    while True:
+        page = await list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=1000)
+        found += page.items
+        cursor = page.next
+        if cursor is None:
+            return found
+
+
 async def show_installation(resources: Resources, key: ApiKey, installation_id: str) -> InstallationView:
     query = _visible_to(key).where(col(Installation.id) == installation_id)
     async with resources.database.session() as session:
@@ -81,8 +100,11 @@ async def show_installation(resources: Resources, key: ApiKey, installation_id: 
     return _view(row)
 
 
-async def read_token(resources: Resources, key: ApiKey, installation_id: str, *, request_id: str | None) -> SecretStr:
-    """The token in clear, and a line in the audit table that says so, or neither."""
+async def read_token(resources: Resources, key: ApiKey, installation_id: str, *, who: Who) -> SecretStr:
+    """The token in clear, and a line in the audit that says so, or neither.
+
+    Raises `TooManyTokenReads` for a key that read `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` within the last minute.
+    """
     query = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
     async with resources.database.session() as session:
         installation = (await session.exec(query)).first()
@@ -90,17 +112,20 @@ async def read_token(resources: Resources, key: ApiKey, installation_id: str, *,
             raise InstallationNotFound
         if installation.status != InstallationStatus.ACTIVE or installation.token_sealed is None:
             raise InstallationNotActive
-        token = resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
-        session.add(
-            Audit(
-                id=new_id("aud"),
-                actor=key.id,
-                action="token.read",
-                installation_id=installation.id,
-                request_id=request_id,
-            )
-        )
-    return token
+        wait = await audit.wait_after(session, who, Action.TOKEN_READ, most=resources.settings.token_reads_per_minute)
+        if wait is None:
+            token = resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
+            await audit.record(session, who, Action.TOKEN_READ, installation_id=installation.id)
+            return token
+        await _record_refusal(session, who, installation.id)
+    logger.error("too many token reads", alarm=True, actor=who.actor, address=who.address)
+    raise TooManyTokenReads(max(1, ceil(wait.total_seconds())))
+
+
+async def _record_refusal(session: AsyncSession, who: Who, installation_id: str) -> None:
+    """One line a minute says it: a flood of refused reads must not become a flood of lines."""
+    if await audit.wait_after(session, who, Action.TOKEN_READ, most=1, outcome=Outcome.REFUSED) is None:
+        await audit.record(session, who, Action.TOKEN_READ, installation_id=installation_id, outcome=Outcome.REFUSED)
 
 
 def _visible_to(key: ApiKey) -> Select[Any]:

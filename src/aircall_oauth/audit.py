@@ -1,0 +1,127 @@
+"""Who did what, when, from where: one line each, in the transaction of the thing it tells of.
+
+Lines are only ever added; the database refuses everything else (`docs/decisions/0008-the-audit-only-grows.md`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from sqlalchemy import func, text
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from aircall_oauth.database import database_errors
+from aircall_oauth.models import Audit, new_id
+from aircall_oauth.resources import Resources
+
+COUNT_LOCK = 2
+MINUTE = timedelta(minutes=1)
+BATCH = 5000
+FORGET = """
+    DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < now() - $1::interval ORDER BY at LIMIT $2)
+"""
+
+
+class Action(StrEnum):
+    """What can be done that somebody may have to answer for."""
+
+    TOKEN_READ = "token.read"
+    AIRCALL_READ = "aircall.read"  # a call passed on that changes nothing
+    AIRCALL_WRITE = "aircall.write"
+    INSTALL_LINK_MADE = "install_link.made"
+    INSTALLATION_CLAIMED = "installation.claimed"
+    INSTALLATION_DISCONNECTED = "installation.disconnected"
+    ALL_REVOKED = "all.revoked"
+    API_KEY_CREATED = "api_key.created"
+    API_KEY_REVOKED = "api_key.revoked"
+    SECRETS_ROTATED = "secrets.rotated"
+
+
+class Outcome(StrEnum):
+    DONE = "done"
+    REFUSED = "refused"  # by us
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Who:
+    """Who asks, from where, and in which request. `address` is the other end of the socket, `-` where there is none."""
+
+    actor: str
+    address: str = "-"
+    request_id: str | None = None
+
+
+OPERATOR = Who("operator")  # at the command line
+SERVICE = Who("service")  # by itself: a chore
+
+
+async def record(
+    session: AsyncSession,
+    who: Who,
+    action: Action,
+    *,
+    installation_id: str | None = None,
+    outcome: Outcome = Outcome.DONE,
+) -> None:
+    """Add a line; it is there if, and only if, what the session's transaction does is done."""
+    session.add(
+        Audit(
+            id=new_id("aud"),
+            actor=who.actor,
+            action=action,
+            installation_id=installation_id,
+            request_id=who.request_id,
+            address=who.address,
+            outcome=outcome,
+        )
+    )
+    await session.flush()
+
+
+async def wait_after(
+    session: AsyncSession, who: Who, action: Action, *, most: int, outcome: Outcome = Outcome.DONE
+) -> timedelta | None:
+    """How long an actor who did this `most` times within a minute must wait to do it again; None where it may.
+
+    Whoever asks for the same actor meanwhile waits for this transaction's end, so the count holds over all replicas.
+    """
+    connection = await session.connection()
+    lock = text("SELECT pg_advisory_xact_lock(:lock, hashtext(:actor))")
+    await connection.execute(lock, {"lock": COUNT_LOCK, "actor": who.actor})
+    wait = (
+        select(Audit.at + MINUTE - func.clock_timestamp())
+        .where(
+            col(Audit.actor) == who.actor,
+            col(Audit.at) > func.clock_timestamp() - MINUTE,
+            col(Audit.action) == action,
+            col(Audit.outcome) == outcome,
+        )
+        .order_by(col(Audit.at).desc())
+        .offset(most - 1)
+        .limit(1)
+    )
+    left: timedelta | None = (await connection.execute(wait)).scalar()
+    return left
+
+
+async def lines(resources: Resources, *, installation_id: str | None = None, limit: int = 100) -> Sequence[Audit]:
+    """The newest lines, newest first."""
+    await resources.require_ready()
+    newest = select(Audit).order_by(col(Audit.at).desc(), col(Audit.id).desc()).limit(limit)
+    if installation_id is not None:
+        newest = newest.where(col(Audit.installation_id) == installation_id)
+    async with resources.database.session() as session:
+        return (await session.exec(newest)).all()
+
+
+async def forget_old(resources: Resources) -> None:
+    """The worker's chore: drop lines past `AIRCALL_OAUTH_AUDIT_RETENTION`, some at a time."""
+    forgotten = BATCH
+    while forgotten == BATCH:
+        with database_errors():
+            async with resources.database.driver_connection() as connection:
+                answer = await connection.execute(FORGET, resources.settings.audit_retention, BATCH)
+        forgotten = int(answer.split()[-1])
