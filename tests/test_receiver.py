@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from aircall_oauth import database
 from aircall_oauth.eventlog import APPEND_LOCK
-from aircall_oauth.events import receiver
+from aircall_oauth.events import bodies
 from aircall_oauth.models import Scope
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.fakes import Service, run_service, settings_for
@@ -199,7 +199,7 @@ async def test_a_body_over_a_mebibyte_is_not_read_to_its_end(connected: Service)
 async def test_a_body_that_does_not_arrive_is_not_waited_for(
     connected: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
 
     async def stuck() -> AsyncIterator[bytes]:
         yield b'{"event":'

@@ -1,13 +1,17 @@
 """The two long-running processes: the web server, and the worker."""
 
 import asyncio
+import gc
+import resource
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aircall_oauth import log, worker
 from aircall_oauth.app import App, create_app
@@ -19,6 +23,9 @@ logger = log.get(__name__)
 
 GRACEFUL_SECONDS = 20
 BACKLOG = 2048
+HEADERS_SECONDS = 10.0
+TICKS_PER_SECOND = 10
+YOUNG_OBJECTS = 10_000
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -29,6 +36,9 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
         server = Server(
             uvicorn.Config(
                 create_app(opener),
+                interface="asgi3",
+                http=HttpToolsProtocol,
+                ws="none",
                 host=host,
                 port=port,
                 access_log=False,
@@ -43,11 +53,34 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
             # uvicorn raises the signal that stopped it once more, which would leave nothing here closed.
             for number in STOPPING:
                 signal.signal(number, lambda *_: None)
+            _allow_many_connections()
+            _collect_less()
             await server.serve(sockets=[listener])
 
 
 class Server(uvicorn.Server):
-    """Sends readers that wait home before it waits for its connections to end."""
+    """Cuts off who sends no whole headers, and sends readers that wait home before it waits for connections to end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._unheard_since: dict[HttpToolsProtocol, float] = {}
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_SECOND == 0:
+            self._cut_off_slow()
+        return await super().on_tick(counter)
+
+    def _cut_off_slow(self) -> None:
+        """Close the connections that have sent something, or nothing, but no request for too long.
+
+        uvicorn bounds only how long a connection may be silent after an answer.
+        """
+        now = time.monotonic()
+        unheard = [c for c in self.server_state.connections if isinstance(c, HttpToolsProtocol) and _is_unheard(c)]
+        self._unheard_since = {c: self._unheard_since.get(c, now) for c in unheard}
+        for connection, since in self._unheard_since.items():
+            if now - since > HEADERS_SECONDS:
+                connection.transport.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app = self.config.app
@@ -62,6 +95,26 @@ async def work(settings: Settings) -> None:
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _told_to_stop()
         logger.info("stopping")
+
+
+def _is_unheard(connection: HttpToolsProtocol) -> bool:
+    """Whether no request of it is under way, and it is not resting between two either."""
+    idle = connection.cycle is None or connection.cycle.response_complete
+    return idle and connection.timeout_keep_alive_task is None
+
+
+def _allow_many_connections() -> None:
+    """Many that are slow must leave room for those that are not."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_less() -> None:
+    """What is there by now stays to the end: looking through it again and again costs every event."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
 
 
 def _listening(host: str, port: int) -> socket.socket:

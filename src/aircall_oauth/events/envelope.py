@@ -7,7 +7,6 @@
 import hashlib
 import re
 from array import array
-from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import accumulate
 from json import JSONDecoder
@@ -95,19 +94,23 @@ _anything = msgspec.json.Decoder()
 
 def _quickly(body: bytes) -> Envelope | None:
     """As nearly all bodies can be read; None where msgspec is stricter than some sender."""
-    with suppress(UnicodeError, msgspec.MsgspecError, RecursionError):
+    try:
         fields = _fields.decode(body)
         # What is left raw is passed over unread: NaN, a bad escape or a broken string would get into the log.
         _anything.decode(body)
-        data, timestamp = (bytes(raw).decode() for raw in (fields.data, fields.timestamp))
-        return Envelope(fields.event, fields.token, data, fields.resource, timestamp)
-    return None
+    except (UnicodeError, msgspec.MsgspecError, RecursionError):
+        return None
+    return Envelope(fields.event, fields.token, _text(fields.data), fields.resource, _text(fields.timestamp))
+
+
+def _text(raw: msgspec.Raw) -> str:
+    return str(memoryview(raw), "utf-8")
 
 
 def _patiently(body: bytes) -> Envelope:
-    """With the standard library's reader, which takes what JavaScript writes for half an emoji, where a message was cut.
+    """With the standard library's reader.
 
-    And numbers of any size.
+    It takes numbers of any size, and what JavaScript writes for half an emoji where a message was cut.
     """
     text = body.decode()
     fields: dict[str, tuple[Any, str]] = {}
