@@ -1,13 +1,15 @@
-"""Web processes that are there quickly: forked off one that has read the code already. They die like any other."""
+"""Processes that are there quickly: forked off one that has read the code already. They die like any other."""
 
 import asyncio
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -33,8 +35,7 @@ class WebProcess:
     async def start(self) -> None:
         """Start it, and return when it is ready."""
         arguments = ["serve", "--port", str(self.port)]
-        self._process = _context.Process(target=_run, args=(arguments, self._environment, str(self._log)))
-        self._process.start()
+        self._process = fork(_serve, arguments, self._environment, str(self._log))
         async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
             while not await self._is_ready(session):
                 assert self._process.is_alive(), self.said()
@@ -87,7 +88,14 @@ async def web_processes(count: int, database_url: str, folder: Path) -> AsyncIte
             await process.close()
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
+def fork(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A process of its own that does this, under way."""
+    process = _context.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
