@@ -72,7 +72,7 @@ def request(token: str) -> tuple[bytes, bytes]:
     event = {
         "resource": "call",
         "event": "call.ended",
-        "timestamp": 1767261600,
+        "timestamp": int(time.time()),
         "token": token,
         "data": {"id": SLOT.decode(), "direction": "inbound", "status": "done", "tags": [], "comments": [], "note": ""},
     }

@@ -2,16 +2,7 @@
 
 from typing import Any
 
-import msgspec
-
-
-class Envelope(msgspec.Struct):
-    event: str
-    token: str
-    data: msgspec.Raw
-
-
-decoder = msgspec.json.Decoder(Envelope)
+from aircall_oauth.events import envelope
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -27,7 +18,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    decoder.decode(body)
+    envelope.read(body)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"12")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b'{"ok": true}'})

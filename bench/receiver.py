@@ -32,10 +32,12 @@ FILL_INSTALLATIONS = """
     INSERT INTO webhook (id, installation_id, status, webhook_id, token_fingerprint)
     SELECT 'whk_' || md5(id), id, 'active', 'bench', sha256(convert_to(id, 'UTF8')) FROM filled
 """
-FILL_EVENTS = """
+FILL_EVENTS = f"""
     WITH filled AS (
         INSERT INTO event_fingerprint (fingerprint, received_at)
-        SELECT sha256(convert_to('full' || n, 'UTF8')), now() FROM generate_series($1::bigint, $2::bigint) n
+        SELECT int8send(extract(epoch FROM now() - {EVENTS} * interval '0.3 s' + n * interval '0.3 s')::bigint)
+                   || sha256(convert_to('full' || n, 'UTF8')), now()
+        FROM generate_series($1::bigint, $2::bigint) n
         RETURNING 1
     )
     INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, source, data)

@@ -1,5 +1,6 @@
 """The log: one JSON line per request, the path's template instead of the path, and nothing secret."""
 
+import asyncio
 import io
 import json
 import logging
@@ -61,6 +62,7 @@ def lines(stderr: io.StringIO) -> Lines:
 
 
 async def requested(lines: Lines, answer: httpx.Response) -> dict[str, Any]:
+    await asyncio.sleep(0)  # lines are written at the end of a turn of the event loop
     (line,) = [line for line in lines() if line["event"] == "request"]
     assert (line["level"], line["logger"]) == ("info", "aircall_oauth.edge")
     assert line["request_id"] == answer.headers["x-request-id"]

@@ -1,9 +1,10 @@
 """The web process: its doors, how it answers errors, and its documentation."""
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -46,7 +47,9 @@ Opener = Callable[[], AbstractAsyncContextManager[Resources]]
 class App(FastAPI):
     """The application. An event does not go through the framework and its middleware, only past them."""
 
-    receiver = receiver.Receiver()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.receiver = receiver.Receiver(self.state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,15 +63,14 @@ class App(FastAPI):
         else:
             await in_a_span(resources.tracing, self._answer, scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _answer(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["path"] == receiver.PATH and scope["method"] == "POST":
-            scope["app"], scope["endpoint"] = self, self.receiver
-            await self.receiver(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            scope["endpoint"] = self.receiver
+            return self.receiver(scope, receive, send)
+        return super().__call__(scope, receive, send)
 
 
-def create_app(open_resources: Opener) -> FastAPI:
+def create_app(open_resources: Opener) -> App:
     """The application; what it needs is opened when it starts and closed when it stops."""
 
     @asynccontextmanager
@@ -84,7 +86,7 @@ def create_app(open_resources: Opener) -> FastAPI:
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)
     for router in openapi.DOORS:
         app.include_router(router)
-    app.router.routes.append(Route(receiver.PATH, App.receiver, methods=["POST"], name="receive_event"))
+    app.router.routes.append(Route(receiver.PATH, app.receiver, methods=["POST"], name="receive_event"))
     app.add_middleware(Edge, on_error=_answer_error)
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -4,7 +4,6 @@ A reader may therefore read `position > cursor` and never skip an event. The loc
 waits for before it commits; nothing that can wait may come after it.
 """
 
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import partitions
-from aircall_oauth.models import Event, EventSource, Installation, new_id, now
+from aircall_oauth.models import Event, EventSource, Installation, new_id
 
 APPEND_LOCK = 0x61697263616C6C2D6C6F67 & 0x7FFFFFFFFFFFFFFF
 CHANNEL = "aircall_oauth_log"
@@ -24,9 +23,10 @@ async def append(session: AsyncSession, installation: Installation, type_: str, 
     connection = await session.connection()
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None
-    await partitions.ensure(driver, ahead=timedelta(0))
+    await partitions.ensure(driver)
     await connection.execute(text(f"SELECT pg_advisory_xact_lock({APPEND_LOCK}), pg_notify('{CHANNEL}', '')"))
-    at = now()
+    # The days are PostgreSQL's, and so is the hour.
+    at = await connection.scalar(text("SELECT clock_timestamp()"))
     session.add(
         Event(
             id=new_id("evt"),

@@ -1,5 +1,6 @@
 """Log lines: one JSON object each, on stderr, with no secret in them."""
 
+import asyncio
 import itertools
 import logging
 import re
@@ -35,6 +36,7 @@ SECRET_NAMES = {
 
 _requests = logging.getLogger(f"{OURS}.edge")
 _lines: TextIO | None = None  # where JSON lines go
+_held: list[str] = []
 
 
 def configure(level: str, format_: str) -> None:
@@ -92,14 +94,17 @@ def _plain_traceback(sio: Any, exc_info: Any) -> None:
 def request(*, method: str, path: str, status: int, started: float, request_id: str) -> None:
     """A request's one line. `path` is the template, never what was asked for; `started` is of `time.perf_counter`.
 
-    Written by hand, because at the door of the events the usual way would cost as much as the event.
+    Written by hand, because at the door of the events the usual way would cost as much as the event. Lines of one turn
+    of the event loop are written together: each writing is a call to the kernel.
     """
     milliseconds = round((time.perf_counter() - started) * 1000, 1)
     if not _requests.isEnabledFor(logging.INFO):
         return
     if _lines is not None:
         at = datetime.now(UTC).isoformat()[:-6]
-        _lines.write(
+        if not _held:
+            asyncio.get_running_loop().call_soon(_write_held)
+        _held.append(
             f'{{"method": "{method}", "path": "{path}", "status": {status}, "ms": {milliseconds}, '
             f'"event": "request", "request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
             f'"timestamp": "{at}Z"}}\n'
@@ -108,6 +113,12 @@ def request(*, method: str, path: str, status: int, started: float, request_id: 
         get(_requests.name).info(
             "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id
         )
+
+
+def _write_held() -> None:
+    if _lines is not None:
+        _lines.write("".join(_held))
+    _held.clear()
 
 
 def request_id(given: bytes | None) -> str:

@@ -11,7 +11,7 @@ import asyncpg
 
 MADE_AHEAD = timedelta(days=7)
 LOCK = 0x6576656E742D64  # "event-d"
-LOCK_TIMEOUT = "1s"
+LOCK_TIMEOUT = "300ms"
 # Asked of the tables, not with `to_regclass`: that may remember what was missing before another process made it.
 DAYS = """
     SELECT to_char(day, 'YYYYMMDD') AS suffix, day::date AS day
@@ -46,9 +46,10 @@ async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEA
 
 
 async def drop_older(connection: asyncpg.Connection, retention: timedelta) -> int:
-    """Drop the days that ended before the retention; how many. Waits at most a second for readers to step aside.
+    """Drop the days that ended before the retention; how many.
 
-    A day that is read too busily to be dropped now is dropped the next time.
+    Everybody else waits while this waits for readers to step aside, so it does not wait long: a day that is read too
+    busily to be dropped now is dropped the next time.
     """
     names = [row["relname"] for row in await connection.fetch(PRESENT)]
     now: datetime = await connection.fetchval("SELECT clock_timestamp()")

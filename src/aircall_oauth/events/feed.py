@@ -25,7 +25,8 @@ COLUMNS = """
     id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
     convert_to(data, 'UTF8')
 """
-HEAD = "SELECT (SELECT coalesce(max(position), 0) FROM event), (SELECT max(dropped_to) FROM log_start)"
+HEAD = "SELECT coalesce(max(position), 0) FROM event"
+DROPPED_TO = "SELECT max(dropped_to) FROM log_start"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
     conditions, values = _conditions(key, wanted)
     with database_errors():
         async with resources.database.driver_connection() as connection:
-            head = await _head(connection, wanted.after)
+            head = max(await connection.fetchval(HEAD), wanted.after)
             start, end = wanted.after, wanted.after
             events: list[EventJson] = []
             for _ in range(WINDOWS):
@@ -92,6 +93,7 @@ async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
                 events += [_event(row) for row in rows]
                 if len(events) > wanted.limit or end >= head:
                     break
+            await _refuse_gone(connection, wanted.after)
     if len(events) > wanted.limit:
         return Page(events[: wanted.limit], next=events[wanted.limit - 1].position, more=True)
     return Page(events, next=max(end, wanted.after), more=end < head)
@@ -147,12 +149,14 @@ def as_json(page: Page) -> bytes:
     return msgspec.json.encode({"events": page.events, "next": page.next, "more": page.more})
 
 
-async def _head(connection: asyncpg.Connection, after: int) -> int:
-    """The newest position; raises `PositionGone` where the log no longer has all that comes after."""
-    head, dropped_to = await connection.fetchrow(HEAD)
+async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
+    """Raises `PositionGone` where the log no longer has all that comes after.
+
+    Asked when everything was read: a day may be dropped between two statements.
+    """
+    dropped_to = await connection.fetchval(DROPPED_TO)
     if dropped_to is not None and 0 < after < dropped_to:
         raise PositionGone(dropped_to)
-    return max(int(head), after)
 
 
 def _conditions(key: ApiKey, wanted: Wanted, *, first: int = 4) -> tuple[str, list[Any]]:

@@ -26,6 +26,16 @@ from aircall_oauth.models import EventSource, InstallationStatus, new_id
 
 logger = log.get(__name__)
 
+# What PostgreSQL says of a row that it will never take. Anything else may pass: a full disk, a deadlock, a restart.
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+# What is answered 200 is on disk, whatever the database's default; and packed by what costs least, where it is there.
+PREPARE = """
+    SELECT set_config('synchronous_commit', 'on', false) FROM pg_settings
+    WHERE name = 'synchronous_commit' AND setting = 'off'
+    UNION ALL
+    SELECT set_config('default_toast_compression', 'lz4', false) FROM pg_settings
+    WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
+"""
 # Aircall gives five seconds. Within these an event is answered, if only with "again".
 ANSWER_SECONDS = 2.5
 PAUSE_SECONDS = 0.05
@@ -36,10 +46,14 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024
 MAX_WAITING = 2048
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
+# A fingerprint begins with the time of its event: so new ones lie together in their index, however large it grows, and
+# old ones are found by it. A time far ahead counts as none, or it would be kept as long.
 TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
-               sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
+               int8send(CASE WHEN a.occurred_at < now() + interval '1 day'
+                             THEN extract(epoch FROM a.occurred_at)::bigint ELSE 0 END)
+                   || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
              WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, number)
         LEFT JOIN webhook w ON w.token_fingerprint = a.token
@@ -74,7 +88,7 @@ class TakenIn(Enum):
     UNKNOWN_TOKEN = auto()
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """An event as Aircall sent it, its token as a fingerprint."""
 
     token_fingerprint: bytes
@@ -89,6 +103,11 @@ class _Waiting(msgspec.Struct, eq=False):
     arrival: Arrival
     outcome: asyncio.Future[TakenIn]
     answer_by: float
+
+    @property
+    def wanted(self) -> bool:
+        """Not by who was told to send it again. But who hung up was not told: the event is here."""
+        return not self.outcome.done() or (self.outcome.cancelled() and time.monotonic() < self.answer_by)
 
     def end(self, outcome: TakenIn | Exception) -> None:
         """Nobody may be waiting any more: who sent the event may have hung up, which stops no commit."""
@@ -107,7 +126,7 @@ class Inbox:
         self._database = database
         self.metrics = metrics
         self._waiting: deque[_Waiting] = deque()
-        self._unanswered: deque[_Waiting] = deque()
+        self._unanswered: deque[tuple[float, asyncio.Future[TakenIn]]] = deque()
         self._waiting_bytes = 0
         self._something = asyncio.Event()
         self._closing = False
@@ -127,9 +146,9 @@ class Inbox:
         if self._closing or self.depth >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
             raise InboxFull
         outcome: asyncio.Future[TakenIn] = asyncio.get_running_loop().create_future()
-        entry = _Waiting(arrival, outcome, time.monotonic() + ANSWER_SECONDS)
-        self._waiting.append(entry)
-        self._unanswered.append(entry)
+        answer_by = time.monotonic() + ANSWER_SECONDS
+        self._waiting.append(_Waiting(arrival, outcome, answer_by))
+        self._unanswered.append((answer_by, outcome))
         self._waiting_bytes += size
         self._something.set()
         return await outcome
@@ -153,8 +172,13 @@ class Inbox:
     def end_overdue(self) -> None:
         """Answer whose time is up, wherever their group is stuck; they are sent again by Aircall."""
         now = time.monotonic()
-        while self._unanswered and (self._unanswered[0].outcome.done() or self._unanswered[0].answer_by <= now):
-            self._unanswered.popleft().end(DatabaseAway())
+        while self._unanswered:
+            answer_by, outcome = self._unanswered[0]
+            if not outcome.done():
+                if answer_by > now:
+                    return
+                outcome.set_exception(DatabaseAway())
+            self._unanswered.popleft()
 
     def close(self) -> None:
         """Take nothing in any more; the writers end when the queue is empty."""
@@ -191,6 +215,7 @@ class _Writer:
         self._database = database
         self._inbox = inbox
         self._connection: asyncpg.Connection | None = None
+        self._put_off_by: type[Exception] | None = None
 
     async def run(self) -> None:
         while group := await self._inbox.next_group():
@@ -203,49 +228,34 @@ class _Writer:
         await self._disconnect()
 
     async def _keep(self, group: list[_Waiting]) -> None:
-        """Commit a group, again where the connection broke, in halves where the database refuses it."""
-        while group := _still_wanted(group):
+        """Commit a group: in halves where PostgreSQL refuses a row of it, again and again where it can't do it now."""
+        while group := [entry for entry in group if entry.wanted]:
             try:
                 await self._commit(group)
-            except (*AWAY, DatabaseAway):
-                await self._disconnect()
-                await asyncio.sleep(PAUSE_SECONDS)
-            except asyncpg.CheckViolationError as error:
-                await self._make_room(error, group)
-            except asyncpg.PostgresError:
+            except REFUSED:
                 await self._halve(group)
-                return
+            except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
+                await self._put_off(error)
             else:
+                self._put_off_by = None
                 return
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        connection = self._connection or await self._database.connect()
-        self._connection = connection
-        arrivals = [entry.arrival for entry in group]
+        connection = self._connection or await self._connect()
         ids = [new_id("evt") for _ in group]
         started = time.perf_counter()
-        unknown, stored = await connection.fetchrow(
-            TAKE_IN,
-            [a.token_fingerprint for a in arrivals],
-            [a.fingerprint for a in arrivals],
-            ids,
-            [a.type for a in arrivals],
-            [a.resource for a in arrivals],
-            [a.occurred_at for a in arrivals],
-            [a.data for a in arrivals],
-            timeout=ANSWER_SECONDS,
-        )
+        try:
+            unknown, stored = await _insert(connection, group, ids)
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name is not None:
+                raise
+            # The day has no partition.
+            await partitions.ensure(connection)
+            unknown, stored = await _insert(connection, group, ids)
         self._inbox.metrics.flushed(events=len(group), started=started)
         _tell(group, ids, set(unknown or ()), set(stored or ()))
         if stored:
             self._inbox.committed.set()
-
-    async def _make_room(self, error: asyncpg.CheckViolationError, group: list[_Waiting]) -> None:
-        """A day without a partition is made, and the group committed again."""
-        if error.constraint_name is not None or self._connection is None:
-            await self._halve(group)
-        else:
-            await partitions.ensure(self._connection)
 
     async def _halve(self, group: list[_Waiting]) -> None:
         """One row the database refuses must not fail its neighbours."""
@@ -257,6 +267,19 @@ class _Writer:
             await self._keep(group[:middle])
             await self._keep(group[middle:])
 
+    async def _put_off(self, error: Exception) -> None:
+        """Wait a moment, and come back over a fresh connection. A reason is told once, not at every try."""
+        if self._put_off_by is not type(error):
+            self._put_off_by = type(error)
+            logger.warning("events are put off", reason=type(error).__name__)
+        await self._disconnect()
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _connect(self) -> asyncpg.Connection:
+        self._connection = connection = await self._database.connect()
+        await connection.execute(PREPARE)
+        return connection
+
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -264,9 +287,23 @@ class _Writer:
                 await connection.close(timeout=1.0)
 
 
-def _still_wanted(group: list[_Waiting]) -> list[_Waiting]:
-    """Without those who were told to send it again. Who hung up is still wanted: the event is here."""
-    return [entry for entry in group if not entry.outcome.done() or entry.outcome.cancelled()]
+async def _insert(
+    connection: asyncpg.Connection, group: list[_Waiting], ids: list[str]
+) -> tuple[Collection[int] | None, Collection[str] | None]:
+    """One statement: the numbers of those whose token is unknown, and the ids of those that were new."""
+    arrivals = [entry.arrival for entry in group]
+    unknown, stored = await connection.fetchrow(
+        TAKE_IN,
+        [a.token_fingerprint for a in arrivals],
+        [a.fingerprint for a in arrivals],
+        ids,
+        [a.type for a in arrivals],
+        [a.resource for a in arrivals],
+        [a.occurred_at for a in arrivals],
+        [a.data for a in arrivals],
+        timeout=ANSWER_SECONDS,
+    )
+    return unknown, stored
 
 
 def _tell(group: list[_Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str]) -> None:

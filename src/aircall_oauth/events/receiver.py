@@ -12,15 +12,13 @@ from aircall_oauth import log
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import AppError, BodyTooLarge, BodyTooSlow, EncodingRefused, WebhookTokenUnknown
 from aircall_oauth.events import envelope
+from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem, problems
 from aircall_oauth.resources import Resources
 
 PATH = "/aircall/webhook"
-MAX_BODY_BYTES = 1024 * 1024
-# Long enough for the slowest honest sender; Aircall itself has given up after five.
-BODY_SECONDS = 10.0
 ACCEPTED = b'{"ok": true}'
 ACCEPTED_HEADERS = [(b"content-type", b"application/json")]
 
@@ -37,13 +35,18 @@ class Receiver:
 
     path = PATH
 
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._bodies = Bodies()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         sent = dict(scope["headers"])
         request_id = log.request_id(sent.get(b"x-request-id"))
         status, answer = 0, "hung_up"
         try:
-            answer = (await _take_in(scope["app"].state, sent, receive)).name.lower()
+            _refuse_early(sent)
+            answer = (await _take_in(self._state, await self._bodies.read(receive))).name.lower()
             status = await _answer(send, 200, ACCEPTED, request_id, ACCEPTED_HEADERS)
         except ConnectionError:
             return
@@ -55,14 +58,23 @@ class Receiver:
             logger.exception("request failed", request_id=request_id)
             status = await _refuse(send, AppError(), request_id)
         finally:
-            scope["app"].state.resources.metrics.acked(status=status, answer=answer, started=started)
+            self._state.resources.metrics.acked(status=status, answer=answer, started=started)
             log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
 
 
-async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> TakenIn:
+def _refuse_early(sent: dict[bytes, bytes]) -> None:
+    """What the headers alone give away."""
+    if sent.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise EncodingRefused
+    declared = sent.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise BodyTooLarge
+
+
+async def _take_in(state: State, body: bytes) -> TakenIn:
     resources: Resources = state.resources
     inbox: Inbox = state.inbox
-    event = envelope.read(await _body(sent, receive))
+    event = envelope.read(body)
     if not resources.ready:
         with database_errors():
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -80,32 +92,6 @@ async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> 
         # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
         raise WebhookTokenUnknown
     return taken
-
-
-async def _body(sent: dict[bytes, bytes], receive: Receive) -> bytes:
-    if sent.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise EncodingRefused
-    declared = sent.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise BodyTooLarge
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _whole(receive)
-    except TimeoutError:
-        raise BodyTooSlow from None
-
-
-async def _whole(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionError
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 async def _refuse(send: Send, error: AppError, request_id: str) -> int:

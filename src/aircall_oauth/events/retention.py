@@ -11,10 +11,17 @@ logger = log.get(__name__)
 # Aircall repeats an event for hours; a fingerprint older than this can meet no repeat.
 FINGERPRINTS_KEPT = timedelta(days=7)
 BATCH = 5000
+# A fingerprint begins with the time of its event, so the old ones come first. An old event may have come late, though.
 FORGET = """
-    DELETE FROM event_fingerprint WHERE fingerprint IN (
-        SELECT fingerprint FROM event_fingerprint WHERE received_at < now() - $1::interval LIMIT $2
+    WITH old AS MATERIALIZED (
+        SELECT fingerprint FROM event_fingerprint
+        WHERE fingerprint > $1 AND fingerprint < int8send(extract(epoch FROM now() - $2::interval)::bigint)
+              AND received_at < now() - $2::interval
+        ORDER BY fingerprint LIMIT $3
+    ), forgotten AS (
+        DELETE FROM event_fingerprint USING old WHERE event_fingerprint.fingerprint = old.fingerprint
     )
+    SELECT fingerprint FROM old ORDER BY fingerprint DESC LIMIT 1
 """
 
 
@@ -36,9 +43,8 @@ async def drop_days(resources: Resources) -> None:
 
 async def forget_fingerprints(resources: Resources) -> None:
     """Forget the fingerprints that can meet no repeat any more, some at a time, each in a transaction of its own."""
-    forgotten = BATCH
-    while forgotten == BATCH:
+    last: bytes | None = b""
+    while last is not None:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(FORGET, FINGERPRINTS_KEPT, BATCH)
-        forgotten = int(answer.split()[-1])
+                last = await connection.fetchval(FORGET, last, FINGERPRINTS_KEPT, BATCH)

@@ -1,0 +1,114 @@
+"""The web server: uvicorn, bounded where it is not, and leaving in order."""
+
+import asyncio
+import gc
+import resource
+import signal
+import socket
+import time
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from aircall_oauth import log
+from aircall_oauth.app import App
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+GRACEFUL_SECONDS = 20
+HEADERS_SECONDS = 10.0
+TICKS_PER_SECOND = 10
+YOUNG_OBJECTS = 10_000
+
+
+def web_server(app: App, resources: Resources) -> "Server":
+    """A server for the application, and the process made fit for many connections."""
+    _allow_many_connections()
+    _collect_less()
+    config = uvicorn.Config(
+        app,
+        interface="asgi3",
+        http=HttpToolsProtocol,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )
+    return Server(config, resources)
+
+
+class Server(uvicorn.Server):
+    """Cuts off who sends no whole headers. Leaves in order: not ready any more, a drain, closed; readers go home."""
+
+    def __init__(self, config: uvicorn.Config, resources: Resources) -> None:
+        super().__init__(config)
+        self._resources = resources
+        self._loop = asyncio.get_running_loop()
+        self._hurry = asyncio.Event()
+        self._unheard_since: dict[HttpToolsProtocol, float] = {}
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_SECOND == 0:
+            self._cut_off_slow()
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Ctrl-C and a second signal mean now.
+        if self.should_exit or sig == signal.SIGINT:
+            self._loop.call_soon_threadsafe(self._hurry.set)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain()
+        app = self.config.app
+        assert isinstance(app, App)
+        app.state.bell.stop()
+        await super().shutdown(sockets)
+
+    def _cut_off_slow(self) -> None:
+        """Close the connections that have sent something, or nothing, but no request for too long.
+
+        uvicorn bounds only how long a connection may be silent after an answer.
+        """
+        now = time.monotonic()
+        unheard = [c for c in self.server_state.connections if isinstance(c, HttpToolsProtocol) and _is_unheard(c)]
+        self._unheard_since = {c: self._unheard_since.get(c, now) for c in unheard}
+        for connection, since in self._unheard_since.items():
+            if now - since > HEADERS_SECONDS:
+                connection.transport.close()
+
+    async def _drain(self) -> None:
+        """Serve on until those who send requests have seen that this process is not ready any more."""
+        self._resources.leaving = True
+        seconds = self._resources.settings.drain.total_seconds()
+        if not seconds:
+            return
+        logger.info("leaving", drain_seconds=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+
+
+def _is_unheard(connection: HttpToolsProtocol) -> bool:
+    """Whether no request of it is under way, and it is not resting between two either."""
+    idle = connection.cycle is None or connection.cycle.response_complete
+    return idle and connection.timeout_keep_alive_task is None
+
+
+def _allow_many_connections() -> None:
+    """Many that are slow must leave room for those that are not."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_less() -> None:
+    """What is there by now stays to the end: looking through it again and again costs every event."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
