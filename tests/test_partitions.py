@@ -2,18 +2,24 @@
 
 import asyncio
 import json
+import time
 from datetime import timedelta
 
 import asyncpg
 import pytest
 
 from aircall_oauth import partitions
-from aircall_oauth.events import retention
-from tests.fakes import Service
+from aircall_oauth.events import feed, retention
+from tests.fakes import Service, run_service, settings_for
 
 
-def body_of(service: Service, number: int) -> bytes:
-    event = {"event": "call.created", "token": service.webhook_token(), "data": {"id": number}}
+def body_of(service: Service, number: int, timestamp: float | str | None = None) -> bytes:
+    event = {
+        "event": "call.created",
+        "token": service.webhook_token(),
+        "timestamp": timestamp,
+        "data": {"id": number},
+    }
     return json.dumps(event).encode()
 
 
@@ -42,6 +48,52 @@ async def as_if_of_an_old_day(service: Service) -> None:
         "UPDATE event SET received_at = date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' "
         "- interval '40 days' + interval '1 hour'"
     )
+
+
+async def set_a_clock(database_url: str) -> None:
+    """PostgreSQL's clock in this database, to be put ahead or back by whoever connects from now on."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        """
+        CREATE TABLE clock AS SELECT interval '0' AS ahead;
+        CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+            'SELECT pg_catalog.clock_timestamp() + (SELECT ahead FROM public.clock)';
+        CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS
+            'SELECT pg_catalog.now() + (SELECT ahead FROM public.clock)';
+        ALTER DATABASE test SET search_path = public, pg_catalog;
+        """
+    )
+    await connection.close()
+
+
+OLD_DAY = """
+    CREATE FUNCTION old_day(days_ago int) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        day date := (now() AT TIME ZONE 'UTC')::date - days_ago;
+        noon timestamptz := (day + time '12:00') AT TIME ZONE 'UTC';
+    BEGIN
+        EXECUTE format('CREATE TABLE event_%s PARTITION OF event FOR VALUES FROM (%L) TO (%L)',
+                       to_char(day, 'YYYYMMDD'), day || ' 00:00+00', day + 1 || ' 00:00+00');
+        INSERT INTO event (received_at, id, installation_id, company_id, type, source, data)
+        VALUES (noon, 'evt_' || days_ago, 'ins_1', 1, 'call.ended', 'aircall', '{}');
+        INSERT INTO event_fingerprint
+        SELECT int8send(extract(epoch FROM noon)::bigint) || int4send(n), noon FROM generate_series(1, 100) n;
+    END $$
+"""
+
+
+# The old day is gone when the statement that asked for the newest position is through.
+DROPPED_MEANWHILE = """
+    CREATE FUNCTION newest_and_then_the_old_day_goes() RETURNS bigint LANGUAGE plpgsql AS $$
+    DECLARE
+        newest bigint := (SELECT max(position) FROM event);
+        old text := (SELECT min(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'event'::regclass);
+    BEGIN
+        EXECUTE format('INSERT INTO log_start (dropped_to) SELECT max(position) FROM %s', old);
+        EXECUTE format('DROP TABLE %s', old);
+        RETURN newest;
+    END $$
+"""
 
 
 async def test_a_service_that_starts_has_a_week_of_days(service: Service) -> None:
@@ -93,6 +145,46 @@ async def test_the_chore_makes_the_days_that_are_missing(service: Service) -> No
     assert len(await all_days(service)) == 8
 
 
+async def test_a_worker_that_was_off_for_a_month_catches_up(service: Service) -> None:
+    await service.install()
+    await drop_all_days(service)
+    await service.sql(OLD_DAY)
+    for days_ago in range(45, 15, -1):
+        await service.sql("SELECT old_day($1)", days_ago)
+    partner = await service.partner()
+
+    answer = await service.post_event(body_of(service, 1))
+    for chore in (retention.make_days, retention.drop_days, retention.forget_fingerprints):
+        await chore(service.resources)
+
+    # A day goes when its last event is thirty days old.
+    assert len(await all_days(service)) == 15 + 8
+    assert answer.status_code == 200
+    last = (await partner.get("/v1/events", params={"after": 20})).json()["events"][-1]
+    assert (last["type"], last["data"]) == ("call.created", {"id": 1})
+    assert (await partner.get("/v1/events", params={"after": 2})).json()["oldest"] == 16
+    assert await service.sql("SELECT 1 FROM event_fingerprint WHERE received_at < now() - interval '8 days'") == []
+
+
+@pytest.mark.parametrize("jump", ["45 days", "-45 days", "1 day", "-1 day", "400 days"])
+async def test_a_clock_that_jumps_costs_no_event(database_url: str, jump: str) -> None:
+    await set_a_clock(database_url)
+    async with run_service(settings_for(database_url)) as service:
+        await service.install()
+        before = await service.post_event(body_of(service, 1))
+
+        await service.sql("UPDATE clock SET ahead = $1::text::interval", jump)
+        jumped = await service.post_event(body_of(service, 2))
+        await service.install(service.aircall.companies[1])
+        await service.sql("UPDATE clock SET ahead = '0'")
+        back = await service.post_event(body_of(service, 3))
+
+        assert [200] * 3 == [answer.status_code for answer in (before, jumped, back)]
+        events = (await (await service.partner()).get("/v1/events")).json()["events"]
+        assert [1, 2, 3] == [event["data"]["id"] for event in events if event["type"] == "call.created"]
+        assert ["installation.connected"] * 2 == [event["type"] for event in events if event["source"] == "service"]
+
+
 async def test_a_day_past_the_retention_goes_and_readers_are_told(service: Service) -> None:
     await service.install()
     for number in range(3):
@@ -135,12 +227,31 @@ async def test_a_day_that_is_being_read_is_dropped_another_time(service: Service
 async def test_fingerprints_are_forgotten_after_a_week(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
     await service.install()
-    for number in range(5):
-        await service.post_event(body_of(service, number))
     week = retention.FINGERPRINTS_KEPT + timedelta(minutes=1)
+    old, far_ahead = time.time() - week.total_seconds(), time.time() + 10 * week.total_seconds()
+    for number, timestamp in enumerate([old, old, old, far_ahead, None, "nonsense"]):
+        assert (await service.post_event(body_of(service, number, timestamp))).status_code == 200
     await service.sql("UPDATE event_fingerprint SET received_at = now() - $1::interval", week)
-    await service.post_event(body_of(service, 5))
+    for number, timestamp in enumerate([old, far_ahead, None, time.time()], start=10):
+        assert (await service.post_event(body_of(service, number, timestamp))).status_code == 200
 
     await retention.forget_fingerprints(service.resources)
 
-    assert len(await service.sql("SELECT 1 FROM event_fingerprint")) == 1
+    assert len(await service.sql("SELECT 1 FROM event_fingerprint")) == 4
+
+
+async def test_a_day_that_goes_while_a_page_is_read_is_not_skipped(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.install()
+    for number in range(3):
+        await service.post_event(body_of(service, number))
+    await as_if_of_an_old_day(service)
+    await service.post_event(body_of(service, 99))
+    partner = await service.partner()
+    await service.sql(DROPPED_MEANWHILE)
+    monkeypatch.setattr(feed, "HEAD", "SELECT newest_and_then_the_old_day_goes()")
+
+    answer = await partner.get("/v1/events", params={"after": 2})
+
+    assert (answer.status_code, answer.json()["oldest"]) == (410, 4)

@@ -20,15 +20,27 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aircall_oauth import database
+from aircall_oauth.errors import InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
-from aircall_oauth.events import bodies
-from aircall_oauth.models import Scope
+from aircall_oauth.events import bodies, inbox
+from aircall_oauth.events.inbox import Arrival, TakenIn
+from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE, Scope
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.fakes import Service, run_service, settings_for
+from tests.fakes import Service, run_service, settings_for, until
+from tests.processes import eventually
 
 SAMPLES = sorted((Path(__file__).parents[1] / "src/aircall_oauth/sandbox/samples").glob("event.*.json"))
 SAMPLE_TOKEN = re.compile(rb'(?<="token": ")[^"]*')
 MAX_BODY_BYTES = 1024 * 1024
+FULL_DISK = (
+    """
+    CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION 'could not extend file: no space left on device' USING ERRCODE = 'disk_full';
+    END $$
+    """,
+    "CREATE TRIGGER full_disk BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION full_disk()",
+)
 T = TypeVar("T")
 # Aircall waits five seconds; an answer has to be on its way before.
 ANSWER_SECONDS = 4.8
@@ -476,16 +488,81 @@ async def test_with_a_database_that_stands_still_aircall_is_told_to_repeat(own_p
 
 
 async def test_with_the_log_locked_for_long_aircall_is_told_to_repeat(connected: Service) -> None:
-    holder = await asyncpg.connect(connected.settings.database_url.get_secret_value())
-    async with holder.transaction():
-        await holder.execute("SELECT pg_advisory_xact_lock($1)", APPEND_LOCK)
+    async with _log_locked(connected):
         answer = await _answered_in_time(connected.post_event(_event(connected)))
-    await holder.close()
     again = await connected.post_event(_event(connected))
 
     assert answer.status_code == 503
     assert again.status_code == 200
     assert await _stored(connected) == 1
+
+
+async def test_a_full_inbox_says_so_at_once_and_loses_nothing(
+    connected: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "MAX_WAITING", 10)
+    async with _log_locked(connected):
+        posts = [asyncio.create_task(connected.post_event(body)) for body in _events(connected, 40)]
+        await until(lambda: sum(post.done() for post in posts) >= 20)
+    answers = await asyncio.gather(*posts)
+
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {(503, "inbox_full", "2")} == {(a.status_code, a.json()["code"], a.headers["retry-after"]) for a in refused}
+    assert len(answers) - len(refused) == await _stored(connected) >= 10
+
+
+async def test_an_event_that_the_database_refuses_fails_no_other(
+    connected: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "MAX_GROUP", 8)
+    await connected.sql("ALTER TABLE event ADD CHECK (data NOT IN ('7', '8', '19'))")
+    async with _log_locked(connected):
+        posts = [asyncio.create_task(connected.post_event(body)) for body in _events(connected, 40)]
+        await until(lambda: connected.app.state.inbox.depth == 24)
+    answers = await asyncio.gather(*posts)
+
+    assert [400 if number in {7, 8, 19} else 200 for number in range(40)] == [a.status_code for a in answers]
+    assert await _stored(connected) == 37
+
+
+async def test_a_database_that_can_not_right_now_refuses_no_event(connected: Service) -> None:
+    for statement in FULL_DISK:
+        await connected.sql(statement)
+    answers = await _answered_in_time(asyncio.gather(*map(connected.post_event, _events(connected, 10))))
+    await connected.sql("DROP TRIGGER full_disk ON event")
+    again = await asyncio.gather(*map(connected.post_event, _events(connected, 10)))
+
+    assert [503] * 10 == [answer.status_code for answer in answers]
+    assert [200] * 10 == [answer.status_code for answer in again]
+    assert await _stored(connected) == 10
+
+
+async def test_who_hangs_up_stops_no_commit(connected: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "MAX_GROUP", 8)
+    async with _log_locked(connected):
+        posts = [asyncio.create_task(connected.post_event(body)) for body in _events(connected, 40)]
+        await until(lambda: connected.app.state.inbox.depth == 24)
+        for post in posts[::2]:
+            post.cancel()
+    await asyncio.gather(*posts, return_exceptions=True)
+
+    assert [200] * 20 == [post.result().status_code for post in posts[1::2]]
+    await eventually(lambda: _stored_at_least(connected, 40))
+
+
+async def test_an_inbox_that_closes_keeps_what_it_has_taken(connected: Service) -> None:
+    token = connected.resources.vault.fingerprint(connected.webhook_token(), WEBHOOK_TOKEN_PURPOSE)
+    arrivals = [Arrival(token, "call.created", None, None, b"%d" % number, "{}") for number in range(1000)]
+
+    async with inbox.open_inbox(connected.resources.database) as own:
+        waiting = [asyncio.create_task(own.take_in(arrival)) for arrival in arrivals]
+        await until(lambda: own.depth > 0)
+    outcomes = [outcome.result() for outcome in waiting]
+    with pytest.raises(InboxFull):
+        await own.take_in(arrivals[0])
+
+    assert [TakenIn.STORED] * 1000 == outcomes
+    assert await _stored(connected) == 1000
 
 
 # One database for all examples: each one says what it added.
@@ -587,6 +664,18 @@ async def _standing_still(server: Postgres) -> AbstractContextManager[None]:
     return _stopped([server.pid, *pids])
 
 
+@asynccontextmanager
+async def _log_locked(service: Service) -> AsyncIterator[None]:
+    """Nobody can add to the log while the block lasts."""
+    holder = await asyncpg.connect(service.settings.database_url.get_secret_value())
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock($1)", APPEND_LOCK)
+            yield
+    finally:
+        await holder.close()
+
+
 async def _answered_in_time(answer: Awaitable[T]) -> T:
     async with asyncio.timeout(ANSWER_SECONDS):
         return await answer
@@ -607,6 +696,10 @@ def _envelope(
 
 def _event(service: Service) -> bytes:
     return _envelope(service.webhook_token(), b'{"id":2481173905}')
+
+
+def _events(service: Service, count: int) -> list[bytes]:
+    return [_envelope(service.webhook_token(), b"%d" % number) for number in range(count)]
 
 
 def _of_size(service: Service, size: int) -> bytes:
@@ -631,6 +724,10 @@ async def _stored(service: Service) -> int:
     (row,) = await service.sql("SELECT count(*) FROM event WHERE source = 'aircall'")
     count: int = row["count"]
     return count
+
+
+async def _stored_at_least(service: Service, count: int) -> bool:
+    return await _stored(service) >= count
 
 
 async def _read_back(service: Service) -> list[_Read]:
