@@ -20,6 +20,7 @@
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
     │   ├── EventMalformed · WebhookTokenUnknown
+    │   ├── DestinationInvalid · ExtraMissing
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -245,6 +246,22 @@ class WebhookTokenUnknown(ApiError):
     """The event's token belongs to no webhook of this service."""
 
     status = 401
+
+
+class DestinationInvalid(ApiError):
+    """The destination is not described as its kind needs it."""
+
+    status = 422
+
+
+class ExtraMissing(ApiError):
+    """This kind of destination needs an extra that is not installed."""
+
+    status = 422
+
+    def __init__(self, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"This kind of destination needs an extra that is not installed: aircall-oauth[{extra}].")
 
 
 class BodyTooSlow(ApiError):
