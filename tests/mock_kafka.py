@@ -40,6 +40,8 @@ def main() -> None:
                 kafka.rd_kafka_mock_broker_set_down(cluster, BROKER_ID)
             case ["up"]:
                 kafka.rd_kafka_mock_broker_set_up(cluster, BROKER_ID)
+            case ["address", host, port]:
+                kafka.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, host.encode(), int(port))
             case ["topic", name, partitions]:
                 kafka.rd_kafka_mock_topic_create(cluster, name.encode(), int(partitions), 1)
             case ["topic-error", name, code]:

@@ -7,35 +7,44 @@ opens no connection: that is done by its first delivery. `docs/brokers.md` says 
 from importlib.util import find_spec
 
 from aircall_oauth.deliveries.brokers.address import Address, read
-from aircall_oauth.deliveries.brokers.broker import Judge
+from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Broker, Judge
 from aircall_oauth.deliveries.outcomes import Destination
 from aircall_oauth.errors import ExtraMissing
 
 __all__ = ["Address", "Judge", "kafka", "nats", "rabbitmq", "read"]
 
 
-def nats(url: str, subject: str, *, judge: Judge | None = None) -> Destination:
+def nats(
+    url: str, subject: str, *, judge: Judge | None = None, deadline_seconds: float = DEADLINE_SECONDS
+) -> Destination:
     """A subject of NATS JetStream at `nats://` or `tls://`; raises `DestinationInvalid` and `ExtraMissing`."""
     _require("nats", extra="nats")
     from aircall_oauth.deliveries.brokers import to_nats
 
-    return to_nats.destination(read("nats", url), subject, judge)
+    address = read("nats", url)
+    return Broker(to_nats.lines(address, subject), address.servers, judge, deadline_seconds)
 
 
-def rabbitmq(url: str, exchange: str, routing_key: str, *, judge: Judge | None = None) -> Destination:
+def rabbitmq(
+    url: str, exchange: str, routing_key: str, *, judge: Judge | None = None, deadline_seconds: float = DEADLINE_SECONDS
+) -> Destination:
     """An exchange of RabbitMQ at `amqp://` or `amqps://`; raises `DestinationInvalid` and `ExtraMissing`."""
     _require("aio_pika", extra="rabbitmq")
     from aircall_oauth.deliveries.brokers import to_rabbitmq
 
-    return to_rabbitmq.destination(read("rabbitmq", url), exchange, routing_key, judge)
+    address = read("rabbitmq", url)
+    return Broker(to_rabbitmq.lines(address, exchange, routing_key), address.servers, judge, deadline_seconds)
 
 
-def kafka(url: str, topic: str, *, judge: Judge | None = None) -> Destination:
+def kafka(
+    url: str, topic: str, *, judge: Judge | None = None, deadline_seconds: float = DEADLINE_SECONDS
+) -> Destination:
     """A topic of Kafka at `host:port,host:port`; raises `DestinationInvalid` and `ExtraMissing`."""
     _require("aiokafka", extra="kafka")
     from aircall_oauth.deliveries.brokers import to_kafka
 
-    return to_kafka.destination(read("kafka", url), topic, judge)
+    address = read("kafka", url)
+    return Broker(to_kafka.lines(address, topic), address.servers, judge, deadline_seconds)
 
 
 def _require(package: str, *, extra: str) -> None:

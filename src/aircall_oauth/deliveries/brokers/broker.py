@@ -17,6 +17,8 @@ logger = log.get(__name__)
 DEADLINE_SECONDS = 15.0
 OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
+# A line that ends beside its successor is in nobody's way.
+END_SECONDS = 30.0
 
 # Asked with each server's host and port before a connection is opened; says in one word why not, or None.
 Judge = Callable[[str, int], Awaitable[str | None]]
@@ -49,21 +51,26 @@ class Broker:
     """A destination over one line at a time."""
 
     def __init__(
-        self, new_line: Callable[[], Line], servers: Sequence[tuple[str, int]], judge: Judge | None = None
+        self,
+        new_line: Callable[[], Line],
+        servers: Sequence[tuple[str, int]],
+        judge: Judge | None = None,
+        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._new_line = new_line
         self._servers = servers
         self._judge = judge
+        self._deadline_seconds = deadline_seconds
         self._closed = False
         self._opening: asyncio.Task[Line | TryAgain] | None = None
         self._out: dict[Line, set[asyncio.Task[None]]] = {}
         self._ending: dict[Line, asyncio.Task[None]] = {}
 
     async def deliver(self, message: Message) -> Outcome:
-        """Hand one over on the shared line; answers within `DEADLINE_SECONDS`, whatever the broker does."""
+        """Hand one over on the shared line; answers within the deadline, whatever the broker does."""
         line: Line | TryAgain | None = None
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 line = await self._line()
                 return line if isinstance(line, TryAgain) else await self._hand_over(line, message)
         except TimeoutError:
@@ -158,18 +165,20 @@ class Broker:
         if out := self._out.pop(line, None):
             await asyncio.wait(out)
         try:
-            await line.close()
+            async with asyncio.timeout(END_SECONDS):
+                await line.close()
         except Exception as error:
             logger.debug("the connection to a broker was not closed in order", reason=line.reason(error))
 
 
 def _outcome(line: Line, publishing: asyncio.Task[None]) -> Outcome:
-    if not publishing.done():
+    error = publishing.exception() if publishing.done() and not publishing.cancelled() else None
+    if publishing.done() and not publishing.cancelled() and error is None:
+        return Delivered()
+    # What ended the line says more than what that did to one of many.
+    if line.lost.done():
         return TryAgain(line.lost.result())
-    if publishing.cancelled():
-        return TryAgain("reset")
-    error = publishing.exception()
-    return Delivered() if error is None else TryAgain(line.reason(error))
+    return TryAgain("reset" if error is None else line.reason(error))
 
 
 def _look_at(publishing: asyncio.Task[None]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
@@ -9,8 +10,8 @@ from aiokafka.conn import create_conn
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
-from aircall_oauth.deliveries.brokers.broker import Broker, Judge
-from aircall_oauth.deliveries.outcomes import Destination, Message
+from aircall_oauth.deliveries.brokers.broker import Line
+from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.errors import DestinationInvalid
 
 REQUEST_SECONDS = 5
@@ -36,11 +37,12 @@ WORDS = {
 }
 
 
-def destination(address: Address, topic: str, judge: Judge | None) -> Destination:
+def lines(address: Address, topic: str) -> Callable[[], Line]:
+    """What opens a connection to publish to this topic; raises `DestinationInvalid`."""
     if not TOPIC.fullmatch(topic):
         raise DestinationInvalid("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
     network.silence("aiokafka")
-    return Broker(lambda: KafkaLine(address, topic), address.servers, judge)
+    return lambda: KafkaLine(address, topic)
 
 
 class KafkaLine:
@@ -94,7 +96,10 @@ class KafkaLine:
         sending = self._producer._sender.sender_task
         if sending is not None:
             sending.cancel()
-        await self._producer.stop()
+        try:
+            await self._producer.stop()
+        finally:
+            await self._producer.client.close()
 
     def reason(self, error: BaseException) -> str:
         return network.reason(error, WORDS)

@@ -4,6 +4,8 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from json import JSONDecodeError
 
 import nats.errors
 import nats.js.errors
@@ -11,11 +13,12 @@ from nats.aio.client import Client
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
-from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Broker, Judge, lose
-from aircall_oauth.deliveries.outcomes import Destination, Message
+from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Line, lose
+from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.errors import DestinationInvalid
 
 CONNECT_SECONDS = 5
+CLOSE_SECONDS = 2
 PING_SECONDS = 10
 # Above all that can be out at once, so that a publish never waits for the socket inside the client.
 PENDING_BYTES = 256 * 1024 * 1024
@@ -29,15 +32,16 @@ WORDS = {
     nats.errors.UnexpectedEOF: "reset",
     nats.errors.StaleConnectionError: "reset",
     nats.errors.ConnectionClosedError: "reset",
-    ValueError: "rejected",  # who answered is no stream
+    JSONDecodeError: "rejected",  # who answered is no stream
 }
 
 
-def destination(address: Address, subject: str, judge: Judge | None) -> Destination:
+def lines(address: Address, subject: str) -> Callable[[], Line]:
+    """What opens a connection to publish on this subject; raises `DestinationInvalid`."""
     if len(subject) > MAX_SUBJECT or not SUBJECT.fullmatch(subject):
         raise DestinationInvalid("A subject is words separated by dots, without spaces and wildcards.")
     network.silence("nats")
-    return Broker(lambda: NatsLine(address, subject), address.servers, judge)
+    return lambda: NatsLine(address, subject)
 
 
 class NatsLine:
@@ -88,7 +92,10 @@ class NatsLine:
         await self._jetstream.publish(self._subject, message.body, timeout=DEADLINE_SECONDS, headers=headers)
 
     async def close(self) -> None:
-        await self._client.close()
+        # After a TLS handshake that failed, the client waits for the end of a connection that has ended.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
 
     def reason(self, error: BaseException) -> str:
         # To this client a refusal is an error like any other, told apart by the server's text.

@@ -1,6 +1,7 @@
 """RabbitMQ: an event is delivered when the broker confirmed that it reached at least one queue."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import aio_pika
@@ -9,8 +10,8 @@ from aiormq import exceptions
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
-from aircall_oauth.deliveries.brokers.broker import Broker, Judge, lose
-from aircall_oauth.deliveries.outcomes import Destination, Message
+from aircall_oauth.deliveries.brokers.broker import Line, lose
+from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.errors import DestinationInvalid
 
 HEARTBEAT_SECONDS = 10
@@ -35,11 +36,12 @@ WORDS = {
 }
 
 
-def destination(address: Address, exchange: str, routing_key: str, judge: Judge | None) -> Destination:
+def lines(address: Address, exchange: str, routing_key: str) -> Callable[[], Line]:
+    """What opens a connection to publish to this exchange; raises `DestinationInvalid`."""
     if any(len(name.encode()) > MAX_NAME_BYTES for name in (exchange, routing_key)):
         raise DestinationInvalid(f"An exchange and a routing key have at most {MAX_NAME_BYTES} bytes.")
     network.silence("aio_pika", "aiormq")
-    return Broker(lambda: RabbitLine(address, exchange, routing_key), address.servers, judge)
+    return lambda: RabbitLine(address, exchange, routing_key)
 
 
 class RabbitLine:
