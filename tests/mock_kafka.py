@@ -31,7 +31,10 @@ def main() -> None:
     """Print the address, then obey until stdin ends."""
     kafka = library()
     said = ctypes.create_string_buffer(512)
-    handle = ctypes.c_void_p(kafka.rd_kafka_new(PRODUCER, ctypes.c_void_p(kafka.rd_kafka_conf_new()), said, 512))
+    settings = ctypes.c_void_p(kafka.rd_kafka_conf_new())
+    # The handle itself is connected to nothing, and says so.
+    kafka.rd_kafka_conf_set(settings, b"log_level", b"3", said, 512)
+    handle = ctypes.c_void_p(kafka.rd_kafka_new(PRODUCER, settings, said, 512))
     cluster = ctypes.c_void_p(kafka.rd_kafka_mock_cluster_new(handle, 1))
     print(kafka.rd_kafka_mock_cluster_bootstraps(cluster).decode(), flush=True)
     for line in sys.stdin:

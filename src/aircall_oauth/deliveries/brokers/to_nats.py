@@ -72,7 +72,6 @@ class NatsLine:
                 ping_interval=PING_SECONDS,
                 pending_size=PENDING_BYTES,
                 error_cb=self._on_error,
-                closed_cb=self._on_closed,
                 # Each server is asked twice, then it is the reader's turn to wait.
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
@@ -81,6 +80,10 @@ class NatsLine:
         except nats.errors.NoServersError:
             raise self._last_error or ConnectionResetError() from None
         self._require_tls()
+        # Its callback for the end is left out where closing fails, and nobody who waits is told.
+        reading = self._client._reading_task
+        assert reading is not None
+        reading.add_done_callback(self._on_end)
 
     async def publish(self, message: Message) -> None:
         headers = {
@@ -123,8 +126,9 @@ class NatsLine:
         if "permissions violation" in str(error).lower():
             lose(self, "denied")
 
-    async def _on_closed(self) -> None:
-        lose(self, self.reason(self._last_error or ConnectionResetError()))
+    def _on_end(self, reading: asyncio.Task[None]) -> None:
+        error = None if reading.cancelled() else reading.exception()
+        lose(self, self.reason(error or self._last_error or ConnectionResetError()))
 
 
 def _bracketed(host: str) -> str:
