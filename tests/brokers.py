@@ -139,8 +139,10 @@ class Nats:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, folder: Path, *, tls: "Certificate | None" = None) -> AsyncIterator[Self]:
-        _need("nats-server", shutil.which("nats-server"))
+    async def running(
+        cls, folder: Path, *, tls: "Certificate | None" = None, open_to_all: bool = False
+    ) -> AsyncIterator[Self]:
+        _need("setpriv", "nats-server")
         port = free_port()
         users = [
             {"user": USER, "password": PASSWORD},
@@ -154,7 +156,7 @@ class Nats:
             "host": "127.0.0.1",
             "port": port,
             "jetstream": {"store_dir": str(folder / "jetstream")},
-            "authorization": {"users": users},
+            "authorization": {} if open_to_all else {"users": users},
         }
         if tls is not None:
             settings["tls"] = {"cert_file": str(tls.certificate), "key_file": str(tls.key)}
@@ -220,7 +222,7 @@ class RabbitMq:
     @classmethod
     @asynccontextmanager
     async def running(cls, tls: "Certificate") -> AsyncIterator[Self]:
-        _need("rabbitmq-server", shutil.which(str(RABBITMQ)))
+        _need("setpriv", "epmd", str(RABBITMQ))
         # Not in the test's own folder, which its user can't enter.
         folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
         port, tls_port, mapper_port, between_nodes = (free_port() for _ in range(4))
@@ -399,6 +401,7 @@ class Kafka:
     @classmethod
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[Self]:
+        _need("setpriv")
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             "setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.mock_kafka", stdin=pipe, stdout=pipe
@@ -559,8 +562,9 @@ class Certificate:
         return it
 
 
-def _need(what: str, found: object) -> None:
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing")
-    if found is None:
-        pytest.skip(f"{what} is missing")
+def _need(*programs: str) -> None:
+    missing = ", ".join(Path(program).name for program in programs if shutil.which(program) is None)
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{missing} is missing")
+    if missing:
+        pytest.skip(f"{missing} is missing")

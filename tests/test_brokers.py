@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 import time
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from aircall_oauth.deliveries import brokers
+from aircall_oauth.deliveries.brokers import network, to_kafka, to_nats, to_rabbitmq
 from aircall_oauth.deliveries.outcomes import Delivered, Destination, Message, TryAgain
-from aircall_oauth.errors import DestinationInvalid, ExtraMissing
+from aircall_oauth.errors import DestinationRefused, ExtraMissing
 from tests.brokers import (
     IN_URL,
     LIMITED_USER,
@@ -32,6 +34,7 @@ from tests.fakes import free_port, until
 
 pytestmark = pytest.mark.broker
 
+DOCUMENT = Path(__file__).parents[1] / "docs/brokers.md"
 AT_ONCE = 64
 AWAY_SECONDS = 60.0
 LOOK_AGAIN_SECONDS = 0.02
@@ -547,19 +550,25 @@ def test_a_missing_extra_is_named(
 
 
 @pytest.mark.parametrize(
-    ("kind", "url", "servers"),
+    ("kind", "url", "servers", "shown"),
     [
-        ("nats", "nats://a", (("a", 4222),)),
-        ("nats", "tls://token@a:1,b:2", (("a", 1), ("b", 2))),
-        ("rabbitmq", "amqp://a", (("a", 5672),)),
-        ("rabbitmq", "amqps://user:p%40ss@[::1]/v%2Fhost", (("::1", 5671),)),
-        ("kafka", "a,b:9093", (("a", 9092), ("b", 9093))),
-        ("kafka", "ssl://a:1", (("a", 1),)),
-        ("kafka", "sasl_ssl://user:pass@a:1?mechanism=SCRAM-SHA-512", (("a", 1),)),
+        ("nats", "nats://a", (("a", 4222),), "nats://a:4222"),
+        ("nats", "tls://token@a:1,b:2", (("a", 1), ("b", 2)), "tls://a:1,b:2"),
+        ("nats", "tls://user:pass@a,tls://b", (("a", 4222), ("b", 4222)), "tls://a:4222,b:4222"),
+        ("rabbitmq", "amqp://a", (("a", 5672),), "amqp://a:5672"),
+        ("rabbitmq", "amqps://user:p%40ss@[::1]/v%2Fhost", (("::1", 5671),), "amqps://[::1]:5671/v%2Fhost"),
+        ("kafka", "a,b:9093", (("a", 9092), ("b", 9093)), "plaintext://a:9092,b:9093"),
+        ("kafka", "ssl://a:1", (("a", 1),), "ssl://a:1"),
+        ("kafka", "sasl_ssl://user:pass@a:1?mechanism=SCRAM-SHA-512", (("a", 1),), "sasl_ssl://a:1"),
     ],
 )
-def test_a_url_is_read(kind: Any, url: str, servers: tuple[tuple[str, int], ...]) -> None:
-    assert brokers.read(kind, url).servers == servers
+def test_a_url_is_read_and_shown_without_credentials(
+    kind: Any, url: str, servers: tuple[tuple[str, int], ...], shown: str
+) -> None:
+    address = brokers.read(kind, url)
+
+    assert servers == address.servers
+    assert shown == address.shown
 
 
 @pytest.mark.parametrize(
@@ -585,10 +594,12 @@ def test_a_url_is_read(kind: Any, url: str, servers: tuple[tuple[str, int], ...]
         ("kafka", "sasl_ssl://user:hunter2@a?mechanism=GSSAPI"),
         ("kafka", "plaintext://a?mechanism=PLAIN"),
         ("kafka", "a:9092,,b:9092"),
+        ("nats", "nats://a,tls://user:hunter2@b"),
+        ("nats", "nats://user:hunter2@a,nats://user:hunter2@b"),
     ],
 )
 def test_a_url_that_is_none_is_refused_without_being_shown(kind: Any, url: str) -> None:
-    with pytest.raises(DestinationInvalid) as refused:
+    with pytest.raises(DestinationRefused) as refused:
         brokers.read(kind, url)
 
     assert "hunter2" not in f"{refused.value!r} {refused.value.detail}"
@@ -612,7 +623,7 @@ def test_a_url_that_is_none_is_refused_without_being_shown(kind: Any, url: str) 
     ],
 )
 def test_a_place_that_can_not_be_one_is_refused(make: Callable[[], Destination]) -> None:
-    with pytest.raises(DestinationInvalid):
+    with pytest.raises(DestinationRefused):
         make()
 
 
@@ -621,3 +632,28 @@ def test_an_address_does_not_show_its_password() -> None:
 
     assert address.password == "hunter2"
     assert "hunter2" not in repr(address)
+
+
+# What the documents say
+
+
+async def test_the_example_in_the_documents_works(tmp_path: Path) -> None:
+    example = re.search(r"<<'PY'\n(.*?)\nPY\n", DOCUMENT.read_text(), re.DOTALL)
+    assert example
+    async with Nats.running(tmp_path, open_to_all=True) as nats:
+        code = example[1].replace("localhost:4222", f"127.0.0.1:{nats.port}")
+        running = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+        said, _ = await asyncio.wait_for(running.communicate(), AWAY_SECONDS)
+
+    assert 0 == running.returncode
+    assert said.decode().startswith("Delivered()\n")
+    assert "'Nats-Msg-Id': 'evt_1'" in said.decode()
+
+
+def test_every_reason_is_explained_in_the_documents() -> None:
+    table = DOCUMENT.read_text().partition("| word | means |")[2].partition("\n\n")[0]
+    explained = {word for row in table.splitlines() if row for word in re.findall(r"`(\w+)`", row.split("|")[1])}
+    by_client = (to_kafka.WORDS, to_nats.WORDS, to_rabbitmq.WORDS, network.WORDS)
+
+    told = {word for words in by_client for word in words.values()}
+    assert told | {"blocked_address", "closed", "dns", "failed", "timeout", "tls"} == explained

@@ -19,8 +19,8 @@
     │   ├── Unauthenticated · ScopeMissing
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── DestinationRefused · ExtraMissing
     │   ├── EventMalformed · WebhookTokenUnknown
-    │   ├── DestinationInvalid · ExtraMissing
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -238,18 +238,8 @@ class InvalidRequest(ApiError):
     status = 422
 
 
-class EventMalformed(ApiError):
-    """The body is not an Aircall event."""
-
-
-class WebhookTokenUnknown(ApiError):
-    """The event's token belongs to no webhook of this service."""
-
-    status = 401
-
-
-class DestinationInvalid(ApiError):
-    """The destination is not described as its kind needs it."""
+class DestinationRefused(ApiError):
+    """Deliveries may not go to this destination."""
 
     status = 422
 
@@ -262,6 +252,16 @@ class ExtraMissing(ApiError):
     def __init__(self, extra: str) -> None:
         self.extra = extra
         super().__init__(f"This kind of destination needs an extra that is not installed: aircall-oauth[{extra}].")
+
+
+class EventMalformed(ApiError):
+    """The body is not an Aircall event."""
+
+
+class WebhookTokenUnknown(ApiError):
+    """The event's token belongs to no webhook of this service."""
+
+    status = 401
 
 
 class BodyTooSlow(ApiError):

@@ -17,7 +17,7 @@ __all__ = ["Address", "Judge", "kafka", "nats", "rabbitmq", "read"]
 def nats(
     url: str, subject: str, *, judge: Judge | None = None, deadline_seconds: float = DEADLINE_SECONDS
 ) -> Destination:
-    """A subject of NATS JetStream at `nats://` or `tls://`; raises `DestinationInvalid` and `ExtraMissing`."""
+    """A subject of NATS JetStream at `nats://` or `tls://`; raises `DestinationRefused` and `ExtraMissing`."""
     _require("nats", extra="nats")
     from aircall_oauth.deliveries.brokers import to_nats
 
@@ -28,7 +28,7 @@ def nats(
 def rabbitmq(
     url: str, exchange: str, routing_key: str, *, judge: Judge | None = None, deadline_seconds: float = DEADLINE_SECONDS
 ) -> Destination:
-    """An exchange of RabbitMQ at `amqp://` or `amqps://`; raises `DestinationInvalid` and `ExtraMissing`."""
+    """An exchange of RabbitMQ at `amqp://` or `amqps://`; raises `DestinationRefused` and `ExtraMissing`."""
     _require("aio_pika", extra="rabbitmq")
     from aircall_oauth.deliveries.brokers import to_rabbitmq
 
@@ -39,7 +39,7 @@ def rabbitmq(
 def kafka(
     url: str, topic: str, *, judge: Judge | None = None, deadline_seconds: float = DEADLINE_SECONDS
 ) -> Destination:
-    """A topic of Kafka at `host:port,host:port`; raises `DestinationInvalid` and `ExtraMissing`."""
+    """A topic of Kafka at `host:port,host:port`; raises `DestinationRefused` and `ExtraMissing`."""
     _require("aiokafka", extra="kafka")
     from aircall_oauth.deliveries.brokers import to_kafka
 

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from aircall_oauth.errors import DestinationInvalid
+from aircall_oauth.errors import DestinationRefused
 
 Kind = Literal["nats", "rabbitmq", "kafka"]
 MAX_URL = 2048
@@ -38,18 +38,24 @@ class Address:
     path: str | None = None
     mechanism: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """It as everybody may see it: without user, password and token."""
+        servers = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.servers)
+        return f"{self.scheme}://{servers}" + (f"/{quote(self.path, safe='')}" if self.path else "")
+
 
 def read(kind: Kind, url: str) -> Address:
-    """A URL of this kind in its parts, or `DestinationInvalid`, which says what is wrong without showing it."""
-    parts = _PARTS.fullmatch(url) if len(url) <= MAX_URL else None
+    """A URL of this kind in its parts, or `DestinationRefused`, which says what is wrong without showing it."""
+    parts = _PARTS.fullmatch(_with_one_scheme(url)) if len(url) <= MAX_URL else None
     if parts is None:
-        raise DestinationInvalid(
+        raise DestinationRefused(
             f"The url of a {kind} destination does not read as one; in a user name or password, "
             "the characters : @ / ? # % and , are written as %3A %40 %2F %3F %23 %25 %2C."
         )
     scheme = parts["scheme"] or ("plaintext" if kind == "kafka" else "")
     if scheme not in SCHEMES[kind]:
-        raise DestinationInvalid(f"The url of a {kind} destination begins with {_listed(SCHEMES[kind])}.")
+        raise DestinationRefused(f"The url of a {kind} destination begins with {_listed(SCHEMES[kind])}.")
     address = Address(
         scheme=scheme,
         servers=tuple(_server(text, SCHEMES[kind][scheme]) for text in parts["servers"].split(",")),
@@ -60,6 +66,12 @@ def read(kind: Kind, url: str) -> Address:
     )
     _refuse_what_does_not_fit(kind, address)
     return address
+
+
+def _with_one_scheme(url: str) -> str:
+    """Some write the scheme before each server: `nats://a,nats://b`."""
+    scheme, separator, _ = url.partition("://")
+    return url.replace(f",{scheme}://", ",") if separator else url
 
 
 def _refuse_what_does_not_fit(kind: Kind, address: Address) -> None:
@@ -75,7 +87,7 @@ def _refuse_what_does_not_fit(kind: Kind, address: Address) -> None:
     elif kind == "rabbitmq" and (address.user is None) != (address.password is None):
         problem = "carries a user name and a password, or neither"
     if problem:
-        raise DestinationInvalid(f"The url of a {kind} destination {problem}.")
+        raise DestinationRefused(f"The url of a {kind} destination {problem}.")
 
 
 def _what_sasl_lacks(address: Address) -> str | None:
@@ -92,7 +104,7 @@ def _server(text: str, default_port: int) -> tuple[str, int]:
     parts = _SERVER.fullmatch(text)
     port = int(parts["port"] or default_port) if parts else 0
     if parts is None or not 0 < port <= 65535:
-        raise DestinationInvalid("A server is written as host or host:port, several of them separated by commas.")
+        raise DestinationRefused("A server is written as host or host:port, several of them separated by commas.")
     return parts["host"].strip("[]"), port
 
 

@@ -12,7 +12,7 @@ from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
 from aircall_oauth.deliveries.brokers.broker import Line
 from aircall_oauth.deliveries.outcomes import Message
-from aircall_oauth.errors import DestinationInvalid
+from aircall_oauth.errors import DestinationRefused
 
 REQUEST_SECONDS = 5
 # A broker that makes missing topics by itself needs a moment.
@@ -38,9 +38,9 @@ WORDS = {
 
 
 def lines(address: Address, topic: str) -> Callable[[], Line]:
-    """What opens a connection to publish to this topic; raises `DestinationInvalid`."""
+    """What opens a connection to publish to this topic; raises `DestinationRefused`."""
     if not TOPIC.fullmatch(topic):
-        raise DestinationInvalid("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
+        raise DestinationRefused("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
     network.silence("aiokafka")
     return lambda: KafkaLine(address, topic)
 

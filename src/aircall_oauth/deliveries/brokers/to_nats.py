@@ -15,7 +15,7 @@ from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
 from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Line, lose
 from aircall_oauth.deliveries.outcomes import Message
-from aircall_oauth.errors import DestinationInvalid
+from aircall_oauth.errors import DestinationRefused
 
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 2
@@ -37,9 +37,9 @@ WORDS = {
 
 
 def lines(address: Address, subject: str) -> Callable[[], Line]:
-    """What opens a connection to publish on this subject; raises `DestinationInvalid`."""
+    """What opens a connection to publish on this subject; raises `DestinationRefused`."""
     if len(subject) > MAX_SUBJECT or not SUBJECT.fullmatch(subject):
-        raise DestinationInvalid("A subject is words separated by dots, without spaces and wildcards.")
+        raise DestinationRefused("A subject is words separated by dots, without spaces and wildcards.")
     network.silence("nats")
     return lambda: NatsLine(address, subject)
 

@@ -5,16 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractExchange
+from aio_pika.abc import AbstractExchange
+from aio_pika.connection import make_url
 from aiormq import exceptions
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
 from aircall_oauth.deliveries.brokers.broker import Line, lose
 from aircall_oauth.deliveries.outcomes import Message
-from aircall_oauth.errors import DestinationInvalid
+from aircall_oauth.errors import DestinationRefused
 
 HEARTBEAT_SECONDS = 10
+LOST_SECONDS = 1
 MAX_NAME_BYTES = 255
 
 
@@ -37,9 +39,9 @@ WORDS = {
 
 
 def lines(address: Address, exchange: str, routing_key: str) -> Callable[[], Line]:
-    """What opens a connection to publish to this exchange; raises `DestinationInvalid`."""
+    """What opens a connection to publish to this exchange; raises `DestinationRefused`."""
     if any(len(name.encode()) > MAX_NAME_BYTES for name in (exchange, routing_key)):
-        raise DestinationInvalid(f"An exchange and a routing key have at most {MAX_NAME_BYTES} bytes.")
+        raise DestinationRefused(f"An exchange and a routing key have at most {MAX_NAME_BYTES} bytes.")
     network.silence("aio_pika", "aiormq")
     return lambda: RabbitLine(address, exchange, routing_key)
 
@@ -51,27 +53,14 @@ class RabbitLine:
 
     def __init__(self, address: Address, exchange: str, routing_key: str) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._address = address
         self._exchange_name = exchange
         self._routing_key = routing_key
         self._out: set[str] = set()
-        self._connection: AbstractConnection | None = None
+        self._connection = _connection(address)
         self._exchange: AbstractExchange | None = None
 
     async def open(self) -> None:
-        (host, port), *_ = self._address.servers
-        encrypted = self._address.scheme == "amqps"
-        self._connection = await aio_pika.connect(
-            host=host,
-            port=port,
-            login=self._address.user or "guest",
-            password=self._address.password or "guest",
-            virtualhost=self._address.path or "/",
-            ssl=encrypted,
-            ssl_context=network.tls() if encrypted else None,
-            heartbeat=HEARTBEAT_SECONDS,
-            client_properties={"connection_name": "aircall-oauth"},
-        )
+        await self._connection.connect()
         self._connection.close_callbacks.add(self._on_closed)
         # Without `on_return_raises`, a message that reached no queue looks like one that was confirmed.
         channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -87,18 +76,41 @@ class RabbitLine:
         self._out.add(message.event_id)
         try:
             await self._exchange.publish(_message(message), self._routing_key, mandatory=True)
+        except exceptions.ChannelInvalidStateError:
+            # The channel is closed, and what closed it is about to be told.
+            await asyncio.wait({self.lost}, timeout=LOST_SECONDS)
+            raise
         finally:
             self._out.discard(message.event_id)
 
     async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
+        await self._connection.close()
 
     def reason(self, error: BaseException) -> str:
         return network.reason(error, WORDS)
 
     def _on_closed(self, _: Any, error: BaseException | None) -> None:
         lose(self, "reset" if error is None else self.reason(error))
+
+
+def _connection(address: Address) -> aio_pika.Connection:
+    """Made but not opened: one that could not be opened is to be closed too, or it complains when it is collected."""
+    (host, port), *_ = address.servers
+    encrypted = address.scheme == "amqps"
+    url = make_url(
+        host=host,
+        port=port,
+        login=address.user or "guest",
+        password=address.password or "guest",
+        virtualhost=address.path or "/",
+        ssl=encrypted,
+        heartbeat=HEARTBEAT_SECONDS,
+    )
+    return aio_pika.Connection(
+        url,
+        ssl_context=network.tls() if encrypted else None,
+        client_properties={"connection_name": "aircall-oauth"},
+    )
 
 
 def _message(message: Message) -> aio_pika.Message:
