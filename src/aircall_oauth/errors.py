@@ -21,6 +21,7 @@
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
     │   │   ├── TooManyTokenReads
@@ -289,6 +290,22 @@ class InvalidRequest(ApiError):
     """The request is not valid."""
 
     status = 422
+
+
+class DestinationRefused(ApiError):
+    """Deliveries may not go to this destination."""
+
+    status = 422
+
+
+class ExtraMissing(ApiError):
+    """This kind of destination needs an extra that is not installed."""
+
+    status = 422
+
+    def __init__(self, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"This kind of destination needs an extra that is not installed: aircall-oauth[{extra}].")
 
 
 class TooManyRequests(ApiError):

@@ -1,0 +1,132 @@
+"""Kafka: an event is delivered when all in-sync replicas of its partition have it."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, errors
+from aiokafka.conn import create_conn
+
+from aircall_oauth.deliveries.brokers import network
+from aircall_oauth.deliveries.brokers.address import Address
+from aircall_oauth.deliveries.brokers.broker import Line
+from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.errors import DestinationRefused
+
+REQUEST_SECONDS = 5
+# A broker that makes missing topics by itself needs a moment.
+TOPIC_SECONDS = 3
+# An event is at most 1 MiB when it comes in; what Kafka takes is the broker's `message.max.bytes`.
+MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+WORDS = {
+    errors.UnknownTopicOrPartitionError: "no_topic",
+    errors.InvalidTopicError: "no_topic",
+    errors.MessageSizeTooLargeError: "too_large",
+    errors.RecordListTooLargeError: "too_large",
+    errors.RequestTimedOutError: "timeout",
+    errors.KafkaTimeoutError: "timeout",
+    errors.SaslAuthenticationFailed: "denied",
+    errors.AuthenticationFailedError: "denied",
+    errors.UnsupportedSaslMechanismError: "denied",
+    errors.IllegalSaslStateError: "denied",
+    errors.TopicAuthorizationFailedError: "denied",
+    errors.ClusterAuthorizationFailedError: "denied",
+    errors.BrokerResponseError: "rejected",
+}
+
+
+def lines(address: Address, topic: str) -> Callable[[], Line]:
+    """What opens a connection to publish to this topic; raises `DestinationRefused`."""
+    if not TOPIC.fullmatch(topic):
+        raise DestinationRefused("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
+    network.silence("aiokafka")
+    return lambda: KafkaLine(address, topic)
+
+
+class KafkaLine:
+    """One idempotent producer."""
+
+    def __init__(self, address: Address, topic: str) -> None:
+        # Never lost: the producer repeats by itself, and what it can't confirm in time is the end of it.
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.spent = False
+        self._address = address
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+
+    async def open(self) -> None:
+        access = _access(self._address)
+        host, port = await self._first_that_answers(access)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"],
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=MAX_MESSAGE_BYTES,
+            **access,
+        )
+        await self._producer.start()
+        try:
+            async with asyncio.timeout(TOPIC_SECONDS):
+                await self._producer.partitions_for(self._topic)
+        except TimeoutError:
+            raise errors.UnknownTopicOrPartitionError from None
+
+    async def publish(self, message: Message) -> None:
+        assert self._producer is not None
+        headers = {"event_id": message.event_id, "installation_id": message.installation_id, "type": message.type}
+        try:
+            await self._producer.send_and_wait(
+                self._topic,
+                message.body,
+                key=message.installation_id.encode(),
+                headers=[(name, value.encode()) for name, value in headers.items()],
+            )
+        except errors.KafkaError:
+            # What failed leaves a gap in the numbers that idempotence counts by, and nothing goes over it.
+            self.spent = True
+            raise
+
+    async def close(self) -> None:
+        if self._producer is None:
+            return
+        # The one way to stop without a flush, which with idempotence waits until the broker is back
+        # (github.com/aio-libs/aiokafka/issues/1101): what was not confirmed is the reader's to repeat.
+        sending = self._producer._sender.sender_task
+        if sending is not None:
+            sending.cancel()
+        try:
+            await self._producer.stop()
+        finally:
+            await self._producer.client.close()
+
+    def reason(self, error: BaseException) -> str:
+        return network.reason(error, WORDS)
+
+    async def _first_that_answers(self, access: dict[str, Any]) -> tuple[str, int]:
+        """The producer tries them too, but keeps to itself why none would do."""
+        failures: list[BaseException] = []
+        for host, port in self._address.servers:
+            try:
+                connection = await create_conn(host, port, **access)
+            except (OSError, errors.KafkaError) as error:
+                failures.append(error)
+            else:
+                connection.close()
+                return host, port
+        raise failures[-1]
+
+
+def _access(address: Address) -> dict[str, Any]:
+    access: dict[str, Any] = {
+        "client_id": "aircall-oauth",
+        "request_timeout_ms": REQUEST_SECONDS * 1000,
+        "security_protocol": address.scheme.upper(),
+        "ssl_context": network.tls() if address.scheme.endswith("ssl") else None,
+    }
+    if address.scheme.startswith("sasl_"):
+        access["sasl_mechanism"] = address.mechanism or "PLAIN"
+        access["sasl_plain_username"] = address.user
+        access["sasl_plain_password"] = address.password
+    return access

@@ -1,0 +1,135 @@
+"""NATS JetStream: an event is delivered when its stream said that it is stored."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from json import JSONDecodeError
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+
+from aircall_oauth.deliveries.brokers import network
+from aircall_oauth.deliveries.brokers.address import Address
+from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Line, lose
+from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.errors import DestinationRefused
+
+CONNECT_SECONDS = 5
+CLOSE_SECONDS = 2
+PING_SECONDS = 10
+# Above all that can be out at once, so that a publish never waits for the socket inside the client.
+PENDING_BYTES = 256 * 1024 * 1024
+SUBJECT = re.compile(r"[^\s.*>\x00]+(\.[^\s.*>\x00]+)*")
+MAX_SUBJECT = 255
+REFUSAL = re.compile("authorization|authentication|permissions")
+WORDS = {
+    nats.js.errors.NoStreamResponseError: "no_stream",
+    nats.js.errors.APIError: "rejected",
+    nats.errors.MaxPayloadError: "too_large",
+    nats.errors.UnexpectedEOF: "reset",
+    nats.errors.StaleConnectionError: "reset",
+    nats.errors.ConnectionClosedError: "reset",
+    JSONDecodeError: "rejected",  # who answered is no stream
+}
+
+
+def lines(address: Address, subject: str) -> Callable[[], Line]:
+    """What opens a connection to publish on this subject; raises `DestinationRefused`."""
+    if len(subject) > MAX_SUBJECT or not SUBJECT.fullmatch(subject):
+        raise DestinationRefused("A subject is words separated by dots, without spaces and wildcards.")
+    network.silence("nats")
+    return lambda: NatsLine(address, subject)
+
+
+class NatsLine:
+    """One connection to NATS."""
+
+    spent = False
+
+    def __init__(self, address: Address, subject: str) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._address = address
+        self._subject = subject
+        self._client = Client()
+        self._jetstream = self._client.jetstream()
+        self._tls = network.tls()
+        self._last_error: Exception | None = None
+
+    async def open(self) -> None:
+        user, password = self._address.user, self._address.password
+        try:
+            await self._client.connect(
+                servers=[f"nats://{_bracketed(host)}:{port}" for host, port in self._address.servers],
+                name="aircall-oauth",
+                tls=self._tls,
+                user=None if password is None else self._told_safely(user or ""),
+                password=None if password is None else self._told_safely(password),
+                token=None if user is None or password is not None else self._told_safely(user),
+                connect_timeout=CONNECT_SECONDS,
+                ping_interval=PING_SECONDS,
+                pending_size=PENDING_BYTES,
+                error_cb=self._on_error,
+                # Each server is asked twice, then it is the reader's turn to wait.
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+            )
+        except nats.errors.NoServersError:
+            raise self._last_error or ConnectionResetError() from None
+        self._require_tls()
+        # Its callback for the end is left out where closing fails, and nobody who waits is told.
+        reading = self._client._reading_task
+        assert reading is not None
+        reading.add_done_callback(self._on_end)
+
+    async def publish(self, message: Message) -> None:
+        headers = {
+            "Nats-Msg-Id": message.event_id,
+            "event_id": message.event_id,
+            "installation_id": message.installation_id,
+            "type": message.type,
+        }
+        await self._jetstream.publish(self._subject, message.body, timeout=DEADLINE_SECONDS, headers=headers)
+
+    async def close(self) -> None:
+        # After a TLS handshake that failed, the client waits for the end of a connection that has ended.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
+
+    def reason(self, error: BaseException) -> str:
+        # To this client a refusal is an error like any other, told apart by the server's text.
+        if isinstance(error, nats.errors.Error) and REFUSAL.search(str(error).lower()):
+            return "denied"
+        return network.reason(error, WORDS)
+
+    def _told_safely(self, secret: str) -> Callable[[], str]:
+        """What the client asks for last, so that it is not told in clear where TLS was asked for."""
+
+        def tell() -> str:
+            self._require_tls()
+            return secret
+
+        return tell
+
+    def _require_tls(self) -> None:
+        # To the client `tls://` is only a wish: where the server does not offer TLS, it goes on in clear.
+        if self._address.scheme == "tls" and not self._tls.session_stats()["connect_good"]:
+            raise ssl.SSLError("the server does not speak TLS")
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = error
+        # The server tells it on the side: a publish that is not allowed is never answered.
+        if "permissions violation" in str(error).lower():
+            lose(self, "denied")
+
+    def _on_end(self, reading: asyncio.Task[None]) -> None:
+        error = None if reading.cancelled() else reading.exception()
+        lose(self, self.reason(error or self._last_error or ConnectionResetError()))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

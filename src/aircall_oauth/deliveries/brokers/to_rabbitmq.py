@@ -1,0 +1,124 @@
+"""RabbitMQ: an event is delivered when the broker confirmed that it reached at least one queue."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractExchange
+from aio_pika.connection import make_url
+from aiormq import exceptions
+
+from aircall_oauth.deliveries.brokers import network
+from aircall_oauth.deliveries.brokers.address import Address
+from aircall_oauth.deliveries.brokers.broker import Line, lose
+from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.errors import DestinationRefused
+
+HEARTBEAT_SECONDS = 10
+LOST_SECONDS = 1
+MAX_NAME_BYTES = 255
+
+
+class AlreadyOut(Exception):
+    """The same event is on its way already."""
+
+
+WORDS = {
+    AlreadyOut: "busy",
+    exceptions.PublishError: "unroutable",
+    exceptions.DeliveryError: "rejected",
+    exceptions.ChannelNotFoundEntity: "no_exchange",
+    exceptions.ChannelPreconditionFailed: "too_large",
+    exceptions.ChannelAccessRefused: "denied",
+    exceptions.ChannelInvalidStateError: "reset",
+    exceptions.ProbableAuthenticationError: "denied",
+    exceptions.AuthenticationError: "denied",
+    exceptions.ConnectionNotAllowed: "denied",
+}
+
+
+def lines(address: Address, exchange: str, routing_key: str) -> Callable[[], Line]:
+    """What opens a connection to publish to this exchange; raises `DestinationRefused`."""
+    if any(len(name.encode()) > MAX_NAME_BYTES for name in (exchange, routing_key)):
+        raise DestinationRefused(f"An exchange and a routing key have at most {MAX_NAME_BYTES} bytes.")
+    network.silence("aio_pika", "aiormq")
+    return lambda: RabbitLine(address, exchange, routing_key)
+
+
+class RabbitLine:
+    """One connection to RabbitMQ with one channel."""
+
+    spent = False
+
+    def __init__(self, address: Address, exchange: str, routing_key: str) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._exchange_name = exchange
+        self._routing_key = routing_key
+        self._out: set[str] = set()
+        self._connection = _connection(address)
+        self._exchange: AbstractExchange | None = None
+
+    async def open(self) -> None:
+        await self._connection.connect()
+        self._connection.close_callbacks.add(self._on_closed)
+        # Without `on_return_raises`, a message that reached no queue looks like one that was confirmed.
+        channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel.close_callbacks.add(self._on_closed)
+        name = self._exchange_name
+        self._exchange = await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
+
+    async def publish(self, message: Message) -> None:
+        assert self._exchange is not None
+        # The client finds out by the message's id which one came back: of two with one id, one would look confirmed.
+        if message.event_id in self._out:
+            raise AlreadyOut
+        self._out.add(message.event_id)
+        try:
+            await self._exchange.publish(_message(message), self._routing_key, mandatory=True)
+        except exceptions.ChannelInvalidStateError:
+            # The channel is closed, and what closed it is about to be told.
+            await asyncio.wait({self.lost}, timeout=LOST_SECONDS)
+            raise
+        finally:
+            self._out.discard(message.event_id)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    def reason(self, error: BaseException) -> str:
+        return network.reason(error, WORDS)
+
+    def _on_closed(self, _: Any, error: BaseException | None) -> None:
+        lose(self, "reset" if error is None else self.reason(error))
+
+
+def _connection(address: Address) -> aio_pika.Connection:
+    """Made but not opened: one that could not be opened is to be closed too, or it complains when it is collected."""
+    (host, port), *_ = address.servers
+    encrypted = address.scheme == "amqps"
+    url = make_url(
+        host=host,
+        port=port,
+        login=address.user or "guest",
+        password=address.password or "guest",
+        virtualhost=address.path or "/",
+        ssl=encrypted,
+        heartbeat=HEARTBEAT_SECONDS,
+    )
+    return aio_pika.Connection(
+        url,
+        ssl_context=network.tls() if encrypted else None,
+        client_properties={"connection_name": "aircall-oauth"},
+    )
+
+
+def _message(message: Message) -> aio_pika.Message:
+    return aio_pika.Message(
+        message.body,
+        message_id=message.event_id,
+        type=message.type,
+        content_type="application/json",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        headers={"event_id": message.event_id, "installation_id": message.installation_id, "type": message.type},
+    )
