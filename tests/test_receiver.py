@@ -24,6 +24,7 @@ from aircall_oauth.errors import InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.events import bodies, inbox
 from aircall_oauth.events.inbox import Arrival, TakenIn
+from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE, Scope
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.fakes import Service, run_service, settings_for, until
@@ -554,7 +555,7 @@ async def test_an_inbox_that_closes_keeps_what_it_has_taken(connected: Service) 
     token = connected.resources.vault.fingerprint(connected.webhook_token(), WEBHOOK_TOKEN_PURPOSE)
     arrivals = [Arrival(token, "call.created", None, None, b"%d" % number, "{}") for number in range(1000)]
 
-    async with inbox.open_inbox(connected.resources.database) as own:
+    async with inbox.open_inbox(connected.resources.database, Metrics()) as own:
         waiting = [asyncio.create_task(own.take_in(arrival)) for arrival in arrivals]
         await until(lambda: own.depth > 0)
     outcomes = [outcome.result() for outcome in waiting]
