@@ -39,6 +39,8 @@ WRONG = {
     "webhook_events": f"call.ended,{CANARY}!",
     "event_retention": CANARY,
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
+    "destination_ports": f"443,{CANARY}",
+    "deliveries_at_once": CANARY,
     "aircall_rate_per_minute": CANARY,
     "metrics_port": f"{CANARY}",
     "log_level": CANARY,

@@ -59,3 +59,5 @@ def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, ApiKey]]:
 InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ))]
 TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
 EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]
+SubscriptionsReader = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_READ))]
+SubscriptionsWriter = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_WRITE))]

@@ -19,6 +19,7 @@
     │   ├── Unauthenticated · ScopeMissing
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── SubscriptionNotFound · SubscriptionUnsigned · DestinationRefused · OwnerRefused
     │   ├── EventMalformed · WebhookTokenUnknown
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
@@ -235,6 +236,30 @@ class InvalidRequest(ApiError):
     """The request is not valid."""
 
     status = 422
+
+
+class SubscriptionNotFound(ApiError):
+    """There is no such subscription."""
+
+    status = 404
+
+
+class SubscriptionUnsigned(ApiError):
+    """What goes to a broker is not signed, so there is no secret to rotate."""
+
+    status = 409
+
+
+class DestinationRefused(ApiError):
+    """Deliveries may not go to this destination."""
+
+    status = 422
+
+
+class OwnerRefused(ApiError):
+    """An API key bound to an owner is for that owner's subscriptions only."""
+
+    status = 403
 
 
 class EventMalformed(ApiError):

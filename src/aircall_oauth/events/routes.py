@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from aircall_oauth.bell import Bell
 from aircall_oauth.deps import EventsReader, ResourcesDep
 from aircall_oauth.events import feed
-from aircall_oauth.events.bell import Bell
 from aircall_oauth.events.feed import Wanted
 from aircall_oauth.problems import problems
 
