@@ -170,8 +170,10 @@ _threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
 
 
 async def _look_up(host: str, port: int, family: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    # With a dot at its end `localhost` is not found everywhere, and is this machine all the same where it is.
+    name = host.rstrip(".")
     infos = await asyncio.get_running_loop().run_in_executor(
-        _threads, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        _threads, lambda: socket.getaddrinfo(name, port, family=family, type=socket.SOCK_STREAM)
     )
     return [(found, address) for found, _, _, _, address in infos]
 

@@ -135,6 +135,11 @@ class Line:
         self._ready.clear()
         self._waiting = deque(sorted([*back, *self._waiting], key=attrgetter("position")))
 
+    def drop(self, item: Item) -> None:
+        """It leaves the line, if it is there."""
+        if item in self._waiting:
+            self._waiting.remove(item)
+
     def drop_parked(self) -> None:
         """Parked events leave the line; their rows say when they are due again."""
         self._waiting = deque(item for item in self._waiting if not item.parked)

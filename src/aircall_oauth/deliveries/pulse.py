@@ -26,6 +26,8 @@ FIRST_LANES = 8
 # Outcomes that an event may well be to blame for; all others speak of the destination.
 ABOUT_THE_EVENT = re.compile(r"http_(?!408|429|502|503|504)[45]\d\d|redirect|not_http|too_large")
 ABOUT_THE_EVENT_IN_ORDER = re.compile(r"http_(?!408|429)4\d\d|redirect|too_large")
+# Outcomes that say nothing about the event.
+NEVER_THE_EVENT = {"refused", "dns", "tls", "unreachable", "blocked_address"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Pulse:
         self._doubts = 0
         self._asked_until = quiet_until
         self._suspects: list[Suspect] = []
+        self._doubted: list[Suspect] = []  # the destination is held to be down on the word of these few
 
     @property
     def health(self) -> Health:
@@ -82,13 +85,11 @@ class Pulse:
     def doubt_less(self) -> None:
         self._doubts -= 1
 
-    def succeeded(self, number: int) -> list[Suspect]:
+    def succeeded(self, item: Item, number: int) -> list[Suspect]:
         """A delivery succeeded; the suspects it proves to be to blame."""
         self.lanes = min(self.lanes + 1, self._at_once)
         if self.down:
-            if number > self._down_since:
-                self.come_up()
-            return []
+            return self._up_again(item) if number > self._down_since else []
         condemned = [suspect for suspect in self._suspects if suspect.begun < number]
         if condemned:
             self._suspects = [suspect for suspect in self._suspects if suspect.begun >= number]
@@ -129,13 +130,22 @@ class Pulse:
 
     def come_up(self) -> None:
         self.down, self.quiet_until, self.probes, self._doubts = False, None, 0, 0
+        self._doubted = []
 
     def turn(self) -> int:
         """Whose turn the next probe is. The first one's, unless it has failed often enough to be doubted."""
         return 0 if self.probes < 4 or self.probes % 2 else self.probes // 2
 
+    def _up_again(self, item: Item) -> list[Suspect]:
+        """Where few had failed, and it was another event that succeeded, those that it may lie with are to blame."""
+        of_them = any(suspect.item is item for suspect in self._doubted)
+        condemned = [] if of_them else [s for s in self._doubted if s.outcome.reason not in NEVER_THE_EVENT]
+        self.come_up()
+        return condemned
+
     def _go_down(self) -> list[Item]:
         held = [suspect.item for suspect in self._suspects]
+        self._doubted = self._suspects if len(held) < RUN else []
         self.down, self.lanes, self.probes, self._down_since = True, 1, 0, self._begun
         self._doubts = RUN - len(held)
         self._suspects = []

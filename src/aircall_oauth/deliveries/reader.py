@@ -159,8 +159,10 @@ class Reader:
         """Parked events whose time has come, while the destination is up."""
         if self._pulse.down or time.monotonic() < self._look_at:
             return
+        if self._findings.delivered or self._findings.beside:
+            await self._keep()  # or they would be found once more
         async with self._database.driver_connection() as connection:
-            if time.monotonic() >= self._count_at and not (self._retried or self._findings.beside):
+            if time.monotonic() >= self._count_at and not self._retried:
                 self._line.blocked = dict(await statements.blocked(connection, self.subscription.id))
                 self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
             room = max(self._at_once // 2, 1) - len(self._retried)
@@ -237,7 +239,8 @@ class Reader:
         match outcome:
             case Delivered():
                 self._settle(item)
-                for suspect in self._pulse.succeeded(number):
+                for suspect in self._pulse.succeeded(item, number):
+                    self._line.drop(suspect.item)
                     self._park(suspect.item, suspect.outcome)
             case TryAgain():
                 self._note_error(outcome.reason)
