@@ -375,6 +375,31 @@ async def test_one_event_of_an_installation_is_out_at_a_time_where_order_is_aske
     assert_in_order(to)
 
 
+@pytest.mark.parametrize("order", ["none", "installation"])
+async def test_one_that_hangs_does_not_stop_those_behind_it(service: Service, order: str) -> None:
+    await service.install()
+    answered = asyncio.Event()
+
+    async def wait(_: Received) -> web.Response:
+        await answered.wait()
+        return web.Response()
+
+    async with receiver() as to, reading(service.resources):
+        to.answers[0] = wait
+        partner = await subscribe(service, to.url, order=order)
+        await fill(service, 2000, installations=200)
+        hanging = await partner.stands(lag=0, seconds=12)
+        reasons = {row["reason"] for row in await service.sql("SELECT reason FROM parked")}
+        answered.set()
+        await partner.stands(parked=0)
+
+    assert hanging["parked"] == (1 if order == "none" else 10)
+    assert reasons == ({"slow"} if order == "none" else {"slow", "behind"})
+    assert to.count() == dict.fromkeys(range(2000), 1)
+    if order == "installation":
+        assert_in_order(to)
+
+
 def a_pulse(**changes: Any) -> Pulse:
     return Pulse(**({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "ordered": False} | changes))
 

@@ -20,6 +20,7 @@ class Item:
     parked: bool = False  # it has a row beside the log
     tried: bool = False
     settled: bool = False
+    out_since: float | None = None  # by the monotonic clock, while it is under way
 
     @property
     def installation_id(self) -> str:
@@ -50,6 +51,13 @@ class Window:
         """Delivered, or parked."""
         item.settled = True
         self._move()
+
+    def slow(self, before: float) -> list[Item]:
+        """What has been under way since before then, where most others are settled and only wait for these."""
+        unsettled = [item for item in self._items if not item.settled]
+        if len(unsettled) > len(self._items) // 2:
+            return []
+        return [item for item in unsettled if item.out_since is not None and item.out_since < before]
 
     def _move(self) -> None:
         while self._items and self._items[0].settled:

@@ -18,6 +18,8 @@ SCHEDULE = (
 )
 # Events that failed together are not to come back together.
 JITTER = 0.2
+SLOW = "slow"  # the reason of one that is still under way: what comes after it is not to wait for its end
+SLOW_TAKES = timedelta(seconds=20)  # a little longer than a delivery; then nobody is at it any more
 BEHIND = "behind"  # the reason of one that was not tried: an earlier one of its installation is parked
 
 

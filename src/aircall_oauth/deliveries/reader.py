@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable
+from itertools import islice
 
 from aircall_oauth import log
 from aircall_oauth.database import database_errors
@@ -29,16 +30,17 @@ KEEP_SECONDS = 0.1
 KEEP_SKIPPED_SECONDS = 2.0
 KEEP_AT = 256
 LOOK_FOR_DUE_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 0.05
 COUNT_BLOCKED_SECONDS = 60.0
 PAUSE_SECONDS = 0.5
 LONGEST_SLEEP_SECONDS = 60.0
+SLOW_SECONDS = 1.0
 FINISH_SECONDS = 16.0  # a little more than a delivery may take
 # Read ahead, in deliveries at once and in bytes.
 BATCH = 4
 LEAST_BATCH = 32
 BATCHES = 2
 MOST_BYTES = 4 * 1024 * 1024
-DUE_INSTALLATIONS = 32
 
 
 class FencedOff(Exception):
@@ -116,6 +118,8 @@ class Reader:
         self._check()
         try:
             with database_errors():
+                await self._count_blocked()
+                self._set_slow_aside()
                 await self._read()
                 await self._look_for_due()
                 self._judge()
@@ -131,6 +135,14 @@ class Reader:
             raise FencedOff
         if self._broken is not None:
             raise self._broken
+
+    async def _count_blocked(self) -> None:
+        """Before anything goes out; and now and then where nothing is, as the log drops events that are parked."""
+        if self._out or self._findings.delivered or self._findings.beside or time.monotonic() < self._count_at:
+            return
+        async with self._database.driver_connection() as connection:
+            self._line.blocked = dict(await statements.blocked(connection, self.subscription.id))
+        self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
 
     async def _read(self) -> None:
         """The next batch, where there is room and may be more."""
@@ -151,6 +163,19 @@ class Reader:
         if self._window.position != self._kept.position:
             self._keep_within(KEEP_SKIPPED_SECONDS)
 
+    def _set_slow_aside(self) -> None:
+        """A few that are slow to end must not stop everything behind them: they get their rows while under way."""
+        if not self._more or self._may_read():
+            return
+        for item in self._window.slow(time.monotonic() - SLOW_SECONDS):
+            self._findings.beside[item.position] = Beside(item, 0, parked.SLOW, now() + parked.SLOW_TAKES, None)
+            item.parked = True
+            self._retried[item.position] = item
+            self._line.block(item.installation_id)
+            self._leave_behind(self._line.withdraw(item))
+            self._window.settle(item)
+            self._keep_within(0)
+
     def _may_read(self) -> bool:
         room = len(self._window) <= (BATCHES - 1) * self._batch and self._window.bytes < MOST_BYTES
         return self._more and room
@@ -159,23 +184,26 @@ class Reader:
         """Parked events whose time has come, while the destination is up."""
         if self._pulse.down or time.monotonic() < self._look_at:
             return
+        # Known before anything is waited for: what ends meanwhile still has its row, and must not be found once more.
+        under_way = list(self._retried)
+        room = max(self._at_once // 2, 1) - len({self._chain_of(item) for item in self._retried.values()})
+        idle = list(islice((each for each in self._line.blocked if not self._line.is_busy(each)), max(room, 0)))
         if self._findings.delivered or self._findings.beside:
-            await self._keep()  # or they would be found once more
+            await self._keep()
         async with self._database.driver_connection() as connection:
-            if time.monotonic() >= self._count_at and not self._retried:
-                self._line.blocked = dict(await statements.blocked(connection, self.subscription.id))
-                self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
-            room = max(self._at_once // 2, 1) - len(self._retried)
-            if not self._line.blocked or room <= 0:
+            if not idle:
                 items = []
             elif self._ordered:
-                idle = [each for each in self._line.blocked if not self._line.is_busy(each)][:DUE_INSTALLATIONS]
                 items = await statements.due_chains(connection, self.subscription.id, idle)
             else:
-                items = await statements.due(connection, self.subscription.id, but=list(self._retried), limit=room)
+                items = await statements.due(connection, self.subscription.id, but=under_way, limit=room)
         self._retried |= {item.position: item for item in items}
         self._line.join_parked(items)
         self._look_at = time.monotonic() + LOOK_FOR_DUE_SECONDS
+
+    def _chain_of(self, item: Item) -> object:
+        """At most half of the deliveries at once are for parked events, and an installation's chain counts as one."""
+        return item.installation_id if self._ordered else item
 
     def _judge(self) -> None:
         to_blame, held = self._pulse.judge_overdue(under_way=bool(self._out))
@@ -212,7 +240,7 @@ class Reader:
         return item
 
     def _send(self, item: Item, *, probe: bool) -> None:
-        item.tried = True
+        item.tried, item.out_since = True, time.monotonic()
         task = asyncio.create_task(self._deliver(item, self._pulse.begin(), probe=probe))
         self._out.add(task)
         task.add_done_callback(self._ended)
@@ -220,6 +248,7 @@ class Reader:
     async def _deliver(self, item: Item, number: int, *, probe: bool) -> None:
         at, started = now(), time.perf_counter()
         outcome = await self._destination.deliver(item.message)
+        item.out_since = None
         milliseconds = round((time.perf_counter() - started) * 1000)
         self._findings.tried.append(Tried(item.message.event_id, item.position, at, word(outcome), milliseconds))
         self._take_note(item, outcome, number, probe=probe)
@@ -257,11 +286,14 @@ class Reader:
     def _settle(self, item: Item) -> None:
         if item.parked:
             self._findings.delivered.append(item.position)
+            self._findings.beside.pop(item.position, None)
             self._retried.pop(item.position, None)
             self._line.unblock(item.installation_id)
         else:
             self._window.settle(item)
         self._line.done(item)
+        if item.parked and not (self._line.is_busy(item.installation_id) if self._ordered else self._retried):
+            self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN_SECONDS)
 
     def _park(self, item: Item, outcome: TryAgain) -> None:
         """Put an event beside the log, to be tried again by schedule; or give it up where the schedule is over."""
@@ -355,6 +387,8 @@ class Reader:
             seconds.append(self._keep_at - clock)
         if self._line.blocked and not self._pulse.down:
             seconds.append(self._look_at - clock)
+        if self._more and not self._may_read():
+            seconds.append(SLOW_SECONDS / 2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(min(*seconds, LONGEST_SLEEP_SECONDS), 0)):
                 await self._wake.wait()

@@ -17,7 +17,7 @@ from aircall_oauth.models import Health, SubscriptionStatus
 # A filter may leave out almost everything: so far one statement looks.
 FAR = 50_000
 END = 2**63 - 1
-CHAIN = 16
+CHAIN = 32
 HEAD = "SELECT coalesce(max(position), 0) FROM event"
 # A few events may be as large as thousands of others: so many bytes are fetched at a time, and one event at least.
 READ = f"""
@@ -123,10 +123,11 @@ class Findings:
 
     def after(self, earlier: "Findings") -> "Findings":
         """Both, where the earlier could not be kept."""
+        beside = {position: each for position, each in earlier.beside.items() if position not in self.delivered}
         return Findings(
             [*earlier.tried, *self.tried],
             [*earlier.delivered, *self.delivered],
-            earlier.beside | self.beside,
+            beside | self.beside,
             self.last_error or earlier.last_error,
             self.last_error_at or earlier.last_error_at,
         )
