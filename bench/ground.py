@@ -31,6 +31,7 @@ SETTINGS = {
     "SECRET_KEYS": "bench:" + "a" * 43 + "=",
     "FINGERPRINT_KEY": "b" * 43 + "=",
     "METRICS_PORT": "0",
+    "ALLOWED_PRIVATE_RANGES": "127.0.0.0/8",
 }
 
 

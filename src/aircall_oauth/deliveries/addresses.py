@@ -89,8 +89,15 @@ class Guard:
     async def require_hosts(self, hosts: Iterable[tuple[str, int]]) -> None:
         """Raises `DestinationRefused` where one of a broker's hosts lies where no delivery may go."""
         for host, port in hosts:
-            if not all(map(self.allows, await _addresses_of(host, port))):
+            if await self.refusal(host, port) == "blocked_address":
                 raise DestinationRefused("This destination lies at an address that deliveries may not go to.")
+
+    async def refusal(self, host: str, port: int) -> str | None:
+        """Why a host may not be connected to now, in one word; None where it may."""
+        addresses = await _addresses_of(host, port)
+        if not addresses:
+            return "dns"
+        return None if all(map(self.allows, addresses)) else "blocked_address"
 
     def _judge(self, text: str) -> bool:
         address = ipaddress.ip_address(text.partition("%")[0])

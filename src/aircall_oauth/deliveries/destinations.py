@@ -24,13 +24,18 @@ from aircall_oauth.vault import Place
 
 # One server of a broker's address: scheme, user and password, host and port, the rest.
 SERVER = re.compile(
-    r"(?P<scheme>[a-z]+://|)(?:[^@/?#\s]*@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<port>:[0-9]{1,5}|)"
+    r"(?P<scheme>[a-z_]+://|)(?:[^@/?#\s]*@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<port>:[0-9]{1,5}|)"
     r"(?P<path>/[^?#\s]*|)(?:\?[^#\s]*)?"
 )
 SCHEMES = {
     SubscriptionKind.NATS: {"nats://", "tls://"},
     SubscriptionKind.RABBITMQ: {"amqp://", "amqps://"},
-    SubscriptionKind.KAFKA: {""},
+    SubscriptionKind.KAFKA: {"", "plaintext://", "ssl://", "sasl_plaintext://", "sasl_ssl://"},
+}
+FORMS = {
+    SubscriptionKind.NATS: "nats://host:4222, or several of them separated by commas",
+    SubscriptionKind.RABBITMQ: "amqps://host:5671/vhost",
+    SubscriptionKind.KAFKA: "host:9092, or several of them separated by commas",
 }
 USUAL_PORTS = {SubscriptionKind.NATS: 4222, SubscriptionKind.RABBITMQ: 5672, SubscriptionKind.KAFKA: 9092}
 
@@ -38,22 +43,23 @@ USUAL_PORTS = {SubscriptionKind.NATS: 4222, SubscriptionKind.RABBITMQ: 5672, Sub
 async def open(resources: Resources, subscription: Subscription) -> Destination:  # noqa: A001 - destinations.open
     """Where this subscription's events go; the caller closes it.
 
-    Raises `SealError` where its secrets do not open, `DestinationRefused` where a broker may not be gone to.
+    Raises `SealError` where its secrets do not open, `ExtraMissing` where a broker's client is not installed.
     """
     guard, settings = Guard(resources.settings), resources.settings
     match SubscriptionKind(subscription.kind):
         case SubscriptionKind.HTTP:
             keys = _keys(resources, subscription)
             return HttpDestination(subscription.url, keys, guard, at_once=settings.deliveries_at_once)
-        case SubscriptionKind.NATS as kind:
-            url = await _broker_url(resources, subscription, kind, guard)
-            return cast("Destination", _brokers().nats(url, subscription.subject))
-        case SubscriptionKind.RABBITMQ as kind:
-            url = await _broker_url(resources, subscription, kind, guard)
-            return cast("Destination", _brokers().rabbitmq(url, subscription.exchange, subscription.routing_key))
-        case SubscriptionKind.KAFKA as kind:
-            url = await _broker_url(resources, subscription, kind, guard)
-            return cast("Destination", _brokers().kafka(url, subscription.topic))
+        case SubscriptionKind.NATS:
+            url = _broker_url(resources, subscription)
+            return cast("Destination", _brokers().nats(url, subscription.subject, judge=guard.refusal))
+        case SubscriptionKind.RABBITMQ:
+            url = _broker_url(resources, subscription)
+            exchange, routing_key = subscription.exchange, subscription.routing_key
+            return cast("Destination", _brokers().rabbitmq(url, exchange, routing_key, judge=guard.refusal))
+        case SubscriptionKind.KAFKA:
+            url = _broker_url(resources, subscription)
+            return cast("Destination", _brokers().kafka(url, subscription.topic, judge=guard.refusal))
         case kind:
             assert_never(kind)
 
@@ -71,8 +77,7 @@ def shown_url(kind: SubscriptionKind, url: str) -> str:
     """An address as everybody may see it: without credentials, which a broker's may hold."""
     if kind == SubscriptionKind.HTTP:
         return url
-    servers = [_server(kind, text) for text in url.split(",")]
-    return ",".join("".join(server.group("scheme", "host", "port", "path")) for server in servers)
+    return ",".join("".join(server.group("scheme", "host", "port", "path")) for server in _servers(kind, url))
 
 
 def _brokers() -> Any:
@@ -80,28 +85,24 @@ def _brokers() -> Any:
     return import_module("aircall_oauth.deliveries.brokers")
 
 
-async def _broker_url(resources: Resources, subscription: Subscription, kind: SubscriptionKind, guard: Guard) -> str:
+def _broker_url(resources: Resources, subscription: Subscription) -> str:
     assert subscription.url_sealed is not None
-    url = resources.vault.open(subscription.url_sealed, Place(URL_COLUMN, subscription.id)).get_secret_value()
-    await guard.require_hosts(_hosts(kind, url))
-    return url
+    return resources.vault.open(subscription.url_sealed, Place(URL_COLUMN, subscription.id)).get_secret_value()
 
 
 def _hosts(kind: SubscriptionKind, url: str) -> list[tuple[str, int]]:
-    servers = [_server(kind, text) for text in url.split(",")]
-    return [(server["host"].strip("[]"), int(server["port"][1:] or USUAL_PORTS[kind])) for server in servers]
+    return [
+        (server["host"].strip("[]"), int(server["port"][1:] or USUAL_PORTS[kind])) for server in _servers(kind, url)
+    ]
 
 
-def _server(kind: SubscriptionKind, text: str) -> re.Match[str]:
-    found = SERVER.fullmatch(text.strip())
-    if found is None or not text.isascii() or found["scheme"] not in SCHEMES[kind]:
-        forms = {
-            SubscriptionKind.NATS: "nats://host:4222, or several of them separated by commas",
-            SubscriptionKind.RABBITMQ: "amqps://host:5671/vhost",
-            SubscriptionKind.KAFKA: "host:9092, or several of them separated by commas",
-        }
-        raise DestinationRefused(f"The address must look like {forms[kind]}.")
-    return found
+def _servers(kind: SubscriptionKind, url: str) -> list[re.Match[str]]:
+    found = [SERVER.fullmatch(text) for text in url.split(",")]
+    servers = [server for server in found if server is not None]
+    schemes = {server["scheme"] for server in servers[1:]}
+    if len(servers) < len(found) or servers[0]["scheme"] not in SCHEMES[kind] or schemes - SCHEMES[kind] - {""}:
+        raise DestinationRefused(f"The address must look like {FORMS[kind]}.")
+    return servers
 
 
 def _keys(resources: Resources, subscription: Subscription) -> Callable[[], Sequence[bytes]]:
