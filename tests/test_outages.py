@@ -400,6 +400,37 @@ async def test_one_that_hangs_does_not_stop_those_behind_it(service: Service, or
         assert_in_order(to)
 
 
+@pytest.mark.usefixtures("quick")
+async def test_an_event_tells_what_became_of_it_for_each_subscription(service: Service) -> None:
+    await service.install()
+    async with receiver() as to, receiver() as failing, reading(service.resources):
+        failing.answer = answer_with(422)
+        well = await subscribe(service, to.url)
+        badly = await subscribe(service, failing.url, types=["call.*"])
+        dead = await subscribe(service, failing.url, types=["call.created"])
+        paused = await subscribe(service, to.url, types=["call.*"])
+        await paused.post("pause")
+        await subscribe(service, to.url, types=["user.*"])
+        acme = await subscribe(service, to.url, owner="acme")
+        await tell(service, 1)
+        await well.stands(lag=0)
+        for each in (badly, dead):
+            await each.stands(parked=1)
+        await service.sql("UPDATE parked SET dead_at = now(), due_at = NULL WHERE subscription_id = $1", dead.id)
+        (row,) = await service.sql("SELECT id FROM event WHERE type = 'call.created'")
+        shown = (await well.client.get(f"/v1/events/{row['id']}")).json()
+        unseen = await acme.client.get(f"/v1/events/{row['id']}")
+
+    became = {each["subscription_id"]: (each["status"], each["last_outcome"]) for each in shown["deliveries"]}
+    assert became == {
+        well.id: ("delivered", "delivered"),
+        badly.id: ("parked", "http_422"),
+        dead.id: ("dead", "http_422"),
+        paused.id: ("waiting", None),
+    }
+    assert unseen.status_code == 404
+
+
 def a_pulse(**changes: Any) -> Pulse:
     return Pulse(**({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "ordered": False} | changes))
 
