@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 LOCK ?= requirements-dev.lock
 PORT ?= 8000
 AIRCALL_PORT ?= 8100
+RECEIVER_PORT ?= 8200
 # Several test processes, each with a PostgreSQL of its own.
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -32,7 +33,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 run: setup ## run everything here, with a pretend Aircall, and walk through it
-	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT)
+	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT)
 
 demo: setup ## the same walk, then exit 0 or 1
 	@$(BIN)/aircall-oauth dev --demo
@@ -43,6 +44,7 @@ test: setup ## run the tests
 bench: setup ## measure against a no-op and a plain handler, in one run (some minutes)
 	$(BIN)/python -m bench.receiver --full
 	$(BIN)/python -m bench.feed
+	$(BIN)/python -m bench.deliveries
 
 check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
 	$(BIN)/ruff format --check .

@@ -32,6 +32,7 @@ SETTINGS = {
     "FINGERPRINT_KEY": "b" * 43 + "=",
     "METRICS_PORT": "0",
     "DRAIN": "0s",
+    "ALLOWED_PRIVATE_RANGES": "127.0.0.0/8",
 }
 
 

@@ -99,7 +99,7 @@ async def test_one_event_by_its_id(service: Service) -> None:
     partner, stranger = await service.partner(), await service.partner(owner="acme")
     (event,) = (await partner.get("/v1/events")).json()["events"]
 
-    assert (await partner.get(f"/v1/events/{event['id']}")).json() == event
+    assert (await partner.get(f"/v1/events/{event['id']}")).json() == event | {"deliveries": []}
     assert (await stranger.get(f"/v1/events/{event['id']}")).json()["code"] == "event_not_found"
 
 

@@ -27,6 +27,19 @@ DOORS = {
     "GET /v1/events": "list_events",
     "GET /v1/events/stream": "stream_events",
     "GET /v1/events/{event_id}": "show_event",
+    "POST /v1/subscriptions": "create_subscription",
+    "GET /v1/subscriptions": "list_subscriptions",
+    "GET /v1/subscriptions/{subscription_id}": "show_subscription",
+    "PATCH /v1/subscriptions/{subscription_id}": "change_subscription",
+    "DELETE /v1/subscriptions/{subscription_id}": "delete_subscription",
+    "POST /v1/subscriptions/{subscription_id}/pause": "pause_subscription",
+    "POST /v1/subscriptions/{subscription_id}/resume": "resume_subscription",
+    "POST /v1/subscriptions/{subscription_id}/replay": "replay_subscription",
+    "POST /v1/subscriptions/{subscription_id}/rotate-secret": "rotate_subscription_secret",
+    "POST /v1/subscriptions/{subscription_id}/test": "test_subscription",
+    "GET /v1/subscriptions/{subscription_id}/attempts": "list_subscription_attempts",
+    "GET /v1/subscriptions/{subscription_id}/dead": "list_dead_events",
+    "POST /v1/subscriptions/{subscription_id}/dead/retry": "retry_dead_events",
     "GET /livez": "livez",
     "GET /readyz": "readyz",
 }
@@ -83,7 +96,7 @@ def test_what_an_answer_looks_like_is_said_with_examples() -> None:
         for status, answer in operation["responses"].items():
             if status == "200":
                 assert answer["content"], door
-    for name in ("InstallationView", "EventView", "TokenView", "Problem", "AircallEvent"):
+    for name in ("InstallationView", "EventView", "TokenView", "SubscriptionView", "Problem", "AircallEvent"):
         properties = document["components"]["schemas"][name]["properties"]
         assert any("examples" in property_ for property_ in properties.values()), name
 
@@ -105,6 +118,17 @@ def test_aircalls_door_is_described() -> None:
     assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/AircallEvent"}
     assert body["content"]["application/json"]["example"].keys() == {"resource", "event", "timestamp", "token", "data"}
     assert door["responses"].keys() == {"200", "400", "401", "408", "413", "415", "503"}
+
+
+def test_what_goes_out_is_described() -> None:
+    delivery = openapi.document()["webhooks"]["event"]["post"]
+
+    assert delivery["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/EventView"
+    }
+    assert [header["name"] for header in delivery["parameters"]] == [
+        *("webhook-id", "webhook-timestamp", "webhook-signature"),
+    ]
 
 
 async def test_the_example_of_an_event_is_one(service: Service) -> None:

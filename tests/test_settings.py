@@ -41,6 +41,8 @@ WRONG = {
     "token_reads_per_minute": CANARY,
     "audit_retention": "29d",
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
+    "destination_ports": f"443,{CANARY}",
+    "deliveries_at_once": CANARY,
     "aircall_rate_per_minute": CANARY,
     "metrics_port": f"{CANARY}",
     "traces": CANARY,

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
+from aircall_oauth.bell import hang_bell
 from aircall_oauth.edge import Edge, in_a_span
 from aircall_oauth.errors import (
     AppError,
@@ -28,7 +29,6 @@ from aircall_oauth.errors import (
     TryAgainLater,
 )
 from aircall_oauth.events import receiver
-from aircall_oauth.events.bell import hang_bell
 from aircall_oauth.events.inbox import open_inbox
 from aircall_oauth.installations import pages
 from aircall_oauth.installations import routes as installations

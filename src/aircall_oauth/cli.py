@@ -71,6 +71,7 @@ def dev(
     demo: Annotated[bool, typer.Option("--demo", help="Walk through once and exit 0 or 1.")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 8000,
     aircall_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pretend Aircall.")] = 8100,
+    receiver_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the sample receiver.")] = 8200,
 ) -> None:
     """Run everything on this machine, with a pretend Aircall and a PostgreSQL of its own."""
     try:
@@ -79,7 +80,7 @@ def dev(
         if error.name != "aircall_oauth.sandbox":
             raise
         _fail("The sandbox is not part of this installation; run it from a checkout with `make run`.")
-    raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port))
+    raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port))
 
 
 @app.command("revoke-all")

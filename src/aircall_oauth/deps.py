@@ -68,3 +68,5 @@ InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ)
 InstallationsWriter = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
 TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
 EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]
+SubscriptionsReader = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_READ))]
+SubscriptionsWriter = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_WRITE))]

@@ -21,7 +21,7 @@
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
-    │   ├── DestinationRefused · ExtraMissing
+    │   ├── SubscriptionNotFound · SubscriptionUnsigned · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
     │   │   ├── TooManyTokenReads
@@ -290,6 +290,18 @@ class InvalidRequest(ApiError):
     """The request is not valid."""
 
     status = 422
+
+
+class SubscriptionNotFound(ApiError):
+    """There is no such subscription."""
+
+    status = 404
+
+
+class SubscriptionUnsigned(ApiError):
+    """What goes to a broker is not signed, so there is no secret to rotate."""
+
+    status = 409
 
 
 class DestinationRefused(ApiError):

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -386,3 +387,125 @@ class Budget(Table, table=True):
     second: int = _column(BigInteger)  # the UNIX second of `spent[1]`; each further entry is one second older
     spent: list[int] = _column(ARRAY(Integer))
     closed_until: datetime | None = _time(nullable=True)  # Aircall said that nothing is left until then
+
+
+class SubscriptionKind(StrEnum):
+    HTTP = "http"
+    NATS = "nats"
+    RABBITMQ = "rabbitmq"
+    KAFKA = "kafka"
+
+
+class SubscriptionOrder(StrEnum):
+    NONE = "none"
+    INSTALLATION = "installation"  # an installation's later events wait behind its parked one
+
+
+class SubscriptionStatus(StrEnum):
+    ACTIVE = "active"
+    PAUSED = "paused"
+    DISABLED = "disabled"  # its destination wants no more
+
+
+class Health(StrEnum):
+    UP = "up"
+    DOWN = "down"  # the position holds, and one probe at a time goes out
+
+
+# Where a subscription's secrets stand sealed.
+SECRET_COLUMN = "subscription.secret_sealed"
+OLD_SECRET_COLUMN = "subscription.old_secret_sealed"
+URL_COLUMN = "subscription.url_sealed"
+
+
+class Subscription(Table, table=True):
+    """A named reader of the log: where it stands, what it wants, where it goes, and which worker reads for it."""
+
+    __tablename__ = "subscription"
+    __table_args__ = (
+        _one_of("kind", SubscriptionKind),
+        _one_of("ordering", SubscriptionOrder),
+        _one_of("status", SubscriptionStatus),
+        _one_of("health", Health),
+        CheckConstraint("(kind = 'http') = (secret_sealed IS NOT NULL)", name="secret"),
+        CheckConstraint("(kind = 'http') = (url_sealed IS NULL)", name="url_sealed"),
+    )
+
+    id: str = _text(primary_key=True)
+    name: str = _text()
+    kind: str = _text()
+    url: str = _text()  # as it is shown: a broker's without the credentials in it
+    url_sealed: str | None = _text(nullable=True)
+    subject: str | None = _text(nullable=True)
+    exchange: str | None = _text(nullable=True)
+    routing_key: str | None = _text(nullable=True)
+    topic: str | None = _text(nullable=True)
+    secret_sealed: str | None = _text(nullable=True)
+    old_secret_sealed: str | None = _text(nullable=True)
+    old_secret_until: datetime | None = _time(nullable=True)
+    types: list[str] = _column(ARRAY(Text))
+    owners: list[str] = _column(ARRAY(Text))
+    installations: list[str] = _column(ARRAY(Text))
+    ordering: str = _text()
+    status: str = _text()
+    version: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
+    position: int = _column(BigInteger)
+    health: str = Field(default=Health.UP, sa_column=Column(Text, nullable=False, server_default=text("'up'")))
+    quiet_until: datetime | None = _time(nullable=True)  # no request goes out before
+    probes: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    last_error: str | None = _text(nullable=True)
+    last_error_at: datetime | None = _time(nullable=True)
+    lease_holder: str | None = _text(nullable=True)
+    lease_until: datetime | None = _time(nullable=True)
+    # Grows with every holder: whoever writes with an older number is fenced off.
+    lease_number: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    created_at: datetime = _time()
+
+
+class Parked(Table, table=True):
+    """An event one subscription could not take yet; dead once it was given up on, and kept as long as the event."""
+
+    __tablename__ = "parked"
+    __table_args__ = (
+        Index("ix_parked_due", "subscription_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index(
+            "ix_parked_waiting",
+            "subscription_id",
+            "installation_id",
+            "position",
+            postgresql_where=text("dead_at IS NULL"),
+        ),
+        Index("ix_parked_dead", "subscription_id", "position", postgresql_where=text("dead_at IS NOT NULL")),
+        CheckConstraint("dead_at IS NULL OR due_at IS NULL", name="due"),
+    )
+
+    subscription_id: str = _text(ForeignKey("subscription.id", ondelete="CASCADE"), primary_key=True)
+    position: int = _column(BigInteger, primary_key=True, autoincrement=False)
+    received_at: datetime = _time()  # the event's: it names the day to look in
+    event_id: str = _text()
+    installation_id: str = _text()
+    attempts: int = _column(Integer)
+    reason: str = _text()
+    due_at: datetime | None = _time(nullable=True)  # null for one that waits behind another, and for a dead one
+    dead_at: datetime | None = _time(nullable=True)
+
+
+class Attempt(Table, table=True):
+    """One try of a delivery. Rows are only ever added, many at a time."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        Index("ix_attempt_subscription_id_id", "subscription_id", "id"),
+        Index("ix_attempt_event_id", "event_id"),
+        # Rows come in the order of time.
+        Index("ix_attempt_at", "at", postgresql_using="brin"),
+    )
+
+    id: int | None = _column(BigInteger, Identity(always=True), primary_key=True)
+    # No foreign key, which would be looked up for every row; the rows of one that was deleted go when they are old.
+    subscription_id: str = _text()
+    event_id: str = _text()
+    position: int = _column(BigInteger)
+    at: datetime = _time()
+    outcome: str = _text()
+    milliseconds: int = _column(Integer)

@@ -12,12 +12,21 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from aircall_oauth import __version__, health
+from aircall_oauth.deliveries import documentation
+from aircall_oauth.deliveries import routes as deliveries
 from aircall_oauth.events import receiver
 from aircall_oauth.events import routes as events
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import Problem
 
-DOORS = (installations.browser, installations.api, installations.custody, events.api, health.router)
+DOORS = (
+    installations.browser,
+    installations.api,
+    installations.custody,
+    events.api,
+    deliveries.api,
+    health.router,
+)
 TITLE = "aircall-oauth"
 DESCRIPTION = """
 Holds a software company's connections to Aircall: the OAuth flow, the sealed tokens, the webhooks, and every event.
@@ -30,6 +39,7 @@ TAGS = {
     "Webhook receiver": "For Aircall.",
     "Installations": "For the partner's systems.",
     "Events": "For the partner's systems: the log.",
+    "Subscriptions": "For the partner's systems: events delivered to them.",
     "Operations": "For the platform.",
 }
 
@@ -51,6 +61,7 @@ def document() -> dict[str, Any]:
         tags=[{"name": name, "description": description} for name, description in TAGS.items()],
     )
     schema["paths"][receiver.PATH] = receiver.documentation()
+    schema["webhooks"] = documentation.webhooks()
     schema["components"]["schemas"] |= {"Problem": Problem.model_json_schema(), "AircallEvent": receiver.SCHEMA}
     _drop_framework_errors(schema)
     return schema

@@ -104,7 +104,7 @@ def _text(default: Any) -> str:
         case timedelta():
             return _duration(default)
         case list():
-            return ",".join(default)
+            return ",".join(map(str, default))
         case _:
             return str(default)
 

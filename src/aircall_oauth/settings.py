@@ -183,6 +183,10 @@ class Settings(BaseSettings):
     allowed_private_ranges: Annotated[
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
     ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
+    destination_ports: Annotated[
+        list[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_comma_list)
+    ] = Field([], description="ports a delivery's HTTP destination may have, separated by commas; empty = any")
+    deliveries_at_once: int = Field(64, ge=1, le=1000, description="deliveries under way for one subscription")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
     metrics_port: int = Field(
         9090, ge=0, le=65535, description="port of `/metrics`, on every address of the machine; 0 = off"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from aircall_oauth import audit, gauges, log
+from aircall_oauth.deliveries import sweep
+from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
 from aircall_oauth.installations import claims, flow, leaving, uninstalls, upkeep
@@ -38,19 +40,23 @@ CHORES = (
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
     Chore("measure", gauges.measure, timedelta(seconds=15)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
+    Chore("forget attempts", sweep.forget_attempts, timedelta(minutes=10)),
+    Chore("forget parked", sweep.forget_parked, timedelta(minutes=10)),
 )
 
 
 @asynccontextmanager
 async def working(resources: Resources) -> AsyncIterator[None]:
-    """All chores run while the block does; on leaving it what is under way is cancelled and waited for.
+    """All chores run while the block does, and the readers of the log deliver.
 
-    A chore cut short leaves nothing half done: what it had claimed falls due again when its lease is over.
+    On leaving it deliveries that are out are waited for. A chore is cut short, which leaves nothing half done: what it
+    had claimed falls due again when its lease is over.
     """
     resources.metrics.expect_chores(chore.name for chore in CHORES)
     tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:
-        yield
+        async with reading(resources):
+            yield
     finally:
         for task in tasks:
             task.cancel()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+DELIVERED = "delivered"
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -35,6 +37,11 @@ class Gone:
 
 
 Outcome = Delivered | TryAgain | Gone
+
+
+def word(outcome: Outcome) -> str:
+    """An outcome in one word, as the log of attempts has it."""
+    return DELIVERED if isinstance(outcome, Delivered) else outcome.reason
 
 
 class Destination(Protocol):

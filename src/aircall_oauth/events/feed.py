@@ -8,10 +8,11 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from aircall_oauth import bell
+from aircall_oauth.bell import Bell
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import EventNotFound, PositionGone
-from aircall_oauth.events import bell
-from aircall_oauth.events.bell import Bell
+from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like
 from aircall_oauth.models import ApiKey
 from aircall_oauth.resources import Resources
 
@@ -20,11 +21,6 @@ STREAM_PAGE = 200
 # A filter may leave out almost everything: so far one statement looks, and so far one request goes.
 WINDOW = 50_000
 WINDOWS = 20
-# `data` as bytes: it goes out as it is, so it is not turned into text and back on the way.
-COLUMNS = """
-    id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
-    convert_to(data, 'UTF8')
-"""
 HEAD = "SELECT coalesce(max(position), 0) FROM event"
 DROPPED_TO = "SELECT max(dropped_to) FROM log_start"
 
@@ -48,25 +44,9 @@ class Wanted:
 class Page:
     """Events in order, as JSON; `next` is the `after` of the next page."""
 
-    events: list["EventJson"]
+    events: list[EventJson]
     next: int
     more: bool
-
-
-class EventJson(msgspec.Struct):
-    """An event as every reader sees it; `data` is the text that Aircall sent."""
-
-    id: str
-    position: int
-    type: str
-    resource: str | None
-    installation_id: str
-    company_id: int
-    owner: str | None
-    occurred_at: Any
-    received_at: Any
-    source: str
-    data: msgspec.Raw
 
 
 async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
@@ -90,7 +70,7 @@ async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
                     wanted.limit + 1 - len(events),
                     *values,
                 )
-                events += [_event(row) for row in rows]
+                events += [event_of(row) for row in rows]
                 if len(events) > wanted.limit or end >= head:
                     break
             await _refuse_gone(connection, wanted.after)
@@ -142,7 +122,7 @@ async def read_event(resources: Resources, key: ApiKey, event_id: str) -> bytes:
             )
     if row is None:
         raise EventNotFound
-    return msgspec.json.encode(_event(row))
+    return msgspec.json.encode(event_of(row))
 
 
 def as_json(page: Page) -> bytes:
@@ -175,20 +155,8 @@ def _conditions(key: ApiKey, wanted: Wanted, *, first: int = 4) -> tuple[str, li
     if wanted.installation is not None:
         also("installation_id = {}", wanted.installation)
     if wanted.types:
-        also("type LIKE ANY ({}::text[])", [_like(pattern) for pattern in wanted.types])
+        also("type LIKE ANY ({}::text[])", [like(pattern) for pattern in wanted.types])
     return " ".join(conditions), values
-
-
-def _like(pattern: str) -> str:
-    """`call.*` as SQL says it."""
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped[:-1] + "%" if escaped.endswith("*") else escaped
-
-
-def _event(row: Any) -> EventJson:
-    *fields, data = row
-    fields.append(msgspec.Raw(data))
-    return EventJson(*fields)
 
 
 def _sent_event(event: EventJson) -> bytes:

@@ -22,10 +22,11 @@ from aircall_oauth import database
 from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
-from aircall_oauth.sandbox.story import Story
+from aircall_oauth.sandbox.story import Addresses, Story
 
 SERVICE_PORT = 8000
 AIRCALL_PORT = 8100
+RECEIVER_PORT = 8200
 READY_SECONDS = 30.0
 FOLDER = Path(".dev")
 # What a developer may set for this run; everything else of the service's environment is the sandbox's own.
@@ -40,6 +41,7 @@ class Plan:
     folder: Path
     service_port: int
     aircall_port: int
+    receiver_port: int
 
     @property
     def service_url(self) -> str:
@@ -49,17 +51,24 @@ class Plan:
     def aircall_url(self) -> str:
         return f"http://localhost:{self.aircall_port}"
 
+    @property
+    def receiver_url(self) -> str:
+        return f"http://127.0.0.1:{self.receiver_port}"
 
-def run(*, demo: bool, port: int = SERVICE_PORT, aircall_port: int = AIRCALL_PORT) -> int:
+
+def run(
+    *, demo: bool, port: int = SERVICE_PORT, aircall_port: int = AIRCALL_PORT, receiver_port: int = RECEIVER_PORT
+) -> int:
     """Start everything, walk one install and one call through it, and stay up; the exit code."""
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _told_to_stop)
     try:
         with ExitStack() as stack:
-            plan = _plan(stack, demo=demo, port=port, aircall_port=aircall_port)
+            plan = _plan(stack, demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port)
             children, environment = _start(stack, plan)
-            story = Story(plan.service_url, plan.aircall_url, environment, sys.stdout.isatty())
+            addresses = Addresses(plan.service_url, plan.aircall_url, plan.receiver_url)
+            story = Story(addresses, environment, sys.stdout.isatty())
             story.tell(seconds=time.monotonic() - started)
             if not demo:
                 story.show_around(plan.folder)
@@ -80,20 +89,21 @@ def _told_to_stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _plan(stack: ExitStack, *, demo: bool, port: int, aircall_port: int) -> Plan:
+def _plan(stack: ExitStack, *, demo: bool, port: int, aircall_port: int, receiver_port: int) -> Plan:
     """A demo leaves nothing behind and is in nobody's way; `make run` keeps its data and its addresses."""
     if demo:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-demo-"))
-        return Plan(Path(temporary), free_port(), free_port())
+        return Plan(Path(temporary), free_port(), free_port(), free_port())
     require_free(port, "the service", f"make run PORT={port + 1}")
     require_free(aircall_port, "the pretend Aircall", f"make run AIRCALL_PORT={aircall_port + 1}")
+    require_free(receiver_port, "the sample receiver", f"make run RECEIVER_PORT={receiver_port + 1}")
     folder = FOLDER.resolve()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / ".writable").touch()
     except OSError as error:
         raise DevError(f"cannot write to {folder} ({error.strerror}); run it where you may write") from None
-    return Plan(folder, port, aircall_port)
+    return Plan(folder, port, aircall_port, receiver_port)
 
 
 def _start(stack: ExitStack, plan: Plan) -> tuple[list[Child], dict[str, str]]:
@@ -107,8 +117,9 @@ def _start(stack: ExitStack, plan: Plan) -> tuple[list[Child], dict[str, str]]:
     # Meanwhile: the service waits for its tables by itself.
     with _step("Tables"):
         asyncio.run(database.migrate(url))
-    with _step("Pretend Aircall and service"):
+    with _step("Pretend Aircall, sample receiver and service"):
         wait_until(lambda: _answers(plan.aircall_url), children, READY_SECONDS)
+        wait_until(lambda: _answers(plan.receiver_url), children, READY_SECONDS)
         wait_until(lambda: _answers(f"{plan.service_url}/readyz"), children, READY_SECONDS)
     return children, environment
 
@@ -134,6 +145,7 @@ def _environment(plan: Plan, database_url: str) -> dict[str, str]:
         "AIRCALL_OAUTH_SUCCESS_URL": f"{plan.aircall_url}/oauth/success",
         "AIRCALL_OAUTH_METRICS_PORT": "0",
         "AIRCALL_OAUTH_DRAIN": "0s",
+        "AIRCALL_OAUTH_ALLOWED_PRIVATE_RANGES": "127.0.0.0/8,::1/128",
         "SANDBOX_CLIENT_SECRET": kept["client_secret"],
     }
 
@@ -162,6 +174,7 @@ def _commands(plan: Plan, environment: Mapping[str, str]) -> dict[str, list[str]
     place = ["--port", aircall_port, "--base-url", plan.aircall_url, "--state", str(plan.folder / "aircall.json")]
     return {
         "aircall": ["aircall_oauth.sandbox.aircall", *app, *place],
+        "receiver": ["aircall_oauth.sandbox.receiver", "--port", str(plan.receiver_port)],
         "service": ["aircall_oauth", "serve", "--with-worker", "--port", port],
     }
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,25 @@ from aircall_oauth.settings import Settings
 CALL_SECONDS = 15.0
 EVENTS_OF_A_CALL = 5
 KEY_NAME = "dev"
+SUBSCRIPTION_NAME = "sample receiver"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where everybody is."""
+
+    service: str
+    aircall: str
+    receiver: str
 
 
 class Story:
-    """The walk through a running service and a running pretend Aircall."""
+    """The walk through a running service, a running pretend Aircall and a running sample receiver."""
 
-    def __init__(self, service_url: str, aircall_url: str, environment: Mapping[str, str], colour: bool) -> None:
-        self._service_url = service_url
-        self._aircall_url = aircall_url
+    def __init__(self, addresses: Addresses, environment: Mapping[str, str], colour: bool) -> None:
+        self._service_url = addresses.service
+        self._aircall_url = addresses.aircall
+        self._receiver_url = addresses.receiver
         self._settings = _settings(environment)
         self._out = Console(force_terminal=colour or None, highlight=False, soft_wrap=True)
         self._api_key = ""
@@ -38,6 +50,7 @@ class Story:
         with httpx.Client(timeout=30.0, trust_env=False) as browser:
             self._connect(browser)
             installation = self._look_back(browser)
+            self._subscribe(browser)
             self._call(browser, installation)
         self._out.print("\n[bold green]It works.[/]")
 
@@ -49,12 +62,14 @@ class Story:
 [bold]Where to look[/]
   {self._aircall_url + "/":<46} the pretend Aircall: place calls, send events, uninstall, break things
   {self._service_url + "/aircall/oauth/install":<46} install once more, as an admin's browser does
+  {self._receiver_url + "/":<46} the sample receiver: what was delivered to it
   {self._service_url + "/docs":<46} the API
   {folder / "service.log"}: what the service logs
 
 [bold]Ask as one of the partner's systems[/]
   {curl}/v1/installations
   {curl}/v1/events
+  {curl}/v1/subscriptions
 
 Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 """
@@ -100,6 +115,33 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
         for event in events:
             self._line("Aircall → service", event["type"], f"kept at position {event['position']}, then answered 200")
         self._line("partner → service", f"GET /v1/events?after={after}", f"{len(events)} events, in order")
+        for event in self._wait_for_deliveries(browser, {event["id"] for event in events}):
+            self._line("service → receiver", event["type"], "delivered; its signature is genuine")
+
+    def _subscribe(self, browser: httpx.Client) -> None:
+        """A fresh subscription each time: its secret is shown only once, and the receiver has forgotten it."""
+        self._heading("The partner subscribes its own system")
+        door = f"{self._service_url}/v1/subscriptions"
+        for known in browser.get(door).json()["items"]:
+            if known["name"] == SUBSCRIPTION_NAME:
+                browser.delete(f"{door}/{known['id']}").raise_for_status()
+        wanted = {"name": SUBSCRIPTION_NAME, "kind": "http", "url": f"{self._receiver_url}/hook", "types": ["call.*"]}
+        made = browser.post(door, json=wanted)
+        made.raise_for_status()
+        browser.put(f"{self._receiver_url}/secret", json={"secret": made.json()["secret"]}).raise_for_status()
+        self._line("partner → service", "POST /v1/subscriptions", f"{made.json()['id']}, call.* from now on")
+        tried = browser.post(f"{door}/{made.json()['id']}/test").json()
+        self._line("service → receiver", "a sample event", f"{tried['outcome']} in {tried['milliseconds']} ms")
+
+    def _wait_for_deliveries(self, browser: httpx.Client, event_ids: set[str]) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + CALL_SECONDS
+        while time.monotonic() < deadline:
+            came = browser.get(f"{self._receiver_url}/events").json()["events"]
+            delivered: list[dict[str, Any]] = [event for event in reversed(came) if event["id"] in event_ids]
+            if len(delivered) == len(event_ids):
+                return delivered
+            time.sleep(0.05)
+        raise DevError("the call's events were not delivered; look at the service's log")
 
     def _wait_for_events(self, browser: httpx.Client, after: int) -> list[dict[str, Any]]:
         deadline = time.monotonic() + CALL_SECONDS

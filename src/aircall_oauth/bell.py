@@ -6,8 +6,9 @@ comes in between goes unnoticed.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -58,10 +59,15 @@ async def wait_for(ring: asyncio.Event, seconds: float) -> bool:
 
 
 @asynccontextmanager
-async def hang_bell(database: Database, committed: asyncio.Event) -> AsyncIterator[Bell]:
-    """A bell that hears all processes, and tells them what this one committed."""
+async def hang_bell(
+    database: Database, committed: asyncio.Event, also: Mapping[str, Callable[..., None]] = MappingProxyType({})
+) -> AsyncIterator[Bell]:
+    """A bell that hears all processes, and tells them what this one committed.
+
+    `also`: further channels, and whom to tell of what comes in there.
+    """
     bell = Bell()
-    task = asyncio.create_task(_listen(database, bell, committed))
+    task = asyncio.create_task(_listen(database, bell, committed, {CHANNEL: bell.ring, **also}))
     try:
         yield bell
     finally:
@@ -71,12 +77,15 @@ async def hang_bell(database: Database, committed: asyncio.Event) -> AsyncIterat
             await task
 
 
-async def _listen(database: Database, bell: Bell, committed: asyncio.Event) -> None:
+async def _listen(
+    database: Database, bell: Bell, committed: asyncio.Event, channels: Mapping[str, Callable[..., None]]
+) -> None:
     while True:
         try:
             connection = await database.connect()
             try:
-                await connection.add_listener(CHANNEL, bell.ring)
+                for channel, tell in channels.items():
+                    await connection.add_listener(channel, tell)
                 await _announce_and_poll(connection, bell, committed)
             finally:
                 connection.terminate()

@@ -1,0 +1,51 @@
+"""Events at a steady pace, each with the moment of its answer; in a process of its own.
+
+python -m bench.paced PORT TOKEN PER_SECOND SECONDS SALT
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import aiohttp
+import uvloop
+
+from bench import ground
+from bench.load import request
+
+
+def load(port: int, token: str, per_second: int, seconds: int, salt: int) -> dict[int, float]:
+    """The number of each event, and when it was answered, by the machine's monotonic clock."""
+    arguments = [str(each) for each in (port, token, per_second, seconds, salt)]
+    command = [sys.executable, "-m", "bench.paced", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, cwd=ground.ROOT, timeout=seconds + 60)
+    return {int(number): at for number, at in json.loads(done.stdout).items()}
+
+
+async def send(port: int, token: str, per_second: int, seconds: int, salt: int) -> dict[int, float]:
+    head, tail = (part.partition(b"\r\n\r\n")[2] or part for part in request(token))
+    answered: dict[int, float] = {}
+    url = f"http://127.0.0.1:{port}/aircall/webhook"
+    headers = {"content-type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+
+        async def post(number: int) -> None:
+            async with session.post(url, data=b"%s%020d%s" % (head, number, tail)) as response:
+                await response.read()
+                answered[number] = time.monotonic()
+                assert response.status == 200
+
+        started, tasks = time.monotonic(), []
+        for count in range(per_second * seconds):
+            await asyncio.sleep(max(started + count / per_second - time.monotonic(), 0))
+            tasks.append(asyncio.create_task(post(salt * 10**12 + count)))
+        await asyncio.gather(*tasks)
+    return answered
+
+
+if __name__ == "__main__":
+    port_, token_, *numbers = sys.argv[1:]
+    result = uvloop.run(send(int(port_), token_, *map(int, numbers)))
+    sys.stdout.write(json.dumps(result) + "\n")

@@ -1,0 +1,139 @@
+"""Hands events over by HTTP POST: signed, once per attempt, to the address that was judged and nowhere else."""
+
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import Any
+
+import aiohttp
+
+from aircall_oauth import __version__
+from aircall_oauth.deliveries import signatures
+from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
+from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
+
+DEADLINE_SECONDS = 15.0
+CONNECT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 4096
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+# Below the five seconds after which many servers close an idle connection, perhaps under a request on its way.
+KEPT_SECONDS = 4.0
+HEADERS = {
+    "content-type": "application/json",
+    "user-agent": f"aircall-oauth/{__version__}",
+    "accept": "*/*",
+    "accept-encoding": "identity",
+}
+
+# What is met, of what cause, and its word; the first that fits.
+WORDS: tuple[tuple[Any, type, str], ...] = (
+    (Exception, AddressBlocked, "blocked_address"),
+    (aiohttp.InvalidURL, object, "blocked_address"),
+    (aiohttp.ClientConnectorDNSError, object, "dns"),
+    (aiohttp.ClientSSLError, object, "tls"),
+    (Exception, ssl.SSLError, "tls"),
+    (aiohttp.ClientConnectorError, ConnectionRefusedError, "refused"),
+    (aiohttp.ClientConnectorError, ConnectionResetError, "reset"),
+    (aiohttp.ClientConnectorError, object, "unreachable"),
+    ((aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError), object, "reset"),
+    (Exception, object, "not_http"),
+)
+
+Keys = Callable[[], Sequence[bytes]]
+
+
+class HttpDestination:
+    """One URL, with connections of its own that are kept."""
+
+    def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
+        self._url = url
+        self._keys = keys
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=at_once,
+                keepalive_timeout=KEPT_SECONDS,
+                resolver=JudgingResolver(guard),
+                socket_factory=guard.make_socket,
+                ssl=_trust(),
+            ),
+            timeout=aiohttp.ClientTimeout(total=DEADLINE_SECONDS, sock_connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=MAX_ANSWER_BYTES,
+            headers=HEADERS,
+        )
+
+    async def deliver(self, message: Message) -> Outcome:
+        """One POST; what came of it within fifteen seconds, reading at most 4 KiB of the answer."""
+        headers = signatures.headers(
+            self._keys(), event_id=message.event_id, timestamp=int(time.time()), body=message.body
+        )
+        answered = False
+        try:
+            async with self._session.post(
+                self._url, data=message.body, headers=headers, allow_redirects=False
+            ) as response:
+                answered = True
+                await _read_a_little(response)
+                return _judge(response)
+        except TimeoutError:
+            return TryAgain("too_slow" if answered else "timeout")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return TryAgain(_word(error))
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """The machine's certificates, or those that `SSL_CERT_FILE` names."""
+    return ssl.create_default_context()
+
+
+async def _read_a_little(response: aiohttp.ClientResponse) -> None:
+    """A short answer is read to its end, so that the connection can be kept; a long one costs its connection."""
+    left = MAX_ANSWER_BYTES
+    while left > 0 and (chunk := await response.content.read(left)):
+        left -= len(chunk)
+    if not response.content.at_eof():
+        response.close()
+
+
+def _judge(response: aiohttp.ClientResponse) -> Outcome:
+    match response.status:
+        case status if 200 <= status < 300:
+            return Delivered()
+        case status if 300 <= status < 400:
+            return TryAgain("redirect")
+        case 410:
+            return Gone("http_410")
+        case 429 | 503 as status:
+            return TryAgain(f"http_{status}", _retry_after(response.headers.get("retry-after")))
+        case status:
+            return TryAgain(f"http_{status}")
+
+
+def _retry_after(told: str | None) -> float | None:
+    """Seconds, told as a number or as a date; at most an hour."""
+    if told is None:
+        return None
+    told = told.strip()
+    if told.isascii() and told.isdigit():
+        seconds = float(told[:10])
+    else:
+        try:
+            at = parsedate_to_datetime(told)
+        except ValueError:
+            return None
+        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def _word(error: Exception) -> str:
+    """A failure in one word; its text may hold what nobody should read."""
+    cause = getattr(error, "os_error", None) or error.__cause__
+    return next(word for met, of, word in WORDS if isinstance(error, met) and isinstance(cause, of))

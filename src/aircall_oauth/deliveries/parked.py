@@ -1,0 +1,31 @@
+"""When a parked event is tried again: by a schedule over three days, and then it is dead."""
+
+import random
+from datetime import datetime, timedelta
+
+SCHEDULE = (
+    timedelta(seconds=5),
+    timedelta(seconds=30),
+    timedelta(minutes=2),
+    timedelta(minutes=10),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+    timedelta(hours=14),
+    timedelta(hours=20),
+    timedelta(hours=24),
+)
+# Events that failed together are not to come back together.
+JITTER = 0.2
+SLOW = "slow"  # the reason of one that is still under way: what comes after it is not to wait for its end
+SLOW_TAKES = timedelta(seconds=20)  # a little longer than a delivery; then nobody is at it any more
+BEHIND = "behind"  # the reason of one that was not tried: an earlier one of its installation is parked
+
+
+def due_at(attempts: int, at: datetime, *, pause_seconds: float | None = None) -> datetime | None:
+    """When to try again after so many attempts, not before the pause asked for is over; None for never."""
+    if attempts > len(SCHEDULE):
+        return None
+    pause = SCHEDULE[attempts - 1] * random.uniform(1, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+    return at + max(pause, timedelta(seconds=pause_seconds or 0))

@@ -1,0 +1,402 @@
+"""Reads the log for one subscription and delivers it, as long as this worker holds its lease.
+
+One loop reads ahead and writes down; the deliveries are tasks beside it, and none of them touches the database. The
+position moves over what was delivered, parked or left out by the filter, in one statement with the log of attempts,
+and only while the lease is ours.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+from aircall_oauth import log
+from aircall_oauth.database import database_errors
+from aircall_oauth.deliveries import parked, statements
+from aircall_oauth.deliveries.lineup import Item, Line, Window
+from aircall_oauth.deliveries.outcomes import Delivered, Destination, Gone, Outcome, TryAgain, word
+from aircall_oauth.deliveries.pulse import RUN, Pulse
+from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
+from aircall_oauth.errors import DatabaseAway
+from aircall_oauth.eventjson import Filter
+from aircall_oauth.models import Health, Subscription, SubscriptionOrder, now
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+KEEP_SECONDS = 0.1
+KEEP_SKIPPED_SECONDS = 2.0
+KEEP_AT = 256
+LOOK_FOR_DUE_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 0.05
+COUNT_BLOCKED_SECONDS = 60.0
+PAUSE_SECONDS = 0.5
+LONGEST_SLEEP_SECONDS = 60.0
+SLOW_SECONDS = 1.0
+FINISH_SECONDS = 16.0  # a little more than a delivery may take
+# Read ahead, in deliveries at once and in bytes.
+BATCH = 4
+LEAST_BATCH = 32
+BATCHES = 2
+MOST_BYTES = 4 * 1024 * 1024
+
+
+class FencedOff(Exception):
+    """Somebody else reads for this subscription now, or it is gone."""
+
+
+class Reader:
+    """One subscription's reader. `run` ends when it was told to finish, was fenced off, or the destination is gone."""
+
+    def __init__(
+        self, resources: Resources, subscription: Subscription, destination: Destination, *, lease_seconds: float
+    ) -> None:
+        self.subscription = subscription
+        self._database = resources.database
+        self._destination = destination
+        self._at_once = resources.settings.deliveries_at_once
+        self._batch = max(BATCH * self._at_once, LEAST_BATCH)
+        self._filter = Filter(subscription.types, subscription.owners, subscription.installations)
+        self._ordered = subscription.ordering == SubscriptionOrder.INSTALLATION
+        self._window = Window(subscription.position)
+        self._line = Line(ordered=self._ordered)
+        self._pulse = Pulse(
+            health=Health(subscription.health),
+            quiet_until=subscription.quiet_until,
+            probes=subscription.probes,
+            at_once=self._at_once,
+            ordered=self._ordered,
+        )
+        self._findings = Findings()
+        self._out: set[asyncio.Task[None]] = set()
+        self._retried: dict[int, Item] = {}  # parked events in the line or under way
+        self._wake = asyncio.Event()
+        self._more = True
+        self._finishing = self._fenced = self._gone = False
+        self._broken: BaseException | None = None
+        self._keep_at: float | None = None
+        self._look_at = self._count_at = 0.0
+        self._lease_seconds = lease_seconds
+        self._lease_ends = time.monotonic() + lease_seconds
+        self._kept = self._place()
+
+    async def run(self) -> None:
+        """Read and deliver until told otherwise; everything that came of it is kept in the end."""
+        try:
+            while not (self._finishing or self._gone):
+                await self._step()
+            await self._finish()
+        except FencedOff:
+            logger.info("reader fenced off", subscription_id=self.subscription.id)
+        finally:
+            for task in self._out:
+                task.cancel()
+            await asyncio.gather(*self._out, return_exceptions=True)
+
+    def log_grew(self) -> None:
+        self._more = True
+        self._wake.set()
+
+    def lease_renewed(self, at: float) -> None:
+        """`at` is when it was asked for, by the monotonic clock."""
+        self._lease_ends = at + self._lease_seconds
+
+    def finish(self) -> None:
+        """Let nothing more out, wait for what is, and keep what came of it."""
+        self._finishing = True
+        self._wake.set()
+
+    def fence_off(self) -> None:
+        """The lease is somebody else's, or the subscription is gone: stop at once."""
+        self._fenced = True
+        self._wake.set()
+
+    async def _step(self) -> None:
+        self._wake.clear()
+        self._check()
+        try:
+            with database_errors():
+                await self._count_blocked()
+                self._set_slow_aside()
+                await self._read()
+                await self._look_for_due()
+                self._judge()
+                self._send_out()
+                await self._keep_if_due()
+        except DatabaseAway:
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            await self._sleep()
+
+    def _check(self) -> None:
+        if self._fenced:
+            raise FencedOff
+        if self._broken is not None:
+            raise self._broken
+
+    async def _count_blocked(self) -> None:
+        """Before anything goes out; and now and then where nothing is, as the log drops events that are parked."""
+        if self._out or self._findings.delivered or self._findings.beside or time.monotonic() < self._count_at:
+            return
+        async with self._database.driver_connection() as connection:
+            self._line.blocked = dict(await statements.blocked(connection, self.subscription.id))
+        self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
+
+    async def _read(self) -> None:
+        """The next batch, where there is room and may be more."""
+        if not self._may_read():
+            return
+        self._more = False
+        try:
+            async with self._database.driver_connection() as connection:
+                items, read_to, more = await statements.read(
+                    connection, self._filter, self._window.read_to, limit=self._batch, most_bytes=MOST_BYTES
+                )
+        except BaseException:
+            self._more = True
+            raise
+        self._more |= more
+        self._window.add(items, read_to)
+        self._line.join(items)
+        if self._window.position != self._kept.position:
+            self._keep_within(KEEP_SKIPPED_SECONDS)
+
+    def _set_slow_aside(self) -> None:
+        """A few that are slow to end must not stop everything behind them: they get their rows while under way."""
+        if not self._more or self._may_read():
+            return
+        for item in self._window.slow(time.monotonic() - SLOW_SECONDS):
+            self._findings.beside[item.position] = Beside(item, 0, parked.SLOW, now() + parked.SLOW_TAKES, None)
+            item.parked = True
+            self._retried[item.position] = item
+            self._line.block(item.installation_id)
+            self._leave_behind(self._line.withdraw(item))
+            self._window.settle(item)
+            self._keep_within(0)
+
+    def _may_read(self) -> bool:
+        room = len(self._window) <= (BATCHES - 1) * self._batch and self._window.bytes < MOST_BYTES
+        return self._more and room
+
+    async def _look_for_due(self) -> None:
+        """Parked events whose time has come, while the destination is up."""
+        if self._pulse.down or time.monotonic() < self._look_at:
+            return
+        # Known before anything is waited for: what ends meanwhile still has its row, and must not be found once more.
+        under_way = list(self._retried)
+        room = max(self._at_once // 2, 1) - len({self._chain_of(item) for item in self._retried.values()})
+        idle = list(islice((each for each in self._line.blocked if not self._line.is_busy(each)), max(room, 0)))
+        if self._findings.delivered or self._findings.beside:
+            await self._keep()
+        async with self._database.driver_connection() as connection:
+            if not idle:
+                items = []
+            elif self._ordered:
+                items = await statements.due_chains(connection, self.subscription.id, idle)
+            else:
+                items = await statements.due(connection, self.subscription.id, but=under_way, limit=room)
+        self._retried |= {item.position: item for item in items}
+        self._line.join_parked(items)
+        self._look_at = time.monotonic() + LOOK_FOR_DUE_SECONDS
+
+    def _chain_of(self, item: Item) -> object:
+        """At most half of the deliveries at once are for parked events, and an installation's chain counts as one."""
+        return item.installation_id if self._ordered else item
+
+    def _judge(self) -> None:
+        to_blame, held = self._pulse.judge_overdue(under_way=bool(self._out))
+        for suspect in to_blame:
+            self._park(suspect.item, suspect.outcome)
+        self._hold(held)
+
+    def _send_out(self) -> None:
+        """Begin as many deliveries as may be under way."""
+        if self._finishing or self._fenced or self._gone or time.monotonic() > self._lease_ends:
+            return
+        if self._pulse.down:
+            self._send_probe()
+        elif not self._pulse.quiet():
+            while len(self._out) < self._pulse.lanes and (item := self._next()) is not None:
+                self._send(item, probe=False)
+
+    def _send_probe(self) -> None:
+        if self._out:
+            return
+        if not self._pulse.quiet():
+            if not len(self._window):
+                self._pulse.come_up()
+            elif (item := self._line.take_for_probe(self._pulse.turn(), RUN)) is not None:
+                self._send(item, probe=True)
+        elif self._pulse.may_try_another() and (item := self._line.take_untried()) is not None:
+            self._pulse.doubt_less()
+            self._send(item, probe=False)
+
+    def _next(self) -> Item | None:
+        """Whose turn it is; those behind a parked one are parked on the way."""
+        while (item := self._line.take()) is not None and self._line.is_behind(item):
+            self._put_behind(item)
+        return item
+
+    def _send(self, item: Item, *, probe: bool) -> None:
+        item.tried, item.out_since = True, time.monotonic()
+        task = asyncio.create_task(self._deliver(item, self._pulse.begin(), probe=probe))
+        self._out.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _deliver(self, item: Item, number: int, *, probe: bool) -> None:
+        at, started = now(), time.perf_counter()
+        outcome = await self._destination.deliver(item.message)
+        item.out_since = None
+        milliseconds = round((time.perf_counter() - started) * 1000)
+        self._findings.tried.append(Tried(item.message.event_id, item.position, at, word(outcome), milliseconds))
+        self._take_note(item, outcome, number, probe=probe)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._out.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
+            self._wake.set()
+            return
+        self._keep_within(KEEP_SECONDS if len(self._findings.tried) < KEEP_AT else 0)
+        self._send_out()
+        if self._may_read() or self._pulse.down or not self._out:
+            self._wake.set()
+
+    def _take_note(self, item: Item, outcome: Outcome, number: int, *, probe: bool) -> None:
+        match outcome:
+            case Delivered():
+                self._settle(item)
+                for suspect in self._pulse.succeeded(item, number):
+                    self._line.drop(suspect.item)
+                    self._park(suspect.item, suspect.outcome)
+            case TryAgain():
+                self._note_error(outcome.reason)
+                if item.parked:
+                    self._pulse.obey(outcome)
+                    self._park(item, outcome)
+                else:
+                    self._hold(self._pulse.failed(item, outcome, probe=probe))
+            case Gone():
+                self._note_error(outcome.reason)
+                self._gone = True
+                self._wake.set()
+
+    def _settle(self, item: Item) -> None:
+        if item.parked:
+            self._findings.delivered.append(item.position)
+            self._findings.beside.pop(item.position, None)
+            self._retried.pop(item.position, None)
+            self._line.unblock(item.installation_id)
+        else:
+            self._window.settle(item)
+        self._line.done(item)
+        if item.parked and not (self._line.is_busy(item.installation_id) if self._ordered else self._retried):
+            self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN_SECONDS)
+
+    def _park(self, item: Item, outcome: TryAgain) -> None:
+        """Put an event beside the log, to be tried again by schedule; or give it up where the schedule is over."""
+        at, attempts = now(), item.attempts + 1
+        due_at = parked.due_at(attempts, at, pause_seconds=outcome.pause_seconds)
+        dead_at = at if due_at is None else None
+        self._findings.beside[item.position] = Beside(item, attempts, outcome.reason, due_at, dead_at)
+        if item.parked:
+            self._retried.pop(item.position, None)
+        else:
+            self._line.block(item.installation_id)
+            self._window.settle(item)
+        if dead_at is None:
+            self._leave_behind(self._line.withdraw(item))
+        else:
+            self._line.unblock(item.installation_id)
+            self._line.done(item)
+        self._keep_within(KEEP_SECONDS)
+
+    def _leave_behind(self, items: Iterable[Item]) -> None:
+        for item in items:
+            if item.parked:
+                self._retried.pop(item.position, None)
+            else:
+                self._put_behind(item)
+
+    def _put_behind(self, item: Item) -> None:
+        self._findings.beside[item.position] = Beside(item, 0, parked.BEHIND, None, None)
+        self._line.block(item.installation_id)
+        self._leave_behind(self._line.withdraw(item))
+        self._window.settle(item)
+        self._keep_within(KEEP_SECONDS if len(self._findings.beside) < KEEP_AT else 0)
+
+    def _hold(self, items: list[Item]) -> None:
+        """The destination is down: what failed goes back into the line, and parked events wait where they are."""
+        if items:
+            self._line.hold(items)
+            self._line.drop_parked()
+            under_way = {position for position, item in self._retried.items() if item.tried}
+            self._retried = {position: self._retried[position] for position in under_way}
+            self._keep_within(KEEP_SECONDS)
+
+    def _note_error(self, reason: str) -> None:
+        self._findings.last_error, self._findings.last_error_at = reason, now()
+
+    def _keep_within(self, seconds: float) -> None:
+        at = time.monotonic() + seconds
+        if self._keep_at is None or at < self._keep_at:
+            self._keep_at = at
+            self._wake.set()
+
+    async def _keep_if_due(self) -> None:
+        if self._keep_at is not None and self._keep_at <= time.monotonic():
+            await self._keep()
+
+    async def _keep(self) -> None:
+        """Write down how far it is and what came of the deliveries, in one statement."""
+        findings, place = self._findings, self._place()
+        self._findings, self._keep_at = Findings(), None
+        try:
+            async with self._database.driver_connection() as connection:
+                stands = await statements.keep(connection, place, findings)
+        except BaseException:
+            self._findings = self._findings.after(findings)
+            self._keep_within(PAUSE_SECONDS)
+            raise
+        if stands is None:
+            raise FencedOff
+        self._kept = place
+        version, active = stands
+        if version != self.subscription.version or not active:
+            self.finish()
+
+    def _place(self) -> Place:
+        return Place(
+            subscription_id=self.subscription.id,
+            lease_number=self.subscription.lease_number,
+            version=self.subscription.version,
+            position=self._window.position,
+            health=self._pulse.health,
+            quiet_until=self._pulse.quiet_until,
+            probes=self._pulse.probes,
+            gone=self._gone,
+        )
+
+    async def _sleep(self) -> None:
+        """Until there is something to do."""
+        clock = time.monotonic()
+        seconds = [self._pulse.seconds_to_judgement(under_way=bool(self._out)), self._pulse.quiet_seconds() or math.inf]
+        if self._keep_at is not None:
+            seconds.append(self._keep_at - clock)
+        if self._line.blocked and not self._pulse.down:
+            seconds.append(self._look_at - clock)
+        if self._more and not self._may_read():
+            seconds.append(SLOW_SECONDS / 2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(min(*seconds, LONGEST_SLEEP_SECONDS), 0)):
+                await self._wake.wait()
+
+    async def _finish(self) -> None:
+        """Wait for what is out, as long as a delivery may take, and keep what came of it."""
+        if self._out:
+            await asyncio.wait(self._out, timeout=FINISH_SECONDS)
+        self._check()
+        with database_errors():
+            await self._keep()

@@ -1,0 +1,153 @@
+"""All readers of this worker: leases taken, renewed and given back, and every reader told what it must know."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from aircall_oauth import bell, log
+from aircall_oauth.bell import Bell, hang_bell
+from aircall_oauth.database import database_errors
+from aircall_oauth.deliveries import destinations, leases
+from aircall_oauth.deliveries.reader import Reader
+from aircall_oauth.errors import AppError, DatabaseAway
+from aircall_oauth.models import Subscription, new_id
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+CLAIM_SECONDS = 1.0
+# Its holder lets go of a lease a little before anybody else may take it.
+LEASE_SECONDS = leases.LENGTH.total_seconds() - 1.0
+NOT_OPENED = "UPDATE subscription SET last_error = $3, last_error_at = now() WHERE id = $1 AND lease_number = $2"
+
+
+@asynccontextmanager
+async def reading(resources: Resources) -> AsyncIterator[None]:
+    """Deliver for every subscription that no other worker reads for, while the block lasts.
+
+    On leaving it what is out is waited for, as long as a delivery may take, and the leases are given back.
+    """
+    readers = Readers(resources)
+    async with hang_bell(resources.database, asyncio.Event(), {leases.CHANGED: readers.changed}) as hung:
+        tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_rings(hung))]
+        try:
+            yield
+        finally:
+            await readers.finish()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Readers:
+    """The subscriptions this worker reads for."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._holder = new_id("wrk")
+        self._readers: dict[str, Reader] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._renew_at = 0.0
+        self._finishing = False
+
+    def changed(self, *_notification: Any) -> None:
+        """A subscription was made, changed or deleted: look at once."""
+        self._renew_at = 0.0
+        self._woken.set()
+
+    async def pass_on_rings(self, hung: Bell) -> None:
+        """Tell every reader when the log grew."""
+        while not hung.stopped:
+            await hung.next_ring().wait()
+            for reader in self._readers.values():
+                reader.log_grew()
+
+    async def keep_leases(self) -> None:
+        """Renew what is held, take what is free, again and again."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._resources.require_ready()
+                await self._renew_and_claim()
+            except AppError as error:
+                logger.warning("leases not renewed", reason=error.detail)
+            await bell.wait_for(self._woken, CLAIM_SECONDS)
+
+    async def finish(self) -> None:
+        """Take nothing more, and wait for every reader to end."""
+        self._finishing = True
+        for reader in self._readers.values():
+            reader.finish()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _renew_and_claim(self) -> None:
+        asked_at = time.monotonic()
+        with database_errors():
+            async with self._resources.database.driver_connection() as connection:
+                if asked_at >= self._renew_at:
+                    self._renew_at = asked_at + leases.RENEW_SECONDS
+                    await self._renew(connection, asked_at)
+                if not self._finishing:
+                    for subscription in await leases.claim(connection, self._holder):
+                        self._begin(subscription)
+
+    async def _renew(self, connection: asyncpg.Connection, asked_at: float) -> None:
+        readers = dict(self._readers)
+        standings = await leases.renew(connection, self._holder, list(readers))
+        for subscription_id, reader in readers.items():
+            standing = standings.get(subscription_id)
+            if standing is None or standing.lease_number != reader.subscription.lease_number:
+                reader.fence_off()
+            elif not standing.active or standing.version != reader.subscription.version:
+                reader.finish()
+            if standing is not None:
+                reader.lease_renewed(asked_at)
+
+    def _begin(self, subscription: Subscription) -> None:
+        task = asyncio.create_task(self._read_for(subscription), name=f"reader of {subscription.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read_for(self, subscription: Subscription) -> None:
+        """Read until it ends. After a failure the lease is left to run out, so that the next try comes later."""
+        try:
+            await self._read(subscription)
+        except AppError as error:
+            logger.warning("reader put off", subscription_id=subscription.id, reason=error.detail)
+            await self._note_not_opened(subscription, error)
+        except Exception:
+            logger.exception("reader failed", subscription_id=subscription.id)
+        else:
+            await self._give_back(subscription)
+
+    async def _read(self, subscription: Subscription) -> None:
+        destination = await destinations.open(self._resources, subscription)
+        reader = Reader(self._resources, subscription, destination, lease_seconds=LEASE_SECONDS)
+        self._readers[subscription.id] = reader
+        try:
+            if self._finishing:
+                reader.finish()
+            await reader.run()
+        finally:
+            del self._readers[subscription.id]
+            await destination.close()
+
+    async def _give_back(self, subscription: Subscription) -> None:
+        with contextlib.suppress(DatabaseAway), database_errors():
+            async with self._resources.database.driver_connection() as connection:
+                await leases.give_back(connection, subscription.id, subscription.lease_number)
+        self._woken.set()
+
+    async def _note_not_opened(self, subscription: Subscription, error: AppError) -> None:
+        if isinstance(error, DatabaseAway):
+            return
+        with contextlib.suppress(DatabaseAway), database_errors():
+            async with self._resources.database.driver_connection() as connection:
+                await connection.execute(NOT_OPENED, subscription.id, subscription.lease_number, error.code())

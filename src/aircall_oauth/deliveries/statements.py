@@ -1,0 +1,233 @@
+"""The reader's SQL: events past a position, parked ones that are due, and what keeps the findings of deliveries."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from aircall_oauth.deliveries.lineup import Item
+from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.eventjson import COLUMNS, Filter, event_of
+from aircall_oauth.models import Health, SubscriptionStatus
+
+# A filter may leave out almost everything: so far one statement looks.
+FAR = 50_000
+END = 2**63 - 1
+CHAIN = 32
+HEAD = "SELECT coalesce(max(position), 0) FROM event"
+# A few events may be as large as thousands of others: so many bytes are fetched at a time, and one event at least.
+READ = f"""
+    SELECT {COLUMNS}, found FROM (
+        SELECT *, count(*) OVER () AS found,
+               sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
+        FROM (
+            SELECT * FROM event WHERE position > $1 AND position <= $2 {{conditions}} ORDER BY position LIMIT $3
+        ) AS next
+    ) AS next
+    WHERE past < $4 ORDER BY position
+"""
+DUE = f"""
+    SELECT {COLUMNS}, attempts FROM event JOIN (
+        SELECT position AS place, received_at AS day, attempts FROM parked
+        WHERE subscription_id = $1 AND due_at <= clock_timestamp() AND position <> ALL ($2::bigint[])
+        ORDER BY due_at LIMIT $3
+    ) AS due ON position = place AND received_at = day
+    ORDER BY position
+"""
+# An installation's first parked event decides for those behind it; one that was never tried is due at once.
+DUE_CHAINS = f"""
+    SELECT {COLUMNS}, attempts FROM unnest($2::text[]) AS blocked
+    CROSS JOIN LATERAL (
+        SELECT due_at FROM parked WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
+        ORDER BY position LIMIT 1
+    ) AS head
+    CROSS JOIN LATERAL (
+        SELECT position AS place, received_at AS day, attempts FROM parked
+        WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
+        ORDER BY position LIMIT {CHAIN}
+    ) AS chain
+    JOIN event ON position = place AND received_at = day
+    WHERE head.due_at IS NULL OR head.due_at <= clock_timestamp()
+    ORDER BY position
+"""
+BLOCKED = """
+    SELECT installation_id, count(*) AS parked FROM parked WHERE subscription_id = $1 AND dead_at IS NULL GROUP BY 1
+"""
+# Only by the holder of the lease; what is known of the destination only where it is still that destination.
+KEEP = f"""
+    WITH mine AS (
+        UPDATE subscription SET
+            position = $3,
+            health = CASE version WHEN $4 THEN $5 ELSE health END,
+            quiet_until = CASE version WHEN $4 THEN $6 ELSE quiet_until END,
+            probes = CASE version WHEN $4 THEN $7 ELSE probes END,
+            status = CASE WHEN version = $4 AND $8 THEN '{SubscriptionStatus.DISABLED}' ELSE status END,
+            last_error = coalesce($9, last_error),
+            last_error_at = coalesce($10, last_error_at)
+        WHERE id = $1 AND lease_number = $2
+        RETURNING id, version, status
+    ), tried AS (
+        INSERT INTO attempt (subscription_id, event_id, position, at, outcome, milliseconds)
+        SELECT mine.id, a.* FROM mine,
+            unnest($11::text[], $12::bigint[], $13::timestamptz[], $14::text[], $15::integer[]) AS a
+    ), delivered AS (
+        DELETE FROM parked USING mine WHERE subscription_id = mine.id AND position = ANY ($16::bigint[])
+    ), beside AS (
+        INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason,
+                            due_at, dead_at)
+        SELECT mine.id, p.* FROM mine,
+            unnest($17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::integer[], $22::text[],
+                   $23::timestamptz[], $24::timestamptz[]) AS p
+        ON CONFLICT (subscription_id, position) DO UPDATE SET attempts = excluded.attempts, reason = excluded.reason,
+            due_at = excluded.due_at, dead_at = excluded.dead_at
+    )
+    SELECT version, status FROM mine
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One attempt."""
+
+    event_id: str
+    position: int
+    at: datetime
+    outcome: str
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """An event that is parked or dead now."""
+
+    item: Item
+    attempts: int
+    reason: str
+    due_at: datetime | None
+    dead_at: datetime | None
+
+
+@dataclass
+class Findings:
+    """What deliveries came to, and is not kept yet."""
+
+    tried: list[Tried] = field(default_factory=list)
+    delivered: list[int] = field(default_factory=list)  # positions of parked events
+    beside: dict[int, Beside] = field(default_factory=dict)
+    last_error: str | None = None
+    last_error_at: datetime | None = None
+
+    def after(self, earlier: "Findings") -> "Findings":
+        """Both, where the earlier could not be kept."""
+        beside = {position: each for position, each in earlier.beside.items() if position not in self.delivered}
+        return Findings(
+            [*earlier.tried, *self.tried],
+            [*earlier.delivered, *self.delivered],
+            beside | self.beside,
+            self.last_error or earlier.last_error,
+            self.last_error_at or earlier.last_error_at,
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a reader stands, and what it knows of the destination."""
+
+    subscription_id: str
+    lease_number: int
+    version: int
+    position: int
+    health: Health
+    quiet_until: datetime | None
+    probes: int
+    gone: bool
+
+
+async def read(
+    connection: asyncpg.Connection, wanted: Filter, after: int, *, limit: int, most_bytes: int
+) -> tuple[list[Item], int, bool]:
+    """The next events past a position; the place up to which there are no others; whether there is more to read."""
+    conditions, values = wanted.sql(first=5)
+    head = await connection.fetchval(HEAD) if conditions else END
+    end = min(head, after + FAR) if conditions else END
+    if end <= after:
+        return [], after, False
+    statement = READ.format(conditions=conditions)
+    rows = await connection.fetch(statement, after, end, limit, most_bytes, *values)
+    items = [_item(row[:-1]) for row in rows]
+    if rows and (rows[0]["found"] == limit or rows[0]["found"] > len(rows)):
+        return items, items[-1].position, True
+    if conditions:
+        return items, end, end < head
+    return items, items[-1].position if items else after, False
+
+
+async def due(connection: asyncpg.Connection, subscription_id: str, *, but: Sequence[int], limit: int) -> list[Item]:
+    """Parked events whose time has come, without those that are under way."""
+    return [_parked(row) for row in await connection.fetch(DUE, subscription_id, but, limit)]
+
+
+async def due_chains(
+    connection: asyncpg.Connection, subscription_id: str, installation_ids: Sequence[str]
+) -> list[Item]:
+    """Of these installations, the first parked events of those whose very first is due."""
+    return [_parked(row) for row in await connection.fetch(DUE_CHAINS, subscription_id, installation_ids)]
+
+
+async def blocked(connection: asyncpg.Connection, subscription_id: str) -> Counter[str]:
+    """How many events of each installation are parked."""
+    rows = await connection.fetch(BLOCKED, subscription_id)
+    return Counter({row["installation_id"]: row["parked"] for row in rows})
+
+
+async def keep(connection: asyncpg.Connection, place: Place, findings: Findings) -> tuple[int, bool] | None:
+    """Move the position, and write down what came of the deliveries, or neither.
+
+    The subscription's version and whether it is active; None where somebody else reads for it, or it is gone.
+    """
+    tried, beside = findings.tried, list(findings.beside.values())
+    row = await connection.fetchrow(
+        KEEP,
+        place.subscription_id,
+        place.lease_number,
+        place.position,
+        place.version,
+        place.health,
+        place.quiet_until,
+        place.probes,
+        place.gone,
+        findings.last_error,
+        findings.last_error_at,
+        [each.event_id for each in tried],
+        [each.position for each in tried],
+        [each.at for each in tried],
+        [each.outcome for each in tried],
+        [each.milliseconds for each in tried],
+        findings.delivered,
+        [each.item.position for each in beside],
+        [each.item.received_at for each in beside],
+        [each.item.message.event_id for each in beside],
+        [each.item.installation_id for each in beside],
+        [each.attempts for each in beside],
+        [each.reason for each in beside],
+        [each.due_at for each in beside],
+        [each.dead_at for each in beside],
+    )
+    return None if row is None else (row["version"], row["status"] == SubscriptionStatus.ACTIVE)
+
+
+def _item(row: Any) -> Item:
+    event = event_of(row)
+    message = Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))
+    return Item(message, event.position, event.received_at)
+
+
+def _parked(row: Any) -> Item:
+    *event, attempts = row
+    item = _item(event)
+    item.parked, item.attempts = True, attempts
+    return item

@@ -1,0 +1,272 @@
+"""Subscriptions: made, changed, paused, moved back, deleted.
+
+Every change is told to the workers as it commits, and makes a new version of the row, by which a worker that missed
+the telling knows that it reads by old rules. What moves the position takes the lease away too, so that whoever still
+reads can't move it back again.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from pydantic import SecretStr
+from sqlalchemy import ColumnElement, delete, func, text, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from aircall_oauth.deliveries import destinations, signatures
+from aircall_oauth.deliveries.leases import CHANGED
+from aircall_oauth.deliveries.outcomes import Message, Outcome
+from aircall_oauth.errors import (
+    InvalidRequest,
+    OwnerNotAllowed,
+    PositionGone,
+    SubscriptionNotFound,
+    SubscriptionUnsigned,
+)
+from aircall_oauth.eventjson import EventJson
+from aircall_oauth.models import (
+    OLD_SECRET_COLUMN,
+    SECRET_COLUMN,
+    URL_COLUMN,
+    ApiKey,
+    Health,
+    Parked,
+    Subscription,
+    SubscriptionKind,
+    SubscriptionStatus,
+    new_id,
+    now,
+)
+from aircall_oauth.resources import Resources
+from aircall_oauth.vault import Place
+
+OLD_SECRET_WORKS = timedelta(hours=24)
+HEAD = text(
+    "SELECT greatest((SELECT max(position) FROM event), (SELECT max(dropped_to) FROM log_start), 0), "
+    "coalesce((SELECT max(dropped_to) FROM log_start), 0)"
+)
+BEFORE = text("SELECT position - 1 FROM event WHERE received_at >= :since ORDER BY position LIMIT 1")
+TEST_TYPE = "subscription.test"
+# Nothing is known against the destination.
+FRESH: dict[str, Any] = {"health": Health.UP, "quiet_until": None, "probes": 0}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of a sample event."""
+
+    outcome: Outcome
+    milliseconds: int
+
+
+async def create(
+    resources: Resources, key: ApiKey, *, start: int | str, **fields: Any
+) -> tuple[Subscription, SecretStr | None]:
+    """A subscription that begins at once, and its secret in clear, this one time.
+
+    `start` is `now`, `beginning` or a position. Raises `DestinationRefused`, `OwnerNotAllowed` or `PositionGone`.
+    """
+    subscription_id = new_id("sub")
+    fields["owners"] = _owners(key, fields["owners"])
+    kind = SubscriptionKind(fields["kind"])
+    fields |= await _addressed(resources, kind, subscription_id, fields["url"])
+    secret = signatures.new_secret() if kind == SubscriptionKind.HTTP else None
+    if secret is not None:
+        fields["secret_sealed"] = resources.vault.seal(secret, Place(SECRET_COLUMN, subscription_id))
+    async with resources.database.session() as session:
+        subscription = Subscription(
+            id=subscription_id,
+            status=SubscriptionStatus.ACTIVE,
+            position=await _position_of(session, start),
+            created_at=now(),
+            **fields,
+        )
+        session.add(subscription)
+        await _tell(session, subscription_id)
+    return subscription, secret
+
+
+async def change(resources: Resources, key: ApiKey, subscription_id: str, **fields: Any) -> None:
+    """Change what it is called, what it wants or where it goes; its position stays."""
+    if "owners" in fields:
+        fields["owners"] = _owners(key, fields["owners"])
+    if "url" in fields:
+        kind = SubscriptionKind((await _find(resources, key, subscription_id)).kind)
+        fields |= await _addressed(resources, kind, subscription_id, fields["url"]) | FRESH
+    await _update(resources, key, subscription_id, **fields)
+
+
+async def delete_one(resources: Resources, key: ApiKey, subscription_id: str) -> None:
+    """End it for good, its parked and dead events with it."""
+    gone = delete(Subscription).where(*_one(key, subscription_id))
+    async with resources.database.session() as session:
+        if (await session.exec(gone)).rowcount == 0:
+            raise SubscriptionNotFound
+        await _tell(session, subscription_id)
+
+
+async def pause(resources: Resources, key: ApiKey, subscription_id: str) -> None:
+    """Stop at once: what is out is waited for, and nothing more goes out."""
+    await _update(resources, key, subscription_id, status=SubscriptionStatus.PAUSED)
+
+
+async def resume(resources: Resources, key: ApiKey, subscription_id: str) -> None:
+    """Go on where it stood, paused or disabled, without waiting for a probe's turn."""
+    await _update(resources, key, subscription_id, status=SubscriptionStatus.ACTIVE, **FRESH)
+
+
+async def replay(resources: Resources, key: ApiKey, subscription_id: str, *, start: int | datetime) -> None:
+    """Move the reader to a position, or to before what came in from a moment on.
+
+    What it had parked or given up past that place is read anew, so it leaves the places beside the log.
+    """
+    async with resources.database.session() as session:
+        position = await _position_of(session, start)
+        moved = (
+            update(Subscription)
+            .where(*_one(key, subscription_id))
+            .values(position=position, version=Subscription.version + 1, **_taken_away())
+        )
+        if (await session.exec(moved)).rowcount == 0:
+            raise SubscriptionNotFound
+        beside = delete(Parked).where(col(Parked.subscription_id) == subscription_id, col(Parked.position) > position)
+        await session.exec(beside)
+        await _tell(session, subscription_id)
+
+
+async def rotate_secret(resources: Resources, key: ApiKey, subscription_id: str, *, at_once: bool) -> SecretStr:
+    """A new secret, in clear this one time; the old one signs too for a day, unless it is to end at once."""
+    subscription = await _find(resources, key, subscription_id)
+    if subscription.secret_sealed is None:
+        raise SubscriptionUnsigned
+    secret, old = signatures.new_secret(), None
+    if not at_once:
+        known = resources.vault.open(subscription.secret_sealed, Place(SECRET_COLUMN, subscription_id))
+        old = resources.vault.seal(known, Place(OLD_SECRET_COLUMN, subscription_id))
+    await _update(
+        resources,
+        key,
+        subscription_id,
+        secret_sealed=resources.vault.seal(secret, Place(SECRET_COLUMN, subscription_id)),
+        old_secret_sealed=old,
+        old_secret_until=None if at_once else now() + OLD_SECRET_WORKS,
+    )
+    return secret
+
+
+async def try_out(resources: Resources, key: ApiKey, subscription_id: str) -> Tried:
+    """Send a sample event right now, past the log; what came of it changes nothing."""
+    subscription = await _find(resources, key, subscription_id)
+    destination = await destinations.open(resources, subscription)
+    started = time.perf_counter()
+    try:
+        outcome = await destination.deliver(_sample(subscription))
+    finally:
+        await destination.close()
+    return Tried(outcome, round((time.perf_counter() - started) * 1000))
+
+
+async def retry_dead(resources: Resources, key: ApiKey, subscription_id: str, event_ids: Sequence[str] | None) -> int:
+    """Put events that were given up back to the parked ones, due now; all of them where none are named."""
+    dead = [col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_not(None)]
+    if event_ids is not None:
+        dead.append(col(Parked.event_id).in_(event_ids))
+    async with resources.database.session() as session:
+        known = update(Subscription).where(*_one(key, subscription_id)).values(version=Subscription.version + 1)
+        if (await session.exec(known)).rowcount == 0:
+            raise SubscriptionNotFound
+        put_back = update(Parked).where(*dead).values(dead_at=None, due_at=func.now(), attempts=0)
+        count = (await session.exec(put_back)).rowcount
+        await _tell(session, subscription_id)
+    return count
+
+
+def visible(key: ApiKey) -> Iterable[ColumnElement[bool]]:
+    """An API key bound to an owner sees the subscriptions that are for exactly that owner."""
+    return () if key.owner is None else (col(Subscription.owners) == [key.owner],)
+
+
+def _one(key: ApiKey, subscription_id: str) -> Iterable[ColumnElement[bool]]:
+    return (col(Subscription.id) == subscription_id, *visible(key))
+
+
+async def _find(resources: Resources, key: ApiKey, subscription_id: str) -> Subscription:
+    async with resources.database.session() as session:
+        found = (await session.exec(select(Subscription).where(*_one(key, subscription_id)))).first()
+    if found is None:
+        raise SubscriptionNotFound
+    return found
+
+
+async def _update(resources: Resources, key: ApiKey, subscription_id: str, **fields: Any) -> None:
+    changed = update(Subscription).where(*_one(key, subscription_id))
+    async with resources.database.session() as session:
+        if (await session.exec(changed.values(version=Subscription.version + 1, **fields))).rowcount == 0:
+            raise SubscriptionNotFound
+        await _tell(session, subscription_id)
+
+
+async def _tell(session: AsyncSession, subscription_id: str) -> None:
+    await (await session.connection()).execute(select(func.pg_notify(CHANGED, subscription_id)))
+
+
+def _taken_away() -> dict[str, Any]:
+    return {"lease_holder": None, "lease_until": None, "lease_number": Subscription.lease_number + 1}
+
+
+def _owners(key: ApiKey, wanted: Sequence[str]) -> list[str]:
+    if key.owner is None or list(wanted) == [key.owner]:
+        return list(wanted)
+    if wanted:
+        raise OwnerNotAllowed
+    return [key.owner]
+
+
+async def _addressed(
+    resources: Resources, kind: SubscriptionKind, subscription_id: str, url: str
+) -> dict[str, str | None]:
+    """The address as it is kept: a broker's may hold credentials, so it is sealed whole."""
+    await destinations.require_allowed(resources, kind, url)
+    sealed = None if kind == SubscriptionKind.HTTP else resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
+    return {"url": destinations.shown_url(kind, url), "url_sealed": sealed}
+
+
+async def _position_of(session: AsyncSession, start: int | str | datetime) -> int:
+    connection = await session.connection()
+    head, dropped_to = (await connection.execute(HEAD)).one()
+    match start:
+        case "now":
+            return int(head)
+        case "beginning":
+            return int(dropped_to)
+        case datetime():
+            before = await connection.scalar(BEFORE, {"since": start})
+            return int(head) if before is None else max(int(before), int(dropped_to))
+        case int() if 0 < start < dropped_to:
+            raise PositionGone(dropped_to)
+        case int() if start <= head:
+            return max(start, int(dropped_to))
+        case _:
+            raise InvalidRequest(f"The newest position is {head}.")
+
+
+def _sample(subscription: Subscription) -> Message:
+    at = now()
+    event = EventJson(
+        id=new_id("evt"),
+        position=0,
+        type=TEST_TYPE,
+        resource="subscription",
+        installation_id="ins_" + "0" * 32,
+        company_id=0,
+        owner=subscription.owners[0] if len(subscription.owners) == 1 else None,
+        occurred_at=at,
+        received_at=at,
+        source="service",
+        data=msgspec.Raw(msgspec.json.encode({"subscription_id": subscription.id})),
+    )
+    return Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))

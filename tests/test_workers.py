@@ -1,0 +1,187 @@
+"""Workers as real processes: killed under load, told to stop, and two of them over one subscription."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from aircall_oauth.deliveries import reader
+from tests.fakes import Service, command_environment, run_service, settings_for, until
+from tests.processes import Process
+from tests.receivers import LOOPBACK, Hangup, Received, fill, receiver, subscribe, verify
+
+# `LEDGER_EVENTS=20000` for the long run.
+EVENTS = int(os.environ.get("LEDGER_EVENTS", "6000"))
+INSTALLATIONS = 100
+KILLS = 4
+WINDOW = reader.BATCHES * reader.BATCH * 64
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """A web process without a worker."""
+    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
+        yield running
+
+
+class Workers:
+    """Two workers, and a fresh one for every one that is killed."""
+
+    def __init__(self, service: Service, folder: Path) -> None:
+        url = service.settings.database_url.get_secret_value()
+        self._environment = command_environment(url, ALLOWED_PRIVATE_RANGES=LOOPBACK)
+        self._folder = folder
+        self.running: list[Process] = []
+
+    async def start(self) -> Process:
+        log = self._folder / "workers.log"
+        process = await Process.start("work", "aircall_oauth", "work", environment=self._environment, log=log)
+        self.running.append(process)
+        return process
+
+    async def kill(self, process: Process) -> None:
+        self.running.remove(process)
+        await process.kill()
+
+    async def close(self) -> None:
+        for process in self.running:
+            await process.close()
+
+
+@asynccontextmanager
+async def workers(service: Service, folder: Path, count: int) -> AsyncIterator[Workers]:
+    them = Workers(service, folder)
+    try:
+        for _ in range(count):
+            await them.start()
+        yield them
+    finally:
+        await them.close()
+
+
+async def test_every_event_arrives_whatever_dies(service: Service, tmp_path: Path) -> None:
+    await service.install()
+    chance, failed, hung = random.Random(7), set[int](), list[int]()
+    hang = asyncio.Event()
+
+    async def answer(received: Received) -> web.Response:
+        """Each event fails once at most, one in twenty: in every way there is."""
+        number = received.event["data"]["n"]
+        if number in failed or chance.random() > 0.05:
+            return web.Response()
+        failed.add(number)
+        match number % 200:
+            case 0 if not hung:
+                hung.append(number)
+                await hang.wait()
+                return web.Response(status=500)
+            case n if n % 4 == 1:
+                raise Hangup
+            case n if n % 4 == 2:
+                return web.Response(status=429, headers={"retry-after": "0"})
+            case n if n % 4 == 3:
+                return web.Response(status=503)
+            case _:
+                return web.Response(status=500)
+
+    async with receiver() as to, workers(service, tmp_path, 2) as them:
+        to.answer = answer
+        partner = await subscribe(service, to.url, order="installation")
+        await fill(service, EVENTS, installations=INSTALLATIONS)
+        kills = 0
+        progress = 0
+        async with asyncio.timeout(100):
+            while len(set(to.numbers)) < EVENTS:
+                # A parked event is not waited for, and neither is the lease of the dead.
+                await service.sql("UPDATE parked SET due_at = now() WHERE due_at > now()")
+                if kills < KILLS and len(to.taken) > progress + EVENTS // (KILLS + 2):
+                    kills, progress = kills + 1, len(to.taken)
+                    await them.kill(them.running[0])
+                    await service.sql("UPDATE subscription SET lease_until = now()")
+                    await them.start()
+
+                await asyncio.sleep(0.2)
+        hang.set()
+        shown = await partner.stands(lag=0, parked=0, dead=0, seconds=40)
+
+    assert partner.secret is not None
+    assert all(verify(received, partner.secret) for received in to.received[:: max(len(to.received) // 2000, 1)])
+    count = to.count()
+    assert set(count) == set(range(EVENTS))
+    assert kills == KILLS
+    assert sum(count.values()) - EVENTS <= KILLS * WINDOW, "only what was in flight is repeated"
+    first: dict[str, dict[int, None]] = defaultdict(dict)
+    for event in to.taken:
+        first[event["installation_id"]].setdefault(event["position"])
+    assert all(list(positions) == sorted(positions) for positions in first.values())
+    assert shown["health"] == "up"
+    assert len(failed) > EVENTS // 50
+
+
+async def test_a_dead_workers_subscriptions_are_taken_over_in_time(service: Service, tmp_path: Path) -> None:
+    await service.install()
+    async with receiver() as to, workers(service, tmp_path, 1) as them:
+        partner = await subscribe(service, to.url)
+        await fill(service, 10)
+        await partner.stands(lag=0)
+        holder = them.running[0]
+        await them.start()
+        await them.kill(holder)
+        died = time.monotonic()
+        await fill(service, 10, first=10)
+        await partner.stands(lag=0, seconds=40)
+        took = time.monotonic() - died
+
+    assert took < 15
+    assert to.count() == dict.fromkeys(range(20), 1)
+
+
+async def test_told_to_stop_a_worker_finishes_what_is_out_and_gives_its_lease_back(
+    service: Service, tmp_path: Path
+) -> None:
+    await service.install()
+    answered = asyncio.Event()
+
+    async def wait(_: Received) -> web.Response:
+        await answered.wait()
+        return web.Response()
+
+    async with receiver() as to, workers(service, tmp_path, 1) as them:
+        to.answer = wait
+        partner = await subscribe(service, to.url)
+        await fill(service, 50)
+        await until(lambda: len(to.received) == 8)
+        (worker,) = them.running
+        worker.tell(signal.SIGTERM)
+        told = asyncio.create_task(worker.ended())
+        await service.sql("SELECT 1")
+        assert not told.done()
+        answered.set()
+        exit_code = await told
+        shown = await partner.shown()
+        (row,) = await service.sql("SELECT lease_holder, lease_until FROM subscription")
+
+    assert exit_code == 0
+    assert (shown["lag"], len(to.received)) == (42, 8)
+    assert tuple(row) == (None, None)
+    assert "Traceback" not in worker.said()
+
+
+async def test_a_web_process_without_a_worker_delivers_nothing(service: Service, tmp_path: Path) -> None:
+    await service.install()
+    async with receiver() as to:
+        partner = await subscribe(service, to.url)
+        await fill(service, 5)
+        assert (await partner.shown())["lag"] == 5
+        async with workers(service, tmp_path, 1):
+            await partner.stands(lag=0)
+
+    assert to.count() == dict.fromkeys(range(5), 1)
