@@ -127,7 +127,7 @@ async def test_a_key_bound_to_an_owner_sees_and_makes_that_owners_only(service: 
     listed = (await acme.get("/v1/subscriptions")).json()["items"]
 
     assert (own.status_code, own.json()["owners"]) == (201, ["acme"])
-    assert (foreign.status_code, foreign.json()["code"]) == (403, "owner_refused")
+    assert (foreign.status_code, foreign.json()["code"]) == (403, "owner_not_allowed")
     assert [item["id"] for item in listed] == [own.json()["id"]]
     for other in others:
         door = f"/v1/subscriptions/{other}"
@@ -141,7 +141,7 @@ async def test_a_key_bound_to_an_owner_sees_and_makes_that_owners_only(service: 
             answer = await acme.request(method, f"{door}{path}", json=body)
             assert (answer.status_code, answer.json()["code"]) == (404, "subscription_not_found"), path
     widened = await acme.patch(f"/v1/subscriptions/{own.json()['id']}", json={"owners": ["acme", "zeta"]})
-    assert widened.json()["code"] == "owner_refused"
+    assert widened.json()["code"] == "owner_not_allowed"
     emptied = await acme.patch(f"/v1/subscriptions/{own.json()['id']}", json={"owners": []})
     assert emptied.json()["owners"] == ["acme"]
 
