@@ -24,6 +24,8 @@ logger = log.get(__name__)
 GRACEFUL_SECONDS = 20
 BACKLOG = 2048
 HEADERS_SECONDS = 10.0
+# At any door; the receiver's own is stricter, and says so.
+BODY_SECONDS = 30.0
 TICKS_PER_SECOND = 10
 YOUNG_OBJECTS = 10_000
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -59,11 +61,11 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
 
 
 class Server(uvicorn.Server):
-    """Cuts off who sends no whole headers, and sends readers that wait home before it waits for connections to end."""
+    """Cuts off who sends no whole request, and sends readers that wait home before it waits for connections to end."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._unheard_since: dict[HttpToolsProtocol, float] = {}
+        self._sending_since: dict[HttpToolsProtocol, float] = {}
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:
@@ -71,15 +73,15 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _cut_off_slow(self) -> None:
-        """Close the connections that have sent something, or nothing, but no request for too long.
+        """Close the connections whose request has been on its way for too long, or has not begun.
 
         uvicorn bounds only how long a connection may be silent after an answer.
         """
         now = time.monotonic()
-        unheard = [c for c in self.server_state.connections if isinstance(c, HttpToolsProtocol) and _is_unheard(c)]
-        self._unheard_since = {c: self._unheard_since.get(c, now) for c in unheard}
-        for connection, since in self._unheard_since.items():
-            if now - since > HEADERS_SECONDS:
+        sending = {c: _may_take(c) for c in self.server_state.connections if isinstance(c, HttpToolsProtocol)}
+        self._sending_since = {c: self._sending_since.get(c, now) for c, seconds in sending.items() if seconds}
+        for connection, since in self._sending_since.items():
+            if now - since > sending[connection]:
                 connection.transport.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -97,10 +99,13 @@ async def work(settings: Settings) -> None:
         logger.info("stopping")
 
 
-def _is_unheard(connection: HttpToolsProtocol) -> bool:
-    """Whether no request of it is under way, and it is not resting between two either."""
-    idle = connection.cycle is None or connection.cycle.response_complete
-    return idle and connection.timeout_keep_alive_task is None
+def _may_take(connection: HttpToolsProtocol) -> float:
+    """How many seconds it may go on sending what it does; 0 where it sends nothing."""
+    cycle = connection.cycle
+    if cycle is not None and not cycle.response_complete:
+        return BODY_SECONDS if cycle.more_body else 0
+    # Between two requests uvicorn has a timer of its own, until the first byte of the next.
+    return 0 if connection.timeout_keep_alive_task else HEADERS_SECONDS
 
 
 def _allow_many_connections() -> None:
