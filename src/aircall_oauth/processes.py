@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aircall_oauth import log, worker
 from aircall_oauth.app import App, create_app
@@ -65,7 +65,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._sending_since: dict[HttpToolsProtocol, float] = {}
+        # By connection and its request so far: a busy one sends one request after the other.
+        self._sending_since: dict[tuple[HttpToolsProtocol, RequestResponseCycle], float] = {}
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:
@@ -77,12 +78,13 @@ class Server(uvicorn.Server):
 
         uvicorn bounds only how long a connection may be silent after an answer.
         """
-        now = time.monotonic()
-        sending = {c: _may_take(c) for c in self.server_state.connections if isinstance(c, HttpToolsProtocol)}
-        self._sending_since = {c: self._sending_since.get(c, now) for c, seconds in sending.items() if seconds}
-        for connection, since in self._sending_since.items():
-            if now - since > sending[connection]:
-                connection.transport.close()
+        now, connections = time.monotonic(), self.server_state.connections
+        http = [connection for connection in connections if isinstance(connection, HttpToolsProtocol)]
+        sending = {(connection, connection.cycle): _may_take(connection) for connection in http}
+        self._sending_since = {key: self._sending_since.get(key, now) for key, seconds in sending.items() if seconds}
+        for key, since in self._sending_since.items():
+            if now - since > sending[key]:
+                key[0].transport.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app = self.config.app
