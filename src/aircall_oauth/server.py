@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aircall_oauth import log
 from aircall_oauth.app import App
@@ -20,6 +20,8 @@ logger = log.get(__name__)
 
 GRACEFUL_SECONDS = 20
 HEADERS_SECONDS = 10.0
+# At any door; the receiver's own is stricter, and says so.
+BODY_SECONDS = 30.0
 TICKS_PER_SECOND = 10
 YOUNG_OBJECTS = 10_000
 
@@ -43,14 +45,15 @@ def web_server(app: App, resources: Resources) -> "Server":
 
 
 class Server(uvicorn.Server):
-    """Cuts off who sends no whole headers. Leaves in order: not ready any more, a drain, closed; readers go home."""
+    """Cuts off who sends no whole request. Leaves in order: not ready any more, a drain, closed; readers go home."""
 
     def __init__(self, config: uvicorn.Config, resources: Resources) -> None:
         super().__init__(config)
         self._resources = resources
         self._loop = asyncio.get_running_loop()
         self._hurry = asyncio.Event()
-        self._unheard_since: dict[HttpToolsProtocol, float] = {}
+        # By connection and its request so far: a busy one sends one request after the other.
+        self._sending_since: dict[tuple[HttpToolsProtocol, RequestResponseCycle], float] = {}
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:
@@ -71,16 +74,17 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _cut_off_slow(self) -> None:
-        """Close the connections that have sent something, or nothing, but no request for too long.
+        """Close the connections whose request has been on its way for too long, or has not begun.
 
         uvicorn bounds only how long a connection may be silent after an answer.
         """
-        now = time.monotonic()
-        unheard = [c for c in self.server_state.connections if isinstance(c, HttpToolsProtocol) and _is_unheard(c)]
-        self._unheard_since = {c: self._unheard_since.get(c, now) for c in unheard}
-        for connection, since in self._unheard_since.items():
-            if now - since > HEADERS_SECONDS:
-                connection.transport.close()
+        now, connections = time.monotonic(), self.server_state.connections
+        http = [connection for connection in connections if isinstance(connection, HttpToolsProtocol)]
+        sending = {(connection, connection.cycle): _may_take(connection) for connection in http}
+        self._sending_since = {key: self._sending_since.get(key, now) for key, seconds in sending.items() if seconds}
+        for key, since in self._sending_since.items():
+            if now - since > sending[key]:
+                key[0].transport.close()
 
     async def _drain(self) -> None:
         """Serve on until those who send requests have seen that this process is not ready any more."""
@@ -94,10 +98,13 @@ class Server(uvicorn.Server):
                 await self._hurry.wait()
 
 
-def _is_unheard(connection: HttpToolsProtocol) -> bool:
-    """Whether no request of it is under way, and it is not resting between two either."""
-    idle = connection.cycle is None or connection.cycle.response_complete
-    return idle and connection.timeout_keep_alive_task is None
+def _may_take(connection: HttpToolsProtocol) -> float:
+    """How many seconds it may go on sending what it does; 0 where it sends nothing."""
+    cycle = connection.cycle
+    if cycle is not None and not cycle.response_complete:
+        return BODY_SECONDS if cycle.more_body else 0
+    # Between two requests uvicorn has a timer of its own, until the first byte of the next.
+    return 0 if connection.timeout_keep_alive_task else HEADERS_SECONDS
 
 
 def _allow_many_connections() -> None:

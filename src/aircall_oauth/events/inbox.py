@@ -234,6 +234,7 @@ class _Writer:
                 await self._commit(group)
             except REFUSED:
                 await self._halve(group)
+                return
             except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
                 await self._put_off(error)
             else:
