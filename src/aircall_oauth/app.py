@@ -13,7 +13,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
 from aircall_oauth.edge import Edge, in_a_span
@@ -55,17 +55,17 @@ class App(FastAPI):
         resources: Resources = self.state.resources
         if resources.leaving:
             send = _last_on_its_connection(send)
+        door = self._door(scope)
         if resources.tracing is None:
-            await self._answer(scope, receive, send)
+            await door(scope, receive, send)
         else:
-            await in_a_span(resources.tracing, self._answer, scope, receive, send)
+            await in_a_span(resources.tracing, door, scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _door(self, scope: Scope) -> ASGIApp:
         if scope["path"] == receiver.PATH and scope["method"] == "POST":
             scope["app"], scope["endpoint"] = self, self.receiver
-            await self.receiver(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return self.receiver
+        return super().__call__
 
 
 def create_app(open_resources: Opener) -> FastAPI:
