@@ -1,7 +1,7 @@
 """The web process: its doors, how it answers errors, and its documentation."""
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
 from aircall_oauth.bell import hang_bell
@@ -58,16 +58,17 @@ class App(FastAPI):
         resources: Resources = self.state.resources
         if resources.leaving:
             send = _last_on_its_connection(send)
+        door = self._door(scope)
         if resources.tracing is None:
-            await self._answer(scope, receive, send)
+            await door(scope, receive, send)
         else:
-            await in_a_span(resources.tracing, self._answer, scope, receive, send)
+            await in_a_span(resources.tracing, door, scope, receive, send)
 
-    def _answer(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    def _door(self, scope: Scope) -> ASGIApp:
         if scope["path"] == receiver.PATH and scope["method"] == "POST":
             scope["endpoint"] = self.receiver
-            return self.receiver(scope, receive, send)
-        return super().__call__(scope, receive, send)
+            return self.receiver
+        return super().__call__
 
 
 def create_app(open_resources: Opener) -> App:
