@@ -148,7 +148,7 @@ def _send(house: House, which: str, count: int) -> float:
 def _deliver(house: House, count: int) -> tuple[float, int]:
     """Deliveries per second, and the statements they cost."""
     house.came()
-    subscription_id = house.subscribe("/service", **{"from": 1})
+    subscription_id = house.subscribe("/service", **{"from": "beginning"})
     before = house.sql(CALLS)[0]
     with house.worker() as worker:
         wait_until(lambda: house.is_through(subscription_id), [worker], 300)

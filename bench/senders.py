@@ -35,9 +35,7 @@ DONE = "UPDATE usual_delivery SET status = 'delivered', attempts = attempts + 1 
 async def bodies(database_url: str, count: int) -> list[bytes]:
     connection = await asyncpg.connect(database_url)
     try:
-        rows = await connection.fetch(
-            f"SELECT {COLUMNS} FROM event WHERE position > 1 ORDER BY position LIMIT $1", count
-        )
+        rows = await connection.fetch(f"SELECT {COLUMNS} FROM event ORDER BY position LIMIT $1", count)
     finally:
         await connection.close()
     return [msgspec.json.encode(event_of(row)) for row in rows]

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from aircall_oauth.deliveries import reader, sweep
 from aircall_oauth.deliveries.readers import reading
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, Received, answer_with, fill, receiver, subscribe, tell, verify
@@ -316,7 +317,11 @@ async def test_what_another_worker_holds_is_left_alone_until_its_lease_is_over(s
     assert after["lease_holder"] is None
 
 
-async def test_a_reader_whose_lease_was_taken_over_cannot_move_the_position(service: Service) -> None:
+async def test_a_reader_whose_lease_was_taken_over_cannot_move_the_position(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It writes down at once, before it can be told.
+    monkeypatch.setattr(reader, "KEEP_SECONDS", 0)
     await service.install()
     answered = asyncio.Event()
 
@@ -378,8 +383,6 @@ async def test_a_subscription_whose_secret_does_not_open_says_so(service: Servic
 
 
 async def test_attempts_and_parked_events_are_forgotten_with_the_log(service: Service) -> None:
-    from aircall_oauth.deliveries import sweep
-
     await service.install()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
