@@ -6,12 +6,12 @@ opens no connection: that is done by its first delivery. `docs/brokers.md` says 
 
 from importlib.util import find_spec
 
-from aircall_oauth.deliveries.brokers.address import Address, read
+from aircall_oauth.deliveries.brokers.address import Address, Kind, read
 from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Broker, Judge
 from aircall_oauth.deliveries.outcomes import Destination
 from aircall_oauth.errors import ExtraMissing
 
-__all__ = ["Address", "Judge", "kafka", "nats", "rabbitmq", "read"]
+__all__ = ["Address", "Judge", "Kind", "kafka", "nats", "rabbitmq", "read"]
 
 
 def nats(
