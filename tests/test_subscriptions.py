@@ -215,7 +215,7 @@ BROKERS: list[dict[str, Any]] = [
     {"kind": "nats", "url": "nats://eve:c4n4ry@127.0.0.1:4222,nats://127.0.0.2", "subject": "aircall.events"},
     {
         "kind": "rabbitmq",
-        "url": "amqp://eve:c4n4ry@127.0.0.1/vhost?heartbeat=5",
+        "url": "amqp://eve:c4n4ry@127.0.0.1/vhost",
         "exchange": "",
         "routing_key": "events",
     },

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from aircall_oauth.errors import DestinationRefused
 
@@ -24,6 +24,8 @@ _PARTS = re.compile(
     r"(?:/(?P<path>[^\s/?#]*))?"
     r"(?:\?mechanism=(?P<mechanism>[A-Z0-9-]+))?"
 )
+# Neither may hold one of these unwritten.
+_CREDENTIALS = re.compile(r"(?<=//)[^\s@/?#]*@")
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -37,12 +39,7 @@ class Address:
     password: str | None = field(default=None, repr=False)
     path: str | None = None
     mechanism: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """It as everybody may see it: without user, password and token."""
-        servers = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.servers)
-        return f"{self.scheme}://{servers}" + (f"/{quote(self.path, safe='')}" if self.path else "")
+    shown: str = ""  # as everybody may see it: as it was written, without user, password and token
 
 
 def read(kind: Kind, url: str) -> Address:
@@ -63,6 +60,7 @@ def read(kind: Kind, url: str) -> Address:
         password=_decoded(parts["password"]),
         path=_decoded(parts["path"]),
         mechanism=parts["mechanism"],
+        shown=_CREDENTIALS.sub("", url),
     )
     _refuse_what_does_not_fit(kind, address)
     return address
