@@ -3,13 +3,18 @@
 import asyncio
 import json
 import resource
-from collections.abc import Iterator
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tests.fakes import until
+from aircall_oauth import processes
+from tests.fakes import Service, until
 from tests.forked import web_processes
 
 SLOW = 2000
@@ -83,6 +88,30 @@ async def test_two_thousand_slow_senders_keep_nobody_out_and_are_cut_off(databas
     assert last == 200
     told = {sender.answer.split(b"\r\n", 1)[0] for sender in slow}
     assert {b"", b"HTTP/1.1 408 Request Timeout"} == told, "a body that is late is told so"
+
+
+async def test_no_door_waits_for_a_body_for_long(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "BODY_SECONDS", 0.5)
+    async with _serving(service) as port:
+        slow = await _begin(port, HEAD + b"content-length: 500\r\n\r\n{")
+
+        await until(lambda: not slow.open, CUT_OFF_SECONDS)
+
+    assert slow.answer == b"", "closed, and long before the receiver's own ten seconds"
+
+
+@asynccontextmanager
+async def _serving(service: Service) -> AsyncIterator[int]:
+    """The service of this process on a real port."""
+    config = uvicorn.Config(
+        service.app, interface="asgi3", http=HttpToolsProtocol, ws="none", lifespan="off", log_config=None
+    )
+    server = processes.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await serving
 
 
 async def _begin(port: int, begun: bytes) -> SlowSender:
