@@ -16,7 +16,8 @@ from tests.fakes import Service
 
 SECONDS = 15
 EXAMPLES = 25
-# A state, a code or a return address that fits the document is still not one that this service gave out.
+# A state, a code or a return address that fits the document is still not one that this service gave out; and deliveries
+# do not go to every address, nor does a reader begin past the end of the log.
 CONFIGURATION = """
 [[operations]]
 include-tag = "Install flow"
@@ -25,6 +26,10 @@ checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-path = "/v1/install-links"
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-tag = "Subscriptions"
+checks.positive_data_acceptance.enabled = false
 """
 
 
@@ -32,6 +37,7 @@ async def test_every_answer_is_one_that_the_document_promises(service: Service, 
     await service.install()
     await service.aircall.send_event("call.created", repeat=3)
     await service.aircall.settle()
+    service.app.state.bell.stop()  # who would wait for an event is answered at once
     api_key = await keys.create(service.resources, name="schemathesis", scopes=list(Scope))
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
 

@@ -1,10 +1,9 @@
 """The doors of subscriptions, for the partner's systems."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from aircall_oauth.deliveries import subscriptions, views
 from aircall_oauth.deliveries.outcomes import Delivered, word
@@ -103,23 +102,16 @@ class SubscriptionCreated(SubscriptionView):
     )
 
 
-class Replay(_Body):
-    """Where to read again from: past a position, or what came in from a moment on."""
+class ReplayPast(_Body):
+    """Read again what lies past a position."""
 
-    position: Position | None = None
-    since: AwareDatetime | None = None
+    position: Position = Field(examples=[4711])
 
-    @model_validator(mode="after")
-    def _one(self) -> "Replay":
-        if (self.position is None) == (self.since is None):
-            raise ValueError("give either position or since")
-        return self
 
-    @property
-    def start(self) -> int | datetime:
-        start = self.since if self.position is None else self.position
-        assert start is not None
-        return start
+class ReplaySince(_Body):
+    """Read again what came in from a moment on."""
+
+    since: AwareDatetime = Field(examples=["2026-01-01T00:00:00Z"])
 
 
 class Rotation(_Body):
@@ -219,10 +211,11 @@ async def resume_subscription(
 
 @api.post("/{subscription_id}/replay", summary="Read again from an earlier place", responses=OF_ONE | problems(410))
 async def replay_subscription(
-    subscription_id: SubscriptionId, replay: Replay, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId, replay: ReplayPast | ReplaySince, key: SubscriptionsWriter, resources: ResourcesDep
 ) -> SubscriptionView:
     """Move the reader: every event past the position, or that came in since, is delivered again."""
-    await subscriptions.replay(resources, key, subscription_id, start=replay.start)
+    start = replay.position if isinstance(replay, ReplayPast) else replay.since
+    await subscriptions.replay(resources, key, subscription_id, start=start)
     return await views.show(resources, key, subscription_id)
 
 
