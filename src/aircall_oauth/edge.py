@@ -50,12 +50,13 @@ class Edge:
             if not status:
                 await self._on_error(Request(scope), AppError())(scope, receive, noting)
         finally:
-            logger.info(
-                "request",
+            log.request(
                 method=scope["method"],
                 path=_template(scope),
                 status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
+                started=started,
+                request_id=scope["request_id"],
+                api_key_id=structlog.contextvars.get_contextvars().get("api_key_id"),
             )
 
 

@@ -24,6 +24,7 @@
     │   │   ├── TooManyTokenReads
     │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
+    │   ├── PathRefused · RedirectRefused
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -261,6 +262,16 @@ class TooManyTokenReads(TooManyRequests):
 
 class BudgetSpent(TooManyRequests):
     """This Aircall company's budget of requests is spent; try again later."""
+
+
+class PathRefused(ApiError):
+    """A path of the Aircall Public API is needed: plain segments, each percent-encoded once at most."""
+
+
+class RedirectRefused(ApiError):
+    """Aircall answered with a redirect, which is neither followed nor passed on."""
+
+    status = 502
 
 
 class EventMalformed(ApiError):

@@ -1,4 +1,4 @@
-"""API keys: made, listed and revoked by an operator."""
+"""API keys: made, listed and revoked by an operator, recognised at every door of the partner's systems."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,6 +8,15 @@ from sqlmodel import col, select, update
 
 from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
 from aircall_oauth.resources import Resources
+
+USED_AGAIN_AFTER = timedelta(minutes=1)
+FIELDS = tuple(ApiKey.model_fields)
+RECOGNISE = f"""
+    SELECT {", ".join(FIELDS)}, coalesce(last_used_at > now() - interval '{USED_AGAIN_AFTER}', false)
+    FROM api_key
+    WHERE fingerprint = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""  # noqa: S608 - only names of ours are put in
+NOTE_USE = "UPDATE api_key SET last_used_at = now() WHERE id = $1"
 
 
 async def create(
@@ -33,6 +42,23 @@ async def create(
     async with resources.database.session() as session:
         session.add(key)
     return secret
+
+
+async def recognise(resources: Resources, secret: str) -> ApiKey | None:
+    """The API key with this secret, if it opens anything now.
+
+    Asked anew for every request, so a key revoked anywhere is refused everywhere with the next one. It is looked up by
+    its fingerprint, so how long the search takes says nothing about a secret that is nearly right.
+    """
+    fingerprint = resources.vault.fingerprint(secret, API_KEY_PURPOSE)
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(RECOGNISE, fingerprint)
+        if row is None:
+            return None
+        *fields, used_lately = row
+        if not used_lately:
+            await connection.execute(NOTE_USE, row["id"])
+    return ApiKey(**dict(zip(FIELDS, fields, strict=True)))
 
 
 async def list_all(resources: Resources) -> Sequence[ApiKey]:

@@ -1,6 +1,7 @@
 """Log lines: one JSON object each, on stderr, with no secret in them."""
 
 import itertools
+import json
 import logging
 import re
 import secrets
@@ -89,7 +90,9 @@ def _plain_traceback(sio: Any, exc_info: Any) -> None:
     structlog.dev.plain_traceback(sio, exc_info)
 
 
-def request(*, method: str, path: str, status: int, started: float, request_id: str) -> None:
+def request(
+    *, method: str, path: str, status: int, started: float, request_id: str, api_key_id: str | None = None
+) -> None:
     """A request's one line. `path` is the template, never what was asked for; `started` is of `time.perf_counter`.
 
     Written by hand, because at the door of the events the usual way would cost as much as the event.
@@ -99,14 +102,16 @@ def request(*, method: str, path: str, status: int, started: float, request_id: 
         return
     if _lines is not None:
         at = datetime.now(UTC).isoformat()[:-6]
+        key = f'"api_key_id": "{api_key_id}", ' if api_key_id else ""
         _lines.write(
-            f'{{"method": "{method}", "path": "{path}", "status": {status}, "ms": {milliseconds}, '
-            f'"event": "request", "request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
+            f'{{"method": {json.dumps(method)}, "path": "{path}", "status": {status}, "ms": {milliseconds}, '
+            f'"event": "request", {key}"request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
             f'"timestamp": "{at}Z"}}\n'
         )
     else:
+        also = {"api_key_id": api_key_id} if api_key_id else {}
         get(_requests.name).info(
-            "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id
+            "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id, **also
         )
 
 

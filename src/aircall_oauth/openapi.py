@@ -16,8 +16,9 @@ from aircall_oauth.events import receiver
 from aircall_oauth.events import routes as events
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import Problem
+from aircall_oauth.proxy import routes as proxy
 
-DOORS = (installations.browser, installations.api, events.api, health.router)
+DOORS = (installations.browser, installations.api, events.api, proxy.api, health.router)
 TITLE = "aircall-oauth"
 DESCRIPTION = """
 Holds a software company's connections to Aircall: the OAuth flow, the sealed tokens, the webhooks, and every event.
@@ -30,6 +31,7 @@ TAGS = {
     "Webhook receiver": "For Aircall.",
     "Installations": "For the partner's systems.",
     "Events": "For the partner's systems: the log.",
+    "Aircall": "For the partner's systems: the Aircall Public API, asked as an installation.",
     "Operations": "For the platform.",
 }
 

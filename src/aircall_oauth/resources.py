@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from aircall_oauth import partitions
 from aircall_oauth.aircall.client import Aircall
+from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.database import Database, newest_schema_version
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE
@@ -30,6 +31,7 @@ class Resources:
     database: Database
     vault: Vault
     aircall: Aircall
+    relay: Relay
     _checked: bool = field(default=False, init=False)
 
     @property
@@ -83,11 +85,13 @@ async def open_resources(
         redirect_uri=settings.redirect_uri,
         transport=aircall_transport,
     )
-    resources = Resources(settings, database, Vault.of(settings), aircall)
+    relay = Relay(api_url=settings.api_url, transport=aircall_transport)
+    resources = Resources(settings, database, Vault.of(settings), aircall, relay)
     try:
         with suppress(DatabaseAway, NotReady):
             await resources.require_ready()
         yield resources
     finally:
+        await relay.close()
         await aircall.close()
         await database.close()
