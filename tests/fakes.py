@@ -86,10 +86,34 @@ class Service:
         """A whole installation; its id."""
         state = await self.begin()
         answer = await self.return_with(state=state, code=self.aircall.grant(company, state=state))
-        assert answer.status_code == 303, answer.text
+        assert answer.status_code in {200, 303}, answer.text
         rows = await self.sql("SELECT id FROM installation ORDER BY connected_at DESC LIMIT 1")
         installation_id: str = rows[0]["id"]
         return installation_id
+
+    async def link(self, owner: str = "acme", **more: str) -> str:
+        """An install link for an owner: its address."""
+        partner = await self.partner(Scope.INSTALLATIONS_WRITE)
+        answer = await partner.post("/v1/install-links", json={"owner": owner, **more})
+        assert answer.status_code == 201, answer.text
+        url: str = answer.json()["url"]
+        return url
+
+    async def install_by_link(
+        self, owner: str = "acme", company: Any = None, browser: httpx.AsyncClient | None = None
+    ) -> str:
+        """A whole flow that began with a link for an owner; the claim that the browser brings home."""
+        visitor = browser or self.new_browser()
+        departure = await visitor.get(await self.link(owner))
+        state = parse_qs(urlsplit(departure.headers["location"]).query)["state"][0]
+        answer = await self.return_with(visitor, state=state, code=self.aircall.grant(company, state=state))
+        assert answer.status_code == 303, answer.text
+        return parse_qs(urlsplit(answer.headers["location"]).query)["claim"][0]
+
+    async def claim(self, claim: str, owner: str = "acme", partner: httpx.AsyncClient | None = None) -> httpx.Response:
+        """What the partner's page does with a claim."""
+        system = partner or await self.partner(Scope.INSTALLATIONS_WRITE)
+        return await system.post("/v1/claims", json={"claim": claim, "owner": owner})
 
     async def partner(self, *scopes: Scope, owner: str | None = None) -> httpx.AsyncClient:
         """One of the partner's systems, with an API key of its own; all scopes where none are named."""

@@ -406,7 +406,9 @@ async def test_identify_tells_whose_token_it_is(aircall: Aircall, vendor: respx.
 
     identity = await aircall.identify(TOKEN)
 
-    assert identity == Identity(company_id=70077, integration_id=400123, company_name="Northwind", number_ids=[55010])
+    assert identity == Identity(
+        company_id=70077, integration_id=400123, company_name="Northwind", number_ids=[55010], active=True
+    )
     assert me.calls.last.request.headers["authorization"] == "Bearer c4n4ry-token"
 
 

@@ -17,7 +17,7 @@ from tests.fakes import AIRCALL_URL, CLIENT_ID, PUBLIC_URL, Service, run_service
 HTTPS_URL = "https://connect.example.com"
 RETURN_URL = "https://app.example.com/done?tab=phone"
 INSTALL = "/aircall/oauth/install"
-TABLES = ("installation", "webhook", "flow", "event", "event_fingerprint", "api_key", "audit")
+TABLES = ("installation", "webhook", "flow", "claim", "event", "event_fingerprint", "api_key", "audit")
 
 
 @asynccontextmanager
@@ -217,7 +217,9 @@ async def test_the_browser_ends_where_return_to_says(database_url: str) -> None:
 
         answer = await service.browser.get(await service.decide(departure.headers["location"]))
 
-        assert (answer.status_code, answer.headers["location"]) == (303, RETURN_URL)
+        target, _, claim = answer.headers["location"].partition("&claim=")
+        assert (answer.status_code, target) == (303, RETURN_URL)
+        assert re.fullmatch(r"[A-Za-z0-9_-]{43}", claim)
 
 
 async def test_a_return_address_must_be_on_the_list_exactly(database_url: str) -> None:

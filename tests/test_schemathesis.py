@@ -14,12 +14,16 @@ from aircall_oauth import keys
 from aircall_oauth.models import Scope
 from tests.fakes import Service
 
-SECONDS = 10
+SECONDS = 15
 EXAMPLES = 25
 # A state, a code or a return address that fits the document is still not one that this service gave out.
 CONFIGURATION = """
 [[operations]]
 include-tag = "Install flow"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/v1/install-links"
 checks.positive_data_acceptance.enabled = false
 """
 

@@ -146,7 +146,7 @@ def test_surplus_cookies_are_our_oldest_ones(flows: int, others: int) -> None:
 
 
 def test_what_a_newer_version_adds_to_a_state_is_passed_over() -> None:
-    content = ["f" * 22, int(time.time()), "0" * 64, None, "lnk_1", {"more": True}]
+    content = ["f" * 22, int(time.time()), "0" * 64, None, "lnk_1", "acme", {"more": True}]
 
     with pytest.raises(WrongBrowser):
         judged(VAULT.seal_message(json.dumps(content).encode(), state.PURPOSE), {})

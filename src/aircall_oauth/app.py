@@ -104,7 +104,8 @@ def _answer_error(request: Request, error: AppError, also: dict[str, str] | None
     if _is_browser(request):
         shown = _as_ending(error)
         settings = request.app.state.resources.settings
-        return installations.ending_page(shown, install_url=f"{settings.public_url}/aircall/oauth/install")
+        install_url = f"{settings.public_url}/aircall/oauth/install"
+        return installations.ending_page(shown, install_url=install_url, by_link=installations.came_by_link(request))
     body = problem(error, request.scope.get("request_id"))
     return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
 

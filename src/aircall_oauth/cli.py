@@ -4,17 +4,16 @@ Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
 """
 
 import asyncio
-import json
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import asdict
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from aircall_oauth import log
+from aircall_oauth import log, terminal
 from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
 from aircall_oauth.settings import Settings, parse_duration
 
@@ -29,8 +28,11 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="API keys of the partner's systems.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+installations_app = typer.Typer(help="The Aircall companies that are connected.", no_args_is_help=True)
+app.add_typer(installations_app, name="installations")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+InstallationId = Annotated[str, typer.Argument(help="The installation's id, ins_….")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
@@ -80,6 +82,57 @@ def dev(
     raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port))
 
 
+@app.command("revoke-all")
+def revoke_all(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    give_up_after: Annotated[str, typer.Option(help="How long to go on where Aircall is away.")] = "15m",
+    as_json: AsJson = False,
+) -> None:
+    """The kill switch: end every installation, delete its webhook, switch its integration off, erase its token.
+
+    May be stopped and started again. Exit code 1 where something could not be undone at Aircall.
+    """
+    from aircall_oauth.installations import revoke
+
+    give_up = _usage(parse_duration, give_up_after, "--give-up-after")
+    todo = _with_resources(revoke.count)
+    if not yes:
+        typer.confirm(
+            f"End all {todo.installations} installations? Every customer must install anew to come back.", abort=True
+        )
+    with terminal.progress() as tell:
+        report = _with_resources(lambda resources: revoke.revoke_all(resources, give_up_after=give_up, tell=tell))
+    if as_json:
+        terminal.print_json(asdict(report))
+    else:
+        terminal.print_report(report)
+    if report.refused or report.waiting:
+        raise typer.Exit(1)
+
+
+@app.command("doctor")
+def examine(
+    as_json: AsJson = False,
+    silent_after: Annotated[str, typer.Option(help="Without an event for so long is silent.")] = "7d",
+) -> None:
+    """Look at everything that can be wrong, and say what to do. Exit code 1 where something does not work."""
+    from aircall_oauth import doctor
+
+    silent = _usage(parse_duration, silent_after, "--silent-after")
+    try:
+        Settings.load()
+    except SettingsInvalid as error:
+        findings = doctor.settings_findings(error.problems)
+    else:
+        findings = _run(lambda settings: _collect(doctor.examine(settings, silent_after=silent)))
+    if as_json:
+        terminal.print_json([asdict(finding) for finding in findings])
+    else:
+        terminal.print_findings(findings)
+    if any(finding.level == doctor.Level.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
 @app.command("audit")
 def show_audit(
     installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
@@ -91,9 +144,9 @@ def show_audit(
 
     found = _with_resources(lambda resources: audit.lines(resources, installation_id=installation, limit=limit))
     if as_json:
-        _print_json([line.model_dump(mode="json") for line in found])
+        terminal.print_json([line.model_dump(mode="json") for line in found])
     else:
-        _print_table(
+        terminal.print_table(
             ("at", "actor", "action", "outcome", "installation", "from", "request"),
             (
                 (f"{a.at:%Y-%m-%d %H:%M:%S}", a.actor, a.action, a.outcome, a.installation_id, a.address, a.request_id)
@@ -131,7 +184,7 @@ def list_keys() -> None:
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
         standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
         table.add_row(key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used)
-    _print(table)
+    terminal.show(table)
 
 
 @keys_app.command("revoke")
@@ -142,6 +195,64 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
     if not _with_resources(lambda resources: keys.revoke(resources, which)):
         _fail("There is no active API key with this id or name.")
     _say("Revoked.")
+
+
+@installations_app.command("list")
+def list_installations(
+    owner: Annotated[str | None, typer.Option(help="Of this owner only.")] = None,
+    status: Annotated[str | None, typer.Option(help="unclaimed, active, unauthorized or removed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the installations, oldest first."""
+    from aircall_oauth.installations import reading
+    from aircall_oauth.models import InstallationStatus, operators_key
+
+    wanted = None if status is None else _usage(InstallationStatus, status, "--status")
+    found = _with_resources(lambda resources: reading.list_all(resources, operators_key(), owner=owner, status=wanted))
+    if as_json:
+        terminal.print_json([one.model_dump(mode="json") for one in found])
+    else:
+        terminal.print_table(
+            ("id", "status", "owner", "company", "webhook", "connected", "last event"),
+            (
+                (
+                    one.id,
+                    one.status,
+                    one.owner,
+                    one.company_name or str(one.company_id),
+                    one.webhook.status,
+                    terminal.minute(one.connected_at),
+                    terminal.minute(one.last_event_at),
+                )
+                for one in found
+            ),
+        )
+
+
+@installations_app.command("show")
+def show_installation(installation_id: InstallationId) -> None:
+    """Show an installation, as JSON; never a secret."""
+    from aircall_oauth.installations import reading
+    from aircall_oauth.models import operators_key
+
+    shown = _with_resources(lambda resources: reading.show_installation(resources, operators_key(), installation_id))
+    terminal.print_json(shown.model_dump(mode="json"))
+
+
+@installations_app.command("disconnect")
+def disconnect_installation(
+    installation_id: InstallationId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove our webhook at Aircall, switch the integration off, erase the token."""
+    from aircall_oauth.audit import OPERATOR
+    from aircall_oauth.installations import leaving
+    from aircall_oauth.models import operators_key
+
+    if not yes:
+        typer.confirm(f"Disconnect {installation_id}? Its customer must install anew to come back.", abort=True)
+    _with_resources(lambda resources: leaving.disconnect(resources, operators_key(), OPERATOR, installation_id))
+    _say("Disconnected.")
 
 
 def main() -> None:
@@ -186,21 +297,8 @@ def _scopes(text: str) -> list[Any]:
         raise typer.BadParameter(f"must be some of {known}", param_hint="--scopes") from None
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(cell or "-" for cell in row))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    """As wide as the terminal; into a pipe never cut, so that a script reads whole words."""
-    terminal = sys.stdout.isatty()
-    Console(soft_wrap=not terminal, width=None if terminal else 500).print(table)
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+async def _collect(found: AsyncIterator[T]) -> list[T]:
+    return [one async for one in found]
 
 
 def _usage(read: Callable[[str], T], text: str, option: str) -> T:

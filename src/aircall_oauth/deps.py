@@ -59,6 +59,7 @@ async def who(request: Request, key: Annotated[ApiKey, Depends(caller)]) -> Who:
 
 WhoDep = Annotated[Who, Depends(who)]
 InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ))]
+InstallationsWriter = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
 TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
 AircallCaller = Annotated[ApiKey, Depends(scoped(Scope.AIRCALL_CALL))]
 EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]

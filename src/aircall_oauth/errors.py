@@ -13,13 +13,15 @@
     │       └── AircallBusy           its own limit is reached
     ├── FlowError                     an ending of the install flow, shown as a page
     │   ├── ParametersInvalid · ReturnAddressRefused · PrefetchRefused
+    │   ├── LinkInvalid · LinkExpired · LinkUsed
     │   ├── StateInvalid · StateExpired · WrongBrowser
-    │   ├── Declined · CodeRefused · AppRefused
+    │   ├── Declined · CodeRefused · AppRefused · TokenMixedUp
     │   ├── AircallAway · FlowUnknown · TryAgainLater
     ├── ApiError                      a problem+json answer
-    │   ├── Unauthenticated · ScopeMissing
+    │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
     │   │   ├── TooManyTokenReads
     │   │   └── BudgetSpent
@@ -136,6 +138,20 @@ class PrefetchRefused(FlowError):
     """This page is not loaded ahead of a click."""
 
 
+class LinkInvalid(FlowError):
+    """The install link is damaged."""
+
+
+class LinkExpired(FlowError):
+    """The install link is older than thirty minutes."""
+
+
+class LinkUsed(FlowError):
+    """The install link was used before."""
+
+    status = 409
+
+
 class StateInvalid(FlowError):
     """This browser's installation could not be recognised."""
 
@@ -160,6 +176,12 @@ class CodeRefused(FlowError):
 
 class AppRefused(FlowError):
     """Aircall does not accept this app's own credentials."""
+
+    status = 502
+
+
+class TokenMixedUp(FlowError):
+    """Aircall gave a token that belongs to another installation."""
 
     status = 502
 
@@ -200,6 +222,12 @@ class ScopeMissing(ApiError):
     status = 403
 
 
+class OwnerNotAllowed(ApiError):
+    """The API key is bound to another owner."""
+
+    status = 403
+
+
 class NotFound(ApiError):
     """There is nothing at this address."""
 
@@ -220,6 +248,24 @@ class MethodNotAllowed(ApiError):
 
 class InstallationNotActive(ApiError):
     """The installation is not active, so its token cannot be used."""
+
+    status = 409
+
+
+class ClaimNotFound(ApiError):
+    """There is no such claim: it was never given, was used, or is older than an hour."""
+
+    status = 404
+
+
+class ClaimOfAnother(ApiError):
+    """The installation was begun with another owner's install link."""
+
+    status = 403
+
+
+class InstallationHeld(ApiError):
+    """The installation belongs to another owner."""
 
     status = 409
 

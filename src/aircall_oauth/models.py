@@ -78,9 +78,12 @@ class InstallationStatus(StrEnum):
 
 # Where an installation's token stands sealed, and what it is fingerprinted as.
 TOKEN_COLUMN = "installation.token_sealed"
+CLAIM_TOKEN_COLUMN = "claim.token_sealed"
+FAREWELL_TOKEN_COLUMN = "farewell.token_sealed"
 TOKEN_PURPOSE = "access-token"
 WEBHOOK_TOKEN_PURPOSE = "webhook-token"
 API_KEY_PURPOSE = "api-key"
+CLAIM_PURPOSE = "claim"
 
 
 class Installation(Table, table=True):
@@ -161,7 +164,12 @@ class Flow(Table, table=True):
     """An install flow whose state was used up, and how it ended."""
 
     __tablename__ = "flow"
-    __table_args__ = (_one_of("status", FlowStatus), Index("ix_flow_used_at", "used_at"))
+    __table_args__ = (
+        _one_of("status", FlowStatus),
+        Index("ix_flow_used_at", "used_at"),
+        # An install link is used up by the first flow that comes back with a code.
+        Index("uq_flow_link_id", "link_id", unique=True, postgresql_where=text("link_id IS NOT NULL")),
+    )
 
     id: str = _text(primary_key=True)
     status: str = _text()
@@ -169,6 +177,7 @@ class Flow(Table, table=True):
     installation_id: str | None = _text(ForeignKey("installation.id", ondelete="SET NULL"), nullable=True)
     return_to: str | None = _text(nullable=True)
     used_at: datetime = _time()
+    link_id: str | None = _text(nullable=True)
 
 
 class EventSource(StrEnum):
@@ -274,9 +283,17 @@ class ApiKey(Table, table=True):
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
 
+    def may_act_for(self, owner: str) -> bool:
+        return self.owner in {None, owner}
+
     def sees(self, table: "type[Installation | Event]") -> Iterable[ColumnElement[bool]]:
         """The conditions a query must carry so that a key bound to an owner sees that owner's rows only."""
         return () if self.owner is None else (col(table.owner) == self.owner,)
+
+
+def operators_key() -> ApiKey:
+    """Whoever is at the command line may do everything and sees everything; this key is in no table."""
+    return ApiKey(id="operator", name="operator", fingerprint=b"", scopes=[str(s) for s in Scope], created_at=now())
 
 
 class Audit(Table, table=True):
@@ -297,6 +314,67 @@ class Audit(Table, table=True):
     request_id: str | None = _text(nullable=True)
     address: str = _text(server_default=text("'-'"))
     outcome: str = _text(server_default=text("'done'"))
+
+
+class Claim(Table, table=True):
+    """A one-time code that somebody carries home from a flow, to say whose the installation is.
+
+    Where somebody has the installation already, a flow that must be claimed leaves its token here, beside it: so a
+    flow that nobody claims changes nothing for whoever has it.
+    """
+
+    __tablename__ = "claim"
+    __table_args__ = (
+        CheckConstraint("(token_sealed IS NULL) = (token_fingerprint IS NULL)", name="fingerprint"),
+        Index("uq_claim_fingerprint", "fingerprint", unique=True),
+        Index("ix_claim_installation_id", "installation_id"),
+        Index("ix_claim_expires_at", "expires_at"),
+    )
+
+    id: str = _text(primary_key=True)
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
+    fingerprint: bytes = _column(LargeBinary)
+    owner: str | None = _text(nullable=True)  # the install link's: nobody else may claim it
+    token_sealed: str | None = _text(nullable=True)
+    token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
+    expires_at: datetime = _time()
+
+
+class Uninstall(Table, table=True):
+    """Aircall said that an admin removed our app; it is looked at until that is certain, one way or the other."""
+
+    __tablename__ = "uninstall"
+    __table_args__ = (Index("ix_uninstall_due_at", "due_at"),)
+
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"), primary_key=True)
+    due_at: datetime = _time()
+    looks: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+
+
+class Farewell(Table, table=True):
+    """What is still to be undone at Aircall for an installation removed here; the token is kept for that alone."""
+
+    __tablename__ = "farewell"
+    __table_args__ = (Index("ix_farewell_due_at", "due_at"), Index("ix_farewell_installation_id", "installation_id"))
+
+    id: str = _text(primary_key=True)
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
+    token_sealed: str = _text()
+    token_fingerprint: bytes = _column(LargeBinary)
+    webhook_id: str | None = _text(nullable=True)
+    begun_at: datetime = _time()
+    due_at: datetime = _time()  # while somebody is at it: when another one may take over
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    last_error: str | None = _text(nullable=True)
+
+
+class LogReader(Table, table=True):
+    """How far a chore of our own has read the log."""
+
+    __tablename__ = "log_reader"
+
+    name: str = _text(primary_key=True)
+    position: int = _column(BigInteger)
 
 
 class Budget(Table, table=True):

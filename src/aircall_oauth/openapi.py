@@ -18,7 +18,7 @@ from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import Problem
 from aircall_oauth.proxy import routes as proxy
 
-DOORS = (installations.browser, installations.api, events.api, proxy.api, health.router)
+DOORS = (installations.browser, installations.api, installations.custody, events.api, proxy.api, health.router)
 TITLE = "aircall-oauth"
 DESCRIPTION = """
 Holds a software company's connections to Aircall: the OAuth flow, the sealed tokens, the webhooks, and every event.

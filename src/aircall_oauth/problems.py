@@ -12,7 +12,7 @@ TYPE_PREFIX = "urn:aircall-oauth:problem:"
 MEANINGS = {
     400: "The request is malformed",
     401: "A valid API key, or a known webhook token, is needed",
-    403: "The API key lacks the scope",
+    403: "The API key lacks the scope, or is for another owner",
     404: "There is no such thing, or this API key may not see it",
     405: "This address does not take that method",
     408: "The body did not arrive in time",

@@ -12,15 +12,20 @@ from aircall_oauth.aircall.client import Aircall
 from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.database import Database, newest_schema_version
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
-from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.models import CLAIM_TOKEN_COLUMN, FAREWELL_TOKEN_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.settings import Settings
 from aircall_oauth.vault import Place, Vault
 
-ONE_ROW_PER_KEY = text("""
-    SELECT DISTINCT ON (split_part(token_sealed, '.', 2)) id, token_sealed, token_fingerprint
-    FROM installation WHERE token_sealed IS NOT NULL
-    ORDER BY split_part(token_sealed, '.', 2), id DESC
-""")
+ONE_ROW_PER_KEY = text(f"""
+    SELECT DISTINCT ON (place, split_part(token_sealed, '.', 2)) place, id, token_sealed, token_fingerprint
+    FROM (
+        SELECT '{TOKEN_COLUMN}' AS place, id, token_sealed, token_fingerprint FROM installation
+        UNION ALL SELECT '{CLAIM_TOKEN_COLUMN}', id, token_sealed, token_fingerprint FROM claim
+        UNION ALL SELECT '{FAREWELL_TOKEN_COLUMN}', id, token_sealed, token_fingerprint FROM farewell
+    ) AS sealed
+    WHERE token_sealed IS NOT NULL
+    ORDER BY place, split_part(token_sealed, '.', 2), id DESC
+""")  # noqa: S608 - only constants of ours are put in
 
 
 @dataclass
@@ -60,9 +65,9 @@ class Resources:
     async def _check_keys(self) -> None:
         async with self.database.session() as session:
             rows = (await (await session.connection()).execute(ONE_ROW_PER_KEY)).all()
-        for installation_id, sealed, fingerprint in rows:
+        for place, row_id, sealed, fingerprint in rows:
             try:
-                token = self.vault.open(sealed, Place(TOKEN_COLUMN, installation_id))
+                token = self.vault.open(sealed, Place(place, row_id))
             except SealError as error:
                 raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {error.detail}") from None
             if self.vault.fingerprint(token, TOKEN_PURPOSE) != fingerprint:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from aircall_oauth import audit, log
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import flow, upkeep
+from aircall_oauth.installations import claims, flow, leaving, uninstalls, upkeep
 from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
@@ -27,6 +27,10 @@ class Chore:
 CHORES = (
     Chore("finish webhooks", upkeep.finish_webhooks, timedelta(seconds=2)),
     Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
+    Chore("expire claims", claims.expire, timedelta(minutes=1)),
+    Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),
+    Chore("look at uninstalls", uninstalls.look_at_uninstalls, timedelta(seconds=2)),
+    Chore("say goodbyes", leaving.say_goodbyes, timedelta(seconds=5)),
     Chore("make days", retention.make_days, timedelta(hours=1)),
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),

@@ -9,6 +9,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -21,6 +23,7 @@ from aircall_oauth.aircall.payloads import (
     Company,
     CompanyAnswer,
     Identity,
+    Integration,
     IntegrationAnswer,
     TokenAnswer,
     WebhookAnswer,
@@ -41,6 +44,9 @@ MAX_PAGES = 20
 # Refused now, but not for good. 408 and 425 ask to repeat; 429 says when.
 TEMPORARY = {408, 425, 429}
 MILLISECONDS_FROM = 1e12
+# What is said of our app, not of a code.
+APP_REFUSED = {"invalid_client", "unauthorized_client"}
+NO_CODE = "no-code"
 SECRET_FIELDS = ("code", "client_secret", "code_verifier")
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -102,22 +108,49 @@ class Aircall:
 
         `GET /company` has no id, so the company's id comes from `GET /integrations/me`, and only the name from there.
         """
-        integration = _read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
+        integration = await self.integration(token)
         company = await self._company(token)
         return Identity(
             company_id=integration.company_id,
             integration_id=integration.id,
             company_name=company.name,
             number_ids=integration.number_ids,
+            active=integration.active,
         )
+
+    async def integration(self, token: SecretStr) -> Integration:
+        """Whether a token works, and whose it is; Aircall answers a dead one with 403."""
+        return _read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
 
     async def ping(self, token: SecretStr) -> None:
         """Ask whether a token still works; Aircall answers a dead one with 403."""
         await self._get(token, "/ping")
 
+    async def enable_integration(self, token: SecretStr) -> None:
+        """Tell Aircall that the customer is connected again, after he disconnected on our side."""
+        await self._call("POST", "/integrations/enable", token=token)
+
     async def disable_integration(self, token: SecretStr) -> None:
         """Tell Aircall that the customer disconnected on our side."""
         await self._call("POST", "/integrations/disable", token=token)
+
+    async def clock(self) -> datetime | None:
+        """Aircall's own time, read off its refusal of a call without a token; None where it does not say."""
+        response, _ = await self._ask("GET", "/ping")
+        if response.is_server_error:
+            raise AircallUnavailable(f"status {response.status_code}")
+        try:
+            return parsedate_to_datetime(response.headers["date"])
+        except (KeyError, ValueError):
+            return None
+
+    async def knows_app(self) -> bool:
+        """Whether Aircall accepts our credentials: it refuses a code that it never gave, and says which is wrong."""
+        try:
+            await self.exchange_code(SecretStr(NO_CODE))
+        except AircallRefused as refused:
+            return refused.aircall_status not in {401, 403} and refused.reason not in APP_REFUSED
+        return True
 
     async def create_webhook(self, token: SecretStr, *, url: str, name: str, events: Sequence[str]) -> AircallWebhook:
         """Register a webhook; no events means all. Never repeated: each repeat would make one more webhook."""
@@ -180,6 +213,12 @@ class Aircall:
 
     async def _call(self, method: str, path: str, *, token: SecretStr | None = None, **options: Any) -> Any:
         """One request, one answer: its JSON, or None where it has no body."""
+        response, body = await self._ask(method, path, token=token, **options)
+        return _judge(response, body, _secrets_sent(token, options.get("json") or {}))
+
+    async def _ask(
+        self, method: str, path: str, *, token: SecretStr | None = None, **options: Any
+    ) -> tuple[httpx.Response, bytes]:
         # Aircall wants the content type on DELETE and on an empty POST too.
         headers = {"content-type": "application/json"} if method != "GET" else {}
         if token is not None:
@@ -189,14 +228,13 @@ class Aircall:
                 asyncio.timeout(TOTAL_SECONDS),
                 self._http.stream(method, self._api_url + path, headers=headers, **options) as response,
             ):
-                body = await _bounded_body(response)
+                return response, await _bounded_body(response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             raise NeverSent("no connection") from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise AircallUnavailable(type(error).__name__) from None
-        return _judge(response, body, _secrets_sent(token, options.get("json") or {}))
 
 
 class NeverSent(AircallUnavailable):

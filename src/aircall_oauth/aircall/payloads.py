@@ -125,6 +125,7 @@ class Identity(Payload):
     integration_id: Id | None
     company_name: str | None
     number_ids: list[Id]
+    active: bool | None = None
 
 
 def error_reason(body: Any, *, secrets: Iterable[str] = ()) -> str:

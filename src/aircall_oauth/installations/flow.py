@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import stamina
 from pydantic import SecretStr
-from sqlalchemy import func, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import eventlog, log
+from aircall_oauth import log, standing
 from aircall_oauth.aircall import budget
+from aircall_oauth.aircall.client import APP_REFUSED
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import (
     AircallAway,
@@ -35,24 +35,22 @@ from aircall_oauth.errors import (
     Declined,
     FlowError,
     FlowUnknown,
+    LinkUsed,
     ReturnAddressRefused,
+    TokenMixedUp,
 )
-from aircall_oauth.installations import state, upkeep
+from aircall_oauth.installations import claims, links, state, upkeep
 from aircall_oauth.installations.state import FlowCookie, FlowState
 from aircall_oauth.models import (
-    TOKEN_COLUMN,
     TOKEN_PURPOSE,
     Flow,
     FlowStatus,
     Installation,
     InstallationStatus,
-    Webhook,
-    WebhookStatus,
     new_id,
     now,
 )
 from aircall_oauth.resources import Resources
-from aircall_oauth.vault import Place
 
 logger = log.get(__name__)
 
@@ -77,21 +75,41 @@ class Departure:
 
 @dataclass(frozen=True)
 class Connected:
-    """The flow ended well."""
+    """The flow ended well; `claim` is what the browser carries home to the partner's page, if anything."""
 
     company_name: str | None
     return_to: str | None
+    claim: SecretStr | None
+
+    @property
+    def way_home(self) -> str | None:
+        """The partner's page, with the claim."""
+        if self.return_to is None or self.claim is None:
+            return self.return_to
+        return with_query(self.return_to, {"claim": self.claim.get_secret_value()})
 
 
-def begin_install(resources: Resources, *, return_to: str | None = None) -> Departure:
+def begin_install(resources: Resources, *, return_to: str | None = None, link: str | None = None) -> Departure:
     """Send a browser to Aircall's consent page. Writes nothing: anybody may open the install door.
 
-    Raises `ReturnAddressRefused` where `return_to` is not exactly one of `AIRCALL_OAUTH_RETURN_URLS`.
+    Raises `ReturnAddressRefused` where `return_to` is not exactly one of `AIRCALL_OAUTH_RETURN_URLS`, and `LinkInvalid`
+    or `LinkExpired` for an install link that is no good.
     """
     settings = resources.settings
+    opened = links.open_link(resources.vault, link) if link is not None else links.NO_LINK
+    if link is not None:
+        return_to = opened.return_to
+    elif return_to is None and settings.claim == "required":
+        return_to = links.default_return(settings.return_urls)
     if return_to is not None and return_to not in settings.return_urls:
         raise ReturnAddressRefused
-    flow_id, sealed, cookie = state.begin(resources.vault, secure=settings.secure_cookies, return_to=return_to)
+    flow_id, sealed, cookie = state.begin(
+        resources.vault,
+        secure=settings.secure_cookies,
+        return_to=return_to,
+        link_id=opened.id,
+        owner=opened.owner,
+    )
     query = {
         "client_id": settings.client_id,
         "redirect_uri": settings.redirect_uri,
@@ -104,32 +122,38 @@ def begin_install(resources: Resources, *, return_to: str | None = None) -> Depa
             "code_challenge": _challenge(_verifier(resources, flow_id)),
             "code_challenge_method": "S256",
         }
-    return Departure(_with_query(settings.authorize_url, query), cookie)
+    return Departure(with_query(settings.authorize_url, query), cookie)
 
 
 async def finish_install(
     resources: Resources, flow: FlowState, *, code: SecretStr | None, error: str | None
 ) -> Connected:
-    """Turn what Aircall sent back into an installation that receives events, once per flow.
+    """Turn what Aircall sent back into an installation that receives events, once per flow and per install link.
 
-    Every other ending is a `FlowError`. A repeat of the same flow shows the first one's ending.
+    Where it must be claimed first, it only waits. Every other ending is a `FlowError`. A repeat of the same flow shows
+    the first one's ending.
     """
     await resources.require_ready()
-    if not await _use_up(resources, flow):
-        return await _first_ending(resources, flow.flow_id)
+    if not await _use_up(resources, flow, granted=error is None and code is not None):
+        return await _first_ending(resources, flow)
     try:
         if error is not None or code is None:
             raise _refusal(error)
         token = await _exchange(resources, flow.flow_id, code)
         identity = await _identify(resources, token)
+        installation = await _save(resources, flow, identity, token)
     except FlowError as ending:
         logger.info("install ended", flow_id=flow.flow_id, ending=ending.code())
         await _record_ending(resources, flow.flow_id, ending)
         raise
-    installation = await _save(resources, flow.flow_id, identity, token)
     logger.info("installation connected", installation_id=installation.id, status=installation.status)
-    await upkeep.ensure_webhook(resources, installation.id)
-    return Connected(installation.company_name, flow.return_to)
+    waits = _waits(resources, flow, installation)
+    if not waits:
+        if identity.active is False:
+            await standing.switch_on(resources, installation)
+        await upkeep.ensure_webhook(resources, installation.id)
+    claim = claims.code_of(resources.vault, flow.flow_id) if waits or flow.return_to is not None else None
+    return Connected(installation.company_name, flow.return_to, claim)
 
 
 async def forget_flows(resources: Resources) -> None:
@@ -138,39 +162,55 @@ async def forget_flows(resources: Resources) -> None:
         await session.exec(delete(Flow).where(col(Flow.used_at) < now() - KEPT))
 
 
-async def _use_up(resources: Resources, flow: FlowState) -> bool:
-    """Whether this is the first callback of the flow: one statement decides, for every replica."""
+async def _use_up(resources: Resources, flow: FlowState, *, granted: bool) -> bool:
+    """Whether this is the first callback of the flow: one statement decides, for every replica, and for its link too.
+
+    A link that came back without a code (declined) is still good.
+    """
     first = (
         insert(Flow)
-        .values(id=flow.flow_id, status=FlowStatus.UNKNOWN, return_to=flow.return_to, used_at=now())
-        .on_conflict_do_nothing(index_elements=["id"])
+        .values(
+            id=flow.flow_id,
+            status=FlowStatus.UNKNOWN,
+            return_to=flow.return_to,
+            used_at=now(),
+            link_id=flow.link_id if granted else None,
+        )
+        .on_conflict_do_nothing()
         .returning(col(Flow.id))
     )
     async with resources.database.session() as session:
-        return (await session.exec(first)).first() is not None
+        if (await session.exec(first)).first() is not None:
+            return True
+        if (await session.exec(select(Flow.id).where(col(Flow.id) == flow.flow_id))).first() is None:
+            raise LinkUsed
+    return False
 
 
-async def _first_ending(resources: Resources, flow_id: str) -> Connected:
+async def _first_ending(resources: Resources, flow: FlowState) -> Connected:
     """How the flow's first callback ended; waits for it while it is under way."""
     try:
         async with asyncio.timeout(WAIT_FOR_FIRST_SECONDS):
             while True:
                 async with resources.database.session() as session:
-                    flow = (await session.exec(select(Flow).where(col(Flow.id) == flow_id))).one()
-                    if flow.status == FlowStatus.CONNECTED:
-                        return await _connected(session, flow)
-                if flow.status == FlowStatus.ENDED:
-                    raise _ending(flow.ending)
-                if flow.used_at < now() - UNDER_WAY:
+                    first = (await session.exec(select(Flow).where(col(Flow.id) == flow.flow_id))).one()
+                if first.status == FlowStatus.CONNECTED:
+                    return await _connected(resources, flow, first)
+                if first.status == FlowStatus.ENDED:
+                    raise _ending(first.ending)
+                if first.used_at < now() - UNDER_WAY:
                     raise FlowUnknown
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
     except TimeoutError:
         raise FlowUnknown from None
 
 
-async def _connected(session: AsyncSession, flow: Flow) -> Connected:
-    names = select(Installation.company_name).where(col(Installation.id) == flow.installation_id)
-    return Connected((await session.exec(names)).first(), flow.return_to)
+async def _connected(resources: Resources, flow: FlowState, first: Flow) -> Connected:
+    names = select(Installation.company_name).where(col(Installation.id) == first.installation_id)
+    async with resources.database.session() as session:
+        company_name = (await session.exec(names)).first()
+        claim = await claims.open_claim(session, resources.vault, flow.flow_id)
+    return Connected(company_name, flow.return_to, claim)
 
 
 def _ending(code: str | None) -> FlowError:
@@ -200,10 +240,7 @@ async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> Secr
         async with asyncio.timeout(STEP_SECONDS):
             return await resources.aircall.exchange_code(code, verifier=verifier)
     except AircallRefused as refused:
-        if refused.aircall_status in {401, 403} or refused.reason in {
-            "invalid_client",
-            "unauthorized_client",
-        }:
+        if refused.aircall_status in {401, 403} or refused.reason in APP_REFUSED:
             logger.error("Aircall refuses this app's credentials", aircall_status=refused.aircall_status)
             raise AppRefused from None
         raise CodeRefused from None
@@ -237,15 +274,15 @@ async def _record_ending(resources: Resources, flow_id: str, ending: FlowError) 
         logger.warning("ending not recorded", flow_id=flow_id, ending=ending.code())
 
 
-async def _save(resources: Resources, flow_id: str, identity: Identity, token: SecretStr) -> Installation:
+async def _save(resources: Resources, flow: FlowState, identity: Identity, token: SecretStr) -> Installation:
     """Keep what was granted; tried a few times, because a code is spent on it."""
     async for attempt in stamina.retry_context(on=DatabaseAway, attempts=5, wait_initial=0.2, wait_max=2.0):
         with attempt:
-            installation = await _save_once(resources, flow_id, identity, token)
+            installation = await _save_once(resources, flow, identity, token)
     return installation
 
 
-async def _save_once(resources: Resources, flow_id: str, identity: Identity, token: SecretStr) -> Installation:
+async def _save_once(resources: Resources, flow: FlowState, identity: Identity, token: SecretStr) -> Installation:
     """Keep the token sealed, its webhook still to be made, and the flow's ending: all or nothing."""
     async with resources.database.session() as session:
         await (await session.connection()).execute(
@@ -258,19 +295,38 @@ async def _save_once(resources: Resources, flow_id: str, identity: Identity, tok
             company_id=identity.company_id,
             connected_at=now(),
         )
-        _connect(resources, installation, identity, token)
+        await _refuse_mixed_up(resources, session, installation, token)
+        waits = _waits(resources, flow, installation)
+        beside = waits and not _is_nobodys(installation)
+        if not beside:
+            _tell(installation, identity)
+            standing.keep_token(resources, installation, token)
+            installation.status = InstallationStatus.UNCLAIMED if waits else InstallationStatus.ACTIVE
         session.add(installation)
         await session.flush()
-        await session.exec(_webhook_wanted(installation))
-        await session.exec(
-            update(Flow)
-            .where(col(Flow.id) == flow_id)
-            .values(status=FlowStatus.CONNECTED, installation_id=installation.id)
-        )
-        await eventlog.append(
-            session, installation, "installation.connected", {"company_name": installation.company_name}
-        )
+        if waits or flow.return_to is not None:
+            session.add(claims.new_claim(resources.vault, flow, installation, beside=token if beside else None))
+        ended = update(Flow).where(col(Flow.id) == flow.flow_id)
+        await session.exec(ended.values(status=FlowStatus.CONNECTED, installation_id=installation.id))
+        if not waits:
+            await standing.connect(session, installation)
     return installation
+
+
+def _waits(resources: Resources, flow: FlowState, installation: Installation) -> bool:
+    """Whether what came of a flow must be claimed before anything is used."""
+    if flow.link_id is not None:
+        return True
+    return resources.settings.claim == "required" and not _in_use(installation)
+
+
+def _in_use(installation: Installation) -> bool:
+    return installation.status in {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
+
+
+def _is_nobodys(installation: Installation) -> bool:
+    """Whether nobody would notice if it changed: it is not in use, and no owner left it behind."""
+    return installation.owner is None and not _in_use(installation)
 
 
 async def _find(session: AsyncSession, identity: Identity) -> Installation | None:
@@ -287,28 +343,25 @@ async def _find(session: AsyncSession, identity: Identity) -> Installation | Non
     return same[0] if same else None
 
 
-def _connect(resources: Resources, installation: Installation, identity: Identity, token: SecretStr) -> None:
+async def _refuse_mixed_up(
+    resources: Resources, session: AsyncSession, installation: Installation, token: SecretStr
+) -> None:
+    """A token that already is another installation's would give one customer's calls to another."""
+    fingerprint = resources.vault.fingerprint(token, TOKEN_PURPOSE)
+    another = select(Installation.id).where(
+        col(Installation.token_fingerprint) == fingerprint, col(Installation.id) != installation.id
+    )
+    if (await session.exec(another)).first() is not None:
+        logger.error("a token answers for another company", alarm=True, installation_id=installation.id)
+        raise TokenMixedUp
+
+
+def _tell(installation: Installation, identity: Identity) -> None:
+    """What Aircall tells of it, where nobody's use of it is disturbed."""
     installation.integration_id = identity.integration_id or installation.integration_id
     installation.company_name = identity.company_name or installation.company_name
     installation.number_ids = identity.number_ids
-    installation.token_sealed = resources.vault.seal(token, Place(TOKEN_COLUMN, installation.id))
-    installation.token_fingerprint = resources.vault.fingerprint(token, TOKEN_PURPOSE)
     installation.connected_at = now()
-    claimed = installation.owner is not None or installation.status == InstallationStatus.ACTIVE
-    if claimed or resources.settings.claim == "optional":
-        installation.status = InstallationStatus.ACTIVE
-    else:
-        installation.status = InstallationStatus.UNCLAIMED
-
-
-def _webhook_wanted(installation: Installation) -> Any:
-    """The installation's webhook, to be looked at now. An older one goes on being recognised meanwhile."""
-    look_now = {"status": WebhookStatus.PENDING, "due_at": func.now(), "attempts": 0, "last_error": None}
-    return (
-        insert(Webhook)
-        .values(id=new_id("whk"), installation_id=installation.id, **look_now)
-        .on_conflict_do_update(index_elements=["installation_id"], set_=look_now)
-    )
 
 
 def _verifier(resources: Resources, flow_id: str) -> str:
@@ -320,6 +373,7 @@ def _challenge(verifier: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
 
 
-def _with_query(url: str, query: Mapping[str, str]) -> str:
+def with_query(url: str, query: Mapping[str, str]) -> str:
+    """The address with more parameters; those it had stay as they are written."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), *query.items()])))
+    return urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, urlencode(query)]))))

@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from pydantic import SecretStr
 
 from aircall_oauth.errors import (
     AircallAway,
@@ -13,11 +14,15 @@ from aircall_oauth.errors import (
     CodeRefused,
     Declined,
     FlowUnknown,
+    LinkExpired,
+    LinkInvalid,
+    LinkUsed,
     ParametersInvalid,
     PrefetchRefused,
     ReturnAddressRefused,
     StateExpired,
     StateInvalid,
+    TokenMixedUp,
     TryAgainLater,
     WrongBrowser,
 )
@@ -53,6 +58,8 @@ class Page:
 
 
 START_AGAIN = "Start the installation again; it takes a minute."
+ANOTHER_LINK = "Ask whoever gave you the link for a new one."
+THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new one."
 ENDINGS: dict[type[AppError], Page] = {
     ParametersInvalid: Page(
         "This link is incomplete",
@@ -62,7 +69,25 @@ ENDINGS: dict[type[AppError], Page] = {
     ReturnAddressRefused: Page(
         "This link is not valid",
         "The link asks to return to an address that this service does not know. Nothing was connected.",
-        "Ask whoever gave you the link for a new one.",
+        ANOTHER_LINK,
+        start_again=False,
+    ),
+    LinkInvalid: Page(
+        "This link is not valid",
+        "The link is damaged or was not made by this service. Nothing was connected.",
+        ANOTHER_LINK,
+        start_again=False,
+    ),
+    LinkExpired: Page(
+        "This link is too old",
+        "An install link works for thirty minutes. Nothing was connected.",
+        ANOTHER_LINK,
+        start_again=False,
+    ),
+    LinkUsed: Page(
+        "This link was used before",
+        "An install link works once. Nothing was connected just now.",
+        ANOTHER_LINK,
         start_again=False,
     ),
     PrefetchRefused: Page(
@@ -102,6 +127,12 @@ ENDINGS: dict[type[AppError], Page] = {
         "Tell the company whose app you are installing. Starting again will not help until it is corrected.",
         start_again=False,
     ),
+    TokenMixedUp: Page(
+        "Aircall's answers do not fit together",
+        "Aircall says that this authorization belongs to another company. Nothing was connected.",
+        "Tell the company whose app you are installing.",
+        start_again=False,
+    ),
     AircallAway: Page(
         "Aircall could not be reached",
         "Aircall did not answer in a way we could use. Nothing was connected.",
@@ -125,9 +156,14 @@ ENDINGS: dict[type[AppError], Page] = {
 }
 
 
-def ending(error: AppError, *, install_url: str) -> str:
-    """The page for a flow that ended without an installation."""
+def ending(error: AppError, *, install_url: str, by_link: bool = False) -> str:
+    """The page for a flow that ended without an installation.
+
+    Who came by an install link is not sent to the door without one: that would be a flow of nobody's.
+    """
     page = ENDINGS.get(type(error), ENDINGS[AppError])
+    if by_link and page.start_again:
+        page = replace(page, next_step=THE_LINK_AGAIN, start_again=False)
     return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
 
 
@@ -138,14 +174,25 @@ def connected(company_name: str | None) -> str:
         f"{company_name or 'Your Aircall account'} is now connected.",
         "In the Aircall Dashboard, choose the numbers this integration is for. You can close this window.",
     )
-    return _render(page, tone="good", install_url=None)
+    return _render(page, tone="good")
+
+
+def to_be_claimed(company_name: str | None, claim: SecretStr) -> str:
+    """The page for a flow that must be claimed, where no address was given to carry the claim to."""
+    page = Page(
+        "One more step",
+        f"{company_name or 'Your Aircall account'} is connected, but not in use yet.",
+        "Within an hour, enter this code in the app where you began. Give it to nobody else.",
+    )
+    return _render(page, tone="good", claim=claim.get_secret_value())
 
 
 def nothing_here() -> str:
     """The page for an address that is none, or that is asked in another way than by opening it."""
     page = Page("Nothing to see here", "This address leads nowhere.", START_AGAIN)
-    return _render(page, tone="trouble", install_url=None)
+    return _render(page, tone="trouble")
 
 
-def _render(page: Page, *, tone: str, install_url: str | None) -> str:
-    return _environment.get_template("page.html").render(page=page, tone=tone, install_url=install_url, style=_STYLE)
+def _render(page: Page, *, tone: str, install_url: str | None = None, claim: str | None = None) -> str:
+    template = _environment.get_template("page.html")
+    return template.render(page=page, tone=tone, install_url=install_url, claim=claim, style=_STYLE)

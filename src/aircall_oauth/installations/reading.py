@@ -76,6 +76,21 @@ async def list_installations(
     return InstallationList(items=items, next=items[-1].id if len(rows) > limit else None)
 
 
+async def list_all(
+    resources: Resources, key: ApiKey, *, owner: str | None = None, status: InstallationStatus | None = None
+) -> list[InstallationView]:
+    """The whole list, page after page, for the command line."""
+    await resources.require_ready()
+    found: list[InstallationView] = []
+    cursor = None
+    while True:
+        page = await list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=1000)
+        found += page.items
+        cursor = page.next
+        if cursor is None:
+            return found
+
+
 async def show_installation(resources: Resources, key: ApiKey, installation_id: str) -> InstallationView:
     query = _visible_to(key).where(col(Installation.id) == installation_id)
     async with resources.database.session() as session:

@@ -1,21 +1,23 @@
 """The doors of installations: two for a browser, the rest for the partner's systems."""
 
 import re
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from aircall_oauth.deps import InstallationsReader, ResourcesDep, TokensReader, WhoDep
+from aircall_oauth.deps import InstallationsReader, InstallationsWriter, ResourcesDep, TokensReader, WhoDep
 from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
-from aircall_oauth.installations import flow, pages, reading, state
+from aircall_oauth.installations import claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.reading import InstallationList, InstallationView
 from aircall_oauth.models import InstallationStatus
 from aircall_oauth.problems import problems
 
 browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
 api = APIRouter(prefix="/v1/installations", tags=["Installations"])
+custody = APIRouter(prefix="/v1", tags=["Installations"])
 
 # A code or an error is one word of printable ASCII (RFC 6749, appendix A).
 WORD = r"^[\x21-\x7e]+$"
@@ -25,12 +27,19 @@ AHEAD_OF_A_CLICK = re.compile(r"prefetch|prerender|preview", re.IGNORECASE)
 
 def single_valued(request: Request) -> None:
     """A parameter given twice is refused: two readers could each believe another one."""
+    request.state.by_link = "link" in request.query_params
     names = [name for name, _ in request.query_params.multi_items()]
     if len(names) != len(set(names)):
         raise ParametersInvalid
 
 
 class InstallQuery(BaseModel):
+    link: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        max_length=8192,
+        description="An install link's, from `POST /v1/install-links`; says for which owner, and where it ends.",
+    )
     return_to: str | None = Field(
         None, min_length=1, max_length=2048, description="One of `AIRCALL_OAUTH_RETURN_URLS`, exactly."
     )
@@ -65,7 +74,9 @@ PAGES: dict[int | str, dict[str, Any]] = {
 )
 async def install(request: Request, query: Annotated[InstallQuery, Query()], resources: ResourcesDep) -> Response:
     """Send the browser to Aircall's consent page with a sealed state and a cookie of its own."""
-    departure = flow.begin_install(resources, return_to=query.return_to)
+    if query.link is not None and query.return_to is not None:
+        raise ParametersInvalid
+    departure = flow.begin_install(resources, return_to=query.return_to, link=query.link)
     response = RedirectResponse(departure.authorize_url, status_code=303, headers=pages.HEADERS)
     secure = resources.settings.secure_cookies
     response.set_cookie(
@@ -87,7 +98,7 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
     dependencies=[Depends(single_valued)],
     responses={
         200: {"description": "Connected, or declined: a page"},
-        303: {"description": "Connected: to the success page or the `return_to`"},
+        303: {"description": "Connected: to the success page, or to the `return_to` with `?claim=`"},
         **PAGES,
     },
 )
@@ -98,8 +109,11 @@ async def callback(request: Request, query: Annotated[CallbackQuery, Query()], r
     _require_code_or_error(query)
     secure = resources.settings.secure_cookies
     known = state.judge(resources.vault, query.state, request.cookies, secure=secure)
+    request.state.by_link = known.link_id is not None
     connected = await flow.finish_install(resources, known, code=query.code, error=query.error)
-    target = connected.return_to or resources.settings.success_url
+    if connected.return_to is None and connected.claim is not None:
+        return HTMLResponse(pages.to_be_claimed(connected.company_name, connected.claim), headers=pages.HEADERS)
+    target = connected.way_home or resources.settings.success_url
     if target:
         return RedirectResponse(target, status_code=303, headers=pages.HEADERS)
     return HTMLResponse(pages.connected(connected.company_name), headers=pages.HEADERS)
@@ -111,9 +125,15 @@ def _require_code_or_error(query: CallbackQuery) -> None:
         raise ParametersInvalid
 
 
-def ending_page(error: AppError, *, install_url: str) -> HTMLResponse:
+def ending_page(error: AppError, *, install_url: str, by_link: bool) -> HTMLResponse:
     """A browser's door answers every error with a page."""
-    return HTMLResponse(pages.ending(error, install_url=install_url), error.status, headers=pages.HEADERS)
+    page = pages.ending(error, install_url=install_url, by_link=by_link)
+    return HTMLResponse(page, error.status, headers=pages.HEADERS)
+
+
+def came_by_link(request: Request) -> bool:
+    """Whether the flow began with an install link, as far as this request got to know it."""
+    return getattr(request.state, "by_link", False)
 
 
 ID = r"^ins_[0-9a-f]{32}$"
@@ -143,6 +163,22 @@ async def show_installation(
     return await reading.show_installation(resources, key, installation_id)
 
 
+@api.delete(
+    "/{installation_id}",
+    summary="Disconnect an installation",
+    status_code=204,
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def disconnect(
+    installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
+) -> None:
+    """Remove our webhook at Aircall, switch the integration off, erase the token. Twice is as good as once.
+
+    Where Aircall can't be reached, the installation is `removed` here at once, and the worker finishes the rest.
+    """
+    await leaving.disconnect(resources, key, who, installation_id)
+
+
 class TokenView(BaseModel):
     access_token: str = Field(examples=["0123456789abcdef0123456789abcdef01234567"])
     token_type: str = Field("Bearer", examples=["Bearer"])
@@ -164,3 +200,64 @@ async def read_token(
     token = await reading.read_token(resources, key, installation_id, who=who)
     body = TokenView(access_token=token.get_secret_value(), token_type="Bearer")
     return JSONResponse(body.model_dump(), headers={"cache-control": "no-store"})
+
+
+Owner = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=255,
+        pattern=TEXT,
+        description="The partner's own id of whom the installation belongs to",
+        examples=["acme"],
+    ),
+]
+
+
+class NewInstallLink(BaseModel):
+    owner: Owner
+    return_to: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2048,
+        description="One of `AIRCALL_OAUTH_RETURN_URLS`, exactly; the first of them if left out",
+        examples=["https://app.example.com/aircall/connected"],
+    )
+
+
+class InstallLinkView(BaseModel):
+    url: str = Field(
+        description="For the admin's browser; works once", examples=["https://…/aircall/oauth/install?link=…"]
+    )
+    expires_at: datetime
+
+
+@custody.post("/install-links", summary="Make an install link", status_code=201, responses=problems(401, 403, 422, 503))
+async def make_install_link(
+    body: NewInstallLink, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
+) -> InstallLinkView:
+    """A link for an owner's admin. What comes of it waits for the owner's claim, and is erased after an hour."""
+    link = await links.make_link(resources, key, who, owner=body.owner, return_to=body.return_to)
+    return InstallLinkView(url=link.url, expires_at=link.expires_at)
+
+
+class NewClaim(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    claim: SecretStr = Field(
+        min_length=1, max_length=255, description="The `claim` that the browser brought to `return_to`"
+    )
+    owner: Owner
+
+
+@custody.post("/claims", summary="Claim an installation", responses=problems(401, 403, 404, 409, 422, 503))
+async def claim_installation(
+    body: NewClaim, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
+) -> InstallationView:
+    """Make an installation the owner's, once. The owner must be that of the partner's logged-in session.
+
+    A claim that is unknown, used or older than an hour is 404; one of another owner's link 403; an installation that
+    another owner has 409. A refused claim changes nothing.
+    """
+    installation_id = await claims.claim(resources, key, who, code=body.claim, owner=body.owner)
+    return await reading.show_installation(resources, key, installation_id)

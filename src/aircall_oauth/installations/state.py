@@ -31,6 +31,8 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True):
     started_at: int
     browser: str
     return_to: str | None = None
+    link_id: str | None = None
+    owner: str | None = None  # the install link's: only this owner may claim what comes of the flow
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class FlowCookie:
     value: str
 
 
-def begin(vault: Vault, *, secure: bool, return_to: str | None = None) -> tuple[str, str, FlowCookie]:
+def begin(
+    vault: Vault, *, secure: bool, return_to: str | None = None, link_id: str | None = None, owner: str | None = None
+) -> tuple[str, str, FlowCookie]:
     """A new flow: its id, its sealed state and its cookie. Nothing is stored."""
     flow_id, browser_secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
-    flow = FlowState(flow_id, int(time.time()), _hash(browser_secret), return_to)
+    flow = FlowState(flow_id, int(time.time()), _hash(browser_secret), return_to, link_id, owner)
     state = vault.seal_message(msgspec.json.encode(flow), PURPOSE)
     return flow_id, state, FlowCookie(cookie_name(flow_id, secure=secure), browser_secret)
 

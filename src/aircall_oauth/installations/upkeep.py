@@ -9,12 +9,10 @@ from pydantic import SecretStr
 from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlmodel import col, select, update
 
-from aircall_oauth import log
-from aircall_oauth.aircall import budget
+from aircall_oauth import log, standing
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
-from aircall_oauth.errors import AircallBusy, AircallError, AircallUnavailable, BudgetSpent, DatabaseAway
+from aircall_oauth.errors import AircallError, AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
 from aircall_oauth.models import (
-    TOKEN_COLUMN,
     WEBHOOK_TOKEN_PURPOSE,
     Installation,
     InstallationStatus,
@@ -22,7 +20,6 @@ from aircall_oauth.models import (
     WebhookStatus,
 )
 from aircall_oauth.resources import Resources
-from aircall_oauth.vault import Place
 
 logger = log.get(__name__)
 
@@ -52,7 +49,13 @@ async def ensure_webhook(resources: Resources, installation_id: str) -> None:
 
 async def finish_webhooks(resources: Resources) -> None:
     """The worker's chore: register what could not be registered when its installation connected."""
-    due = select(Webhook.installation_id).where(_is_due()).order_by(col(Webhook.due_at)).limit(BATCH)
+    due = (
+        select(Webhook.installation_id)
+        .join(Installation, col(Installation.id) == col(Webhook.installation_id))
+        .where(_is_due(), col(Installation.status) == InstallationStatus.ACTIVE)
+        .order_by(col(Webhook.due_at))
+        .limit(BATCH)
+    )
     async with resources.database.session() as session:
         installation_ids = (await session.exec(due)).all()
     for installation_id in installation_ids:
@@ -83,21 +86,17 @@ def _is_due() -> ColumnElement[bool]:
 
 
 async def _register_or_postpone(resources: Resources, webhook: Webhook, installation: Installation) -> None:
-    assert installation.token_sealed is not None
-    token = resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
-    per_minute = resources.settings.aircall_rate_per_minute
+    token = standing.token_of(resources, installation)
     try:
-        await budget.draw(
-            resources.database, installation.company_id, per_minute=per_minute, chore=True, calls=CALLS_TO_REGISTER
-        )
-        async with asyncio.timeout(REGISTER_SECONDS):
+        async with (
+            standing.within_budget(resources, installation.company_id, calls=CALLS_TO_REGISTER),
+            asyncio.timeout(REGISTER_SECONDS),
+        ):
             registered = await _register(resources, webhook, token)
-    except AircallBusy as busy:
-        told = budget.Told(0, busy.retry_after_seconds)
-        await budget.correct(resources.database, installation.company_id, told, per_minute=per_minute)
-        await _postpone(resources, webhook, busy)
     except (AircallError, BudgetSpent, TimeoutError) as error:
         await _postpone(resources, webhook, error)
+        if isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN:
+            await standing.suspect_token(resources, installation.id)
     else:
         await _keep(resources, webhook, registered)
 

@@ -55,13 +55,14 @@ class Grants:
         self.codes[grant.code] = grant
         return grant.code
 
-    def exchange(self, request: Mapping[str, Any]) -> Token:
+    def exchange(self, request: Mapping[str, Any], *, same_again: bool = False) -> Token:
         """A token for a code; raises `RefusedError`. A code shown twice takes back the token it had given."""
         self._check_client(request)
         if request.get("grant_type") != "authorization_code":
             raise refusals.unsupported_grant_type()
         grant = self._usable_grant(request)
-        token = Token(secrets.token_hex(20), grant.company_id, int(self._clock()))
+        had = [token for token in self.tokens.values() if token.company_id == grant.company_id] if same_again else []
+        token = had[0] if had else Token(secrets.token_hex(20), grant.company_id, int(self._clock()))
         grant.token = token.access_token
         self.tokens[token.access_token] = token
         return token

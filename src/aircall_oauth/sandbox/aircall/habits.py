@@ -10,3 +10,6 @@ class Habits:
     disable_after: int = 10  # failures of a webhook in a row
     webhook_timeout: float = 5.0  # seconds
     hide_integration_id: bool = False  # `integrations/me` without `id`, as one transcription shows it
+    same_token_again: bool = (
+        False  # a company that consents again gets the token it had; nobody knows what Aircall does
+    )

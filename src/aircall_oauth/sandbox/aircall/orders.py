@@ -48,3 +48,4 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     disable_after: Times | None = None
     webhook_timeout: Seconds | None = None
     hide_integration_id: bool | None = None
+    same_token_again: bool | None = None

@@ -1,0 +1,79 @@
+"""Install links: the partner's own page sends an admin to Aircall, and says for which owner.
+
+A link is sealed and kept nowhere. It works for thirty minutes, and once: the first flow that comes back from Aircall
+with a code uses it up (`flow.finish_install`).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
+
+import msgspec
+
+from aircall_oauth import audit
+from aircall_oauth.audit import Action, Who
+from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, OwnerNotAllowed, SealError
+from aircall_oauth.models import ApiKey, new_id
+from aircall_oauth.resources import Resources
+from aircall_oauth.vault import Vault
+
+LIFETIME = timedelta(minutes=30)
+PURPOSE = "install-link"
+
+
+class Link(msgspec.Struct, frozen=True, array_like=True):
+    """What an install link says, once opened."""
+
+    id: str | None
+    owner: str | None
+    expires_at: int
+    return_to: str | None = None
+
+
+NO_LINK = Link(None, None, 0)
+
+
+@dataclass(frozen=True)
+class InstallLink:
+    """A link to hand to an admin's browser."""
+
+    url: str
+    expires_at: datetime
+
+
+async def make_link(
+    resources: Resources, key: ApiKey, who: Who, *, owner: str, return_to: str | None = None
+) -> InstallLink:
+    """A new link for an owner. Without `return_to`, the first of `AIRCALL_OAUTH_RETURN_URLS` is where it ends.
+
+    Raises `OwnerNotAllowed` for another owner's API key, `InvalidRequest` for an address that is not on the list.
+    """
+    if not key.may_act_for(owner):
+        raise OwnerNotAllowed
+    if return_to is not None and return_to not in resources.settings.return_urls:
+        raise InvalidRequest("body.return_to: is not one of AIRCALL_OAUTH_RETURN_URLS")
+    expires_at = int(time.time() + LIFETIME.total_seconds())
+    link = Link(new_id("lnk"), owner, expires_at, return_to or default_return(resources.settings.return_urls))
+    sealed = resources.vault.seal_message(msgspec.json.encode(link), PURPOSE)
+    async with resources.database.session() as session:
+        await audit.record(session, who, Action.INSTALL_LINK_MADE)
+    door = f"{resources.settings.public_url}/aircall/oauth/install"
+    return InstallLink(f"{door}?{urlencode({'link': sealed})}", datetime.fromtimestamp(expires_at, UTC))
+
+
+def open_link(vault: Vault, sealed: str) -> Link:
+    """What a link says; raises `LinkInvalid` or `LinkExpired`."""
+    try:
+        link = msgspec.json.decode(vault.open_message(sealed, PURPOSE), type=Link)
+    except (SealError, msgspec.DecodeError):
+        raise LinkInvalid from None
+    if link.expires_at < time.time():
+        raise LinkExpired
+    return link
+
+
+def default_return(return_urls: Sequence[str]) -> str | None:
+    """Where a claim is carried to if nobody said: the first address on the list."""
+    return return_urls[0] if return_urls else None

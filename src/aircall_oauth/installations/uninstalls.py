@@ -1,0 +1,125 @@
+"""An admin removes our app at Aircall: `integration.deleted` is in the log, and believed once a look confirms it.
+
+A late one must not end a fresh installation, and one that comes before Aircall has let the token go must not be lost:
+so it is looked at several times, until the token is dead, or has been alive for half an hour.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import func, text
+from sqlmodel import col, delete, select, update
+
+from aircall_oauth import audit, log, standing
+from aircall_oauth.aircall.payloads import UNINSTALLED
+from aircall_oauth.audit import SERVICE, Action
+from aircall_oauth.models import EventSource, Installation, InstallationStatus, Uninstall
+from aircall_oauth.resources import Resources
+from aircall_oauth.standing import Look
+
+logger = log.get(__name__)
+
+READER = "uninstalls"
+WINDOW = 50_000
+LOOK_AGAIN = (timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=30))
+UNCERTAIN_PAUSE = timedelta(minutes=1)
+# Who looks has it for this long.
+LEASE = timedelta(seconds=60)
+BATCH = 20
+
+BEGIN = text("INSERT INTO log_reader (name, position) VALUES (:name, 0) ON CONFLICT DO NOTHING")
+# Where another worker is at it, there is nothing to do.
+STAND = text("SELECT position FROM log_reader WHERE name = :name FOR UPDATE SKIP LOCKED")
+HEAD = text("SELECT coalesce(max(position), 0) FROM event")
+NOTE = text(f"""
+    INSERT INTO uninstall (installation_id, due_at)
+    SELECT DISTINCT e.installation_id, now() FROM event e JOIN installation i ON i.id = e.installation_id
+    WHERE e.position > :stand AND e.position <= :end AND e.type = '{UNINSTALLED}' AND e.source = '{EventSource.AIRCALL}'
+      AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
+    ON CONFLICT (installation_id) DO UPDATE SET due_at = excluded.due_at, looks = 0
+""")  # noqa: S608 - only constants of ours are put in
+MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
+
+
+async def notice_uninstalls(resources: Resources) -> None:
+    """The worker's chore: note what the log tells of uninstalls, each part of it once."""
+    while await _read_on(resources):
+        pass
+
+
+async def look_at_uninstalls(resources: Resources) -> None:
+    """The worker's chore: ask Aircall whether an uninstall is one."""
+    for installation_id, looks in await _take(resources):
+        async with resources.database.session() as session:
+            installation = await session.get(Installation, installation_id)
+        if installation is not None and installation.token_sealed is not None:
+            found, _ = await standing.look(resources, installation)
+            await _conclude(resources, installation, found, looks)
+
+
+async def _read_on(resources: Resources) -> bool:
+    """Read at most a window of the log; whether there is more."""
+    async with resources.database.session() as session:
+        connection = await session.connection()
+        await connection.execute(BEGIN, {"name": READER})
+        stand = await connection.scalar(STAND, {"name": READER})
+        head = await connection.scalar(HEAD)
+        if stand is None or head is None or stand >= head:
+            return False
+        end = min(head, stand + WINDOW)
+        await connection.execute(NOTE, {"stand": stand, "end": end})
+        await connection.execute(MOVE, {"name": READER, "end": end})
+    return bool(end < head)
+
+
+async def _take(resources: Resources) -> Sequence[tuple[str, int]]:
+    """The uninstalls that are due, each for the length of the lease, and how often they were looked at before."""
+    due = (
+        select(Uninstall.installation_id)
+        .where(col(Uninstall.due_at) <= func.now())
+        .order_by(col(Uninstall.due_at))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    take = (
+        update(Uninstall)
+        .where(col(Uninstall.installation_id).in_(due))
+        .values(due_at=func.now() + LEASE)
+        .returning(col(Uninstall.installation_id), col(Uninstall.looks))
+    )
+    async with resources.database.session() as session:
+        return [(row[0], row[1]) for row in (await session.exec(take)).all()]
+
+
+async def _conclude(resources: Resources, installation: Installation, found: Look, looks: int) -> None:
+    match found:
+        case Look.DEAD | Look.FOREIGN:
+            await _end(resources, installation)
+        case Look.UNCERTAIN:
+            await _look_again(resources, installation.id, looks, UNCERTAIN_PAUSE)
+        case Look.ALIVE if looks < len(LOOK_AGAIN):
+            await _look_again(resources, installation.id, looks + 1, LOOK_AGAIN[looks])
+        case Look.ALIVE:
+            logger.info("uninstall not confirmed", installation_id=installation.id)
+            async with resources.database.session() as session:
+                await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation.id))
+
+
+async def _look_again(resources: Resources, installation_id: str, looks: int, pause: timedelta) -> None:
+    again = update(Uninstall).where(col(Uninstall.installation_id) == installation_id)
+    async with resources.database.session() as session:
+        await session.exec(again.values(due_at=func.now() + pause, looks=looks))
+
+
+async def _end(resources: Resources, installation: Installation) -> None:
+    """Remove it, if its token is still the one that was found dead: a reinstall brings another."""
+    same = select(Installation).where(
+        col(Installation.id) == installation.id,
+        col(Installation.token_fingerprint) == installation.token_fingerprint,
+    )
+    async with resources.database.session() as session:
+        still = (await session.exec(same.with_for_update())).first()
+        if still is not None:
+            await audit.record(session, SERVICE, Action.INSTALLATION_DISCONNECTED, installation_id=still.id)
+            await standing.remove(session, still, reason="uninstalled")
+            logger.info("installation uninstalled", installation_id=still.id)
