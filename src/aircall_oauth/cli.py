@@ -161,14 +161,20 @@ def create_key(
     scopes: Annotated[str, typer.Option(help="Scopes, separated by commas.")],
     owner: Annotated[str | None, typer.Option(help="Bind the key to this owner.")] = None,
     expires: Annotated[str | None, typer.Option(help="How long it works, such as 90d.")] = None,
+    aircall: Annotated[
+        list[str] | None, typer.Option(help="Let it ask Aircall for this only: 'GET,POST /calls/*'. May be repeated.")
+    ] = None,
 ) -> None:
     """Make an API key and print it, this one time, alone on the last line."""
     from aircall_oauth import keys
 
     wanted = _scopes(scopes)
+    rules = _aircall_rules(aircall or [], wanted)
     lifetime = None if expires is None else _usage(parse_duration, expires, "--expires")
     secret = _with_resources(
-        lambda resources: keys.create(resources, name=name, scopes=wanted, owner=owner, lifetime=lifetime)
+        lambda resources: keys.create(
+            resources, name=name, scopes=wanted, owner=owner, aircall_rules=rules, lifetime=lifetime
+        )
     )
     sys.stdout.write(f"{secret}\n")
 
@@ -179,11 +185,15 @@ def list_keys() -> None:
     from aircall_oauth import keys
     from aircall_oauth.models import now
 
-    table = Table("id", "name", "standing", "owner", "scopes", "created", "last used", box=None)
+    table = Table("id", "name", "standing", "owner", "scopes", "created", "last used", "expires", "Aircall", box=None)
     for key in _with_resources(keys.list_all):
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
         standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used)
+        expires = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
+        rules = "; ".join(key.aircall_rules or ["any"])
+        table.add_row(
+            key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used, expires, rules
+        )
     terminal.show(table)
 
 
@@ -299,6 +309,15 @@ def _scopes(text: str) -> list[Any]:
 
 async def _collect(found: AsyncIterator[T]) -> list[T]:
     return [one async for one in found]
+
+
+def _aircall_rules(given: list[str], scopes: list[Any]) -> list[str]:
+    from aircall_oauth import rules
+    from aircall_oauth.models import Scope
+
+    if given and Scope.AIRCALL_CALL not in scopes:
+        raise typer.BadParameter(f"needs the scope {Scope.AIRCALL_CALL}", param_hint="--aircall")
+    return [_usage(rules.checked, rule, "--aircall") for rule in given]
 
 
 def _usage(read: Callable[[str], T], text: str, option: str) -> T:

@@ -26,7 +26,7 @@
     │   │   ├── TooManyTokenReads
     │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
-    │   ├── PathRefused · RedirectRefused
+    │   ├── PathRefused · PathNotAllowed · RedirectRefused
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -312,6 +312,12 @@ class BudgetSpent(TooManyRequests):
 
 class PathRefused(ApiError):
     """A path of the Aircall Public API is needed: plain segments, each percent-encoded once at most."""
+
+
+class PathNotAllowed(ApiError):
+    """The API key may not ask Aircall for this."""
+
+    status = 403
 
 
 class RedirectRefused(ApiError):

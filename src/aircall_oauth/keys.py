@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_
 from sqlmodel import col, select, update
 
+from aircall_oauth import audit
+from aircall_oauth.audit import OPERATOR, Action
 from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
 from aircall_oauth.resources import Resources
 
@@ -25,6 +27,7 @@ async def create(
     name: str,
     scopes: Sequence[Scope],
     owner: str | None = None,
+    aircall_rules: Sequence[str] | None = None,
     lifetime: timedelta | None = None,
 ) -> str:
     """A new API key, in clear this one time; only its fingerprint is kept."""
@@ -36,11 +39,13 @@ async def create(
         fingerprint=resources.vault.fingerprint(secret, API_KEY_PURPOSE),
         scopes=[str(scope) for scope in scopes],
         owner=owner,
+        aircall_rules=list(aircall_rules) if aircall_rules else None,
         created_at=created_at,
         expires_at=created_at + lifetime if lifetime else None,
     )
     async with resources.database.session() as session:
         session.add(key)
+        await audit.record(session, OPERATOR, Action.API_KEY_CREATED)
     return secret
 
 
@@ -77,7 +82,10 @@ async def revoke(resources: Resources, which: str) -> int:
         .values(revoked_at=now())
     )
     async with resources.database.session() as session:
-        return (await session.exec(revocation)).rowcount
+        revoked = (await session.exec(revocation)).rowcount
+        for _ in range(revoked):
+            await audit.record(session, OPERATOR, Action.API_KEY_REVOKED)
+        return revoked
 
 
 def standing(key: ApiKey, moment: datetime) -> str:

@@ -27,6 +27,8 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel, col
 from uuid_utils import uuid7
 
+from aircall_oauth import rules
+
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -272,6 +274,8 @@ class ApiKey(Table, table=True):
     fingerprint: bytes = _column(LargeBinary)
     scopes: list[str] = _column(ARRAY(Text))
     owner: str | None = _text(nullable=True)
+    # What it may ask Aircall for, as `GET,POST /calls/*`; None is anything. `rules.py` reads them.
+    aircall_rules: list[str] | None = _column(ARRAY(Text), nullable=True)
     created_at: datetime = _time()
     expires_at: datetime | None = _time(nullable=True)
     last_used_at: datetime | None = _time(nullable=True)
@@ -282,6 +286,10 @@ class ApiKey(Table, table=True):
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
+
+    def may_ask(self, method: str, path: str) -> bool:
+        """Whether it may ask Aircall for this, given the scope."""
+        return self.aircall_rules is None or any(rules.allows(rule, method, path) for rule in self.aircall_rules)
 
     def may_act_for(self, owner: str) -> bool:
         return self.owner in {None, owner}

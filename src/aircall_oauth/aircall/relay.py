@@ -20,6 +20,7 @@ HEAD_SECONDS = 30.0
 BODY_SECONDS = 30.0
 # Aircall's largest pages are well below a mebibyte.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+TOO_LARGE = "the answer is too large"
 CONNECTIONS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30.0)
 TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
 # The connection broke before an answer came; whether the request arrived is not known.
@@ -75,7 +76,7 @@ class Answer:
                 async for chunk in stream:
                     poured += len(chunk)
                     if poured > MAX_ANSWER_BYTES:
-                        raise AircallUnavailable("the answer is too large")
+                        raise AircallUnavailable(TOO_LARGE)
                     await take(chunk)
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
@@ -98,13 +99,17 @@ class Relay:
         """Ask once. Raises `ConnectionFault` or `AircallUnavailable`, and whatever the body's stream raises."""
         try:
             async with asyncio.timeout(HEAD_SECONDS):
-                return Answer(await self._transport.handle_async_request(self._request(asked, token)))
+                answer = Answer(await self._transport.handle_async_request(self._request(asked, token)))
         except FAULTS as fault:
             raise ConnectionFault(type(fault).__name__) from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             raise AircallUnavailable(type(error).__name__) from None
+        if asked.method != "HEAD" and int(answer.headers.get("content-length", 0)) > MAX_ANSWER_BYTES:
+            await answer.close()
+            raise AircallUnavailable(TOO_LARGE)
+        return answer
 
     def _request(self, asked: Asked, token: SecretStr) -> httpx.Request:
         target = self._url.raw_path.rstrip(b"/") + b"/" + asked.path + (b"?" + asked.query if asked.query else b"")

@@ -107,9 +107,6 @@ async def _refuse(send: Send, error: AppError, request_id: str) -> int:
     body = json.dumps(problem(error, request_id)).encode()
     raw = [(name.encode(), value.encode()) for name, value in headers(error).items()]
     raw.append((b"content-type", MEDIA_TYPE.encode()))
-    if isinstance(error, BodyTooSlow):
-        # What is still to come is not wanted.
-        raw.append((b"connection", b"close"))
     return await _answer(send, error.status, body, request_id, raw)
 
 

@@ -15,9 +15,13 @@ HOP_BY_HOP = {
     b"transfer-encoding",
     b"upgrade",
 }
-# The caller's own secrets, who it is and how it came here; `expect` was answered already.
+# The caller's own secrets, who it is and how it came here, and what would make another request of it for some
+# frameworks; `expect` was answered already.
 OF_THE_CALLER = {b"authorization", b"cookie", b"expect", b"forwarded", b"host", b"origin", b"referer", b"via"}
-OF_THE_CALLERS_WAY = (b"proxy-", b"sec-", b"x-api-key", b"x-forwarded-", b"x-real-ip", b"x-request-id")
+OF_THE_CALLERS_WAY = (
+    *(b"proxy-", b"sec-", b"x-api-key", b"x-forwarded-", b"x-real-ip", b"x-request-id"),
+    *(b"x-http-method", b"x-method-override", b"x-original-", b"x-rewrite-"),
+)
 OF_AN_ANSWER = {
     b"apigw-requestid",
     b"cache-control",
