@@ -30,7 +30,14 @@ BODY_SECONDS = 10.0
 async def call_aircall(
     request: Request,
     installation_id: Annotated[str, Path(pattern=r"^ins_[0-9a-f]{32}$")],
-    path: Annotated[str, Path(examples=["calls"], description="A path of Aircall's, below `AIRCALL_OAUTH_API_URL`")],
+    path: Annotated[
+        str,
+        Path(
+            min_length=1,
+            examples=["calls"],
+            description="A path of Aircall's, its slashes as they are, without `/v1` in front",
+        ),
+    ],
     key: AircallCaller,
     who: WhoDep,
     resources: ResourcesDep,
@@ -107,12 +114,17 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-PASSED_ON = {"description": "What Aircall answers, whatever it is", "content": {"*/*": {"schema": {}}}}
+ANYTHING: dict[str, Any] = {"*/*": {"schema": {}}}
+PASSED_ON = {"description": "What Aircall answers, whatever it is", "content": ANYTHING}
+WITH_BODY = {"POST", "PUT", "PATCH"}
 
 
 def _answers() -> dict[int | str, dict[str, Any]]:
+    """Aircall has errors of its own under our numbers; only ours are `application/problem+json`."""
     ours = problems(400, 401, 403, 404, 408, 409, 413, 422, 429, 502, 503)
-    # Aircall has errors of its own under these numbers; only ours are `application/problem+json`.
+    for refusal in ours.values():
+        refusal["description"] += "; or what Aircall answers"
+        refusal["content"] = refusal["content"] | ANYTHING
     return {200: PASSED_ON, "default": PASSED_ON, **ours}
 
 
@@ -125,4 +137,7 @@ for _method in METHODS:
         summary=f"Ask Aircall ({_method})",
         response_class=Response,
         responses=_answers(),
+        openapi_extra={"requestBody": {"content": {"application/json": {"schema": {}}}}}
+        if _method in WITH_BODY
+        else None,
     )
