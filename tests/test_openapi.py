@@ -72,7 +72,7 @@ def test_every_door_says_how_it_refuses() -> None:
         browser = "/aircall/oauth/" in door
 
         assert all(answer["description"] for answer in answers.values()), door
-        passed_on = {"*/*": {"schema": {}}} if TO_AIRCALL in door else {}
+        passed_on: dict[str, Any] = {"*/*": {"schema": {}}} if TO_AIRCALL in door else {}
         refused = PAGE if browser else PROBLEM | passed_on
         assert all(refusals[status]["content"] in (refused, passed_on) for status in refusals), door
         if "/v1/" in door:

@@ -31,6 +31,9 @@ app.add_typer(keys_app, name="keys")
 installations_app = typer.Typer(help="The Aircall companies that are connected.", no_args_is_help=True)
 app.add_typer(installations_app, name="installations")
 
+secrets_app = typer.Typer(help="The keys that stored secrets are sealed under.", no_args_is_help=True)
+app.add_typer(secrets_app, name="secrets")
+
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 InstallationId = Annotated[str, typer.Argument(help="The installation's id, ins_….")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
@@ -205,6 +208,37 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
     if not _with_resources(lambda resources: keys.revoke(resources, which)):
         _fail("There is no active API key with this id or name.")
     _say("Revoked.")
+
+
+@secrets_app.command("new-key")
+def new_sealing_key() -> None:
+    """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout; it is kept nowhere."""
+    from aircall_oauth import rotation
+    from aircall_oauth.models import now
+
+    _say("A new entry for AIRCALL_OAUTH_SECRET_KEYS. At the end of the list it opens; at its beginning it seals, too:")
+    sys.stdout.write(f"{rotation.new_key(now())}\n")
+
+
+@secrets_app.command("rotate")
+def rotate_secrets() -> None:
+    """Seal everything stored under the first key, while the service goes on. Cut short, it is begun again."""
+    from aircall_oauth import rotation
+
+    async def work(resources: Any) -> Any:
+        with terminal.rotation_bar() as tell:
+            return (
+                await rotation.rotate(resources, tell),
+                await rotation.keys_in_use(resources),
+                resources.vault.key_ids,
+            )
+
+    done, in_use, key_ids = _with_resources(work)
+    _say(f"{done.done} sealed anew under {key_ids[0]!r}.")
+    for key_id in key_ids[1:]:
+        _say(f"{key_id!r} has {in_use.get(key_id, 0)} left." if in_use.get(key_id) else f"{key_id!r} has nothing left.")
+    if done.broken:
+        _fail(f"{len(done.broken)} do not open and were left: {', '.join(sorted(map(str, done.broken))[:5])}")
 
 
 @installations_app.command("list")

@@ -4,6 +4,7 @@
     ├── StartRefused                  the process does not start
     │   ├── SettingsInvalid
     │   └── KeysUnfit
+    ├── RotationUnderWay              only one at a time
     ├── SealError                     a sealed secret that does not open
     │   ├── SealBroken
     │   └── SealKeyMissing
@@ -74,6 +75,12 @@ class SettingsInvalid(StartRefused):
 
 class KeysUnfit(StartRefused):
     """The configured keys cannot open what is stored."""
+
+
+class RotationUnderWay(AppError):
+    """A rotation is under way already."""
+
+    status = 409
 
 
 class SealError(AppError):

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -86,6 +87,28 @@ TOKEN_PURPOSE = "access-token"
 WEBHOOK_TOKEN_PURPOSE = "webhook-token"
 API_KEY_PURPOSE = "api-key"
 CLAIM_PURPOSE = "claim"
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A column of sealed secrets, in a table whose key is `id`, and their fingerprints' where there is one."""
+
+    table: str
+    column: str
+    fingerprint: str | None = None
+    purpose: str = TOKEN_PURPOSE
+
+    @property
+    def place(self) -> str:
+        return f"{self.table}.{self.column}"
+
+
+# Every such column there is: what the start looks at, and what a rotation seals anew.
+SEALED = (
+    Sealed("installation", "token_sealed", "token_fingerprint"),
+    Sealed("claim", "token_sealed", "token_fingerprint"),
+    Sealed("farewell", "token_sealed", "token_fingerprint"),
+)
 
 
 class Installation(Table, table=True):
