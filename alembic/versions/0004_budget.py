@@ -1,4 +1,4 @@
-"""How much of Aircall's limit is spent: a row per Aircall company, shared by every replica."""
+"""The way to Aircall: how much of its limit each Aircall company has spent, and what an API key may ask it for."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,7 +18,9 @@ def upgrade() -> None:
         sa.Column("closed_until", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("company_id", name="pk_budget"),
     )
+    op.add_column("api_key", sa.Column("aircall_rules", sa.ARRAY(sa.Text()), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("api_key", "aircall_rules")
     op.drop_table("budget")

@@ -31,6 +31,9 @@ app.add_typer(keys_app, name="keys")
 installations_app = typer.Typer(help="The Aircall companies that are connected.", no_args_is_help=True)
 app.add_typer(installations_app, name="installations")
 
+secrets_app = typer.Typer(help="The keys that stored secrets are sealed under.", no_args_is_help=True)
+app.add_typer(secrets_app, name="secrets")
+
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 InstallationId = Annotated[str, typer.Argument(help="The installation's id, ins_….")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
@@ -162,14 +165,20 @@ def create_key(
     scopes: Annotated[str, typer.Option(help="Scopes, separated by commas.")],
     owner: Annotated[str | None, typer.Option(help="Bind the key to this owner.")] = None,
     expires: Annotated[str | None, typer.Option(help="How long it works, such as 90d.")] = None,
+    aircall: Annotated[
+        list[str] | None, typer.Option(help="Let it ask Aircall for this only: 'GET,POST /calls/*'. May be repeated.")
+    ] = None,
 ) -> None:
     """Make an API key and print it, this one time, alone on the last line."""
     from aircall_oauth import keys
 
     wanted = _scopes(scopes)
+    rules = _aircall_rules(aircall or [], wanted)
     lifetime = None if expires is None else _usage(parse_duration, expires, "--expires")
     secret = _with_resources(
-        lambda resources: keys.create(resources, name=name, scopes=wanted, owner=owner, lifetime=lifetime)
+        lambda resources: keys.create(
+            resources, name=name, scopes=wanted, owner=owner, aircall_rules=rules, lifetime=lifetime
+        )
     )
     sys.stdout.write(f"{secret}\n")
 
@@ -180,11 +189,15 @@ def list_keys() -> None:
     from aircall_oauth import keys
     from aircall_oauth.models import now
 
-    table = Table("id", "name", "standing", "owner", "scopes", "created", "last used", box=None)
+    table = Table("id", "name", "standing", "owner", "scopes", "created", "last used", "expires", "Aircall", box=None)
     for key in _with_resources(keys.list_all):
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
         standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used)
+        expires = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
+        rules = "; ".join(key.aircall_rules or ["any"])
+        table.add_row(
+            key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used, expires, rules
+        )
     terminal.show(table)
 
 
@@ -196,6 +209,37 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
     if not _with_resources(lambda resources: keys.revoke(resources, which)):
         _fail("There is no active API key with this id or name.")
     _say("Revoked.")
+
+
+@secrets_app.command("new-key")
+def new_sealing_key() -> None:
+    """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout; it is kept nowhere."""
+    from aircall_oauth import rotation
+    from aircall_oauth.models import now
+
+    _say("A new entry for AIRCALL_OAUTH_SECRET_KEYS. At the end of the list it opens; at its beginning it seals, too:")
+    sys.stdout.write(f"{rotation.new_key(now())}\n")
+
+
+@secrets_app.command("rotate")
+def rotate_secrets() -> None:
+    """Seal everything stored under the first key, while the service goes on. Cut short, it is begun again."""
+    from aircall_oauth import rotation
+
+    async def work(resources: Any) -> Any:
+        with terminal.rotation_bar() as tell:
+            return (
+                await rotation.rotate(resources, tell),
+                await rotation.keys_in_use(resources),
+                resources.vault.key_ids,
+            )
+
+    done, in_use, key_ids = _with_resources(work)
+    _say(f"{done.done} sealed anew under {key_ids[0]!r}.")
+    for key_id in key_ids[1:]:
+        _say(f"{key_id!r} has {in_use.get(key_id, 0)} left." if in_use.get(key_id) else f"{key_id!r} has nothing left.")
+    if done.broken:
+        _fail(f"{len(done.broken)} do not open and were left: {', '.join(sorted(map(str, done.broken))[:5])}")
 
 
 @installations_app.command("list")
@@ -300,6 +344,15 @@ def _scopes(text: str) -> list[Any]:
 
 async def _collect(found: AsyncIterator[T]) -> list[T]:
     return [one async for one in found]
+
+
+def _aircall_rules(given: list[str], scopes: list[Any]) -> list[str]:
+    from aircall_oauth import rules
+    from aircall_oauth.models import Scope
+
+    if given and Scope.AIRCALL_CALL not in scopes:
+        raise typer.BadParameter(f"needs the scope {Scope.AIRCALL_CALL}", param_hint="--aircall")
+    return [_usage(rules.checked, rule, "--aircall") for rule in given]
 
 
 def _usage(read: Callable[[str], T], text: str, option: str) -> T:

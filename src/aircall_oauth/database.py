@@ -21,7 +21,8 @@ from aircall_oauth.errors import DatabaseAway
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 COMMAND_TIMEOUT_SECONDS = 10.0
-POOL_SIZE = 10
+POOL_SIZE = 6
+DRIVER_POOL_SIZE = 4
 POOL_TIMEOUT_SECONDS = 3.0
 
 # What libpq does on the client's side and asyncpg does not know: it would send these to the server as settings.
@@ -62,7 +63,7 @@ AWAY = (
 
 
 class Database:
-    """The connections of one process."""
+    """The connections of one process: a pool for sessions, and one of the driver's own for what is asked often."""
 
     def __init__(self, url: str, *, command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> None:
         self._dsn = asyncpg_dsn(url)
@@ -76,6 +77,7 @@ class Database:
             pool_pre_ping=True,
             hide_parameters=True,
         )
+        self._driver_pool: asyncpg.Pool | None = None
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of asyncpg's own, outside the pool; `DatabaseAway` for whatever reason there is none."""
@@ -95,9 +97,21 @@ class Database:
 
     @asynccontextmanager
     async def driver_connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A pooled connection as asyncpg's own, each statement its own transaction: for the hot path."""
-        async with self.engine.connect() as connection:
-            yield (await connection.get_raw_connection()).driver_connection
+        """A pooled connection of asyncpg's own, each statement its own transaction: for the hot path.
+
+        Nothing is asked of the server before or after it is lent. `DatabaseAway` where there is none.
+        """
+        with database_errors():
+            if self._driver_pool is None:
+                self._driver_pool = asyncpg.create_pool(
+                    connect=lambda *_, **__: self.connect(),
+                    min_size=0,
+                    max_size=DRIVER_POOL_SIZE,
+                    reset=_leave_as_it_is,
+                )
+            pool = await self._driver_pool
+            async with pool.acquire(timeout=POOL_TIMEOUT_SECONDS) as connection:
+                yield connection
 
     async def schema_version(self) -> str | None:
         """The revision the database stands at; None where nothing was migrated yet."""
@@ -109,6 +123,12 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+        if self._driver_pool is not None:
+            await self._driver_pool.close()
+
+
+async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
+    """Whoever has a driver's connection changes no setting but for its own transaction."""
 
 
 @contextmanager

@@ -1,24 +1,23 @@
 """What a route may ask for."""
 
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlmodel import col, select
 
+from aircall_oauth import keys
 from aircall_oauth.audit import Who
 from aircall_oauth.errors import ScopeMissing, Unauthenticated
-from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, now
+from aircall_oauth.models import ApiKey, Scope
 from aircall_oauth.resources import Resources
 
-USED_AGAIN_AFTER = timedelta(minutes=1)
 bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="An API key of this service.")
 
 
-def resources_of(request: Request) -> Resources:
+# Not one of these is a plain `def`: the framework would run it in a thread, at the price of a statement.
+async def resources_of(request: Request) -> Resources:
     resources: Resources = request.app.state.resources
     return resources
 
@@ -34,14 +33,9 @@ async def caller(
     if credentials is None:
         raise Unauthenticated
     await resources.require_ready()
-    fingerprint = resources.vault.fingerprint(credentials.credentials, API_KEY_PURPOSE)
-    async with resources.database.session() as session:
-        key = (await session.exec(select(ApiKey).where(col(ApiKey.fingerprint) == fingerprint))).first()
-        if key is None or not key.valid_at(now()):
-            raise Unauthenticated
-        if key.last_used_at is None or key.last_used_at < now() - USED_AGAIN_AFTER:
-            key.last_used_at = now()
-            session.add(key)
+    key = await keys.recognise(resources, credentials.credentials)
+    if key is None:
+        raise Unauthenticated
     structlog.contextvars.bind_contextvars(api_key_id=key.id)
     return key
 
@@ -57,7 +51,7 @@ def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, ApiKey]]:
     return scoped_caller
 
 
-def who(request: Request, key: Annotated[ApiKey, Depends(caller)]) -> Who:
+async def who(request: Request, key: Annotated[ApiKey, Depends(caller)]) -> Who:
     """The caller as the audit tells of it; its address is the socket's, which no header can change."""
     address = request.client.host if request.client else "-"
     return Who(key.id, address, request.scope.get("request_id"))
@@ -67,6 +61,7 @@ WhoDep = Annotated[Who, Depends(who)]
 InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ))]
 InstallationsWriter = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
 TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
+AircallCaller = Annotated[ApiKey, Depends(scoped(Scope.AIRCALL_CALL))]
 EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]
 SubscriptionsReader = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_READ))]
 SubscriptionsWriter = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_WRITE))]

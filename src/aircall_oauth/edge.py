@@ -56,12 +56,13 @@ class Edge:
             scope["app"].state.resources.metrics.requested(
                 method=scope["method"], path=path, status=status, started=started
             )
-            logger.info(
-                "request",
+            log.request(
                 method=scope["method"],
                 path=path,
                 status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
+                started=started,
+                request_id=scope["request_id"],
+                api_key_id=structlog.contextvars.get_contextvars().get("api_key_id"),
             )
 
 

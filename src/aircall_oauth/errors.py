@@ -4,6 +4,7 @@
     ├── StartRefused                  the process does not start
     │   ├── SettingsInvalid
     │   └── KeysUnfit
+    ├── RotationUnderWay              only one at a time
     ├── SealError                     a sealed secret that does not open
     │   ├── SealBroken
     │   └── SealKeyMissing
@@ -27,6 +28,7 @@
     │   │   ├── TooManyTokenReads
     │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
+    │   ├── PathRefused · PathNotAllowed · RedirectRefused
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
@@ -74,6 +76,12 @@ class SettingsInvalid(StartRefused):
 
 class KeysUnfit(StartRefused):
     """The configured keys cannot open what is stored."""
+
+
+class RotationUnderWay(AppError):
+    """A rotation is under way already."""
+
+    status = 409
 
 
 class SealError(AppError):
@@ -336,6 +344,22 @@ class TooManyTokenReads(TooManyRequests):
 
 class BudgetSpent(TooManyRequests):
     """This Aircall company's budget of requests is spent; try again later."""
+
+
+class PathRefused(ApiError):
+    """A path of the Aircall Public API is needed: plain segments, each percent-encoded once at most."""
+
+
+class PathNotAllowed(ApiError):
+    """The API key may not ask Aircall for this."""
+
+    status = 403
+
+
+class RedirectRefused(ApiError):
+    """Aircall answered with a redirect, which is neither followed nor passed on."""
+
+    status = 502
 
 
 class EventMalformed(ApiError):

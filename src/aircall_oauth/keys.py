@@ -1,4 +1,4 @@
-"""API keys: made, listed and revoked by an operator."""
+"""API keys: made, listed and revoked by an operator, recognised at every door of the partner's systems."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,8 +6,19 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_
 from sqlmodel import col, select, update
 
+from aircall_oauth import audit
+from aircall_oauth.audit import OPERATOR, Action
 from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
 from aircall_oauth.resources import Resources
+
+USED_AGAIN_AFTER = timedelta(minutes=1)
+FIELDS = tuple(ApiKey.model_fields)
+RECOGNISE = f"""
+    SELECT {", ".join(FIELDS)}, coalesce(last_used_at > now() - interval '{USED_AGAIN_AFTER}', false)
+    FROM api_key
+    WHERE fingerprint = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""  # noqa: S608 - only names of ours are put in
+NOTE_USE = "UPDATE api_key SET last_used_at = now() WHERE id = $1"
 
 
 async def create(
@@ -16,6 +27,7 @@ async def create(
     name: str,
     scopes: Sequence[Scope],
     owner: str | None = None,
+    aircall_rules: Sequence[str] | None = None,
     lifetime: timedelta | None = None,
 ) -> str:
     """A new API key, in clear this one time; only its fingerprint is kept."""
@@ -27,12 +39,31 @@ async def create(
         fingerprint=resources.vault.fingerprint(secret, API_KEY_PURPOSE),
         scopes=[str(scope) for scope in scopes],
         owner=owner,
+        aircall_rules=list(aircall_rules) if aircall_rules else None,
         created_at=created_at,
         expires_at=created_at + lifetime if lifetime else None,
     )
     async with resources.database.session() as session:
         session.add(key)
+        await audit.record(session, OPERATOR, Action.API_KEY_CREATED)
     return secret
+
+
+async def recognise(resources: Resources, secret: str) -> ApiKey | None:
+    """The API key with this secret, if it opens anything now.
+
+    Asked anew for every request, so a key revoked anywhere is refused everywhere with the next one. It is looked up by
+    its fingerprint, so how long the search takes says nothing about a secret that is nearly right.
+    """
+    fingerprint = resources.vault.fingerprint(secret, API_KEY_PURPOSE)
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(RECOGNISE, fingerprint)
+        if row is None:
+            return None
+        *fields, used_lately = row
+        if not used_lately:
+            await connection.execute(NOTE_USE, row["id"])
+    return ApiKey(**dict(zip(FIELDS, fields, strict=True)))
 
 
 async def list_all(resources: Resources) -> Sequence[ApiKey]:
@@ -51,7 +82,10 @@ async def revoke(resources: Resources, which: str) -> int:
         .values(revoked_at=now())
     )
     async with resources.database.session() as session:
-        return (await session.exec(revocation)).rowcount
+        revoked = (await session.exec(revocation)).rowcount
+        for _ in range(revoked):
+            await audit.record(session, OPERATOR, Action.API_KEY_REVOKED)
+        return revoked
 
 
 def standing(key: ApiKey, moment: datetime) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import logging
 import re
 import secrets
@@ -91,7 +92,9 @@ def _plain_traceback(sio: Any, exc_info: Any) -> None:
     structlog.dev.plain_traceback(sio, exc_info)
 
 
-def request(*, method: str, path: str, status: int, started: float, request_id: str) -> None:
+def request(
+    *, method: str, path: str, status: int, started: float, request_id: str, api_key_id: str | None = None
+) -> None:
     """A request's one line. `path` is the template, never what was asked for; `started` is of `time.perf_counter`.
 
     Written by hand, because at the door of the events the usual way would cost as much as the event. Lines of one turn
@@ -102,16 +105,18 @@ def request(*, method: str, path: str, status: int, started: float, request_id: 
         return
     if _lines is not None:
         at = datetime.now(UTC).isoformat()[:-6]
+        key = f'"api_key_id": "{api_key_id}", ' if api_key_id else ""
         if not _held:
             asyncio.get_running_loop().call_soon(_write_held)
         _held.append(
-            f'{{"method": "{method}", "path": "{path}", "status": {status}, "ms": {milliseconds}, '
-            f'"event": "request", "request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
+            f'{{"method": {json.dumps(method)}, "path": "{path}", "status": {status}, "ms": {milliseconds}, '
+            f'"event": "request", {key}"request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
             f'"timestamp": "{at}Z"}}\n'
         )
     else:
+        also = {"api_key_id": api_key_id} if api_key_id else {}
         get(_requests.name).info(
-            "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id
+            "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id, **also
         )
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -27,6 +28,8 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel, col
 from uuid_utils import uuid7
+
+from aircall_oauth import rules
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -85,6 +88,31 @@ TOKEN_PURPOSE = "access-token"
 WEBHOOK_TOKEN_PURPOSE = "webhook-token"
 API_KEY_PURPOSE = "api-key"
 CLAIM_PURPOSE = "claim"
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A column of sealed secrets, in a table whose key is `id`, and their fingerprints' where there is one."""
+
+    table: str
+    column: str
+    fingerprint: str | None = None
+    purpose: str = TOKEN_PURPOSE
+
+    @property
+    def place(self) -> str:
+        return f"{self.table}.{self.column}"
+
+
+# Every such column there is: what the start looks at, and what a rotation seals anew.
+SEALED = (
+    Sealed("installation", "token_sealed", "token_fingerprint"),
+    Sealed("claim", "token_sealed", "token_fingerprint"),
+    Sealed("farewell", "token_sealed", "token_fingerprint"),
+    Sealed("subscription", "secret_sealed"),
+    Sealed("subscription", "old_secret_sealed"),
+    Sealed("subscription", "url_sealed"),
+)
 
 
 class Installation(Table, table=True):
@@ -273,6 +301,8 @@ class ApiKey(Table, table=True):
     fingerprint: bytes = _column(LargeBinary)
     scopes: list[str] = _column(ARRAY(Text))
     owner: str | None = _text(nullable=True)
+    # What it may ask Aircall for, as `GET,POST /calls/*`; None is anything. `rules.py` reads them.
+    aircall_rules: list[str] | None = _column(ARRAY(Text), nullable=True)
     created_at: datetime = _time()
     expires_at: datetime | None = _time(nullable=True)
     last_used_at: datetime | None = _time(nullable=True)
@@ -283,6 +313,10 @@ class ApiKey(Table, table=True):
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
+
+    def may_ask(self, method: str, path: str) -> bool:
+        """Whether it may ask Aircall for this, given the scope."""
+        return self.aircall_rules is None or any(rules.allows(rule, method, path) for rule in self.aircall_rules)
 
     def may_act_for(self, owner: str) -> bool:
         return self.owner in {None, owner}

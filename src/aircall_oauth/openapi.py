@@ -18,6 +18,7 @@ from aircall_oauth.events import receiver
 from aircall_oauth.events import routes as events
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import Problem
+from aircall_oauth.proxy import routes as proxy
 
 DOORS = (
     installations.browser,
@@ -25,6 +26,7 @@ DOORS = (
     installations.custody,
     events.api,
     deliveries.api,
+    proxy.api,
     health.router,
 )
 TITLE = "aircall-oauth"
@@ -40,6 +42,7 @@ TAGS = {
     "Installations": "For the partner's systems.",
     "Events": "For the partner's systems: the log.",
     "Subscriptions": "For the partner's systems: events delivered to them.",
+    "Aircall": "For the partner's systems: the Aircall Public API, asked as an installation.",
     "Operations": "For the platform.",
 }
 

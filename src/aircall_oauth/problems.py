@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from aircall_oauth.errors import AppError, PositionGone, TooManyRequests, Unavailable
+from aircall_oauth.errors import AppError, BodyTooLarge, BodyTooSlow, PositionGone, TooManyRequests, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
@@ -22,6 +22,7 @@ MEANINGS = {
     415: "The body must have no content-encoding",
     422: "A parameter is not valid",
     429: "Too many requests; try again after `Retry-After` seconds",
+    502: "Aircall could not be reached, or its answer could not be passed on",
     503: "Try again after `Retry-After` seconds",
 }
 
@@ -55,6 +56,9 @@ def headers(error: AppError) -> dict[str, str]:
     known = {"cache-control": "no-store"}
     if isinstance(error, Unavailable | TooManyRequests):
         known["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, BodyTooLarge | BodyTooSlow):
+        # What is still to come is not wanted.
+        known["connection"] = "close"
     if error.status == 401:
         known["www-authenticate"] = "Bearer"
     return known

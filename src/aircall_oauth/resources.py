@@ -9,26 +9,27 @@ from typing import Any
 import httpx
 from sqlalchemy import text
 
-from aircall_oauth import partitions
+from aircall_oauth import log, partitions
 from aircall_oauth.aircall.client import Aircall
+from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.database import Database, newest_schema_version
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
 from aircall_oauth.metrics import Metrics
-from aircall_oauth.models import CLAIM_TOKEN_COLUMN, FAREWELL_TOKEN_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.settings import Settings
 from aircall_oauth.tracing import Tracing, open_tracing
 from aircall_oauth.vault import Place, Vault
 
-ONE_ROW_PER_KEY = text(f"""
-    SELECT DISTINCT ON (place, split_part(token_sealed, '.', 2)) place, id, token_sealed, token_fingerprint
-    FROM (
-        SELECT '{TOKEN_COLUMN}' AS place, id, token_sealed, token_fingerprint FROM installation
-        UNION ALL SELECT '{CLAIM_TOKEN_COLUMN}', id, token_sealed, token_fingerprint FROM claim
-        UNION ALL SELECT '{FAREWELL_TOKEN_COLUMN}', id, token_sealed, token_fingerprint FROM farewell
-    ) AS sealed
-    WHERE token_sealed IS NOT NULL
-    ORDER BY place, split_part(token_sealed, '.', 2), id DESC
-""")  # noqa: S608 - only constants of ours are put in
+logger = log.get(__name__)
+
+
+def _one_row_per_key(sealed: Sealed) -> str:
+    """The newest row of a column for each key that it is sealed under."""
+    key_id, fingerprint = f"split_part({sealed.column}, '.', 2)", sealed.fingerprint or "NULL::bytea"
+    return f"""
+        SELECT DISTINCT ON ({key_id}) id, {sealed.column}, {fingerprint}
+        FROM {sealed.table} WHERE {sealed.column} IS NOT NULL ORDER BY {key_id}, id DESC
+    """  # noqa: S608 - only names of ours are put in
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Resources:
     database: Database
     vault: Vault
     aircall: Aircall
+    relay: Relay
     metrics: Metrics
     tracing: Tracing | None
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
@@ -68,15 +70,22 @@ class Resources:
             raise NotReady(f"The database's schema is at {version or 'nothing'}, this version needs {wanted}.")
 
     async def _check_keys(self) -> None:
+        # What does not open here stops the start; it is no alarm and not counted.
+        vault = Vault.of(self.settings)
         async with self.database.session() as session:
-            rows = (await (await session.connection()).execute(ONE_ROW_PER_KEY)).all()
-        for place, row_id, sealed, fingerprint in rows:
-            try:
-                token = self.vault.open(sealed, Place(place, row_id))
-            except SealError as error:
-                raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {error.detail}") from None
-            if self.vault.fingerprint(token, TOKEN_PURPOSE) != fingerprint:
-                raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
+            connection = await session.connection()
+            for sealed in SEALED:
+                for row_id, secret, fingerprint in await connection.execute(text(_one_row_per_key(sealed))):
+                    _check_key(vault, sealed, Place(sealed.place, row_id), secret, fingerprint)
+
+
+def _check_key(vault: Vault, sealed: Sealed, place: Place, secret: str, fingerprint: bytes | None) -> None:
+    try:
+        opened = vault.open(secret, place)
+    except SealError as error:
+        raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {error.detail}") from None
+    if fingerprint is not None and vault.fingerprint(opened, sealed.purpose) != fingerprint:
+        raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
 
 
 @asynccontextmanager
@@ -98,13 +107,20 @@ async def open_resources(
         redirect_uri=settings.redirect_uri,
         transport=aircall_transport,
     )
-    resources = Resources(settings, database, Vault.of(settings), aircall, Metrics(), tracing)
+    relay = Relay(api_url=settings.api_url, transport=aircall_transport)
+    resources = Resources(settings, database, Vault.of(settings, on_refusal=_alarm), aircall, relay, Metrics(), tracing)
     try:
         with suppress(DatabaseAway, NotReady):
             await resources.require_ready()
         yield resources
     finally:
+        await relay.close()
         await aircall.close()
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+def _alarm(error: SealError, place: Place) -> None:
+    """A row that does not open was damaged or tampered with, or its key is gone: somebody must look."""
+    logger.error("a sealed secret does not open", alarm=True, reason=error.code(), place=str(place))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     # For the names only: the front desk imports late.
     from aircall_oauth.doctor import Finding
     from aircall_oauth.installations.revoke import Progress, Report
+    from aircall_oauth.rotation import Rotation
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
@@ -68,6 +69,22 @@ def progress() -> "Iterator[Callable[[Progress], None]]":
             bars.update(there, total=done.farewells, completed=done.said)
 
         yield tell
+
+
+@contextmanager
+def rotation_bar() -> "Iterator[Callable[[Rotation], None]]":
+    """One bar on stderr, where somebody looks at it; nothing in a pipe."""
+    from rich import progress as bar
+
+    columns = (
+        bar.TextColumn("{task.description}"),
+        bar.BarColumn(),
+        bar.MofNCompleteColumn(),
+        bar.TimeRemainingColumn(),
+    )
+    with bar.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("sealed anew", total=None)
+        yield lambda rotation: bars.update(task, total=rotation.total, completed=rotation.done)
 
 
 def minute(at: datetime | None) -> str | None:

@@ -9,6 +9,8 @@ import base64
 import binascii
 import hmac
 import os
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
-from aircall_oauth.errors import SealBroken, SealKeyMissing
+from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
 from aircall_oauth.settings import Settings
 
 VERSION = "v1"
@@ -40,15 +42,24 @@ class Place:
 class Vault:
     """Holds the keys; the only one who does."""
 
-    def __init__(self, sealing_keys: dict[str, bytes], fingerprint_key: bytes) -> None:
+    def __init__(
+        self,
+        sealing_keys: dict[str, bytes],
+        fingerprint_key: bytes,
+        *,
+        on_refusal: Callable[[SealError, Place], None] | None = None,
+    ) -> None:
+        # How many rows did not open, by the error's code.
+        self.refusals: Counter[str] = Counter()
+        self._on_refusal = on_refusal
         self._sealing_keys = sealing_keys
         self._fingerprint_key = fingerprint_key
         self._cipher = cache(self._make_cipher)
         self._fingerprint_subkey = cache(lambda purpose: _derive(fingerprint_key, f"fingerprint/{purpose}"))
 
     @classmethod
-    def of(cls, settings: Settings) -> "Vault":
-        return cls(settings.sealing_keys, settings.fingerprint_key_bytes)
+    def of(cls, settings: Settings, *, on_refusal: Callable[[SealError, Place], None] | None = None) -> "Vault":
+        return cls(settings.sealing_keys, settings.fingerprint_key_bytes, on_refusal=on_refusal)
 
     @property
     def key_ids(self) -> list[str]:
@@ -61,8 +72,14 @@ class Vault:
         return self._seal(clear.encode(), purpose="row", associated=str(place))
 
     def open(self, sealed: str, place: Place) -> SecretStr:
-        """The secret sealed for this place; raises `SealBroken` or `SealKeyMissing`."""
-        return SecretStr(self._open(sealed, purpose="row", associated=str(place)).decode())
+        """The secret sealed for this place; raises `SealBroken` or `SealKeyMissing`, and counts it."""
+        try:
+            return SecretStr(self._open(sealed, purpose="row", associated=str(place)).decode())
+        except SealError as error:
+            self.refusals[error.code()] += 1
+            if self._on_refusal is not None:
+                self._on_refusal(error, place)
+            raise
 
     def seal_message(self, message: bytes, purpose: str) -> str:
         """Encrypt a message that leaves this service and comes back, such as the OAuth state. URL-safe."""

@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import asyncpg
+
 from aircall_oauth import log
-from aircall_oauth.database import Database, database_errors
+from aircall_oauth.database import Database
 from aircall_oauth.errors import BudgetSpent
 
 logger = log.get(__name__)
@@ -90,36 +92,40 @@ async def draw(database: Database, company_id: int, *, per_minute: int, chore: b
     A chore takes only while more than half of the budget is left, so that callers find the other half. A piece of
     work that is larger than the budget takes all of it.
     """
+    async with database.driver_connection() as connection:
+        await draw_over(connection, company_id, per_minute=per_minute, chore=chore, calls=calls)
+
+
+async def draw_over(
+    connection: asyncpg.Connection, company_id: int, *, per_minute: int, chore: bool = False, calls: int = 1
+) -> None:
+    """The same over a connection that is at hand."""
     allowed = per_minute - per_minute // 2 if chore else per_minute
     calls = min(calls, allowed)
-    with database_errors():
-        async with database.driver_connection() as connection:
-            if await connection.fetchval(DRAW, company_id, calls, allowed) is None:
-                await connection.execute(FOLLOW_CLOCK, company_id)
-                row = await connection.fetchrow(LOOK, company_id)
-                wait = max(_seconds_until_free(row["spent"], calls, allowed), math.ceil(row["closed_seconds"]))
-                raise BudgetSpent(wait)
+    if await connection.fetchval(DRAW, company_id, calls, allowed) is None:
+        await connection.execute(FOLLOW_CLOCK, company_id)
+        row = await connection.fetchrow(LOOK, company_id)
+        wait = max(_seconds_until_free(row["spent"], calls, allowed), math.ceil(row["closed_seconds"]))
+        raise BudgetSpent(wait)
 
 
 async def spend(database: Database, company_id: int, *, calls: int) -> None:
     """Count calls that were made before anybody knew for which company."""
-    with database_errors():
-        async with database.driver_connection() as connection:
-            await connection.execute(SPEND, company_id, calls)
+    async with database.driver_connection() as connection:
+        await connection.execute(SPEND, company_id, calls)
 
 
 async def correct(database: Database, company_id: int, told: Told | None, *, per_minute: int) -> None:
     """Believe Aircall's own count where it says that less is left than we think."""
     if told is None:
         return
-    with database_errors():
-        async with database.driver_connection() as connection:
-            if told.remaining:
-                await connection.execute(SPEND_DOWN_TO, company_id, told.remaining, per_minute)
-            else:
-                until = USUAL_CLOSED_SECONDS if told.until is None else told.until
-                await connection.execute(CLOSE, company_id, float(until))
-                logger.info("Aircall's own limit is reached", company_id=company_id)
+    async with database.driver_connection() as connection:
+        if told.remaining:
+            await connection.execute(SPEND_DOWN_TO, company_id, told.remaining, per_minute)
+        else:
+            until = USUAL_CLOSED_SECONDS if told.until is None else told.until
+            await connection.execute(CLOSE, company_id, float(until))
+            logger.info("Aircall's own limit is reached", company_id=company_id)
 
 
 def told(status: int, headers: Mapping[str, str]) -> Told | None:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from aircall_oauth import log
 from aircall_oauth.database import database_errors
-from aircall_oauth.errors import AppError, BodyTooLarge, BodyTooSlow, EncodingRefused, WebhookTokenUnknown
+from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, WebhookTokenUnknown
 from aircall_oauth.events import envelope
 from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
@@ -98,9 +98,6 @@ async def _refuse(send: Send, error: AppError, request_id: str) -> int:
     body = json.dumps(problem(error, request_id)).encode()
     raw = [(name.encode(), value.encode()) for name, value in headers(error).items()]
     raw.append((b"content-type", MEDIA_TYPE.encode()))
-    if isinstance(error, BodyTooSlow):
-        # What is still to come is not wanted.
-        raw.append((b"connection", b"close"))
     return await _answer(send, error.status, body, request_id, raw)
 
 

@@ -1,0 +1,136 @@
+"""Passes a request on to Aircall as it is, and its answer back, both as they come.
+
+Connections of its own: callers who wait for a slow Aircall leave the service's own calls (`client.py`) theirs.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import httpx
+from pydantic import SecretStr
+
+from aircall_oauth.errors import AircallUnavailable
+
+CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 20.0
+HEAD_SECONDS = 30.0
+BODY_SECONDS = 30.0
+# Aircall's largest pages are well below a mebibyte.
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+TOO_LARGE = "the answer is too large"
+CONNECTIONS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30.0)
+TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
+# The connection broke before an answer came; whether the request arrived is not known.
+FAULTS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ConnectionFault(AircallUnavailable):
+    """The connection to Aircall broke before an answer came."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to pass on. `path` and `query` are bytes of the request line, `path` without a slash in front.
+
+    `body` is what there is, or a stream of it; `headers` say how long it is, where that is known.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: Headers
+    body: bytes | AsyncIterable[bytes] = b""
+
+
+class Answer:
+    """What Aircall said. To be used as a context: its connection is given back at the end, or closed."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers = response.headers
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._response.aclose()
+
+    async def pour(self, take: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hand over the bytes as they come, encoded as they are; raises `AircallUnavailable` where they end early."""
+        poured = 0
+        stream = self._response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in stream:
+                    poured += len(chunk)
+                    if poured > MAX_ANSWER_BYTES:
+                        raise AircallUnavailable(TOO_LARGE)
+                    await take(chunk)
+        except (httpx.TimeoutException, TimeoutError):
+            raise AircallUnavailable("timeout") from None
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise AircallUnavailable(type(error).__name__) from None
+
+
+class Relay:
+    """The way to Aircall's Public API for everybody else's requests. Opened and closed with the process."""
+
+    def __init__(self, *, api_url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._url = httpx.URL(api_url)
+        # A transport and no client: nothing follows redirects, keeps cookies or changes a header.
+        self._transport = transport or httpx.AsyncHTTPTransport(limits=CONNECTIONS, trust_env=False)
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+    async def send(self, asked: Asked, token: SecretStr) -> Answer:
+        """Ask once. Raises `ConnectionFault` or `AircallUnavailable`, and whatever the body's stream raises."""
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                answer = Answer(await self._transport.handle_async_request(self._request(asked, token)))
+        except FAULTS as fault:
+            raise ConnectionFault(type(fault).__name__) from None
+        except (httpx.TimeoutException, TimeoutError):
+            raise AircallUnavailable("timeout") from None
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            raise AircallUnavailable(type(error).__name__) from None
+        if asked.method != "HEAD" and int(answer.headers.get("content-length", 0)) > MAX_ANSWER_BYTES:
+            await answer.close()
+            raise AircallUnavailable(TOO_LARGE)
+        return answer
+
+    def _request(self, asked: Asked, token: SecretStr) -> httpx.Request:
+        target = self._url.raw_path.rstrip(b"/") + b"/" + asked.path + (b"?" + asked.query if asked.query else b"")
+        own = [(b"host", self._url.netloc), (b"authorization", b"Bearer " + token.get_secret_value().encode())]
+        return httpx.Request(
+            asked.method,
+            self._url.copy_with(raw_path=target),
+            headers=[*own, *asked.headers],
+            stream=_Body(asked.body) if asked.body else None,
+            # As it was given: the URL would be put in a form of its own.
+            extensions={"timeout": TIMEOUTS, "target": target},
+        )
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, body: bytes | AsyncIterable[bytes]) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if isinstance(self._body, bytes):
+            yield self._body
+        else:
+            async for chunk in self._body:
+                yield chunk

@@ -1,0 +1,1 @@
+"""The partner's systems ask Aircall through us."""

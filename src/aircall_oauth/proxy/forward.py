@@ -1,0 +1,105 @@
+"""Asks Aircall for one of the partner's systems, as an installation: judged, counted and written down first."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from aircall_oauth import audit, standing
+from aircall_oauth.aircall import budget
+from aircall_oauth.aircall.relay import Answer, Asked, ConnectionFault
+from aircall_oauth.audit import Action, Who
+from aircall_oauth.errors import (
+    AircallUnavailable,
+    DatabaseAway,
+    InstallationNotActive,
+    InstallationNotFound,
+    PathNotAllowed,
+    RedirectRefused,
+)
+from aircall_oauth.models import TOKEN_COLUMN, ApiKey, InstallationStatus
+from aircall_oauth.resources import Resources
+from aircall_oauth.vault import Place
+
+# What changes nothing may be asked once more where the connection broke.
+REPEATED = {"GET", "HEAD"}
+READING = {"GET", "HEAD", "OPTIONS"}
+REDIRECTS = {300, 301, 302, 303, 307, 308}
+UNAUTHORIZED = "Aircall no longer accepts this installation's token: its customer must install again."
+INSTALLATION = """
+    SELECT status, company_id, token_sealed FROM installation WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
+"""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What a call needs besides itself."""
+
+    company_id: int
+    token: SecretStr
+
+
+async def pass_on(resources: Resources, key: ApiKey, who: Who, installation_id: str, asked: Asked) -> Answer:
+    """Aircall's answer, whatever it says. It must be used as a context.
+
+    Raises `PathNotAllowed`, `InstallationNotFound`, `InstallationNotActive`, `BudgetSpent`, and `AircallUnavailable`
+    or `RedirectRefused` where there is no answer to pass on.
+    """
+    if not key.may_ask(asked.method, asked.path.decode()):
+        raise PathNotAllowed
+    passage = await _admit(resources, key, who, installation_id, asked.method)
+    answer = await _ask(resources, passage, asked)
+    try:
+        await _believe(resources, passage, answer)
+        await _judge(resources, installation_id, answer)
+    except BaseException:
+        await answer.close()
+        raise
+    return answer
+
+
+async def _admit(resources: Resources, key: ApiKey, who: Who, installation_id: str, method: str) -> Passage:
+    """The right to ask once: an active installation, a call taken out of the budget, a line in the audit."""
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(INSTALLATION, installation_id, key.owner)
+        if row is None:
+            raise InstallationNotFound
+        if row["status"] != InstallationStatus.ACTIVE:
+            raise InstallationNotActive(UNAUTHORIZED if row["status"] == InstallationStatus.UNAUTHORIZED else None)
+        token = resources.vault.open(row["token_sealed"], Place(TOKEN_COLUMN, installation_id))
+        await budget.draw_over(connection, row["company_id"], per_minute=_per_minute(resources))
+        action = Action.AIRCALL_READ if method in READING else Action.AIRCALL_WRITE
+        await audit.record_over(connection, who, action, installation_id=installation_id)
+    return Passage(row["company_id"], token)
+
+
+async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
+    try:
+        return await resources.relay.send(asked, passage.token)
+    except ConnectionFault as fault:
+        if asked.method not in REPEATED:
+            raise AircallUnavailable(fault.reason) from None
+    await budget.draw(resources.database, passage.company_id, per_minute=_per_minute(resources))
+    try:
+        return await resources.relay.send(asked, passage.token)
+    except ConnectionFault as fault:
+        raise AircallUnavailable(fault.reason) from None
+
+
+async def _judge(resources: Resources, installation_id: str, answer: Answer) -> None:
+    """Some answers are not for the caller: a redirect, and the refusal of a token that turns out to be dead."""
+    if answer.status in REDIRECTS:
+        raise RedirectRefused
+    if answer.status in standing.DEAD_TOKEN and await standing.suspect_token(resources, installation_id):
+        raise InstallationNotActive(UNAUTHORIZED)
+
+
+async def _believe(resources: Resources, passage: Passage, answer: Answer) -> None:
+    told = budget.told(answer.status, answer.headers)
+    if told is not None:
+        with suppress(DatabaseAway):
+            await budget.correct(resources.database, passage.company_id, told, per_minute=_per_minute(resources))
+
+
+def _per_minute(resources: Resources) -> int:
+    return resources.settings.aircall_rate_per_minute

@@ -1,0 +1,64 @@
+"""Which headers are passed on, to Aircall and back."""
+
+from collections.abc import Iterable
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = {
+    b"connection",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+}
+# The caller's own secrets, who it is and how it came here, and what would make another request of it for some
+# frameworks; `expect` was answered already.
+OF_THE_CALLER = {b"authorization", b"cookie", b"expect", b"forwarded", b"host", b"origin", b"referer", b"via"}
+OF_THE_CALLERS_WAY = (
+    *(b"proxy-", b"sec-", b"x-api-key", b"x-forwarded-", b"x-real-ip", b"x-request-id"),
+    *(b"x-http-method", b"x-method-override", b"x-original-", b"x-rewrite-"),
+)
+OF_AN_ANSWER = {
+    b"apigw-requestid",
+    b"cache-control",
+    b"content-disposition",
+    b"content-encoding",
+    b"content-language",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"etag",
+    b"expires",
+    b"last-modified",
+    b"link",
+    b"retry-after",
+    b"vary",
+    b"x-runtime",
+}
+OF_AIRCALL = (b"ratelimit", b"x-aircallapi-", b"x-amz", b"x-ratelimit-")
+
+
+def to_aircall(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """All that the caller says of its request, but nothing of its secrets and its way here."""
+    given = list(headers)
+    dropped = OF_THE_CALLER | HOP_BY_HOP | _named_by_connection(given)
+    return [(name, value) for name, value in given if name not in dropped and not name.startswith(OF_THE_CALLERS_WAY)]
+
+
+def to_caller(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """What a caller can use of Aircall's answer: what the body is, how long it holds, the rate, Aircall's own ids."""
+    given = [(name.lower(), value) for name, value in headers]
+    dropped = _named_by_connection(given)
+    return [
+        (name, value)
+        for name, value in given
+        if name not in dropped and (name in OF_AN_ANSWER or name.startswith(OF_AIRCALL))
+    ]
+
+
+def _named_by_connection(headers: Headers) -> set[bytes]:
+    return {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}

@@ -1,0 +1,43 @@
+"""Which paths may be passed on: those that stay below `API_URL`, whoever reads them on the way."""
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from aircall_oauth.errors import InvalidRequest, PathRefused
+
+MAX_BYTES = 4096
+SEGMENT = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
+# Most segments are of these alone, which mean nothing to anybody.
+PLAIN = re.compile(rb"[A-Za-z0-9_~-]+(?:/[A-Za-z0-9_~-]+)*")
+QUERY = re.compile(rb"[!-~]*")
+# What ends a segment, a path or a line for somebody once it is decoded.
+SEPARATORS = re.compile(rb"[/\\?#\x00-\x1f\x7f]")
+
+
+def judged(path: bytes, query: bytes) -> tuple[bytes, bytes]:
+    """The path and the query just as they came; raises `PathRefused` or `InvalidRequest`.
+
+    A segment must be harmless however often it is decoded: one that becomes a separator, `.` or `..` for whoever
+    decodes once more than the one before is refused, and so is an empty one, but for a slash at the end.
+    """
+    if len(path) > MAX_BYTES or not (PLAIN.fullmatch(path) or _is_harmless(path)):
+        raise PathRefused
+    if not QUERY.fullmatch(query):
+        raise InvalidRequest("query: must be printable ASCII, percent-encoded where it is not")
+    return path, query
+
+
+def _is_harmless(path: bytes) -> bool:
+    segments = path.removesuffix(b"/").split(b"/")
+    return all(SEGMENT.fullmatch(segment) and _stays(segment) for segment in segments)
+
+
+def _stays(segment: bytes) -> bool:
+    while True:
+        # To some servers a segment ends at the semicolon.
+        if SEPARATORS.search(segment) or segment.partition(b";")[0] in {b"", b".", b".."}:
+            return False
+        decoded = unquote_to_bytes(segment)
+        if decoded == segment:
+            return True
+        segment = decoded

@@ -1,0 +1,148 @@
+"""Seals anew, under the key that seals now, what is still sealed under an older one: while everything goes on.
+
+What is done stands in the rows themselves, so a rotation that was cut short is simply begun again. A row is replaced
+only where it still holds what was read: whoever writes it meanwhile wins, and is looked at in the next pass.
+"""
+
+import base64
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import asyncpg
+
+from aircall_oauth import audit
+from aircall_oauth.audit import OPERATOR, Action
+from aircall_oauth.database import Database, database_errors
+from aircall_oauth.errors import RotationUnderWay, SealError
+from aircall_oauth.models import SEALED, Sealed
+from aircall_oauth.resources import Resources
+from aircall_oauth.settings import KEY_BYTES
+from aircall_oauth.vault import Place, Vault
+
+LOCK = 0x726F74617465  # "rotate"
+# So many rows are locked at once, for the few milliseconds of one statement.
+BATCH = 500
+
+
+@dataclass
+class Rotation:
+    """How far a rotation is. `broken` did not open under any key and is left as it was."""
+
+    total: int = 0
+    done: int = 0
+    broken: set[Place] = field(default_factory=set)
+
+
+Tell = Callable[[Rotation], None]
+
+
+def new_key(today: datetime) -> str:
+    """A fresh entry for `AIRCALL_OAUTH_SECRET_KEYS`: an id that tells when, and 32 random bytes."""
+    return f"{today:%Y%m%d}-{secrets.token_hex(2)}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
+
+
+async def rotate(resources: Resources, tell: Tell) -> Rotation:
+    """Seal everything under the first key; raises `RotationUnderWay` where somebody is at it.
+
+    A process that still seals under an older key makes new work, so it goes on until a pass found none.
+    """
+    await resources.require_ready()
+    rotation = Rotation()
+    async with _alone(resources.database) as connection:
+        rotation.total = sum([await _count(connection, resources.vault, sealed) for sealed in SEALED])
+        tell(rotation)
+        if rotation.total:
+            await _record(resources)
+        while sum([await _pass(connection, resources.vault, sealed, rotation, tell) for sealed in SEALED]):
+            pass
+    return rotation
+
+
+async def keys_in_use(resources: Resources) -> Mapping[str, int]:
+    """How many secrets are sealed under each key's id."""
+    in_use: dict[str, int] = {}
+    async with resources.database.driver_connection() as connection:
+        for sealed in SEALED:
+            for key_id, rows in await connection.fetch(_grouped(sealed)):
+                in_use[key_id] = in_use.get(key_id, 0) + rows
+    return in_use
+
+
+@asynccontextmanager
+async def _alone(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of its own, with the lock that one rotation holds at a time; both end with it."""
+    connection = await database.connect()
+    try:
+        with database_errors():
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+                raise RotationUnderWay
+            yield connection
+    finally:
+        connection.terminate()
+
+
+async def _record(resources: Resources) -> None:
+    async with resources.database.session() as session:
+        await audit.record(session, OPERATOR, Action.SECRETS_ROTATED)
+
+
+async def _count(connection: asyncpg.Connection, vault: Vault, sealed: Sealed) -> int:
+    count: int = await connection.fetchval(
+        f"SELECT count(*) FROM {sealed.table} WHERE {_is_old(sealed)}", vault.key_ids[0]
+    )
+    return count
+
+
+async def _pass(connection: asyncpg.Connection, vault: Vault, sealed: Sealed, rotation: Rotation, tell: Tell) -> int:
+    """Go through a column once; how many rows were there to be sealed anew."""
+    after, found = "", 0
+    while rows := await connection.fetch(_batch(sealed), vault.key_ids[0], after, BATCH):
+        after = rows[-1]["id"]
+        anew = [one for row_id, held in rows if (one := _anew(vault, Place(sealed.place, row_id), held, rotation))]
+        if anew:
+            rotation.done += await connection.fetchval(_replace(sealed), *map(list, zip(*anew, strict=True)))
+        found += len(anew)
+        tell(rotation)
+    return found
+
+
+def _anew(vault: Vault, place: Place, held: str, rotation: Rotation) -> tuple[str, str, str] | None:
+    """A row's id, what it holds and what it is to hold; None where it does not open."""
+    if place in rotation.broken:
+        return None
+    try:
+        return place.row_id, held, vault.seal(vault.open(held, place), place)
+    except SealError:
+        rotation.broken.add(place)
+        return None
+
+
+def _is_old(sealed: Sealed) -> str:
+    return f"{sealed.column} IS NOT NULL AND split_part({sealed.column}, '.', 2) <> $1"
+
+
+def _batch(sealed: Sealed) -> str:
+    return f"SELECT id, {sealed.column} FROM {sealed.table} WHERE {_is_old(sealed)} AND id > $2 ORDER BY id LIMIT $3"
+
+
+def _replace(sealed: Sealed) -> str:
+    return f"""
+        WITH replaced AS (
+            UPDATE {sealed.table} AS t SET {sealed.column} = anew.sealed
+            FROM unnest($1::text[], $2::text[], $3::text[]) AS anew (id, held, sealed)
+            WHERE t.id = anew.id AND t.{sealed.column} = anew.held
+            RETURNING 1
+        )
+        SELECT count(*) FROM replaced
+    """
+
+
+def _grouped(sealed: Sealed) -> str:
+    return f"""
+        SELECT split_part({sealed.column}, '.', 2), count(*) FROM {sealed.table}
+        WHERE {sealed.column} IS NOT NULL GROUP BY 1
+    """
