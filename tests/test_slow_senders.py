@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from aircall_oauth import processes
+from aircall_oauth import server
 from tests.fakes import Service, until
 from tests.forked import web_processes
 
@@ -91,7 +91,7 @@ async def test_two_thousand_slow_senders_keep_nobody_out_and_are_cut_off(databas
 
 
 async def test_no_door_waits_for_a_body_for_long(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.5)
     async with _serving(service) as port:
         slow = await _begin(port, HEAD + b"content-length: 500\r\n\r\n{")
 
@@ -106,11 +106,11 @@ async def _serving(service: Service) -> AsyncIterator[int]:
     config = uvicorn.Config(
         service.app, interface="asgi3", http=HttpToolsProtocol, ws="none", lifespan="off", log_config=None
     )
-    server = processes.Server(config)
+    running = server.Server(config, service.resources)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(running.serve(sockets=[listener]))
         yield listener.getsockname()[1]
-        server.should_exit = True
+        running.should_exit = True
         await serving
 
 
