@@ -13,7 +13,7 @@ import pytest
 
 from aircall_oauth import rotation
 from aircall_oauth.errors import KeysUnfit, RotationUnderWay
-from aircall_oauth.models import SEALED, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed, Table, new_id
+from aircall_oauth.models import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed, Table, new_id, now
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.rotation import Rotation
 from aircall_oauth.settings import Settings
@@ -24,6 +24,22 @@ from tests.processes import eventually
 NEW = "k2:" + base64.b64encode(b"n" * 32).decode()
 BOTH = f"{NEW},k1:{SECRET_KEY}"
 NOTHING_SET = {"PATH": os.environ["PATH"]}
+# What each table asks for besides.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "claim": {"fingerprint": b"x", "expires_at": now()},
+    "farewell": {"begun_at": now(), "due_at": now()},
+    "subscription": {
+        "name": "test",
+        "url": "",
+        "types": [],
+        "owners": [],
+        "installations": [],
+        "ordering": "none",
+        "status": "active",
+        "position": 0,
+        "created_at": now(),
+    },
+}
 UNDER = "SELECT split_part(token_sealed, '.', 2) AS key, count(*) AS n FROM installation GROUP BY 1 ORDER BY 1"
 
 
@@ -109,12 +125,15 @@ async def test_everything_is_sealed_anew_and_the_old_key_can_go(database_url: st
         done = await rotation.rotate(resources, silently)
         in_use = await rotation.keys_in_use(resources)
 
-    assert (done.total, done.done, done.broken) == (5, 5, set())
-    assert in_use == {"k2": 5}
+    assert (done.total, done.done, done.broken) == (9, 9, set())
+    assert in_use == {"k2": 9}
     async with resources_with(database_url, NEW) as after:
         await after.require_ready()
         for sealed in SEALED:
-            for row in await sql(database_url, f"SELECT id, {sealed.column} AS secret FROM {sealed.table}"):
+            for row in await sql(
+                database_url,
+                f"SELECT id, {sealed.column} AS secret FROM {sealed.table} WHERE {sealed.column} IS NOT NULL",
+            ):
                 opened = after.vault.open(row["secret"], Place(sealed.place, row["id"]))
                 assert opened.get_secret_value() in (row["id"], ids[0])
     (line,) = await sql(database_url, "SELECT actor, action, outcome FROM audit")
@@ -122,18 +141,22 @@ async def test_everything_is_sealed_anew_and_the_old_key_can_go(database_url: st
 
 
 async def add_beside(database_url: str, resources: Resources, sealed: Sealed, installation_id: str) -> None:
-    """A row of another table that holds a token, too."""
+    """A row of another table that holds a secret in this column."""
     row_id = new_id("row")
-    secret = resources.vault.seal(installation_id, Place(sealed.place, row_id))
-    fingerprint = resources.vault.fingerprint(installation_id, TOKEN_PURPOSE)
-    more = {"claim": ("fingerprint, expires_at", "'x', now()"), "farewell": ("begun_at, due_at", "now(), now()")}
-    columns, values = more[sealed.table]
-    await sql(
-        database_url,
-        f"INSERT INTO {sealed.table} (id, installation_id, token_sealed, token_fingerprint, {columns}) "
-        f"VALUES ($1, $2, $3, $4, {values})",
-        *(row_id, installation_id, secret, fingerprint),
-    )
+    row = {"id": row_id, **OTHERWISE[sealed.table]}
+    if sealed.fingerprint:
+        row |= {
+            "installation_id": installation_id,
+            sealed.fingerprint: resources.vault.fingerprint(installation_id, TOKEN_PURPOSE),
+        }
+    if sealed.table == "subscription":
+        signed = sealed.column != "url_sealed"
+        row["kind"] = "http" if signed else "nats"
+        if signed:  # what is signed has a secret, whether it has an old one or not
+            row["secret_sealed"] = resources.vault.seal(installation_id, Place(SECRET_COLUMN, row_id))
+    row[sealed.column] = resources.vault.seal(installation_id, Place(sealed.place, row_id))
+    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    await sql(database_url, f"INSERT INTO {sealed.table} ({', '.join(row)}) VALUES ({places})", *row.values())
 
 
 async def test_a_second_rotation_finds_nothing_to_do(database_url: str) -> None:
@@ -148,7 +171,7 @@ async def test_a_second_rotation_finds_nothing_to_do(database_url: str) -> None:
     assert len(await sql(database_url, "SELECT 1 FROM audit")) == 1
 
 
-@pytest.mark.parametrize("sealed", SEALED[1:], ids=lambda sealed: sealed.table)
+@pytest.mark.parametrize("sealed", SEALED[1:], ids=lambda sealed: sealed.place)
 async def test_a_key_that_only_one_table_needs_stops_the_start_without_it(database_url: str, sealed: Sealed) -> None:
     async with resources_with(database_url, NEW) as resources:
         (installation_id,) = await filled(resources, 1)
