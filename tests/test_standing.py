@@ -110,11 +110,11 @@ async def test_a_dead_token_stops_the_webhook_chore_and_a_new_install_heals_it(s
     service.aircall.webhooks.delete_company(COMPANY)
     await service.sql("UPDATE webhook SET due_at = now()")
 
-    await upkeep.finish_webhooks(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
     unauthorized = await status_of(service, installation_id)
     await service.sql("UPDATE webhook SET due_at = now()")
     asked = len(service.aircall.requests)
-    await upkeep.finish_webhooks(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
     stopped = len(service.aircall.requests) == asked
     again = await service.install()
 
@@ -140,7 +140,7 @@ async def test_webhooks_of_the_dead_do_not_hold_up_the_living(service: Service) 
         "UPDATE webhook SET status = 'pending', due_at = now() WHERE installation_id = $1", installation_id
     )
 
-    await upkeep.finish_webhooks(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
 
     (webhook,) = await service.sql("SELECT status FROM webhook WHERE installation_id = $1", installation_id)
     assert webhook["status"] == "active"

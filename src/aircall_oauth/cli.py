@@ -206,6 +206,16 @@ def disconnect_installation(
     _say("Disconnected.")
 
 
+@installations_app.command("rotate-webhook")
+def rotate_webhook(installation_id: InstallationId) -> None:
+    """Give an installation a webhook with another token; the old one is deleted ten minutes later."""
+    from aircall_oauth.audit import OPERATOR
+    from aircall_oauth.installations import retiring
+
+    done = _with_resources(lambda resources: retiring.rotate(resources, OPERATOR, installation_id))
+    _say("Rotated." if done else "The worker rotates it as soon as it can.")
+
+
 def main() -> None:
     """Entry point of the `aircall-oauth` command."""
     app()

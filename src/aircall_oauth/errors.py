@@ -20,7 +20,7 @@
     ├── ApiError                      a problem+json answer
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
-    │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · InvalidRequest
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
     │   │   ├── TooManyTokenReads
@@ -247,6 +247,12 @@ class MethodNotAllowed(ApiError):
 
 class InstallationNotActive(ApiError):
     """The installation is not active, so its token cannot be used."""
+
+    status = 409
+
+
+class CheckUnderWay(ApiError):
+    """Somebody is looking at this installation just now; try again in a minute."""
 
     status = 409
 

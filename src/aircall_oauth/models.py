@@ -119,6 +119,10 @@ class Installation(Table, table=True):
     number_ids: list[int] = Field(
         default_factory=list, sa_column=Column(ARRAY(BigInteger), nullable=False, server_default=text("'{}'"))
     )
+    # Whether Aircall has the integration switched on, as far as it told.
+    integration_active: bool = Field(
+        default=True, sa_column=Column(Boolean, nullable=False, server_default=text("true"))
+    )
     token_sealed: str | None = _text(nullable=True)
     token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
     connected_at: datetime = _time()
@@ -152,6 +156,32 @@ class Webhook(Table, table=True):
     leased_until: datetime | None = _time(nullable=True)  # whoever looks at it has it until then
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_error: str | None = _text(nullable=True)
+    thorough_at: datetime | None = _time(nullable=True)  # last looked at with all that belongs to it
+    refused_at: datetime | None = _time(nullable=True)  # since when Aircall refuses the token
+    rotation_wanted: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    )
+
+
+class RetiredWebhook(Table, table=True):
+    """A webhook of ours that is to be deleted at Aircall; until it is, its events are recognised like any other's.
+
+    Nobody takes it into use again: that is how a webhook being deleted and one being adopted never are the same.
+    """
+
+    __tablename__ = "retired_webhook"
+    __table_args__ = (
+        Index("ix_retired_webhook_due_at", "due_at"),
+        Index("ix_retired_webhook_installation_id", "installation_id"),
+        Index("ix_retired_webhook_token_fingerprint", "token_fingerprint"),
+    )
+
+    webhook_id: str = _text(primary_key=True)
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
+    token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
+    due_at: datetime = _time()  # while somebody is at it: when another one may take over
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    deleted_at: datetime | None = _time(nullable=True)  # it is forgotten a little later
 
 
 class FlowStatus(StrEnum):
@@ -366,6 +396,17 @@ class Farewell(Table, table=True):
     due_at: datetime = _time()  # while somebody is at it: when another one may take over
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_error: str | None = _text(nullable=True)
+
+
+class Trouble(Table, table=True):
+    """A web process answered many events with an error of ours, and it is over: the webhooks are to be looked at."""
+
+    __tablename__ = "trouble"
+
+    id: str = _text(primary_key=True)
+    began_at: datetime = _time()
+    ended_at: datetime = _time()
+    failures: int = _column(Integer)
 
 
 class LogReader(Table, table=True):

@@ -22,6 +22,7 @@ MEANINGS = {
     415: "The body must have no content-encoding",
     422: "A parameter is not valid",
     429: "Too many requests; try again after `Retry-After` seconds",
+    502: "Aircall could not be reached, or its answer could not be read",
     503: "Try again after `Retry-After` seconds",
 }
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from aircall_oauth import audit, log
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import claims, flow, leaving, uninstalls, upkeep
+from aircall_oauth.installations import claims, flow, leaving, retiring, uninstalls, upkeep
 from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
@@ -25,7 +25,10 @@ class Chore:
 
 
 CHORES = (
-    Chore("finish webhooks", upkeep.finish_webhooks, timedelta(seconds=2)),
+    Chore("look after webhooks", upkeep.look_after_webhooks, timedelta(seconds=2)),
+    Chore("look after troubles", upkeep.after_troubles, timedelta(seconds=2)),
+    Chore("find overlooked webhooks", upkeep.find_overlooked, timedelta(minutes=10)),
+    Chore("delete retired webhooks", retiring.delete_retired, timedelta(seconds=5)),
     Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
     Chore("expire claims", claims.expire, timedelta(minutes=1)),
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),

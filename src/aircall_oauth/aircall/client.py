@@ -104,7 +104,7 @@ class Aircall:
         `GET /company` has no id, so the company's id comes from `GET /integrations/me`, and only the name from there.
         """
         integration = await self.integration(token)
-        company = await self._company(token)
+        company = await self.company(token)
         return Identity(
             company_id=integration.company_id,
             integration_id=integration.id,
@@ -116,6 +116,14 @@ class Aircall:
     async def integration(self, token: SecretStr) -> Integration:
         """Whether a token works, and whose it is; Aircall answers a dead one with 403."""
         return _read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
+
+    async def company(self, token: SecretStr) -> Company:
+        """The company's name is only shown: where it can't be had, the installation goes on without."""
+        try:
+            return _read(CompanyAnswer, await self._get(token, "/company")).company
+        except (AircallRefused, AircallUnavailable) as error:
+            logger.warning("company name not read", reason=error.reason)
+            return Company()
 
     async def ping(self, token: SecretStr) -> None:
         """Ask whether a token still works; Aircall answers a dead one with 403."""
@@ -173,14 +181,6 @@ class Aircall:
         except AircallRefused as refused:
             if refused.aircall_status != 404:
                 raise
-
-    async def _company(self, token: SecretStr) -> Company:
-        """The company's name is only shown: where it can't be had, the installation goes on without."""
-        try:
-            return _read(CompanyAnswer, await self._get(token, "/company")).company
-        except (AircallRefused, AircallUnavailable) as error:
-            logger.warning("company name not read", reason=error.reason)
-            return Company()
 
     async def _get(self, token: SecretStr, path: str, **options: Any) -> Any:
         async for attempt in _repeat(on=AircallUnavailable):

@@ -41,7 +41,11 @@ TAKE_IN = f"""
                sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
              WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, number)
-        LEFT JOIN webhook w ON w.token_fingerprint = a.token
+        LEFT JOIN LATERAL (
+            SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
+            UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
+            LIMIT 1
+        ) w ON true
         LEFT JOIN installation i ON i.id = w.installation_id
               AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
     ), locked AS MATERIALIZED (

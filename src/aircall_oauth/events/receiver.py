@@ -53,6 +53,7 @@ class Receiver:
             logger.exception("request failed", request_id=request_id)
             status = await _refuse(send, AppError(), request_id)
         finally:
+            scope["app"].state.troubles.note(status)
             log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
 
 
