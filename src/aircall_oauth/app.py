@@ -28,7 +28,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.events import receiver
 from aircall_oauth.events.bell import hang_bell
 from aircall_oauth.events.inbox import open_inbox
-from aircall_oauth.installations import pages
+from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.resources import Resources
@@ -61,6 +61,7 @@ def create_app(open_resources: Opener) -> FastAPI:
             open_resources() as resources,
             open_inbox(resources.database) as inbox,
             hang_bell(resources.database, inbox.committed) as bell,
+            pulse.beating(resources),
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
             yield
