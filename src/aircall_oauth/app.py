@@ -29,7 +29,7 @@ from aircall_oauth.events import receiver
 from aircall_oauth.events.bell import hang_bell
 from aircall_oauth.events.inbox import open_inbox
 from aircall_oauth.events.troubles import watch_troubles
-from aircall_oauth.installations import pages
+from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.resources import Resources
@@ -63,6 +63,7 @@ def create_app(open_resources: Opener) -> FastAPI:
             open_inbox(resources.database) as inbox,
             hang_bell(resources.database, inbox.committed) as bell,
             watch_troubles(resources.database) as troubles,
+            pulse.beating(resources),
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
             app.state.troubles = troubles

@@ -29,6 +29,7 @@
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
+        ├── BackfillPutOff
         └── NotReady
 
 A class's name is its stable `code`, its docstring the message, its `status` the HTTP status.
@@ -356,6 +357,10 @@ class DatabaseAway(Unavailable):
 
 class InboxFull(Unavailable):
     """More events are coming in than can be kept right now; send it again."""
+
+
+class BackfillPutOff(Unavailable):
+    """Aircall has to be waited for; the worker goes on with it."""
 
 
 class NotReady(Unavailable):

@@ -180,6 +180,7 @@ class Settings(BaseSettings):
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
     ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
+    backfill: bool = Field(True, description="ask Aircall for the calls that ended while they could not be received")
     token_reads_per_minute: int = Field(
         60, ge=1, le=100_000, description="how many raw tokens one API key may read in a minute, over all replicas"
     )

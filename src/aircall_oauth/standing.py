@@ -25,6 +25,7 @@ from aircall_oauth.models import (
     TOKEN_PURPOSE,
     Claim,
     Farewell,
+    Gap,
     Installation,
     InstallationStatus,
     RetiredWebhook,
@@ -224,6 +225,8 @@ async def erase(session: AsyncSession, installation: Installation) -> None:
     await session.exec(delete(Claim).where(col(Claim.installation_id) == installation.id))
     await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation.id))
     await session.exec(delete(RetiredWebhook).where(col(RetiredWebhook.installation_id) == installation.id))
+    # What was missed was not told; whoever comes back later did not mean the time between.
+    await session.exec(delete(Gap).where(col(Gap.installation_id) == installation.id))
     retired = update(Webhook).where(col(Webhook.installation_id) == installation.id)
     await session.exec(
         retired.values(

@@ -1,8 +1,8 @@
 """Our one voice to Aircall.
 
-Every call has a deadline, reads at most 1 MiB, follows no redirect, and ends in one of two ways besides success:
-`AircallRefused` (do not repeat) or `AircallUnavailable` (may be repeated). Only calls that change nothing are
-repeated here.
+Every call has a deadline, reads at most 1 MiB (of a list of phone calls 8 MiB), follows no redirect, and ends in one of
+two ways besides success: `AircallRefused` (do not repeat) or `AircallUnavailable` (may be repeated). Only calls that
+change nothing are repeated here.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ import stamina
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from aircall_oauth import __version__, log
+from aircall_oauth.aircall import calls
+from aircall_oauth.aircall.calls import CallPage
 from aircall_oauth.aircall.payloads import (
     AircallWebhook,
     Company,
@@ -36,6 +38,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
 TOTAL_SECONDS = 15.0
 MAX_ANSWER_BYTES = 1024 * 1024
+MAX_CALLS_BYTES = 8 * 1024 * 1024
 ATTEMPTS = 3
 WEBHOOKS_PER_PAGE = 50
 MAX_PAGES = 20
@@ -182,6 +185,17 @@ class Aircall:
             if refused.aircall_status != 404:
                 raise
 
+    async def list_calls(self, token: SecretStr, *, since: int, until: int, page: int) -> CallPage:
+        """One page of the calls that started between two UNIX seconds, both included, oldest first.
+
+        Never repeated: who lists many pages counts each request.
+        """
+        query = {"from": since, "to": until, "order": "asc", "page": page, "per_page": calls.PER_PAGE}
+        response, body = await self._ask("GET", "/calls", token=token, most_bytes=MAX_CALLS_BYTES, params=query)
+        if not response.is_success:
+            _judge(response, body, _secrets_sent(token, {}))
+        return calls.read_page(body)
+
     async def _get(self, token: SecretStr, path: str, **options: Any) -> Any:
         async for attempt in _repeat(on=AircallUnavailable):
             with attempt:
@@ -190,6 +204,18 @@ class Aircall:
 
     async def _call(self, method: str, path: str, *, token: SecretStr | None = None, **options: Any) -> Any:
         """One request, one answer: its JSON, or None where it has no body."""
+        response, body = await self._ask(method, path, token=token, **options)
+        return _judge(response, body, _secrets_sent(token, options.get("json") or {}))
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: SecretStr | None = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
+        **options: Any,
+    ) -> tuple[httpx.Response, bytes]:
         # Aircall wants the content type on DELETE and on an empty POST too.
         headers = {"content-type": "application/json"} if method != "GET" else {}
         if token is not None:
@@ -199,14 +225,14 @@ class Aircall:
                 asyncio.timeout(TOTAL_SECONDS),
                 self._http.stream(method, self._api_url + path, headers=headers, **options) as response,
             ):
-                body = await _bounded_body(response)
+                body = await _bounded_body(response, most_bytes)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             raise NeverSent("no connection") from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise AircallUnavailable(type(error).__name__) from None
-        return _judge(response, body, _secrets_sent(token, options.get("json") or {}))
+        return response, body
 
 
 class NeverSent(AircallUnavailable):
@@ -223,11 +249,11 @@ def _repeat(*, on: type[AircallUnavailable]) -> AsyncIterable[stamina.Attempt]:
     )
 
 
-async def _bounded_body(response: httpx.Response) -> bytes:
+async def _bounded_body(response: httpx.Response, most_bytes: int) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
+        if len(body) > most_bytes:
             raise AircallUnavailable("the answer is too large")
     return bytes(body)
 

@@ -39,8 +39,9 @@ TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
                sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
-        FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
-             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, number)
+        FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+                    $8::bytea[])
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, number)
         LEFT JOIN LATERAL (
             SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
             UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
@@ -57,12 +58,20 @@ TAKE_IN = f"""
         INSERT INTO event_fingerprint (fingerprint, received_at) SELECT fingerprint, now() FROM known
         ON CONFLICT (fingerprint) DO NOTHING
         RETURNING fingerprint
+    ), told AS (
+        INSERT INTO told_call (fingerprint, received_at, back_filled)
+        SELECT DISTINCT sha256(convert_to(installation_id, 'UTF8') || call), now(), false
+        FROM known WHERE call IS NOT NULL
+        ON CONFLICT (fingerprint) DO UPDATE SET back_filled = true WHERE told_call.back_filled
+        RETURNING fingerprint, back_filled
     ), kept AS (
         INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
                            occurred_at, source, data)
         SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
                occurred_at, '{EventSource.AIRCALL}', data
-        FROM (SELECT known.* FROM known JOIN new USING (fingerprint) ORDER BY number) AS in_order
+        FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
+                  ON told.back_filled AND told.fingerprint = sha256(convert_to(installation_id, 'UTF8') || call)
+              WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
         RETURNING id
     )
     SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
@@ -78,7 +87,7 @@ class TakenIn(Enum):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """An event as Aircall sent it, its token as a fingerprint."""
+    """An event as Aircall sent it, its token as a fingerprint; `call` recognises the call whose end it tells."""
 
     token_fingerprint: bytes
     type: str
@@ -86,6 +95,7 @@ class Arrival(msgspec.Struct, frozen=True):
     occurred_at: datetime | None
     fingerprint: bytes
     data: str
+    call: bytes | None = None
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -233,6 +243,7 @@ class _Writer:
             [a.resource for a in arrivals],
             [a.occurred_at for a in arrivals],
             [a.data for a in arrivals],
+            [a.call for a in arrivals],
             timeout=ANSWER_SECONDS,
         )
         _tell(group, ids, set(unknown or ()), set(stored or ()))

@@ -9,6 +9,7 @@ from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth import log
+from aircall_oauth.aircall import calls
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import AppError, BodyTooLarge, BodyTooSlow, EncodingRefused, WebhookTokenUnknown
 from aircall_oauth.events import envelope
@@ -72,6 +73,7 @@ async def _take_in(state: State, sent: dict[bytes, bytes], receive: Receive) -> 
         occurred_at=envelope.occurred_at(event),
         fingerprint=envelope.fingerprint(event),
         data=event.data,
+        call=calls.key_of(event.data) if event.event == calls.ENDED else None,
     )
     if await inbox.take_in(arrival) is TakenIn.UNKNOWN_TOKEN:
         # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.

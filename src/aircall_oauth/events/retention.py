@@ -16,6 +16,13 @@ FORGET = """
         SELECT fingerprint FROM event_fingerprint WHERE received_at < now() - $1::interval LIMIT $2
     )
 """
+FORGET_CALLS = """
+    DELETE FROM told_call WHERE fingerprint IN (
+        SELECT fingerprint FROM told_call WHERE received_at < now() - $1::interval LIMIT $2
+    )
+"""
+# A day of the log goes as a whole, and not at once.
+CALLS_OUTLAST_EVENTS = timedelta(days=2)
 
 
 async def make_days(resources: Resources) -> None:
@@ -35,10 +42,16 @@ async def drop_days(resources: Resources) -> None:
 
 
 async def forget_fingerprints(resources: Resources) -> None:
-    """Forget the fingerprints that can meet no repeat any more, some at a time, each in a transaction of its own."""
+    """Forget the fingerprints that can meet no repeat any more, and the calls that the log has dropped."""
+    await _forget(resources, FORGET, FINGERPRINTS_KEPT)
+    await _forget(resources, FORGET_CALLS, resources.settings.event_retention + CALLS_OUTLAST_EVENTS)
+
+
+async def _forget(resources: Resources, statement: str, age: timedelta) -> None:
+    """Some at a time, each in a transaction of its own."""
     forgotten = BATCH
     while forgotten == BATCH:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(FORGET, FINGERPRINTS_KEPT, BATCH)
+                answer = await connection.execute(statement, age, BATCH)
         forgotten = int(answer.split()[-1])

@@ -6,7 +6,7 @@ changes nothing: somebody else may have taken it meanwhile.
 
 import random
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, case, func, or_
 from sqlmodel import col, select, update
@@ -75,7 +75,3 @@ async def give_back(
 def random_between(shortest: timedelta, longest: timedelta) -> timedelta:
     """Looks that began together drift apart."""
     return shortest + (longest - shortest) * random.random()  # noqa: S311 - spreads load, guards nothing
-
-
-def is_older(moment: datetime | None, age: timedelta, at: datetime) -> bool:
-    return moment is None or moment <= at - age

@@ -20,9 +20,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import eventlog, log, standing
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
-from aircall_oauth.installations import leases
+from aircall_oauth.installations import gaps, leases
 from aircall_oauth.models import (
     WEBHOOK_TOKEN_PURPOSE,
+    GapReason,
     Installation,
     InstallationStatus,
     RetiredWebhook,
@@ -40,7 +41,10 @@ CALLS_TO_MEND = 3
 ROTATION_GRACE = timedelta(minutes=10)
 # Numbers the advisory locks of one company's webhooks; 1 and 2 are taken by the flow and by the audit.
 WEBHOOKS_LOCK = 3
-OFF = (WebhookStatus.DISABLED, WebhookStatus.MISSING)
+OFF = {
+    WebhookStatus.DISABLED: GapReason.WEBHOOK_DISABLED,
+    WebhookStatus.MISSING: GapReason.WEBHOOK_MISSING,
+}
 
 
 class Oddity(StrEnum):
@@ -78,17 +82,17 @@ class Visit:
 
 async def look(
     resources: Resources, webhook: Webhook, installation: Installation, *, chore: bool, thorough: bool
-) -> list[Oddity]:
+) -> list[Oddity] | None:
     """Look at a leased webhook, mend what is odd, and give it back; what was odd.
 
-    Raises what `Aircall` raises, and `BudgetSpent`; then the lease goes on.
+    Nothing is said (None) where the lease was over before the look was. Raises what `Aircall` raises, and
+    `BudgetSpent`; then the lease goes on.
     """
     token = standing.token_of(resources, installation)
     visit = Visit(resources, webhook, installation, token, chore, thorough)
     known = await _glance(visit) if _may_be_well(visit) else None
     if known is not None:
-        await _keep_as_it_was(visit)
-        return []
+        return [] if await _keep_as_it_was(visit) else None
     return await _mend(visit)
 
 
@@ -118,7 +122,7 @@ async def _glance(visit: Visit) -> AircallWebhook | None:
     return known if known.active and same_token and _is_as_wanted(visit.settings, known) else None
 
 
-async def _mend(visit: Visit) -> list[Oddity]:
+async def _mend(visit: Visit) -> list[Oddity] | None:
     """Find out what there is, and bring it to what is wanted.
 
     Aircall lets one URL be registered twice and then sends every event twice, so a webhook whose creation answer got
@@ -133,8 +137,9 @@ async def _mend(visit: Visit) -> list[Oddity]:
             odd.append(Oddity.CHANGED)
         registered = await _registered(visit, ours)
     replaced = known if known is not None and known.webhook_id != registered.webhook_id else None
-    if await _keep(visit, registered, doubles, replaced=replaced):
-        logger.info("webhook mended", installation_id=visit.installation.id, odd=odd)
+    if not await _keep(visit, registered, doubles, replaced=replaced):
+        return None
+    logger.info("webhook looked after", installation_id=visit.installation.id, odd=odd)
     return [*odd, *([Oddity.DOUBLED] if doubles else [])]
 
 
@@ -176,6 +181,8 @@ async def _note_if_off(visit: Visit, known: AircallWebhook | None) -> list[Oddit
     if visit.webhook.status != status:
         async with visit.resources.database.session() as session:
             if await leases.change(session, visit.webhook, status=status, checked_at=func.now()):
+                # It was well when it was last looked at.
+                await gaps.begin(session, visit.installation.id, reason=OFF[status], since=visit.webhook.checked_at)
                 await _tell(session, visit, "webhook.disabled", {"reason": str(status)})
         visit.webhook.status = status
         logger.warning("webhook off", installation_id=visit.installation.id, status=str(status))
@@ -226,9 +233,9 @@ def _is_as_wanted(settings: Settings, webhook: AircallWebhook) -> bool:
     return webhook.url == settings.webhook_url and named and asks
 
 
-async def _keep_as_it_was(visit: Visit) -> None:
+async def _keep_as_it_was(visit: Visit) -> bool:
     async with visit.resources.database.session() as session:
-        await leases.give_back(
+        return await leases.give_back(
             session, visit.webhook, checked_at=func.now(), attempts=0, last_error=None, refused_at=None
         )
 
@@ -259,6 +266,7 @@ async def _keep(
             **rotated,
         )
         if kept:
+            await gaps.end(session, visit.installation.id)
             await _retire(session, visit, doubles, replaced)
             if webhook.status in OFF:
                 await _tell(session, visit, "webhook.restored", {"was": str(webhook.status)})

@@ -11,9 +11,9 @@ from sqlmodel import col, delete, select, update
 
 from aircall_oauth import log, standing
 from aircall_oauth.errors import AircallError, AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
-from aircall_oauth.installations import facts, leases, steward
+from aircall_oauth.installations import facts, gaps, leases, steward
 from aircall_oauth.installations.steward import Oddity
-from aircall_oauth.models import Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
+from aircall_oauth.models import GapReason, Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look
 
@@ -74,13 +74,15 @@ async def attend(resources: Resources, webhook: Webhook, installation: Installat
 
     What can't be done now is put off, and raised: `AircallError`, `BudgetSpent` or `TimeoutError`.
     """
-    thorough = not chore or leases.is_older(webhook.thorough_at, THOROUGH_EVERY, now())
+    thorough = not chore or webhook.thorough_at is None or webhook.thorough_at <= now() - THOROUGH_EVERY
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             odd = await steward.look(resources, webhook, installation, chore=chore, thorough=thorough)
     except NotNow as error:
         await _put_off(resources, webhook, installation, error)
         raise
+    if odd is None:
+        return []
     if thorough:
         await _look_further(resources, installation, chore=chore)
     return odd
@@ -170,6 +172,10 @@ async def _put_off(
         values["attempts"] = min(webhook.attempts, 2)
     async with resources.database.session() as session:
         await leases.give_back(session, webhook, next_look=pause, **values)
+        if webhook.webhook_id is None:
+            await gaps.begin(
+                session, installation.id, reason=GapReason.WEBHOOK_MISSING, since=installation.connected_at
+            )
     if refused and webhook.refused_at is not None and webhook.refused_at <= now() - SECOND_REFUSAL[0]:
         await standing.suspect_token(resources, installation.id)
 
