@@ -103,7 +103,9 @@ async def test_a_token_that_answers_for_another_is_not_used_any_further(service:
     assert event["data"] == '{"token":"foreign"}'
 
 
-async def test_a_dead_token_stops_the_webhook_chore_and_a_new_install_heals_it(service: Service) -> None:
+async def test_a_token_refused_twice_minutes_apart_is_dead_and_a_new_install_heals_it(
+    service: Service,
+) -> None:
     installation_id = await service.install()
     await service.sql("UPDATE installation SET owner = 'acme'")
     service.aircall.grants.revoke_company(COMPANY)
@@ -111,15 +113,17 @@ async def test_a_dead_token_stops_the_webhook_chore_and_a_new_install_heals_it(s
     await service.sql("UPDATE webhook SET due_at = now()")
 
     await upkeep.look_after_webhooks(service.resources)
-    unauthorized = await status_of(service, installation_id)
-    await service.sql("UPDATE webhook SET due_at = now()")
-    asked = len(service.aircall.requests)
+    refused_once = await status_of(service, installation_id)
+    (wait,) = await service.sql("SELECT extract(epoch FROM due_at - now()) AS seconds FROM webhook")
+    await service.sql("UPDATE webhook SET due_at = now(), refused_at = refused_at - interval '2 minutes'")
     await upkeep.look_after_webhooks(service.resources)
-    stopped = len(service.aircall.requests) == asked
+    unauthorized = await status_of(service, installation_id)
     again = await service.install()
 
     (healed,) = await service.sql("SELECT id, status, owner FROM installation")
-    assert (unauthorized, stopped) == ("unauthorized", True)
+    assert (refused_once, unauthorized) == ("active", "unauthorized")
+    assert 90 < wait["seconds"] < 300
+    assert await told(service, "installation.unauthorized") == 1
     assert (again, "active", "acme") == (healed["id"], healed["status"], healed["owner"])
     assert again == installation_id
     assert len(service.aircall.webhooks.of(COMPANY)) == 1
