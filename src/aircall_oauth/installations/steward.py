@@ -304,7 +304,7 @@ async def _may_be_anothers(session: AsyncSession, visit: Visit) -> bool:
         .where(
             col(Installation.company_id) == visit.installation.company_id,
             col(Installation.id) != visit.installation.id,
-            col(Installation.status) != InstallationStatus.REMOVED,
+            col(Installation.status) == InstallationStatus.ACTIVE,
             or_(
                 col(Webhook.status) != WebhookStatus.ACTIVE,
                 col(Webhook.rotation_wanted),

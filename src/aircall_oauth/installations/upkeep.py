@@ -113,11 +113,15 @@ async def find_overlooked(resources: Resources) -> None:
 
 
 async def _look(resources: Resources, webhook: Webhook, installation: Installation) -> None:
-    if installation.status == InstallationStatus.UNAUTHORIZED:
-        await _ask_the_dead(resources, webhook, installation)
-    else:
-        with suppress(*NotNow):
-            await attend(resources, webhook, installation, chore=True)
+    try:
+        if installation.status == InstallationStatus.UNAUTHORIZED:
+            await _ask_the_dead(resources, webhook, installation)
+        else:
+            with suppress(*NotNow):
+                await attend(resources, webhook, installation, chore=True)
+    except DatabaseAway:
+        # It is looked at again when the lease is over; the others go on.
+        logger.warning("look broken off", installation_id=installation.id)
 
 
 async def _some_ended(under_way: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
