@@ -9,8 +9,9 @@ import pytest
 import stamina
 
 from aircall_oauth.aircall.payloads import UNINSTALLED
+from aircall_oauth.audit import OPERATOR
 from aircall_oauth.events import troubles
-from aircall_oauth.installations import leases, retiring, upkeep
+from aircall_oauth.installations import leases, pulse, retiring, upkeep
 from aircall_oauth.sandbox.aircall import EVENT_NAMES, Webhook
 from aircall_oauth.sandbox.aircall.companies import Integration
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for, until
@@ -484,6 +485,42 @@ async def test_an_operator_rotates_a_webhook(service: Service) -> None:
     assert len(hooks(service)) == 2
     (line,) = await service.sql("SELECT actor, action FROM audit")
     assert tuple(line) == ("operator", "webhook.rotated")
+
+
+async def test_a_rotation_is_done_at_once_where_aircall_answers(service: Service) -> None:
+    installation_id = await service.install()
+    (old,) = hooks(service)
+
+    done = await retiring.rotate(service.resources, OPERATOR, installation_id)
+
+    row = await the_webhook(service)
+    assert done is True
+    assert row["webhook_id"] == next(hook.webhook_id for hook in hooks(service) if hook is not old)
+
+
+async def test_what_came_before_the_first_webhook_is_a_gap_from_the_install_on(service: Service) -> None:
+    service.aircall.break_next("webhooks", "error_500", times=3)
+    await service.install()
+    during = await gaps(service)
+
+    await look(service)
+
+    (row,) = await service.sql("SELECT gap.since = connected_at AS same FROM gap, installation")
+    assert (during, row["same"]) == ([("webhook_missing", True)], True)
+    assert await gaps(service) == [("webhook_missing", False)]
+    assert await told(service) == []
+
+
+async def test_after_nobody_was_here_all_are_looked_at_soon(service: Service) -> None:
+    await service.install()
+    await pulse.beat(service.resources)
+    await service.sql("UPDATE pulse SET at = at - interval '5 minutes'")
+    await pulse.beat(service.resources)
+
+    await upkeep.after_troubles(service.resources)
+
+    (row,) = await service.sql("SELECT due_at - now() AS due_in FROM webhook")
+    assert row["due_in"] <= upkeep.SPREAD
 
 
 async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
