@@ -137,10 +137,13 @@ async def _mend(visit: Visit) -> list[Oddity] | None:
             odd.append(Oddity.CHANGED)
         registered = await _registered(visit, ours)
     replaced = known if known is not None and known.webhook_id != registered.webhook_id else None
-    if not await _keep(visit, registered, doubles, replaced=replaced):
+    retired = await _keep(visit, registered, doubles, replaced=replaced)
+    if retired is None:
         return None
+    if retired:
+        odd.append(Oddity.DOUBLED)
     logger.info("webhook looked after", installation_id=visit.installation.id, odd=odd)
-    return [*odd, *([Oddity.DOUBLED] if doubles else [])]
+    return odd
 
 
 async def _sort_out(
@@ -242,8 +245,8 @@ async def _keep_as_it_was(visit: Visit) -> bool:
 
 async def _keep(
     visit: Visit, registered: AircallWebhook, doubles: Sequence[AircallWebhook], *, replaced: AircallWebhook | None
-) -> bool:
-    """Go by this webhook from now on, and have the others deleted. Whether the lease lasted.
+) -> int | None:
+    """Go by this webhook from now on, and have the others deleted: how many doubles. None if the lease was over.
 
     Two installations of one company could find the same stray webhook; the company's lock makes one of them first.
     """
@@ -265,12 +268,13 @@ async def _keep(
             refused_at=None,
             **rotated,
         )
-        if kept:
-            await gaps.end(session, visit.installation.id)
-            await _retire(session, visit, doubles, replaced)
-            if webhook.status in OFF:
-                await _tell(session, visit, "webhook.restored", {"was": str(webhook.status)})
-    return kept
+        if not kept:
+            return None
+        await gaps.end(session, visit.installation.id)
+        retired = await _retire(session, visit, doubles, replaced)
+        if webhook.status in OFF:
+            await _tell(session, visit, "webhook.restored", {"was": str(webhook.status)})
+    return retired
 
 
 async def _lock_webhooks(session: AsyncSession, installation: Installation) -> None:
@@ -287,13 +291,15 @@ async def _is_taken(session: AsyncSession, visit: Visit, registered: AircallWebh
 
 async def _retire(
     session: AsyncSession, visit: Visit, doubles: Sequence[AircallWebhook], replaced: AircallWebhook | None
-) -> None:
+) -> int:
     """Have doubles deleted at once, and the one that was rotated away when what was told to it alone has arrived."""
-    if doubles and not await _may_be_anothers(session, visit):
-        for double in doubles:
-            await session.exec(_retirement(visit, double, timedelta(0)))
     if replaced is not None:
         await session.exec(_retirement(visit, replaced, ROTATION_GRACE))
+    if doubles and await _may_be_anothers(session, visit):
+        return 0
+    for double in doubles:
+        await session.exec(_retirement(visit, double, timedelta(0)))
+    return len(doubles)
 
 
 async def _may_be_anothers(session: AsyncSession, visit: Visit) -> bool:
