@@ -295,7 +295,8 @@ async def _fill(resources: Any, installation_id: str, since: datetime, until: da
 
     from aircall_oauth.installations import backfill
 
-    with Progress(console=Console(stderr=True)) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=not terminal.is_terminal) as progress:
         bar = progress.add_task("calls", total=1.0)
         async for step in backfill.by_hand(resources, installation_id, since=since, until=until):
             found = f"{step.gap.found} calls found, {step.gap.added} added"
