@@ -24,6 +24,10 @@ FAULTS = {
     "POST webhooks": ("drop_request", "drop_reply", "error_500", "html", "huge", "status_429"),
 }
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+HOME = "https://app.example.com/connected"
+CLAIM = "claim="
+# What custody keeps; in the end each holds a row, and none of them a secret.
+KEEPING = ("installation", "webhook", "flow", "claim", "uninstall", "farewell", "log_reader", "audit", "budget")
 STRANGER = "canary-nobodys-"
 
 
@@ -80,6 +84,12 @@ class Canary:
         told = answer.text
         if answer.status_code >= 400 or path.endswith("/callback"):
             told += str(answer.headers)
+        if CLAIM in answer.headers.get("location", ""):
+            # The one place where a claim belongs: on its way home.
+            told = told.replace(self.note("claim", answer.headers["location"].partition(CLAIM)[2]), "")
+        if path.endswith("/install-links") and answer.status_code == 201:
+            self.note("link", answer.json()["url"].partition("link=")[2])
+            return
         if not (path.endswith("/token") and answer.status_code == 200) and not path.startswith("/oauth/"):
             self.answers.append(told)
 
@@ -126,7 +136,7 @@ class Canary:
         await eventually(lambda: self.it.sql("SELECT 1 FROM webhook WHERE status = 'active'"))
 
     async def partners(self) -> None:
-        scopes = ("installations:read,events:read,tokens:read", "events:read")
+        scopes = ("installations:read,installations:write,events:read,tokens:read", "events:read")
         key, poor = [self.note("API key", made) for made in await asyncio.gather(*map(self._key, scopes))]
         wrong = self.note("API key", f"aok_{STRANGER}key")
         (row,) = await self.it.sql("SELECT id FROM installation")
@@ -165,12 +175,55 @@ class Canary:
     async def faults_of_our_own(self) -> None:
         """What ends in a traceback: tables that are not there."""
         body = json.dumps({"event": "call.ended", "token": self.note("webhook token", f"{STRANGER}2"), "data": {}})
-        for table in ("flow", "installation", "event_fingerprint", "webhook", "api_key"):
+        claim = self.note("claim", f"{STRANGER}claim")
+        for table in ("flow", "installation", "event_fingerprint", "webhook", "api_key", "claim", "audit"):
             await self.it.sql(f"ALTER TABLE {table} RENAME TO gone")
             await self.it.browser.get(await self.consent())
             await self.it.browser.post("/aircall/webhook", content=body)
             await self._get("/v1/installations", self.key)
+            await self._post("/v1/claims", {"claim": claim, "owner": "acme"})
+            await self._post("/v1/install-links", {"owner": "acme"})
             await self.it.sql(f"ALTER TABLE gone RENAME TO {table}")
+
+    async def custody(self) -> None:
+        """Links, claims, and leaving; in the end a claim waits, an uninstall is looked at, a farewell is put off."""
+        await self.it.control("settings", same_token_again=True)
+        first = await self._home_by_link("acme", 70078)
+        wrong = self.note("claim", f"{STRANGER}claim")
+        for claim, owner in ((wrong, "acme"), (first, "globex"), (first, "acme"), (first, "acme"), (first, self.key)):
+            await self._post("/v1/claims", {"claim": claim, "owner": owner})
+        await self._post("/v1/claims", {"claim": [first], "owner": first})
+        await self._post("/v1/install-links", {"owner": "acme", "return_to": first})
+        await self._home_by_link("globex", 70078)
+        (row,) = await self.it.sql("SELECT id FROM installation WHERE company_id = 70078")
+        token = (await self._get(f"/v1/installations/{row['id']}/token", self.key)).json()["access_token"]
+        headers = {"authorization": f"Bearer {self.note('access token', token)}"}
+        (webhook,) = (await self.it.aircall.get("/v1/webhooks", headers=headers)).json()["webhooks"]
+        told = {"event": "integration.deleted", "token": self.note("webhook token", webhook["token"]), "data": {}}
+        await self.it.browser.post("/aircall/webhook", content=json.dumps(told))
+        await eventually(lambda: self.it.sql("SELECT 1 FROM uninstall WHERE looks > 0"))
+        await self.it.control("break", door="all", how="error_500", times=1000)
+        (row,) = await self.it.sql("SELECT id FROM installation WHERE company_id = 70077")
+        authorization = {"authorization": f"Bearer {self.key}"}
+        await self.it.browser.delete(f"/v1/installations/{row['id']}", headers=authorization)
+        commands = (("audit",), ("audit", "--json"), ("installations", "list"), ("installations", "show", row["id"]))
+        for ended in await asyncio.gather(*(run_command(*c, environment=self.it.environment) for c in commands)):
+            assert ended.exit_code == 0, ended.stderr
+            self.answers.append(ended.stdout + ended.stderr)
+
+    async def _home_by_link(self, owner: str, company: int) -> str:
+        """A whole flow that began with a link; the claim it brings home."""
+        url = (await self._post("/v1/install-links", {"owner": owner})).json()["url"]
+        departure = await self.it.browser.get(url)
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(departure.headers["location"]).query).items()}
+        state = self.note("state", asked["state"])
+        granted = await self.it.control("grant", company=company, challenge=asked["code_challenge"])
+        code = self.note("code", granted["code"])
+        answer = await self.it.browser.get("/aircall/oauth/callback", params={"state": state, "code": code})
+        return str(answer.headers["location"].partition(CLAIM)[2])
+
+    async def _post(self, asked: str, body: object) -> httpx.Response:
+        return await self.it.browser.post(asked, json=body, headers={"authorization": f"Bearer {self.key}"})
 
     async def _key(self, scopes: str) -> str:
         arguments = ("keys", "create", "--name", "test", "--scopes", scopes)
@@ -188,7 +241,7 @@ async def dump(it: World) -> str:
 
 
 async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> None:
-    async with world(tmp_path, database_url, LOG_LEVEL="debug", PKCE="true") as it:
+    async with world(tmp_path, database_url, LOG_LEVEL="debug", PKCE="true", RETURN_URLS=HOME) as it:
         service = await it.start_service("--with-worker")
         await it.control("settings", rate_per_minute=10_000)
         canary = Canary(it)
@@ -197,6 +250,8 @@ async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> 
         await canary.partners()
         await canary.events()
         await canary.faults_of_our_own()
+        await canary.custody()
+        kept = {table: len(await it.sql(f"SELECT 1 FROM {table}")) for table in KEEPING}
         back = await canary.consent()
         await it.processes[0].kill()
         await it.browser.get(back)
@@ -207,7 +262,18 @@ async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> 
 
     assert {where: found(canary.secrets, text) for where, text in left.items()} == {where: [] for where in left}
     met = {re.sub(r" \d+$", "", name) for name in canary.secrets}
-    assert {"code", "state", "cookie", "PKCE verifier", "access token", "webhook token", "API key"} <= met
+    assert {
+        "code",
+        "state",
+        "cookie",
+        "PKCE verifier",
+        "access token",
+        "webhook token",
+        "API key",
+        "claim",
+        "link",
+    } <= met
+    assert all(kept.values()), kept
     assert '"event": "install ended"' in left["log"]
     assert "Traceback" in left["log"]
     assert "Northwind Demo Ltd" in left["tables"]

@@ -22,6 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import log, standing
 from aircall_oauth.aircall import budget
+from aircall_oauth.aircall.client import APP_REFUSED
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import (
     AircallAway,
@@ -239,10 +240,7 @@ async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> Secr
         async with asyncio.timeout(STEP_SECONDS):
             return await resources.aircall.exchange_code(code, verifier=verifier)
     except AircallRefused as refused:
-        if refused.aircall_status in {401, 403} or refused.reason in {
-            "invalid_client",
-            "unauthorized_client",
-        }:
+        if refused.aircall_status in {401, 403} or refused.reason in APP_REFUSED:
             logger.error("Aircall refuses this app's credentials", aircall_status=refused.aircall_status)
             raise AppRefused from None
         raise CodeRefused from None
