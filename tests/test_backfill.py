@@ -233,6 +233,23 @@ async def _told_in(database_url: str) -> Counter[int]:
         await connection.close()
 
 
+async def test_a_window_named_by_hand_and_cut_short_is_finished_by_the_worker(service: Service) -> None:
+    installation_id = await service.install()
+    missed = record(service, 220, since=ago(hours(6)), until=ago(hours(1)))
+    steps = backfill.by_hand(service.resources, installation_id, since=ago(hours(8)))
+    shares = [(await anext(steps)).share for _ in range(3)]
+    await steps.aclose()
+
+    await service.sql(MAKE_DUE)
+    await backfill.fill_gaps(service.resources)
+    again = [step async for step in backfill.by_hand(service.resources, installation_id, since=ago(hours(8)))]
+
+    assert shares == sorted(shares)
+    assert 0 < shares[-1] < 1 == again[-1].share
+    assert (again[-1].gap.found, again[-1].gap.added) == (220, 0)
+    assert await told(service) == Counter(missed)
+
+
 async def test_an_aircall_that_is_away_is_asked_again_a_minute_later(service: Service) -> None:
     installation_id = await service.install()
     missed = record(service, 60, since=ago(hours(3)), until=ago(hours(1)))

@@ -5,7 +5,7 @@ with the place it was read to, so whoever is killed in the middle leaves nothing
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil, floor
@@ -102,7 +102,7 @@ async def list_gaps(resources: Resources, *, installation_id: str | None = None,
 
 async def by_hand(
     resources: Resources, installation_id: str, *, since: datetime, until: datetime | None = None
-) -> AsyncIterator[Step]:
+) -> AsyncGenerator[Step, None]:
     """Fill a window that somebody names (until now, where the end is left out), telling each step; the last is done.
 
     Cut short, the worker goes on with it. Raises `InstallationNotFound`, `InstallationNotActive`, `InvalidRequest`
