@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from aircall_oauth.aircall import calls
 from aircall_oauth.eventlog import APPEND_LOCK
@@ -147,6 +148,19 @@ async def test_aircalls_own_events_are_never_dropped_for_each_other(service: Ser
     await service.aircall.settle()
 
     assert await told(service) == Counter({call_id: 2})
+
+
+@pytest.mark.parametrize(
+    "data", ['{"id":%s}' % ("9" * 5000), '{"id":null}', '{"id":1.5}', '{"id":"\\ud83d"}', "[1]", "7"]
+)
+async def test_an_end_of_no_call_that_can_be_named_is_kept_all_the_same(service: Service, data: str) -> None:
+    await service.install()
+    body = f'{{"event":"call.ended","token":"{service.webhook_token()}","data":{data}}}'
+
+    answers = [await service.post_event(body.encode()) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [row["data"] for row in await service.sql(ENDED)] == [data]
 
 
 async def test_only_calls_that_ended_in_the_gap_are_told(service: Service) -> None:
