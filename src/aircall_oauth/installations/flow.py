@@ -305,7 +305,8 @@ async def _save_once(resources: Resources, flow: FlowState, identity: Identity, 
         session.add(installation)
         await session.flush()
         if waits or flow.return_to is not None:
-            session.add(claims.new_claim(resources.vault, flow, installation, beside=token if beside else None))
+            claim = claims.new_claim(resources.vault, flow, installation, beside=token if beside else None)
+            await claims.keep_claim(session, claim)
         ended = update(Flow).where(col(Flow.id) == flow.flow_id)
         await session.exec(ended.values(status=FlowStatus.CONNECTED, installation_id=installation.id))
         if not waits:
