@@ -112,13 +112,14 @@ class World:
         self.processes.append(process)
         return process
 
-    async def start_aircall(self) -> Process:
+    async def start_aircall(self, *options: str) -> Process:
         url, redirect_uri = str(self.aircall.base_url), f"{self.service_url}/aircall/oauth/callback"
         process = await Process.start(
             "aircall",
             "aircall_oauth.sandbox.aircall",
             *("--client-id", CLIENT_ID, "--redirect-uri", redirect_uri),
             *("--port", url.rpartition(":")[2].strip("/"), "--base-url", url, "--attempt-pause", "0.2"),
+            *options,
             environment={"PATH": os.environ["PATH"], "SANDBOX_CLIENT_SECRET": CLIENT_SECRET},
             log=self.folder / "aircall.log",
         )
@@ -196,7 +197,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, database_url: str, **changes: str) -> AsyncIterator[World]:
+async def world(folder: Path, database_url: str, *, more_companies: int = 0, **changes: str) -> AsyncIterator[World]:
     """Aircall runs, the service is yet to be started; in the end all that was started is stopped."""
     service_url, aircall_url = (f"http://localhost:{free_port()}" for _ in range(2))
     addresses = {
@@ -209,7 +210,7 @@ async def world(folder: Path, database_url: str, **changes: str) -> AsyncIterato
     async with a_client(aircall_url) as aircall, a_client(service_url) as browser:
         it = World(folder, database_url, environment, service_url, aircall, browser)
         try:
-            await it.start_aircall()
+            await it.start_aircall("--more-companies", str(more_companies))
             yield it
         finally:
             for process in reversed(it.processes):

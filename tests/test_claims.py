@@ -15,8 +15,9 @@ import msgspec
 import pytest
 from dirty_equals import IsStr
 
+from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.installations import claims, links
-from aircall_oauth.models import Scope
+from aircall_oauth.models import Claim, Scope
 from tests.fakes import PUBLIC_URL, Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"
@@ -341,6 +342,30 @@ async def test_without_an_address_the_code_is_shown_to_be_carried_by_hand(databa
         assert "<h1>One more step</h1>" in answer.text
         assert code
         assert (await service.claim(code[1], "acme")).json()["status"] == "active"
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_flow_is_kept_again_where_the_answer_of_its_commit_got_lost(service: Service, held: bool) -> None:
+    """The driver says "connection lost" when the commit is long done; what the second try meets is its own work."""
+    if held:
+        await service.claim(await service.install_by_link("acme"), "acme")
+    connection_lost = iter([True])
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[Any]:
+        async with whole() as opened:
+            yield opened
+            saved = any(isinstance(one, Claim) for one in opened.identity_map.values())
+        if saved and next(connection_lost, False):
+            raise DatabaseAway
+
+    whole, service.resources.database.session = service.resources.database.session, session  # type: ignore[method-assign]
+    claim = await service.install_by_link("acme")
+    service.resources.database.session = whole  # type: ignore[method-assign]
+
+    assert next(connection_lost, None) is None, "it was lost once"
+    assert len(await service.sql("SELECT * FROM claim")) == 1
+    assert (await service.claim(claim, "acme")).json()["status"] == "active"
 
 
 async def test_another_owners_flow_does_not_disturb_who_has_it(service: Service) -> None:

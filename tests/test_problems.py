@@ -62,12 +62,19 @@ async def test_another_method_is_405_and_told_which_one_there_is(service: Servic
     partner = await service.partner()
     one = "/v1/installations/x"
 
-    for path in ("/v1/installations", one, f"{one}/token", "/v1/events", "/livez", "/readyz"):
+    for path in ("/v1/installations", f"{one}/token", "/v1/events", "/livez", "/readyz"):
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
             answer = await partner.request(method, path)
 
             _check(answer, 405, "method_not_allowed")
             assert answer.headers["allow"] == "GET"
+
+
+async def test_an_address_of_several_doors_tells_the_methods_of_all(service: Service) -> None:
+    answer = await (await service.partner()).put("/v1/installations/x")
+
+    _check(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "DELETE, GET"
 
 
 async def test_another_method_on_the_documentation_is_405(service: Service) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
@@ -56,6 +56,23 @@ async def test_a_missing_key_stops_the_start_and_is_named(service: Service) -> N
     assert "AIRCALL_OAUTH_SECRET_KEYS" in why
     assert "'k1'" in why
     assert OTHER_KEY not in why
+
+
+@pytest.mark.parametrize("table", ["claim", "farewell"])
+async def test_a_token_that_waits_needs_its_key_too(service: Service, table: str) -> None:
+    await service.install()
+    if table == "claim":
+        departure = await service.browser.get(await service.link())
+        state = parse_qs(urlsplit(departure.headers["location"]).query)["state"][0]
+        await service.return_with(state=state, code=service.aircall.grant())
+    else:
+        installation_id = await service.install()
+        service.aircall.break_next("all", "error_500", times=10)
+        await (await service.partner()).delete(f"/v1/installations/{installation_id}")
+    await service.sql("UPDATE installation SET status = 'removed', token_sealed = NULL, token_fingerprint = NULL")
+    assert len(await service.sql(f"SELECT * FROM {table} WHERE token_sealed IS NOT NULL")) == 1
+
+    assert "'k1'" in await refusal(changed(service, SECRET_KEYS=f"k2:{OTHER_KEY}"))
 
 
 async def test_a_missing_key_is_found_behind_many_rows_of_another(service: Service) -> None:

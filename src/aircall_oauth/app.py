@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -97,11 +97,18 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    allowed = {"allow": (error.headers or {}).get("Allow", "GET")} if error.status_code == 405 else {}
+    allowed = {"allow": _methods_of(request) or "GET"} if error.status_code == 405 else {}
     if _is_browser(request):
         return HTMLResponse(pages.nothing_here(), error.status_code, headers=pages.HEADERS | allowed)
     known = {404: NotFound, 405: MethodNotAllowed}
     return _answer_error(request, known.get(error.status_code, InvalidRequest)(), allowed)
+
+
+def _methods_of(request: Request) -> str:
+    """Every method of this address: a door knows its own only."""
+    doors = [*request.app.routes, *(route for router in openapi.DOORS for route in router.routes)]
+    here = [door for door in doors if isinstance(door, Route) and door.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for door in here for method in door.methods or ()} - {"HEAD"}))
 
 
 def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:

@@ -4,18 +4,17 @@ Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
 """
 
 import asyncio
-import json
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from aircall_oauth import log
+from aircall_oauth import log, terminal
 from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
 from aircall_oauth.settings import Settings, parse_duration
 
@@ -86,6 +85,57 @@ def dev(
     raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port))
 
 
+@app.command("revoke-all")
+def revoke_all(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    give_up_after: Annotated[str, typer.Option(help="How long to go on where Aircall is away.")] = "15m",
+    as_json: AsJson = False,
+) -> None:
+    """The kill switch: end every installation, delete its webhook, switch its integration off, erase its token.
+
+    May be stopped and started again. Exit code 1 where something could not be undone at Aircall.
+    """
+    from aircall_oauth.installations import revoke
+
+    give_up = _usage(parse_duration, give_up_after, "--give-up-after")
+    todo = _with_resources(revoke.count)
+    if not yes:
+        typer.confirm(
+            f"End all {todo.installations} installations? Every customer must install anew to come back.", abort=True
+        )
+    with terminal.progress() as tell:
+        report = _with_resources(lambda resources: revoke.revoke_all(resources, give_up_after=give_up, tell=tell))
+    if as_json:
+        terminal.print_json(asdict(report))
+    else:
+        terminal.print_report(report)
+    if report.refused or report.waiting:
+        raise typer.Exit(1)
+
+
+@app.command("doctor")
+def examine(
+    as_json: AsJson = False,
+    silent_after: Annotated[str, typer.Option(help="Without an event for so long is silent.")] = "7d",
+) -> None:
+    """Look at everything that can be wrong, and say what to do. Exit code 1 where something does not work."""
+    from aircall_oauth import doctor
+
+    silent = _usage(parse_duration, silent_after, "--silent-after")
+    try:
+        Settings.load()
+    except SettingsInvalid as error:
+        findings = doctor.settings_findings(error.problems)
+    else:
+        findings = _run(lambda settings: _collect(doctor.examine(settings, silent_after=silent)))
+    if as_json:
+        terminal.print_json([asdict(finding) for finding in findings])
+    else:
+        terminal.print_findings(findings)
+    if any(finding.level == doctor.Level.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
 @app.command("audit")
 def show_audit(
     installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
@@ -97,9 +147,9 @@ def show_audit(
 
     found = _with_resources(lambda resources: audit.lines(resources, installation_id=installation, limit=limit))
     if as_json:
-        _print_json([line.model_dump(mode="json") for line in found])
+        terminal.print_json([line.model_dump(mode="json") for line in found])
     else:
-        _print_table(
+        terminal.print_table(
             ("at", "actor", "action", "outcome", "installation", "from", "request"),
             (
                 (f"{a.at:%Y-%m-%d %H:%M:%S}", a.actor, a.action, a.outcome, a.installation_id, a.address, a.request_id)
@@ -137,7 +187,7 @@ def list_keys() -> None:
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
         standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
         table.add_row(key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used)
-    _print(table)
+    terminal.show(table)
 
 
 @keys_app.command("revoke")
@@ -163,9 +213,9 @@ def list_installations(
     wanted = None if status is None else _usage(InstallationStatus, status, "--status")
     found = _with_resources(lambda resources: reading.list_all(resources, operators_key(), owner=owner, status=wanted))
     if as_json:
-        _print_json([one.model_dump(mode="json") for one in found])
+        terminal.print_json([one.model_dump(mode="json") for one in found])
     else:
-        _print_table(
+        terminal.print_table(
             ("id", "status", "owner", "company", "webhook", "connected", "last event"),
             (
                 (
@@ -174,8 +224,8 @@ def list_installations(
                     one.owner,
                     one.company_name or str(one.company_id),
                     one.webhook.status,
-                    _minute(one.connected_at),
-                    _minute(one.last_event_at),
+                    terminal.minute(one.connected_at),
+                    terminal.minute(one.last_event_at),
                 )
                 for one in found
             ),
@@ -189,7 +239,7 @@ def show_installation(installation_id: InstallationId) -> None:
     from aircall_oauth.models import operators_key
 
     shown = _with_resources(lambda resources: reading.show_installation(resources, operators_key(), installation_id))
-    _print_json(shown.model_dump(mode="json"))
+    terminal.print_json(shown.model_dump(mode="json"))
 
 
 @installations_app.command("disconnect")
@@ -247,16 +297,16 @@ def list_gaps(
 
     gaps = _with_resources(lambda resources: backfill.list_gaps(resources, installation_id=installation, limit=limit))
     if as_json:
-        _print_json([gap.model_dump(mode="json") for gap in gaps])
+        terminal.print_json([gap.model_dump(mode="json") for gap in gaps])
     else:
-        _print_table(
+        terminal.print_table(
             ("installation", "reason", "since", "until", "filled", "found", "added", "last error"),
             (
                 (
                     gap.installation_id,
                     gap.reason,
-                    _minute(gap.since),
-                    _minute(gap.until) or "still open",
+                    terminal.minute(gap.since),
+                    terminal.minute(gap.until) or "still open",
                     f"{backfill.Step(gap).share:.0%}",
                     str(gap.found),
                     str(gap.added),
@@ -301,15 +351,11 @@ def _with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 async def _fill(resources: Any, installation_id: str, since: datetime, until: datetime | None) -> Any:
     """Fill a window under a progress bar; the gap, filled."""
-    from rich.progress import Progress
-
     from aircall_oauth.installations import backfill
 
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("calls", total=1.0)
+    with terminal.share() as tell:
         async for step in backfill.by_hand(resources, installation_id, since=since, until=until):
-            found = f"{step.gap.found} calls found, {step.gap.added} added"
-            progress.update(bar, completed=step.share, description=found)
+            tell(step.share, f"{step.gap.found} calls found, {step.gap.added} added")
     return step.gap
 
 
@@ -332,25 +378,8 @@ def _scopes(text: str) -> list[Any]:
         raise typer.BadParameter(f"must be some of {known}", param_hint="--scopes") from None
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(cell or "-" for cell in row))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    """As wide as the terminal; into a pipe never cut, so that a script reads whole words."""
-    terminal = sys.stdout.isatty()
-    Console(soft_wrap=not terminal, width=None if terminal else 500).print(table)
-
-
-def _minute(at: datetime | None) -> str | None:
-    return f"{at:%Y-%m-%d %H:%M}" if at is not None else None
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+async def _collect(found: AsyncIterator[T]) -> list[T]:
+    return [one async for one in found]
 
 
 def _usage(read: Callable[[str], T], text: str, option: str) -> T:

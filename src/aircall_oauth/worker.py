@@ -9,7 +9,16 @@ from datetime import timedelta
 from aircall_oauth import audit, log
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import backfill, claims, flow, leaving, retiring, uninstalls, upkeep
+from aircall_oauth.installations import (
+    backfill,
+    claims,
+    flow,
+    leaving,
+    retiring,
+    silence,
+    uninstalls,
+    upkeep,
+)
 from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
@@ -36,6 +45,7 @@ CHORES = (
     Chore("say goodbyes", leaving.say_goodbyes, timedelta(seconds=5)),
     Chore("fill gaps", backfill.fill_gaps, timedelta(seconds=2)),
     Chore("forget gaps", backfill.forget_gaps, timedelta(hours=1)),
+    Chore("learn rhythms", silence.learn_rhythms, timedelta(minutes=1)),
     Chore("make days", retention.make_days, timedelta(hours=1)),
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),

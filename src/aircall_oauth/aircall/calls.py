@@ -7,6 +7,7 @@
 import hashlib
 import re
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,14 +19,13 @@ PER_PAGE = 50
 MOST_LISTED = 10_000
 HALF_AN_EMOJI = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
-Number = int | float | None
-
 
 class ListedCall(msgspec.Struct, frozen=True):
-    """A call of the list. `ended_at` is None while it goes on."""
+    """A call of the list. `ended_at` is None while it goes on, `number_id` where the call names no number of ours."""
 
     id: str
     ended_at: datetime | None
+    number_id: int | None
     text: str
 
 
@@ -37,9 +37,13 @@ class CallPage(msgspec.Struct, frozen=True):
     more: bool
 
 
-class _Call(msgspec.Struct):
+class _Named(msgspec.Struct):
     id: int | str
-    ended_at: Number = None
+
+
+class _Call(_Named):
+    ended_at: Any = None
+    number: Any = None
 
 
 class _Meta(msgspec.Struct):
@@ -52,8 +56,10 @@ class _Page(msgspec.Struct):
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
+Named = TypeVar("Named", bound=_Named)
 _page = msgspec.json.Decoder(_Page)
 _call = msgspec.json.Decoder(_Call)
+_named = msgspec.json.Decoder(_Named)
 
 
 def read_page(body: bytes) -> CallPage:
@@ -70,16 +76,17 @@ def read_page(body: bytes) -> CallPage:
         # Where a call stands in what can be read, it stands in what was sent.
         found = str(memoryview(raw), "utf-8")
         place = readable.index(found, place)
-        call = _read(found)
+        call = _read(_call, found)
         if call is not None:
-            calls.append(ListedCall(str(call.id), _moment(call.ended_at), text[place : place + len(found)]))
+            sent = text[place : place + len(found)]
+            calls.append(ListedCall(str(call.id), _moment(call.ended_at), _number_id(call.number), sent))
         place += len(found)
     return CallPage(calls, page.meta.total, page.meta.next_page_link is not None)
 
 
 def key_of(data: str) -> bytes | None:
     """What recognises the call that an event's `data` tells of; None where it tells of none."""
-    call = _read(data)
+    call = _read(_named, data)
     return None if call is None else key(call.id)
 
 
@@ -88,9 +95,9 @@ def key(call_id: int | str) -> bytes:
     return hashlib.sha256(f"{ENDED}\0{call_id}".encode()).digest()
 
 
-def _read(data: str) -> _Call | None:
+def _read(decoder: msgspec.json.Decoder[Named], data: str) -> Named | None:
     try:
-        return _call.decode(_readable(data))
+        return decoder.decode(_readable(data))
     except (UnicodeError, msgspec.MsgspecError, RecursionError):
         return None
 
@@ -100,8 +107,13 @@ def _readable(text: str) -> str:
     return HALF_AN_EMOJI.sub(r"\\ufffd", text)
 
 
-def _moment(seconds: Number) -> datetime | None:
+def _moment(seconds: Any) -> datetime | None:
     try:
         return datetime.fromtimestamp(seconds, UTC) if seconds else None
-    except (ValueError, OverflowError, OSError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
+
+
+def _number_id(number: Any) -> int | None:
+    id_ = number.get("id") if isinstance(number, dict) else None
+    return id_ if isinstance(id_, int) else None

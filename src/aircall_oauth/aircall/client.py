@@ -9,6 +9,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -45,6 +47,9 @@ MAX_PAGES = 20
 # Refused now, but not for good. 408 and 425 ask to repeat; 429 says when.
 TEMPORARY = {408, 425, 429}
 MILLISECONDS_FROM = 1e12
+# What is said of our app, not of a code.
+APP_REFUSED = {"invalid_client", "unauthorized_client"}
+NO_CODE = "no-code"
 SECRET_FIELDS = ("code", "client_secret", "code_verifier")
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -140,6 +145,24 @@ class Aircall:
         """Tell Aircall that the customer disconnected on our side."""
         await self._call("POST", "/integrations/disable", token=token)
 
+    async def clock(self) -> datetime | None:
+        """Aircall's own time, read off its refusal of a call without a token; None where it does not say."""
+        response, _ = await self._ask("GET", "/ping")
+        if response.is_server_error:
+            raise AircallUnavailable(f"status {response.status_code}")
+        try:
+            return parsedate_to_datetime(response.headers["date"])
+        except (KeyError, ValueError):
+            return None
+
+    async def knows_app(self) -> bool:
+        """Whether Aircall accepts our credentials: it refuses a code that it never gave, and says which is wrong."""
+        try:
+            await self.exchange_code(SecretStr(NO_CODE))
+        except AircallRefused as refused:
+            return refused.aircall_status not in {401, 403} and refused.reason not in APP_REFUSED
+        return True
+
     async def create_webhook(self, token: SecretStr, *, url: str, name: str, events: Sequence[str]) -> AircallWebhook:
         """Register a webhook; no events means all. Never repeated: each repeat would make one more webhook."""
         body: dict[str, Any] = {"custom_name": name, "url": url}
@@ -225,14 +248,13 @@ class Aircall:
                 asyncio.timeout(TOTAL_SECONDS),
                 self._http.stream(method, self._api_url + path, headers=headers, **options) as response,
             ):
-                body = await _bounded_body(response, most_bytes)
+                return response, await _bounded_body(response, most_bytes)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             raise NeverSent("no connection") from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise AircallUnavailable(type(error).__name__) from None
-        return response, body
 
 
 class NeverSent(AircallUnavailable):

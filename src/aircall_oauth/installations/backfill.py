@@ -5,7 +5,7 @@ with the place it was read to, so whoever is killed in the middle leaves nothing
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil, floor
@@ -69,7 +69,8 @@ class Step:
 
 async def fill_gaps(resources: Resources) -> None:
     """The worker's chore: go on with every gap that is due, until it is filled or must wait."""
-    if not resources.settings.backfill:
+    wanted = resources.settings.webhook_events
+    if not resources.settings.backfill or (wanted and calls.ENDED not in wanted):
         return
     due = (
         select(Gap.id)
@@ -101,7 +102,7 @@ async def list_gaps(resources: Resources, *, installation_id: str | None = None,
 
 async def by_hand(
     resources: Resources, installation_id: str, *, since: datetime, until: datetime | None = None
-) -> AsyncIterator[Step]:
+) -> AsyncGenerator[Step, None]:
     """Fill a window that somebody names (until now, where the end is left out), telling each step; the last is done.
 
     Cut short, the worker goes on with it. Raises `InstallationNotFound`, `InstallationNotActive`, `InvalidRequest`
@@ -127,8 +128,9 @@ async def fill(resources: Resources, gap_id: str) -> AsyncIterator[Step]:
         return
     gap, installation = taken
     try:
+        numbers = await _linked_numbers(resources, installation)
         while gap.done_at is None:
-            step = await _next_page(resources, gap, installation)
+            step = await _next_page(resources, gap, installation, numbers)
             if step is None:
                 return
             gap = step.gap
@@ -176,7 +178,14 @@ def _place(gap: Gap, *, oldest: datetime) -> None:
     gap.part_to = max(gap.part_to or _end(gap), begin)
 
 
-async def _next_page(resources: Resources, gap: Gap, installation: Installation) -> Step | None:
+async def _linked_numbers(resources: Resources, installation: Installation) -> set[int]:
+    """Aircall lists the calls of all numbers, and tells those of the linked ones: so now which these are."""
+    async with standing.within_budget(resources, installation.company_id):
+        integration = await resources.aircall.integration(standing.token_of(resources, installation))
+    return set(integration.number_ids)
+
+
+async def _next_page(resources: Resources, gap: Gap, installation: Installation, numbers: set[int]) -> Step | None:
     """List one page and keep what it brings; None where the gap is not ours any more."""
     assert gap.listed_to is not None
     assert gap.part_to is not None
@@ -194,7 +203,8 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation)
         return await _move(resources, gap, [], {"part_to": gap.listed_to + length / 2, "page": 1}, page.total)
     if _is_cut_off(gap, page) and not page.more:
         logger.error("more calls in a second than Aircall lists", installation_id=installation.id)
-    missed = [missed for call in page.calls if (missed := _missed(gap, call)) is not None]
+    told = (call for call in page.calls if call.number_id is None or call.number_id in numbers)
+    missed = [missed for call in told if (missed := _missed(gap, call)) is not None]
     place = _behind(gap, page) | {"found": gap.found + len(missed)}
     return await _move(resources, gap, missed, place, page.total)
 

@@ -22,6 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import log, standing
 from aircall_oauth.aircall import budget
+from aircall_oauth.aircall.client import APP_REFUSED
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import (
     AircallAway,
@@ -239,10 +240,7 @@ async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> Secr
         async with asyncio.timeout(STEP_SECONDS):
             return await resources.aircall.exchange_code(code, verifier=verifier)
     except AircallRefused as refused:
-        if refused.aircall_status in {401, 403} or refused.reason in {
-            "invalid_client",
-            "unauthorized_client",
-        }:
+        if refused.aircall_status in {401, 403} or refused.reason in APP_REFUSED:
             logger.error("Aircall refuses this app's credentials", aircall_status=refused.aircall_status)
             raise AppRefused from None
         raise CodeRefused from None
@@ -307,7 +305,8 @@ async def _save_once(resources: Resources, flow: FlowState, identity: Identity, 
         session.add(installation)
         await session.flush()
         if waits or flow.return_to is not None:
-            session.add(claims.new_claim(resources.vault, flow, installation, beside=token if beside else None))
+            claim = claims.new_claim(resources.vault, flow, installation, beside=token if beside else None)
+            await claims.keep_claim(session, claim)
         ended = update(Flow).where(col(Flow.id) == flow.flow_id)
         await session.exec(ended.values(status=FlowStatus.CONNECTED, installation_id=installation.id))
         if not waits:

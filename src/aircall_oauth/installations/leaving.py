@@ -7,6 +7,7 @@ most (`docs/decisions/0009-a-farewell-keeps-the-token.md`). A customer who comes
 import asyncio
 import random
 from datetime import timedelta
+from enum import StrEnum, auto
 
 from pydantic import SecretStr
 from sqlalchemy import func
@@ -101,11 +102,20 @@ async def say_goodbyes(resources: Resources) -> None:
     await asyncio.gather(*(say_goodbye(resources, farewell_id) for farewell_id in farewell_ids))
 
 
-async def say_goodbye(resources: Resources, farewell_id: str) -> bool:
-    """Undo at Aircall what we made there, if it is due and nobody else is at it; whether all is undone."""
+class Goodbye(StrEnum):
+    """What came of saying it."""
+
+    SAID = auto()
+    REFUSED = auto()  # for good: nothing more can be done with this token
+    PUT_OFF = auto()
+    NOT_DUE = auto()
+
+
+async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
+    """Undo at Aircall what we made there, if it is due and nobody else is at it."""
     taken = await _take(resources, farewell_id)
     if taken is None:
-        return False
+        return Goodbye.NOT_DUE
     farewell, installation = taken
     try:
         async with (
@@ -113,11 +123,17 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> bool:
             asyncio.timeout(GOODBYE_SECONDS),
         ):
             await _undo(resources, farewell)
+    except AircallRefused as refused:
+        # A dead token is the usual reason: our app was removed there too, with all that it had.
+        logger.warning("goodbye refused", installation_id=farewell.installation_id, reason=str(refused))
+        said = Goodbye.REFUSED
     except (AircallUnavailable, BudgetSpent, TimeoutError) as error:
         await _postpone(resources, farewell, error)
-        return False
+        return Goodbye.PUT_OFF
+    else:
+        said = Goodbye.SAID
     await _finish(resources, farewell)
-    return True
+    return said
 
 
 async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Installation] | None:
@@ -145,15 +161,11 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
 
 
 async def _undo(resources: Resources, farewell: Farewell) -> None:
-    """Delete our webhooks, then switch the integration off. What Aircall refuses, it would refuse again."""
+    """Delete our webhooks, then switch the integration off."""
     token = resources.vault.open(farewell.token_sealed, Place(FAREWELL_TOKEN_COLUMN, farewell.id))
-    try:
-        for webhook_id in await _our_webhooks(resources, farewell, token):
-            await resources.aircall.delete_webhook(token, webhook_id)
-        await resources.aircall.disable_integration(token)
-    except AircallRefused as refused:
-        # A dead token is the usual reason: our app was removed there too, with all that it had.
-        logger.warning("goodbye refused", installation_id=farewell.installation_id, reason=str(refused))
+    for webhook_id in await _our_webhooks(resources, farewell, token):
+        await resources.aircall.delete_webhook(token, webhook_id)
+    await resources.aircall.disable_integration(token)
 
 
 async def _our_webhooks(resources: Resources, farewell: Farewell, token: SecretStr) -> set[str]:

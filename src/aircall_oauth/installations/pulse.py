@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from aircall_oauth import log
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import AppError
+from aircall_oauth.installations import silence
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
 from aircall_oauth.models import GapReason, InstallationStatus
 from aircall_oauth.resources import Resources
@@ -72,6 +73,7 @@ async def beat(resources: Resources) -> None:
             if last is not None:
                 await connection.execute(RECORD, last, MARGIN + SETTLING)
                 await connection.execute(LOOK_AT_ALL, last)
+                await silence.excuse(connection, since=last)
             await connection.execute(BEAT)
     if last is not None:
         logger.warning("nobody was here to receive", since=last.isoformat())

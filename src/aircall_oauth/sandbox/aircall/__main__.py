@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=int, default=120, help="requests a minute for one company (120)")
     parser.add_argument("--disable-after", type=int, default=10, help="failures in a row (10)")
     parser.add_argument("--attempt-pause", type=float, default=2.0, help="seconds between attempts (2)")
+    parser.add_argument("--more-companies", type=int, default=0, help="beside the three with a name (0)")
     parser.add_argument("--state", type=Path, help="file that keeps grants, tokens and webhooks")
     return parser
 
@@ -57,6 +58,7 @@ def _aircall(options: argparse.Namespace, secret: str) -> PretendAircall:
         webhook_attempt_pause=options.attempt_pause,
         disable_after=options.disable_after,
         state_file=options.state,
+        more_companies=options.more_companies,
     )
 
 

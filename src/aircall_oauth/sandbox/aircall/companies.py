@@ -51,6 +51,14 @@ def default_companies() -> list[Company]:
     ]
 
 
+def more_companies(count: int) -> list[Company]:
+    """Made-up companies beside the three with a name."""
+    return [
+        Company(80000 + n, f"Demo Company {n}", 1 + n % 50, {60000 + n: "Desk"}, Integration(500000 + n, [60000 + n]))
+        for n in range(count)
+    ]
+
+
 def company_view(company: Company) -> dict[str, Any]:
     """`GET /v1/company`: there is no id in it."""
     facts = {"name": company.name, "users_count": company.users_count, "numbers_count": len(company.numbers)}

@@ -51,11 +51,12 @@ class PretendAircall:
         clock: Callable[[], float] = time.time,
         transport: httpx.AsyncBaseTransport | None = None,
         state_file: Path | None = None,
+        more_companies: int = 0,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.clock = clock
         self.habits = Habits(rate_per_minute, webhook_attempt_pause, disable_after, webhook_timeout)
-        self.companies = companies.default_companies()
+        self.companies = companies.default_companies() + companies.more_companies(more_companies)
         self.grants = Grants(Client(client_id, client_secret, redirect_uris), clock)
         self.webhooks = Webhooks()
         self.faults = Faults()

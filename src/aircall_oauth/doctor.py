@@ -1,0 +1,278 @@
+"""Looks at everything that can be wrong with a deployment, says what is, and what to do about it. Changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum, auto
+
+import aiohttp
+from sqlalchemy import ColumnElement, text
+from sqlmodel import col, select
+
+from aircall_oauth import database, partitions, standing
+from aircall_oauth.aircall.payloads import Integration
+from aircall_oauth.database import Database, database_errors, newest_schema_version
+from aircall_oauth.errors import (
+    AircallError,
+    AircallRefused,
+    BudgetSpent,
+    DatabaseAway,
+    KeysUnfit,
+    NotReady,
+)
+from aircall_oauth.installations import reading
+from aircall_oauth.installations.reading import InstallationView
+from aircall_oauth.models import (
+    Farewell,
+    Installation,
+    InstallationStatus,
+    Webhook,
+    WebhookStatus,
+    now,
+    operators_key,
+)
+from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.settings import Settings
+from aircall_oauth.standing import Look
+
+OLDEST_POSTGRESQL = 150000
+CLOCK_MAY_DIFFER = timedelta(seconds=30)
+SILENT_AFTER = timedelta(days=7)
+OVERDUE_AFTER = timedelta(minutes=15)
+PUBLIC_URL_SECONDS = 5.0
+LOOKS_AT_ONCE = 10
+MAX_ANSWER_BYTES = 1024
+
+Opener = Callable[[Settings], AbstractAsyncContextManager[Resources]]
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = auto()
+    WARNING = auto()  # worth a look; it works all the same
+    PROBLEM = auto()  # it does not work
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was seen, and what to do."""
+
+    check: str
+    level: Level
+    seen: str
+    advice: str | None = None
+    installation_id: str | None = None
+
+
+def settings_findings(problems: Sequence[str]) -> list[Finding]:
+    """What is wrong with the settings; nothing else can be looked at then."""
+    advice = "Correct the environment; docs/operations.md has the table."
+    return [Finding("settings", Level.PROBLEM, problem, advice) for problem in problems]
+
+
+async def examine(
+    settings: Settings, *, silent_after: timedelta = SILENT_AFTER, opener: Opener = open_resources
+) -> AsyncIterator[Finding]:
+    """Every finding, in the order in which one thing needs the other; it ends where nothing more can be looked at."""
+    yield Finding("settings", Level.OK, "complete and right")
+    standing_database = await _database(settings)
+    yield standing_database
+    if standing_database.level == Level.PROBLEM:
+        return
+    try:
+        async with opener(settings) as resources:
+            async for finding in _service(resources, silent_after):
+                yield finding
+    except KeysUnfit as error:
+        yield Finding("keys", Level.PROBLEM, error.detail, "Put the missing key back; docs/operations.md, The keys.")
+
+
+async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:
+    try:
+        await resources.require_ready()
+    except NotReady as error:
+        yield Finding("schema", Level.PROBLEM, error.detail, "Run `aircall-oauth migrate`.")
+        return
+    yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
+    yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
+    yield await _public_url(resources.settings)
+    yield await _worker(resources)
+    aircall = [await _clock(resources), await _app(resources)]
+    for finding in aircall:
+        yield finding
+    if any(finding.level == Level.PROBLEM for finding in aircall):
+        return
+    async for finding in _installations(resources, silent_after):
+        yield finding
+
+
+async def _database(settings: Settings) -> Finding:
+    opened = Database(settings.database_url.get_secret_value())
+    try:
+        async with opened.session() as session:
+            connection = await session.connection()
+            version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
+            said = await connection.scalar(text("SHOW server_version"))
+    except DatabaseAway as error:
+        advice = "Look at AIRCALL_OAUTH_DATABASE_URL, at the network, and whether PostgreSQL runs."
+        return Finding("database", Level.PROBLEM, database.reason(error), advice)
+    finally:
+        await opened.close()
+    if version < OLDEST_POSTGRESQL:
+        return Finding("database", Level.PROBLEM, f"PostgreSQL {said}", "PostgreSQL 15 or newer is needed.")
+    return Finding("database", Level.OK, f"PostgreSQL {said} answers")
+
+
+async def _public_url(settings: Settings) -> Finding:
+    """Whether the address that browsers and Aircall are told is this service's."""
+    url = f"{settings.public_url}/livez"
+    advice = "AIRCALL_OAUTH_PUBLIC_URL must lead to `aircall-oauth serve`, for browsers and for Aircall."
+    try:
+        timeout = aiohttp.ClientTimeout(total=PUBLIC_URL_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as client,
+            client.get(url, allow_redirects=False) as answer,
+        ):
+            ours = answer.status == 200 and b'"status":"ok"' in await answer.content.read(MAX_ANSWER_BYTES)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return Finding("public url", Level.WARNING, f"not reached from here ({type(error).__name__})", advice)
+    if not ours:
+        return Finding("public url", Level.PROBLEM, "another service answers there", advice)
+    return Finding("public url", Level.OK, "leads to this service")
+
+
+async def _worker(resources: Resources) -> Finding:
+    """Nothing tells that a worker runs but its work."""
+    overdue = select(Webhook.id).where(col(Webhook.due_at) < now() - OVERDUE_AFTER, _of_active()).limit(1)
+    goodbyes = select(Farewell.id).where(col(Farewell.due_at) < now() - OVERDUE_AFTER).limit(1)
+    async with resources.database.session() as session:
+        late = (await session.exec(overdue)).first() or (await session.exec(goodbyes)).first()
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            days = await partitions.days_ahead(connection)
+    if late is not None or days <= 2:
+        return Finding(
+            "worker", Level.PROBLEM, "work is overdue", "Run `aircall-oauth work`, or `serve --with-worker`."
+        )
+    return Finding("worker", Level.OK, f"nothing is overdue; the log has {days} days ahead")
+
+
+def _of_active() -> ColumnElement[bool]:
+    active = select(Installation.id).where(col(Installation.status) == InstallationStatus.ACTIVE)
+    return col(Webhook.installation_id).in_(active)
+
+
+async def _clock(resources: Resources) -> Finding:
+    """Whether Aircall answers, and whether its clock, the database's and ours agree."""
+    try:
+        theirs = await resources.aircall.clock()
+    except AircallError as error:
+        advice = "Look at AIRCALL_OAUTH_API_URL and at the network; https://status.aircall.com says how Aircall is."
+        return Finding("aircall", Level.PROBLEM, str(error), advice)
+    async with resources.database.session() as session:
+        of_database = await (await session.connection()).scalar(text("SELECT clock_timestamp()"))
+    ours = datetime.now(UTC)
+    for whose, clock in (("the database's", of_database), ("Aircall's", theirs)):
+        if clock is not None and abs(clock - ours) > CLOCK_MAY_DIFFER:
+            seconds = round((ours - clock).total_seconds())
+            seen = f"this machine's clock is {abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} {whose}"
+            return Finding("clock", Level.PROBLEM, seen, "Set the clocks by NTP: states and links live for minutes.")
+    return Finding("aircall", Level.OK, "answers; the clocks agree")
+
+
+async def _app(resources: Resources) -> Finding:
+    """Whether Aircall knows our app."""
+    try:
+        known = await resources.aircall.knows_app()
+    except AircallError as error:
+        return Finding("app", Level.WARNING, str(error), "Look again later.")
+    if not known:
+        advice = "AIRCALL_OAUTH_CLIENT_ID and AIRCALL_OAUTH_CLIENT_SECRET must be those that Aircall gave you."
+        return Finding("app", Level.PROBLEM, "Aircall refuses this app's credentials", advice)
+    return Finding("app", Level.OK, "Aircall knows this app")
+
+
+async def _installations(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:
+    views = await reading.list_all(resources, operators_key())
+    turn = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+    async def look(view: InstallationView) -> list[Finding]:
+        async with turn:
+            return await _installation(resources, view, silent_after)
+
+    well = 0
+    for found in await asyncio.gather(
+        *(look(view) for view in views if view.status in {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED})
+    ):
+        well += not found
+        for finding in found:
+            yield finding
+    yield Finding("installations", Level.OK, f"{well} well, {len(views)} in all")
+    async with resources.database.session() as session:
+        farewells = (await session.exec(select(Farewell))).all()
+    for farewell in farewells:
+        advice = "Nothing: the worker goes on for three days."
+        seen = f"still to be undone at Aircall ({farewell.last_error or 'not tried yet'})"
+        yield Finding("farewell", Level.WARNING, seen, advice, farewell.installation_id)
+
+
+async def _installation(resources: Resources, view: InstallationView, silent_after: timedelta) -> list[Finding]:
+    """What is wrong with one installation; nothing where it is well."""
+    reinstall = "Ask its admin to install the app again; id and owner stay."
+    if view.status == InstallationStatus.UNAUTHORIZED:
+        return [Finding("token", Level.PROBLEM, "Aircall no longer accepts it", reinstall, view.id)]
+    async with resources.database.session() as session:
+        installation = await session.get(Installation, view.id)
+    if installation is None or installation.token_sealed is None:
+        return []
+    found, integration = await standing.look(resources, installation)
+    if found in {Look.DEAD, Look.FOREIGN}:
+        seen = "Aircall refuses it" if found == Look.DEAD else "it answers for another company or integration"
+        return [Finding("token", Level.PROBLEM, seen, reinstall, view.id)]
+    if integration is None:
+        seen = "could not be looked at: Aircall is away, or the company's budget is spent"
+        return [Finding("token", Level.WARNING, seen, "Look again in a minute.", view.id)]
+    webhook = await _webhook(resources, installation, view)
+    return [*webhook, *_silence(view, integration, silent_after)]
+
+
+async def _webhook(resources: Resources, installation: Installation, view: InstallationView) -> list[Finding]:
+    advice = "A worker registers it anew; if it stays so, its log says why (`webhook not registered`)."
+    if view.webhook.webhook_id is None or view.webhook.status != WebhookStatus.ACTIVE:
+        return [Finding("webhook", Level.PROBLEM, f"it is {view.webhook.status}", advice, view.id)]
+    try:
+        async with standing.within_budget(resources, installation.company_id):
+            there = await resources.aircall.get_webhook(
+                standing.token_of(resources, installation), view.webhook.webhook_id
+            )
+    except AircallRefused:
+        return [Finding("webhook", Level.PROBLEM, "Aircall has it no more", advice, view.id)]
+    except (AircallError, BudgetSpent):
+        return [Finding("webhook", Level.WARNING, "could not be looked at", "Look again in a minute.", view.id)]
+    if not there.active:
+        return [Finding("webhook", Level.PROBLEM, "Aircall has switched it off", advice, view.id)]
+    if there.url not in {None, resources.settings.webhook_url}:
+        return [Finding("webhook", Level.PROBLEM, "it leads to another address than ours", advice, view.id)]
+    return []
+
+
+def _silence(view: InstallationView, integration: Integration, silent_after: timedelta) -> list[Finding]:
+    """Connected, and yet nothing comes."""
+    if not integration.active and integration.active is not None:
+        advice = "Ask its admin to switch the integration on in Aircall's Dashboard."
+        return [Finding("integration", Level.WARNING, "it is switched off at Aircall", advice, view.id)]
+    if not integration.number_ids:
+        advice = "Ask its admin to choose numbers for the integration in Aircall's Dashboard."
+        return [Finding("numbers", Level.WARNING, "none are linked, so no call is told", advice, view.id)]
+    advice = "Place a call on one of its numbers; if nothing comes, look at its webhook and its numbers."
+    if view.silent_since is not None:
+        seen = f"silent since {view.silent_since:%Y-%m-%d %H:%MZ}, at hours in which it usually speaks"
+        return [Finding("silence", Level.WARNING, seen, advice, view.id)]
+    last = view.last_event_at or view.connected_at
+    if last < now() - silent_after:
+        seen = f"connected but silent: no event since {last:%Y-%m-%d}"
+        return [Finding("silence", Level.WARNING, seen, advice, view.id)]
+    return []

@@ -1,0 +1,149 @@
+"""The kill switch: every installation is ended, first here, all of them at once, then at Aircall, one by one.
+
+All that it knows stands in the database: the farewells that are still to be said. So it may be killed and started again
+at any moment, and goes on where it was; so may a worker, beside it or after it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, func
+from sqlmodel import col, select
+
+from aircall_oauth import audit
+from aircall_oauth.audit import OPERATOR, Action
+from aircall_oauth.installations import leaving
+from aircall_oauth.installations.leaving import Goodbye
+from aircall_oauth.models import Farewell, Installation, InstallationStatus
+from aircall_oauth.resources import Resources
+
+BATCH = 50
+# Below the connections of a process, as each of them needs one now and then.
+GOODBYES_AT_ONCE = 8
+LOOK_AGAIN_SECONDS = 1.0
+
+
+@dataclass
+class Progress:
+    """How far it is."""
+
+    installations: int = 0  # to be ended here
+    ended: int = 0
+    farewells: int = 0  # to be said at Aircall, those of an earlier run included
+    said: int = 0
+
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What could not be undone at Aircall."""
+
+    installation_id: str
+    company_id: int
+    company_name: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it. `waiting` farewells are gone on with by a worker, or by the next run."""
+
+    progress: Progress
+    refused: list[Left] = field(default_factory=list)
+    waiting: list[Left] = field(default_factory=list)
+
+
+async def count(resources: Resources) -> Progress:
+    """What there is to do."""
+    await resources.require_ready()
+    async with resources.database.session() as session:
+        installations = (await session.exec(select(func.count()).select_from(Installation).where(_to_end()))).one()
+        farewells = (await session.exec(select(func.count()).select_from(Farewell))).one()
+    return Progress(installations=installations, farewells=farewells)
+
+
+async def revoke_all(resources: Resources, *, give_up_after: timedelta, tell: Tell = lambda _: None) -> Report:
+    """End every installation, and undo at Aircall all that can be undone in the time given."""
+    progress = await count(resources)
+    progress.farewells += progress.installations
+    tell(progress)
+    while ended := await _end_some(resources):
+        progress.ended += ended
+        tell(progress)
+    refused = await _say_all(resources, progress, tell, until=time.monotonic() + give_up_after.total_seconds())
+    return Report(progress, refused, await _waiting(resources))
+
+
+async def _end_some(resources: Resources) -> int:
+    """From here on nothing of them is used any more; how many there were."""
+    some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH).with_for_update()
+    async with resources.database.session() as session:
+        installations = (await session.exec(some)).all()
+        for installation in installations:
+            await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
+            await leaving.take_leave(resources, session, installation, reason="revoked")
+    return len(installations)
+
+
+def _to_end() -> ColumnElement[bool]:
+    return col(Installation.status) != InstallationStatus.REMOVED
+
+
+async def _say_all(resources: Resources, progress: Progress, tell: Tell, *, until: float) -> list[Left]:
+    """Say every farewell that is due, and wait for those that were put off, while there is time; what was refused."""
+    refused: list[Left] = []
+    while time.monotonic() < until:
+        left, due = await _farewells(resources), await _farewells(resources, of=_is_due())
+        progress.said = max(0, progress.farewells - len(left))
+        tell(progress)
+        if not left:
+            break
+        if due:
+            refused += await _say_some(resources, due[:BATCH], progress, tell)
+        else:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return refused
+
+
+async def _say_some(
+    resources: Resources, due: Sequence[tuple[Farewell, Installation]], progress: Progress, tell: Tell
+) -> list[Left]:
+    turn = asyncio.Semaphore(GOODBYES_AT_ONCE)
+
+    async def say(farewell: Farewell, installation: Installation) -> Left | None:
+        async with turn:
+            said = await leaving.say_goodbye(resources, farewell.id)
+        progress.said += said in {Goodbye.SAID, Goodbye.REFUSED}
+        tell(progress)
+        return _left(installation, "Aircall refuses its token") if said == Goodbye.REFUSED else None
+
+    return [left for left in await asyncio.gather(*(say(*one) for one in due)) if left is not None]
+
+
+def _is_due() -> ColumnElement[bool]:
+    return col(Farewell.due_at) <= func.now()
+
+
+async def _waiting(resources: Resources) -> list[Left]:
+    return [
+        _left(installation, farewell.last_error or "not tried yet")
+        for farewell, installation in await _farewells(resources)
+    ]
+
+
+async def _farewells(
+    resources: Resources, of: ColumnElement[bool] | None = None
+) -> Sequence[tuple[Farewell, Installation]]:
+    every = select(Farewell, Installation).join(Installation, col(Installation.id) == col(Farewell.installation_id))
+    chosen = every if of is None else every.where(of)
+    async with resources.database.session() as session:
+        return (await session.exec(chosen.order_by(col(Farewell.due_at)))).all()
+
+
+def _left(installation: Installation, why: str) -> Left:
+    return Left(installation.id, installation.company_id, installation.company_name, why)
