@@ -240,7 +240,7 @@ async def _installation(resources: Resources, view: InstallationView, silent_aft
 
 
 async def _webhook(resources: Resources, installation: Installation, view: InstallationView) -> list[Finding]:
-    advice = "A worker registers it anew; if it stays so, its log says why (`webhook not registered`)."
+    advice = "A worker mends it; if it stays so, its log says why (`webhook looked at in vain`)."
     if view.webhook.webhook_id is None or view.webhook.status != WebhookStatus.ACTIVE:
         return [Finding("webhook", Level.PROBLEM, f"it is {view.webhook.status}", advice, view.id)]
     try:
