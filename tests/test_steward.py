@@ -517,6 +517,7 @@ async def test_after_nobody_was_here_all_are_looked_at_soon(service: Service) ->
     await service.sql("UPDATE pulse SET at = at - interval '5 minutes'")
     await pulse.beat(service.resources)
 
+    await service.sql("UPDATE webhook SET checked_at = now() - interval '2 minutes'")
     await upkeep.after_troubles(service.resources)
 
     (row,) = await service.sql("SELECT due_at - now() AS due_in FROM webhook")
@@ -533,12 +534,23 @@ async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
         answers = await asyncio.gather(*(service.post_event(event("x", number)) for number in range(troubles.A_BURST)))
     await eventually(lambda: service.sql("SELECT * FROM trouble"), 20.0)
 
+    await service.sql("UPDATE webhook SET checked_at = now() - interval '2 minutes'")
     await asyncio.gather(*(upkeep.after_troubles(service.resources) for _ in range(3)))
 
     rows = await service.sql("SELECT due_at - now() AS due_in FROM webhook")
     assert {answer.status_code for answer in answers} == {503}
     assert all(row["due_in"] <= upkeep.SPREAD for row in rows)
     assert await service.sql("SELECT * FROM trouble") == []
+
+
+async def test_troubles_without_end_do_not_make_us_ask_without_end(service: Service) -> None:
+    await service.install()
+    await service.sql("INSERT INTO trouble (id, began_at, ended_at, failures) VALUES ('trb_1', now(), now(), 5)")
+
+    await upkeep.after_troubles(service.resources)
+
+    (row,) = await service.sql("SELECT due_at - checked_at AS pause FROM webhook")
+    assert upkeep.BETWEEN_LOOKS <= row["pause"] <= upkeep.BETWEEN_LOOKS + upkeep.SPREAD
 
 
 async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ AT_ONCE = 20
 LOOK_AROUND_SECONDS = 1.0
 # After errors of our own all are looked at within this.
 SPREAD = timedelta(minutes=1)
+# But none so soon after its last look: whoever can make us fail must not make us ask without end.
+BETWEEN_LOOKS = timedelta(minutes=2)
 LOOKED_AFTER = (InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED)
 
 NotNow = (AircallError, BudgetSpent, TimeoutError)
@@ -93,14 +95,12 @@ async def after_troubles(resources: Resources) -> None:
 
     So all of them are looked at soon, each within its own company's budget.
     """
-    soon = func.now() + func.random() * SPREAD
+    soon = func.greatest(func.now(), col(Webhook.checked_at) + BETWEEN_LOOKS) + func.random() * SPREAD
     in_use = select(Installation.id).where(col(Installation.status) == InstallationStatus.ACTIVE)
     async with resources.database.session() as session:
         if (await session.exec(delete(Trouble))).rowcount:
-            later = update(Webhook).where(
-                col(Webhook.due_at) > func.now() + SPREAD, col(Webhook.installation_id).in_(in_use)
-            )
-            looked_at = (await session.exec(later.values(due_at=soon))).rowcount
+            later = update(Webhook).where(col(Webhook.due_at) > func.now(), col(Webhook.installation_id).in_(in_use))
+            looked_at = (await session.exec(later.values(due_at=func.least(Webhook.due_at, soon)))).rowcount
             logger.warning("all webhooks are looked at after troubles of our own", webhooks=looked_at)
 
 
