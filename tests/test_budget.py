@@ -264,7 +264,7 @@ async def test_a_chore_that_finds_the_budget_spent_asks_nothing_and_comes_back(d
         await drawn(service.resources.database, LIMIT)
         asked = len(service.aircall.requests)
 
-        await upkeep.finish_webhooks(service.resources)
+        await upkeep.look_after_webhooks(service.resources)
 
         (row,) = await service.sql("SELECT status, extract(epoch FROM due_at - now()) AS seconds FROM webhook")
         assert asked == len(service.aircall.requests)

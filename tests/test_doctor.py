@@ -166,6 +166,15 @@ async def test_an_installation_that_is_well_is_counted(service: Service) -> None
     assert found.keys() & {"token", "webhook", "numbers", "silence", "integration", "farewell"} == set()
 
 
+async def test_who_is_silent_at_its_usual_hours_is_found(service: Service) -> None:
+    silent = "INSERT INTO rhythm (installation_id, hour, spoke, silent_at) VALUES ($1, 490000, 0::bit(672), now())"
+    await service.sql(silent, await service.install())
+
+    found = (await findings(service))["silence"]
+
+    assert (found.level, "silent since 2025-11-24 17:00Z" in found.seen) == (Level.WARNING, True)
+
+
 async def test_each_thing_wrong_with_an_installation_is_found(service: Service) -> None:
     installation_id = await service.install()
     (hook,) = service.aircall.webhooks.of(COMPANY)

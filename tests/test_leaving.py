@@ -193,7 +193,7 @@ async def test_who_comes_back_while_goodbye_is_being_said_is_whole_in_the_end(se
 
     again = await service.install()
     await leaving_now
-    await upkeep.finish_webhooks(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
 
     assert again == installation_id
     (hook,) = service.aircall.webhooks.of(COMPANY)

@@ -24,6 +24,7 @@ DOORS = {
     "GET /v1/installations": "list_installations",
     "GET /v1/installations/{installation_id}": "show_installation",
     "DELETE /v1/installations/{installation_id}": "disconnect",
+    "POST /v1/installations/{installation_id}/check": "check_installation",
     "GET /v1/installations/{installation_id}/token": "read_token",
     "POST /v1/install-links": "make_install_link",
     "POST /v1/claims": "claim_installation",

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from dirty_equals import IsStr
 
-from aircall_oauth.errors import ApiError, AppError, Unavailable
+from aircall_oauth.errors import AircallError, ApiError, AppError, Unavailable
 from aircall_oauth.models import Scope, new_id
 from aircall_oauth.problems import MEANINGS
 from tests.fakes import Service
@@ -172,7 +172,7 @@ async def test_an_id_that_is_no_plain_word_is_replaced(service: Service) -> None
 
 
 def test_every_error_of_the_api_is_explained_in_the_document() -> None:
-    statuses = {error.status for error in (*_below(ApiError), *_below(Unavailable))}
+    statuses = {error.status for above in (ApiError, AircallError, Unavailable) for error in _below(above)}
 
     assert statuses == MEANINGS.keys()
 

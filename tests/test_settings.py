@@ -38,6 +38,7 @@ WRONG = {
     "webhook_name": CANARY * 100,
     "webhook_events": f"call.ended,{CANARY}!",
     "event_retention": CANARY,
+    "backfill": CANARY,
     "token_reads_per_minute": CANARY,
     "audit_retention": "29d",
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",

@@ -103,23 +103,27 @@ async def test_a_token_that_answers_for_another_is_not_used_any_further(service:
     assert event["data"] == '{"token":"foreign"}'
 
 
-async def test_a_dead_token_stops_the_webhook_chore_and_a_new_install_heals_it(service: Service) -> None:
+async def test_a_token_refused_twice_minutes_apart_is_dead_and_a_new_install_heals_it(
+    service: Service,
+) -> None:
     installation_id = await service.install()
     await service.sql("UPDATE installation SET owner = 'acme'")
     service.aircall.grants.revoke_company(COMPANY)
     service.aircall.webhooks.delete_company(COMPANY)
     await service.sql("UPDATE webhook SET due_at = now()")
 
-    await upkeep.finish_webhooks(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
+    refused_once = await status_of(service, installation_id)
+    (wait,) = await service.sql("SELECT extract(epoch FROM due_at - now()) AS seconds FROM webhook")
+    await service.sql("UPDATE webhook SET due_at = now(), refused_at = refused_at - interval '2 minutes'")
+    await upkeep.look_after_webhooks(service.resources)
     unauthorized = await status_of(service, installation_id)
-    await service.sql("UPDATE webhook SET due_at = now()")
-    asked = len(service.aircall.requests)
-    await upkeep.finish_webhooks(service.resources)
-    stopped = len(service.aircall.requests) == asked
     again = await service.install()
 
     (healed,) = await service.sql("SELECT id, status, owner FROM installation")
-    assert (unauthorized, stopped) == ("unauthorized", True)
+    assert (refused_once, unauthorized) == ("active", "unauthorized")
+    assert 90 < wait["seconds"] < 300
+    assert await told(service, "installation.unauthorized") == 1
     assert (again, "active", "acme") == (healed["id"], healed["status"], healed["owner"])
     assert again == installation_id
     assert len(service.aircall.webhooks.of(COMPANY)) == 1
@@ -140,7 +144,7 @@ async def test_webhooks_of_the_dead_do_not_hold_up_the_living(service: Service) 
         "UPDATE webhook SET status = 'pending', due_at = now() WHERE installation_id = $1", installation_id
     )
 
-    await upkeep.finish_webhooks(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
 
     (webhook,) = await service.sql("SELECT status FROM webhook WHERE installation_id = $1", installation_id)
     assert webhook["status"] == "active"

@@ -30,7 +30,8 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events import receiver
 from aircall_oauth.events.inbox import open_inbox
-from aircall_oauth.installations import pages
+from aircall_oauth.events.troubles import watch_troubles
+from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.resources import Resources
@@ -80,8 +81,11 @@ def create_app(open_resources: Opener) -> App:
             open_resources() as resources,
             open_inbox(resources.database, resources.metrics) as inbox,
             hang_bell(resources.database, inbox.committed) as bell,
+            watch_troubles(resources.database) as troubles,
+            pulse.beating(resources),
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
+            app.state.troubles = troubles
             yield
 
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)

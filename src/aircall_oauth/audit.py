@@ -38,6 +38,8 @@ class Action(StrEnum):
     INSTALL_LINK_MADE = "install_link.made"
     INSTALLATION_CLAIMED = "installation.claimed"
     INSTALLATION_DISCONNECTED = "installation.disconnected"
+    INSTALLATION_CHECKED = "installation.checked"
+    WEBHOOK_ROTATED = "webhook.rotated"
     ALL_REVOKED = "all.revoked"
     API_KEY_CREATED = "api_key.created"
     API_KEY_REVOKED = "api_key.revoked"

@@ -240,7 +240,7 @@ async def _installation(resources: Resources, view: InstallationView, silent_aft
 
 
 async def _webhook(resources: Resources, installation: Installation, view: InstallationView) -> list[Finding]:
-    advice = "A worker registers it anew; if it stays so, its log says why (`webhook not registered`)."
+    advice = "A worker mends it; if it stays so, its log says why (`webhook looked at in vain`)."
     if view.webhook.webhook_id is None or view.webhook.status != WebhookStatus.ACTIVE:
         return [Finding("webhook", Level.PROBLEM, f"it is {view.webhook.status}", advice, view.id)]
     try:
@@ -267,9 +267,12 @@ def _silence(view: InstallationView, integration: Integration, silent_after: tim
     if not integration.number_ids:
         advice = "Ask its admin to choose numbers for the integration in Aircall's Dashboard."
         return [Finding("numbers", Level.WARNING, "none are linked, so no call is told", advice, view.id)]
+    advice = "Place a call on one of its numbers; if nothing comes, look at its webhook and its numbers."
+    if view.silent_since is not None:
+        seen = f"silent since {view.silent_since:%Y-%m-%d %H:%MZ}, at hours in which it usually speaks"
+        return [Finding("silence", Level.WARNING, seen, advice, view.id)]
     last = view.last_event_at or view.connected_at
     if last < now() - silent_after:
         seen = f"connected but silent: no event since {last:%Y-%m-%d}"
-        advice = "Place a call on one of its numbers; if nothing comes, look at its webhook and its numbers."
         return [Finding("silence", Level.WARNING, seen, advice, view.id)]
     return []

@@ -21,7 +21,7 @@
     ├── ApiError                      a problem+json answer
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
-    │   ├── InstallationNotActive · EventNotFound · PositionGone · InvalidRequest
+    │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · InvalidRequest
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
@@ -32,6 +32,7 @@
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull
+        ├── BackfillPutOff
         └── NotReady · Leaving
 
 A class's name is its stable `code`, its docstring the message, its `status` the HTTP status.
@@ -260,6 +261,12 @@ class InstallationNotActive(ApiError):
     status = 409
 
 
+class CheckUnderWay(ApiError):
+    """Somebody is looking at this installation just now; try again in a minute."""
+
+    status = 409
+
+
 class ClaimNotFound(ApiError):
     """There is no such claim: it was never given, was used, or is older than an hour."""
 
@@ -403,6 +410,10 @@ class DatabaseAway(Unavailable):
 
 class InboxFull(Unavailable):
     """More events are coming in than can be kept right now; send it again."""
+
+
+class BackfillPutOff(Unavailable):
+    """Aircall has to be waited for; the worker goes on with it."""
 
 
 class NotReady(Unavailable):

@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import BIT
 from sqlmodel import Field, SQLModel, col
 from uuid_utils import uuid7
 
@@ -148,6 +149,10 @@ class Installation(Table, table=True):
     number_ids: list[int] = Field(
         default_factory=list, sa_column=Column(ARRAY(BigInteger), nullable=False, server_default=text("'{}'"))
     )
+    # Whether Aircall has the integration switched on, as far as it told.
+    integration_active: bool = Field(
+        default=True, sa_column=Column(Boolean, nullable=False, server_default=text("true"))
+    )
     token_sealed: str | None = _text(nullable=True)
     token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
     connected_at: datetime = _time()
@@ -181,6 +186,32 @@ class Webhook(Table, table=True):
     leased_until: datetime | None = _time(nullable=True)  # whoever looks at it has it until then
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_error: str | None = _text(nullable=True)
+    thorough_at: datetime | None = _time(nullable=True)  # last looked at with all that belongs to it
+    refused_at: datetime | None = _time(nullable=True)  # since when Aircall refuses the token
+    rotation_wanted: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    )
+
+
+class RetiredWebhook(Table, table=True):
+    """A webhook of ours that is to be deleted at Aircall; until it is, its events are recognised like any other's.
+
+    Nobody takes it into use again: that is how a webhook being deleted and one being adopted never are the same.
+    """
+
+    __tablename__ = "retired_webhook"
+    __table_args__ = (
+        Index("ix_retired_webhook_due_at", "due_at"),
+        Index("ix_retired_webhook_installation_id", "installation_id"),
+        Index("ix_retired_webhook_token_fingerprint", "token_fingerprint"),
+    )
+
+    webhook_id: str = _text(primary_key=True)
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
+    token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
+    due_at: datetime = _time()  # while somebody is at it: when another one may take over
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    deleted_at: datetime | None = _time(nullable=True)  # it is forgotten a little later
 
 
 class FlowStatus(StrEnum):
@@ -212,6 +243,7 @@ class Flow(Table, table=True):
 class EventSource(StrEnum):
     AIRCALL = "aircall"
     SERVICE = "service"
+    BACKFILL = "backfill"  # Aircall told it when asked, not by itself
 
 
 EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=BigInteger)
@@ -403,6 +435,17 @@ class Farewell(Table, table=True):
     last_error: str | None = _text(nullable=True)
 
 
+class Trouble(Table, table=True):
+    """A web process answered many events with an error of ours, and it is over: the webhooks are to be looked at."""
+
+    __tablename__ = "trouble"
+
+    id: str = _text(primary_key=True)
+    began_at: datetime = _time()
+    ended_at: datetime = _time()
+    failures: int = _column(Integer)
+
+
 class LogReader(Table, table=True):
     """How far a chore of our own has read the log."""
 
@@ -543,3 +586,76 @@ class Attempt(Table, table=True):
     at: datetime = _time()
     outcome: str = _text()
     milliseconds: int = _column(Integer)
+
+
+class GapReason(StrEnum):
+    WEBHOOK_DISABLED = "webhook_disabled"
+    WEBHOOK_MISSING = "webhook_missing"
+    SERVICE_AWAY = "service_away"
+    BY_HAND = "by_hand"  # an operator named the window
+
+
+class Gap(Table, table=True):
+    """A window in which an installation could not receive, and how far its back-fill is.
+
+    While the window is open both `until` and `due_at` are empty; once it is filled, `due_at` is empty again.
+    """
+
+    __tablename__ = "gap"
+    __table_args__ = (
+        _one_of("reason", GapReason),
+        CheckConstraint("until IS NOT NULL OR (due_at IS NULL AND done_at IS NULL)", name="open"),
+        Index("uq_gap_installation_id", "installation_id", unique=True, postgresql_where=text("until IS NULL")),
+        Index("ix_gap_installation_id_since", "installation_id", "since"),
+        Index("ix_gap_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    )
+
+    id: str = _text(primary_key=True)
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
+    reason: str = _text()
+    since: datetime = _time()
+    until: datetime | None = _time(nullable=True)
+    due_at: datetime | None = _time(nullable=True)  # while somebody is at it: when another one may take over
+    listed_to: datetime | None = _time(nullable=True)  # calls that started before this are done
+    part_to: datetime | None = _time(nullable=True)  # where the part that is being listed ends
+    page: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
+    found: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    added: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    last_error: str | None = _text(nullable=True)
+    done_at: datetime | None = _time(nullable=True)
+
+
+class Pulse(Table, table=True):
+    """When a process that receives was last alive: one row, once one was."""
+
+    __tablename__ = "pulse"
+    __table_args__ = (CheckConstraint("one", name="one"),)
+
+    one: bool = Field(default=True, sa_column=Column(Boolean, primary_key=True, server_default=text("true")))
+    at: datetime = _time()
+
+
+class ToldCall(Table, table=True):
+    """A call whose end is in the log, so that the event and its back-filled twin are recognised as one."""
+
+    __tablename__ = "told_call"
+    __table_args__ = (Index("ix_told_call_received_at", "received_at", postgresql_using="brin"),)
+
+    fingerprint: bytes = _column(LargeBinary, primary_key=True)
+    received_at: datetime = _time()
+    back_filled: bool = _column(Boolean)
+
+
+RHYTHM_HOURS = 4 * 7 * 24
+
+
+class Rhythm(Table, table=True):
+    """In which hours of the last four weeks before it last spoke an installation spoke, the newest first."""
+
+    __tablename__ = "rhythm"
+    __table_args__ = (Index("ix_rhythm_silent_at", "silent_at", postgresql_where=text("silent_at IS NOT NULL")),)
+
+    installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"), primary_key=True)
+    hour: int = _column(BigInteger)  # of the first bit: hours since 1970
+    spoke: Any = _column(BIT(RHYTHM_HOURS))
+    silent_at: datetime | None = _time(nullable=True)  # from then on, silence is not its way

@@ -201,6 +201,7 @@ class Settings(BaseSettings):
         le=timedelta(minutes=5),
         description="how long `serve` goes on after SIGTERM while `/readyz` says 503; `0s` = not at all",
     )
+    backfill: bool = Field(True, description="ask Aircall for the calls that ended while they could not be received")
     token_reads_per_minute: int = Field(
         60, ge=1, le=100_000, description="how many raw tokens one API key may read in a minute, over all replicas"
     )

@@ -11,7 +11,7 @@ from enum import StrEnum, auto
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, and_, case, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -25,8 +25,10 @@ from aircall_oauth.models import (
     TOKEN_PURPOSE,
     Claim,
     Farewell,
+    Gap,
     Installation,
     InstallationStatus,
+    RetiredWebhook,
     Uninstall,
     Webhook,
     WebhookStatus,
@@ -52,19 +54,24 @@ class Look(StrEnum):
     UNCERTAIN = auto()  # Aircall is away, or says neither yes nor no
 
 
-async def look(resources: Resources, installation: Installation) -> tuple[Look, Integration | None]:
+async def look(
+    resources: Resources, installation: Installation, *, chore: bool = True
+) -> tuple[Look, Integration | None]:
     """Ask Aircall about an installation's token, and what it tells of the integration."""
     try:
-        async with within_budget(resources, installation.company_id), asyncio.timeout(LOOK_SECONDS):
+        async with (
+            within_budget(resources, installation.company_id, chore=chore),
+            asyncio.timeout(LOOK_SECONDS),
+        ):
             integration = await resources.aircall.integration(token_of(resources, installation))
     except AircallRefused as refused:
         return (Look.DEAD if refused.aircall_status in DEAD_TOKEN else Look.UNCERTAIN), None
     except (AircallError, BudgetSpent, TimeoutError):
         return Look.UNCERTAIN, None
-    return (Look.ALIVE if _is_of(integration, installation) else Look.FOREIGN), integration
+    return (Look.ALIVE if is_of(integration, installation) else Look.FOREIGN), integration
 
 
-async def suspect_token(resources: Resources, installation_id: str) -> bool:
+async def suspect_token(resources: Resources, installation_id: str, *, chore: bool = True) -> bool:
     """Aircall refused an installation's token: ask once more, and where that is refused too, it is `unauthorized`.
 
     Whether it is dead. However many suspect at once, the log tells it once; a token renewed meanwhile is not touched.
@@ -76,9 +83,9 @@ async def suspect_token(resources: Resources, installation_id: str) -> bool:
         installation = (await session.exec(suspected)).first()
     if installation is None:
         return True
-    found, _ = await look(resources, installation)
+    found, _ = await look(resources, installation, chore=chore)
     if found in {Look.DEAD, Look.FOREIGN}:
-        await _mark_unauthorized(resources, installation, found)
+        await mark_unauthorized(resources, installation, found)
         return True
     return False
 
@@ -94,27 +101,91 @@ async def refresh(resources: Resources, installation_id: str) -> None:
         return
     found, integration = await look(resources, installation)
     if found in {Look.DEAD, Look.FOREIGN}:
-        await _mark_unauthorized(resources, installation, found)
+        await mark_unauthorized(resources, installation, found)
     elif integration is not None:
-        await _keep_facts(resources, installation, integration)
+        await keep_facts(resources, installation, integration)
         if integration.active is False:
             await switch_on(resources, installation)
 
 
-async def switch_on(resources: Resources, installation: Installation) -> None:
-    """An integration that was switched off when its customer left is switched on when he is back."""
+async def switch_on(resources: Resources, installation: Installation) -> bool:
+    """Somebody wants his integration on: who came back after he had left, or who asks for a check. Whether it is."""
     try:
-        async with within_budget(resources, installation.company_id):
+        async with within_budget(resources, installation.company_id, chore=False):
             await resources.aircall.enable_integration(token_of(resources, installation))
     except (AircallError, BudgetSpent) as error:
         logger.warning("integration not switched on", installation_id=installation.id, reason=str(error))
+        return False
+    return True
+
+
+async def mark_unauthorized(resources: Resources, installation: Installation, found: Look) -> None:
+    """Aircall takes the token no more, or it is another's: told in the log once, unless it was renewed meanwhile."""
+    if found == Look.FOREIGN:
+        logger.error("a token answers for another company", alarm=True, installation_id=installation.id)
+    ended = (
+        update(Installation)
+        .where(_same(installation), col(Installation.status) == InstallationStatus.ACTIVE)
+        .values(status=InstallationStatus.UNAUTHORIZED)
+        .returning(Installation)
+    )
+    async with resources.database.session() as session:
+        changed = (await session.exec(ended)).scalars().first()
+        if changed is not None:
+            await eventlog.append(session, changed, "installation.unauthorized", {"token": str(found)})
+            logger.warning("installation unauthorized", installation_id=installation.id, token_is=str(found))
+
+
+async def revive(resources: Resources, installation: Installation) -> bool:
+    """Aircall takes the token of an `unauthorized` installation again: it is active as before. Whether we did it."""
+    revived = (
+        update(Installation)
+        .where(_same(installation), col(Installation.status) == InstallationStatus.UNAUTHORIZED)
+        .values(status=InstallationStatus.ACTIVE)
+        .returning(Installation)
+    )
+    async with resources.database.session() as session:
+        changed = (await session.exec(revived)).scalars().first()
+        if changed is None:
+            return False
+        await session.exec(_webhook_wanted(changed))
+        await eventlog.append(session, changed, "installation.connected", {"company_name": changed.company_name})
+    logger.info("installation authorized again", installation_id=installation.id)
+    return True
+
+
+async def keep_facts(
+    resources: Resources, installation: Installation, integration: Integration, company_name: str | None = None
+) -> bool:
+    """Keep what Aircall tells of an installation; told in the log where it changed. Whether it did.
+
+    Only while the token is the one that was asked with. What is not told stays as it was.
+    """
+    async with resources.database.session() as session:
+        now_there = (await session.exec(select(Installation).where(_same(installation)).with_for_update())).first()
+        if now_there is None:
+            return False
+        now_there.integration_id = now_there.integration_id or integration.id
+        before = _facts(now_there)
+        if set(integration.number_ids) != set(now_there.number_ids):
+            now_there.number_ids = integration.number_ids
+        now_there.company_name = company_name or now_there.company_name
+        if integration.active is not None:
+            now_there.integration_active = integration.active
+        if _facts(now_there) == before:
+            return False
+        await eventlog.append(session, now_there, "installation.changed", _facts(now_there))
+    logger.info("installation changed", installation_id=installation.id)
+    return True
 
 
 @asynccontextmanager
-async def within_budget(resources: Resources, company_id: int, *, calls: int = 1) -> AsyncIterator[None]:
-    """Ask Aircall within the chores' part of the company's budget; raises `BudgetSpent` instead of asking."""
+async def within_budget(
+    resources: Resources, company_id: int, *, calls: int = 1, chore: bool = True
+) -> AsyncIterator[None]:
+    """Ask Aircall within the company's budget, a chore within the chores' part of it; raises `BudgetSpent` instead."""
     per_minute = resources.settings.aircall_rate_per_minute
-    await budget.draw(resources.database, company_id, per_minute=per_minute, chore=True, calls=calls)
+    await budget.draw(resources.database, company_id, per_minute=per_minute, chore=chore, calls=calls)
     try:
         yield
     except AircallBusy as busy:
@@ -129,6 +200,8 @@ async def connect(session: AsyncSession, installation: Installation) -> None:
     Tells it in the log, so it comes last in the session's transaction.
     """
     installation.status = InstallationStatus.ACTIVE
+    # Switched on next, where it is off.
+    installation.integration_active = True
     installation.connected_at = now()
     session.add(installation)
     await session.flush()
@@ -151,6 +224,9 @@ async def erase(session: AsyncSession, installation: Installation) -> None:
     session.add(installation)
     await session.exec(delete(Claim).where(col(Claim.installation_id) == installation.id))
     await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation.id))
+    await session.exec(delete(RetiredWebhook).where(col(RetiredWebhook.installation_id) == installation.id))
+    # What was missed was not told; whoever comes back later did not mean the time between.
+    await session.exec(delete(Gap).where(col(Gap.installation_id) == installation.id))
     retired = update(Webhook).where(col(Webhook.installation_id) == installation.id)
     await session.exec(
         retired.values(
@@ -169,51 +245,41 @@ def keep_token(resources: Resources, installation: Installation, token: SecretSt
     installation.token_fingerprint = resources.vault.fingerprint(token, TOKEN_PURPOSE)
 
 
-def _is_of(integration: Integration, installation: Installation) -> bool:
+def is_of(integration: Integration, installation: Installation) -> bool:
     same_integration = integration.id is None or installation.integration_id in {None, integration.id}
     return integration.company_id == installation.company_id and same_integration
 
 
-async def _mark_unauthorized(resources: Resources, installation: Installation, found: Look) -> None:
-    if found == Look.FOREIGN:
-        logger.error("a token answers for another company", alarm=True, installation_id=installation.id)
-    ended = (
-        update(Installation)
-        .where(
-            col(Installation.id) == installation.id,
-            col(Installation.status) == InstallationStatus.ACTIVE,
-            col(Installation.token_fingerprint) == installation.token_fingerprint,
-        )
-        .values(status=InstallationStatus.UNAUTHORIZED)
-        .returning(Installation)
-    )
-    async with resources.database.session() as session:
-        changed = (await session.exec(ended)).scalars().first()
-        if changed is not None:
-            await eventlog.append(session, changed, "installation.unauthorized", {"token": str(found)})
-            logger.warning("installation unauthorized", installation_id=installation.id, token_is=str(found))
+def _facts(installation: Installation) -> dict[str, Any]:
+    return {
+        "company_name": installation.company_name,
+        "number_ids": installation.number_ids,
+        "integration_active": installation.integration_active,
+    }
 
 
-async def _keep_facts(resources: Resources, installation: Installation, integration: Integration) -> None:
-    """Only while the token is the one that was asked with."""
-    same = update(Installation).where(
+def _same(installation: Installation) -> ColumnElement[bool]:
+    """The installation, with the token it had when it was read."""
+    return and_(
         col(Installation.id) == installation.id,
         col(Installation.token_fingerprint) == installation.token_fingerprint,
     )
-    async with resources.database.session() as session:
-        await session.exec(
-            same.values(
-                number_ids=integration.number_ids,
-                integration_id=func.coalesce(Installation.integration_id, integration.id),
-            )
-        )
 
 
 def _webhook_wanted(installation: Installation) -> Any:
-    """The installation's webhook, to be looked at now. An older one goes on being recognised meanwhile."""
-    look_now = {"status": WebhookStatus.PENDING, "due_at": func.now(), "attempts": 0, "last_error": None}
+    """The installation's webhook, to be looked at now. An older one goes on being recognised meanwhile.
+
+    One that was told to be off stays so until it is told to be on again.
+    """
+    told_off = and_(
+        col(Webhook.webhook_id).is_not(None), col(Webhook.status).in_([WebhookStatus.DISABLED, WebhookStatus.MISSING])
+    )
+    look_now = {"due_at": func.now(), "attempts": 0, "last_error": None, "refused_at": None}
     return (
         insert(Webhook)
-        .values(id=new_id("whk"), installation_id=installation.id, **look_now)
-        .on_conflict_do_update(index_elements=["installation_id"], set_=look_now)
+        .values(id=new_id("whk"), installation_id=installation.id, status=WebhookStatus.PENDING, **look_now)
+        .on_conflict_do_update(
+            index_elements=["installation_id"],
+            set_={"status": case((told_off, col(Webhook.status)), else_=WebhookStatus.PENDING.value), **look_now},
+        )
     )

@@ -87,5 +87,15 @@ def rotation_bar() -> "Iterator[Callable[[Rotation], None]]":
         yield lambda rotation: bars.update(task, total=rotation.total, completed=rotation.done)
 
 
+@contextmanager
+def share() -> Iterator[Callable[[float, str], None]]:
+    """One bar on stderr, told how much of the whole is done, and a word to it; nothing in a pipe."""
+    from rich import progress as bar
+
+    with bar.Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("", total=1.0)
+        yield lambda done, word: bars.update(task, completed=done, description=word)
+
+
 def minute(at: datetime | None) -> str | None:
     return f"{at:%Y-%m-%d %H:%M}" if at is not None else None

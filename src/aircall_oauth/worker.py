@@ -12,7 +12,16 @@ from aircall_oauth.deliveries import sweep
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import claims, flow, leaving, uninstalls, upkeep
+from aircall_oauth.installations import (
+    backfill,
+    claims,
+    flow,
+    leaving,
+    retiring,
+    silence,
+    uninstalls,
+    upkeep,
+)
 from aircall_oauth.metrics import ChoreOutcome
 from aircall_oauth.resources import Resources
 
@@ -29,12 +38,18 @@ class Chore:
 
 
 CHORES = (
-    Chore("finish webhooks", upkeep.finish_webhooks, timedelta(seconds=2)),
+    Chore("look after webhooks", upkeep.look_after_webhooks, timedelta(seconds=2)),
+    Chore("look after troubles", upkeep.after_troubles, timedelta(seconds=2)),
+    Chore("find overlooked webhooks", upkeep.find_overlooked, timedelta(minutes=10)),
+    Chore("delete retired webhooks", retiring.delete_retired, timedelta(seconds=5)),
     Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
     Chore("expire claims", claims.expire, timedelta(minutes=1)),
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),
     Chore("look at uninstalls", uninstalls.look_at_uninstalls, timedelta(seconds=2)),
     Chore("say goodbyes", leaving.say_goodbyes, timedelta(seconds=5)),
+    Chore("fill gaps", backfill.fill_gaps, timedelta(seconds=2)),
+    Chore("forget gaps", backfill.forget_gaps, timedelta(hours=1)),
+    Chore("learn rhythms", silence.learn_rhythms, timedelta(minutes=1)),
     Chore("make days", retention.make_days, timedelta(hours=1)),
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),

@@ -1,8 +1,8 @@
 """Our one voice to Aircall.
 
-Every call has a deadline, reads at most 1 MiB, follows no redirect, and ends in one of two ways besides success:
-`AircallRefused` (do not repeat) or `AircallUnavailable` (may be repeated). Only calls that change nothing are
-repeated here.
+Every call has a deadline, reads at most 1 MiB (of a list of phone calls 8 MiB), follows no redirect, and ends in one of
+two ways besides success: `AircallRefused` (do not repeat) or `AircallUnavailable` (may be repeated). Only calls that
+change nothing are repeated here.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ import stamina
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from aircall_oauth import __version__, log
+from aircall_oauth.aircall import calls
+from aircall_oauth.aircall.calls import CallPage
 from aircall_oauth.aircall.payloads import (
     AircallWebhook,
     Company,
@@ -38,6 +40,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
 TOTAL_SECONDS = 15.0
 MAX_ANSWER_BYTES = 1024 * 1024
+MAX_CALLS_BYTES = 8 * 1024 * 1024
 ATTEMPTS = 3
 WEBHOOKS_PER_PAGE = 50
 MAX_PAGES = 20
@@ -109,7 +112,7 @@ class Aircall:
         `GET /company` has no id, so the company's id comes from `GET /integrations/me`, and only the name from there.
         """
         integration = await self.integration(token)
-        company = await self._company(token)
+        company = await self.company(token)
         return Identity(
             company_id=integration.company_id,
             integration_id=integration.id,
@@ -121,6 +124,14 @@ class Aircall:
     async def integration(self, token: SecretStr) -> Integration:
         """Whether a token works, and whose it is; Aircall answers a dead one with 403."""
         return _read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
+
+    async def company(self, token: SecretStr) -> Company:
+        """The company's name is only shown: where it can't be had, the installation goes on without."""
+        try:
+            return _read(CompanyAnswer, await self._get(token, "/company")).company
+        except (AircallRefused, AircallUnavailable) as error:
+            logger.warning("company name not read", reason=error.reason)
+            return Company()
 
     async def ping(self, token: SecretStr) -> None:
         """Ask whether a token still works; Aircall answers a dead one with 403."""
@@ -197,13 +208,16 @@ class Aircall:
             if refused.aircall_status != 404:
                 raise
 
-    async def _company(self, token: SecretStr) -> Company:
-        """The company's name is only shown: where it can't be had, the installation goes on without."""
-        try:
-            return _read(CompanyAnswer, await self._get(token, "/company")).company
-        except (AircallRefused, AircallUnavailable) as error:
-            logger.warning("company name not read", reason=error.reason)
-            return Company()
+    async def list_calls(self, token: SecretStr, *, since: int, until: int, page: int) -> CallPage:
+        """One page of the calls that started between two UNIX seconds, both included, oldest first.
+
+        Never repeated: who lists many pages counts each request.
+        """
+        query = {"from": since, "to": until, "order": "asc", "page": page, "per_page": calls.PER_PAGE}
+        response, body = await self._ask("GET", "/calls", token=token, most_bytes=MAX_CALLS_BYTES, params=query)
+        if not response.is_success:
+            _judge(response, body, _secrets_sent(token, {}))
+        return calls.read_page(body)
 
     async def _get(self, token: SecretStr, path: str, **options: Any) -> Any:
         async for attempt in _repeat(on=AircallUnavailable):
@@ -217,7 +231,13 @@ class Aircall:
         return _judge(response, body, _secrets_sent(token, options.get("json") or {}))
 
     async def _ask(
-        self, method: str, path: str, *, token: SecretStr | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        token: SecretStr | None = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
+        **options: Any,
     ) -> tuple[httpx.Response, bytes]:
         # Aircall wants the content type on DELETE and on an empty POST too.
         headers = {"content-type": "application/json"} if method != "GET" else {}
@@ -228,7 +248,7 @@ class Aircall:
                 asyncio.timeout(TOTAL_SECONDS),
                 self._http.stream(method, self._api_url + path, headers=headers, **options) as response,
             ):
-                return response, await _bounded_body(response)
+                return response, await _bounded_body(response, most_bytes)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             raise NeverSent("no connection") from None
         except (httpx.TimeoutException, TimeoutError):
@@ -251,11 +271,11 @@ def _repeat(*, on: type[AircallUnavailable]) -> AsyncIterable[stamina.Attempt]:
     )
 
 
-async def _bounded_body(response: httpx.Response) -> bytes:
+async def _bounded_body(response: httpx.Response, most_bytes: int) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
+        if len(body) > most_bytes:
             raise AircallUnavailable("the answer is too large")
     return bytes(body)
 

@@ -100,6 +100,7 @@ class AircallWebhook(Payload):
 
     webhook_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")
     url: Label = None
+    custom_name: Label = None
     active: bool = True
     events: Annotated[list[str], BeforeValidator(lambda value: value or [])] = []
     token: SecretStr | None = None

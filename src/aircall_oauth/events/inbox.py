@@ -54,9 +54,14 @@ TAKE_IN = f"""
                int8send(CASE WHEN a.occurred_at < now() + interval '1 day'
                              THEN extract(epoch FROM a.occurred_at)::bigint ELSE 0 END)
                    || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
-        FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
-             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, number)
-        LEFT JOIN webhook w ON w.token_fingerprint = a.token
+        FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+                    $8::bytea[])
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, number)
+        LEFT JOIN LATERAL (
+            SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
+            UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
+            LIMIT 1
+        ) w ON true
         LEFT JOIN installation i ON i.id = w.installation_id
               AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
     ), locked AS MATERIALIZED (
@@ -68,12 +73,20 @@ TAKE_IN = f"""
         INSERT INTO event_fingerprint (fingerprint, received_at) SELECT fingerprint, now() FROM known
         ON CONFLICT (fingerprint) DO NOTHING
         RETURNING fingerprint
+    ), told AS (
+        INSERT INTO told_call (fingerprint, received_at, back_filled)
+        SELECT DISTINCT sha256(convert_to(installation_id, 'UTF8') || call), now(), false
+        FROM known WHERE call IS NOT NULL
+        ON CONFLICT (fingerprint) DO UPDATE SET back_filled = true WHERE told_call.back_filled
+        RETURNING fingerprint, back_filled
     ), kept AS (
         INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
                            occurred_at, source, data)
         SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
                occurred_at, '{EventSource.AIRCALL}', data
-        FROM (SELECT known.* FROM known JOIN new USING (fingerprint) ORDER BY number) AS in_order
+        FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
+                  ON told.back_filled AND told.fingerprint = sha256(convert_to(installation_id, 'UTF8') || call)
+              WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
         RETURNING id
     )
     SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
@@ -89,7 +102,7 @@ class TakenIn(Enum):
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """An event as Aircall sent it, its token as a fingerprint."""
+    """An event as Aircall sent it, its token as a fingerprint; `call` recognises the call whose end it tells."""
 
     token_fingerprint: bytes
     type: str
@@ -97,6 +110,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     occurred_at: datetime | None
     fingerprint: bytes
     data: str
+    call: bytes | None = None
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -302,6 +316,7 @@ async def _insert(
         [a.resource for a in arrivals],
         [a.occurred_at for a in arrivals],
         [a.data for a in arrivals],
+        [a.call for a in arrivals],
         timeout=ANSWER_SECONDS,
     )
     return unknown, stored

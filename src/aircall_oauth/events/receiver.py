@@ -9,6 +9,7 @@ from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth import log
+from aircall_oauth.aircall import calls
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, WebhookTokenUnknown
 from aircall_oauth.events import envelope
@@ -59,6 +60,7 @@ class Receiver:
             status = await _refuse(send, AppError(), request_id)
         finally:
             self._state.resources.metrics.acked(status=status, answer=answer, started=started)
+            self._state.troubles.note(status)
             log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
 
 
@@ -86,6 +88,7 @@ async def _take_in(state: State, body: bytes) -> TakenIn:
         occurred_at=envelope.occurred_at(event),
         fingerprint=envelope.fingerprint(event),
         data=event.data,
+        call=calls.key_of(event.data) if event.event == calls.ENDED else None,
     )
     taken = await inbox.take_in(arrival)
     if taken is TakenIn.UNKNOWN_TOKEN:

@@ -23,6 +23,13 @@ FORGET = """
     )
     SELECT fingerprint FROM old ORDER BY fingerprint DESC LIMIT 1
 """
+FORGET_CALLS = """
+    DELETE FROM told_call WHERE fingerprint IN (
+        SELECT fingerprint FROM told_call WHERE received_at < now() - $1::interval LIMIT $2
+    )
+"""
+# A day of the log goes as a whole, and not at once.
+CALLS_OUTLAST_EVENTS = timedelta(days=2)
 
 
 async def make_days(resources: Resources) -> None:
@@ -42,9 +49,22 @@ async def drop_days(resources: Resources) -> None:
 
 
 async def forget_fingerprints(resources: Resources) -> None:
-    """Forget the fingerprints that can meet no repeat any more, some at a time, each in a transaction of its own."""
+    """Forget the fingerprints that can meet no repeat any more, and the calls that the log has dropped.
+
+    Some at a time, each in a transaction of its own.
+    """
     last: bytes | None = b""
     while last is not None:
         with database_errors():
             async with resources.database.driver_connection() as connection:
                 last = await connection.fetchval(FORGET, last, FINGERPRINTS_KEPT, BATCH)
+    await _forget_calls(resources, resources.settings.event_retention + CALLS_OUTLAST_EVENTS)
+
+
+async def _forget_calls(resources: Resources, age: timedelta) -> None:
+    forgotten = BATCH
+    while forgotten == BATCH:
+        with database_errors():
+            async with resources.database.driver_connection() as connection:
+                answer = await connection.execute(FORGET_CALLS, age, BATCH)
+        forgotten = int(answer.split()[-1])

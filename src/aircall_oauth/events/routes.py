@@ -33,7 +33,7 @@ class EventView(BaseModel):
     owner: str | None = Field(examples=["acme"])
     occurred_at: datetime | None
     received_at: datetime
-    source: str = Field(description="`aircall`, or `service` for what this service noticed itself")
+    source: str = Field(description="`aircall`; `backfill`: told when asked; `service`: noticed by this service")
     data: Any = Field(description="What Aircall sent, byte for byte")
 
 

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr
-from sqlalchemy import Select
+from sqlalchemy import Select, and_, case, func
 from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -21,6 +21,7 @@ from aircall_oauth.models import (
     EventSource,
     Installation,
     InstallationStatus,
+    Rhythm,
     Webhook,
     WebhookStatus,
 )
@@ -46,6 +47,11 @@ class InstallationView(BaseModel):
     number_ids: list[int] = Field(examples=[[55010]])
     connected_at: datetime
     last_event_at: datetime | None
+    silent_since: datetime | None = Field(
+        None,
+        exclude_if=lambda silent_since: silent_since is None,
+        description="There only where the installation is active, used to speak at hours like these, and does not.",
+    )
     webhook: WebhookView
 
 
@@ -138,6 +144,10 @@ def _visible_to(key: ApiKey) -> Select[Any]:
         .scalar_subquery()
         .correlate(Installation)
     )
+    is_silent = and_(
+        col(Installation.status) == InstallationStatus.ACTIVE, col(Rhythm.silent_at) <= func.clock_timestamp()
+    )
+    end_of_last_hour = func.to_timestamp(3600 * (col(Rhythm.hour) + 1))
     shown: Sequence[Any] = (
         Installation.id,
         Installation.status,
@@ -148,6 +158,7 @@ def _visible_to(key: ApiKey) -> Select[Any]:
         Installation.number_ids,
         Installation.connected_at,
         last_event_at.label("last_event_at"),
+        case((is_silent, end_of_last_hour)).label("silent_since"),
         col(Webhook.status).label("webhook_status"),
         Webhook.webhook_id,
         Webhook.checked_at,
@@ -156,6 +167,7 @@ def _visible_to(key: ApiKey) -> Select[Any]:
         sqlalchemy_select(*shown)
         .select_from(Installation)
         .outerjoin(Webhook, col(Webhook.installation_id) == col(Installation.id))
+        .outerjoin(Rhythm, col(Rhythm.installation_id) == col(Installation.id))
         .where(*key.sees(Installation))
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from aircall_oauth.deps import InstallationsReader, InstallationsWriter, ResourcesDep, TokensReader, WhoDep
 from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
-from aircall_oauth.installations import claims, flow, leaving, links, pages, reading, state
+from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.reading import InstallationList, InstallationView
 from aircall_oauth.models import InstallationStatus
 from aircall_oauth.problems import problems
@@ -136,6 +136,27 @@ def came_by_link(request: Request) -> bool:
     return getattr(request.state, "by_link", False)
 
 
+CHECK_EXAMPLE: dict[str, Any] = {
+    "healthy": True,
+    "token": "accepted",
+    "found": [{"code": "webhook_disabled", "mended": True}],
+    "installation": {
+        "id": "ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8",
+        "status": "active",
+        "owner": "acme",
+        "company_id": 70077,
+        "integration_id": 400123,
+        "company_name": "Northwind Demo Ltd",
+        "number_ids": [55010],
+        "connected_at": "2026-01-01T10:00:00Z",
+        "last_event_at": "2026-01-02T09:30:00Z",
+        "webhook": {
+            "status": "active",
+            "webhook_id": "6f1d2c3b-0000-4000-8000-0000000000d1",
+            "checked_at": "2026-01-02T10:00:00Z",
+        },
+    },
+}
 ID = r"^ins_[0-9a-f]{32}$"
 # PostgreSQL has no text with a NUL in it.
 TEXT = r"^[^\x00]*$"
@@ -177,6 +198,53 @@ async def disconnect(
     Where Aircall can't be reached, the installation is `removed` here at once, and the worker finishes the rest.
     """
     await leaving.disconnect(resources, key, who, installation_id)
+
+
+class FindingView(BaseModel):
+    code: checking.Code = Field(description="What was wrong", examples=["webhook_disabled"])
+    mended: bool = Field(description="Whether it is right now")
+
+
+class CheckView(BaseModel):
+    """What a check saw. `installation` is as it stands after the mending."""
+
+    model_config = ConfigDict(json_schema_extra={"example": CHECK_EXAMPLE})
+
+    healthy: bool = Field(description="Whether nothing that was wrong is left")
+    token: checking.Token = Field(description="`foreign`: it answers for another company or integration than before")
+    found: list[FindingView] = Field(description="What was wrong; empty where all was well")
+    installation: InstallationView
+
+
+@api.post(
+    "/{installation_id}/check",
+    summary="Check an installation now",
+    responses=problems(401, 403, 404, 409, 422, 429, 502, 503),
+)
+async def check_installation(
+    installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
+) -> CheckView:
+    """Look at token, integration, numbers and webhook at Aircall, mend what can be mended, and say what was found.
+
+    - `token_refused`, `token_foreign`: asked twice; the installation is `unauthorized`, and its customer must install
+      anew. `token_accepted_again`: it was, and is active again.
+    - `integration_off`: it was switched off at Aircall, and is switched on. `no_numbers`: the customer has chosen no
+      numbers, so there are no calls; only an admin can, in Aircall's dashboard.
+    - `facts_changed`: name, numbers or switch were not as they stand here; now they are.
+    - `webhook_new`, `webhook_missing`, `webhook_disabled`, `webhook_changed`, `webhook_doubled`: it was not registered
+      yet, gone, off, other than wanted, or there was more than one. `webhook_refused`: Aircall does not let it be
+      mended; the worker goes on trying.
+
+    An installation that is `unclaimed` or `removed` is 409, and so is one that somebody is just looking at
+    (`check_under_way`). Where Aircall can't be reached, 502, and nothing is said about it.
+    """
+    checked = await checking.check(resources, key, who, installation_id)
+    return CheckView(
+        healthy=checked.healthy,
+        token=checked.token,
+        found=[FindingView(code=code, mended=mended) for code, mended in checked.found],
+        installation=await reading.show_installation(resources, key, installation_id),
+    )
 
 
 class TokenView(BaseModel):

@@ -1,194 +1,196 @@
-"""Keeps an installation receiving events: its webhook exists in Aircall, once, and is ours to recognise."""
+"""Who looks at which installation, and when: each every few minutes, within its company's budget, many at once."""
 
 import asyncio
-import random
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
-from pydantic import SecretStr
-from sqlalchemy import ColumnElement, and_, case, func, or_
-from sqlmodel import col, select, update
+from sqlalchemy import func
+from sqlmodel import col, delete, select, update
 
 from aircall_oauth import log, standing
-from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallError, AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
-from aircall_oauth.metrics import InstallStep
-from aircall_oauth.models import (
-    WEBHOOK_TOKEN_PURPOSE,
-    Installation,
-    InstallationStatus,
-    Webhook,
-    WebhookStatus,
-)
+from aircall_oauth.installations import facts, gaps, leases, steward
+from aircall_oauth.installations.steward import Oddity
+from aircall_oauth.models import GapReason, Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
 from aircall_oauth.resources import Resources
+from aircall_oauth.standing import Look
 
 logger = log.get(__name__)
 
-# Who looks after a webhook has it for this long; the calls to Aircall stay well below.
-LEASE = timedelta(seconds=90)
-REGISTER_SECONDS = 20.0
+LOOK_SECONDS = 30.0
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(hours=1)
-BATCH = 20
-# To look for our webhook, to make or change it, and to read its token.
-CALLS_TO_REGISTER = 3
+# A webhook that is in use is looked at again within a quarter of an hour, whatever came in between.
+LONGEST_PAUSE_IN_USE = timedelta(minutes=12)
+# A token is refused twice, so far apart, before a chore believes it: Aircall's bad minute kills nobody.
+SECOND_REFUSAL = timedelta(minutes=2), timedelta(minutes=4)
+# An `unauthorized` installation is asked about now and then: what Aircall refused by mistake comes back by itself.
+FIRST_PAUSE_OF_THE_DEAD = timedelta(minutes=15)
+LONGEST_PAUSE_OF_THE_DEAD = timedelta(days=1)
+THOROUGH_EVERY = timedelta(hours=1)
+AT_ONCE = 20
+LOOK_AROUND_SECONDS = 1.0
+# After errors of our own all are looked at within this.
+SPREAD = timedelta(minutes=1)
+# But none so soon after its last look: whoever can make us fail must not make us ask without end.
+BETWEEN_LOOKS = timedelta(minutes=2)
+LOOKED_AFTER = (InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED)
+
+NotNow = (AircallError, BudgetSpent, TimeoutError)
 
 
 async def ensure_webhook(resources: Resources, installation_id: str) -> None:
-    """Register the installation's webhook if it is due and nobody else is at it.
+    """Register the installation's webhook for somebody who waits, if it is due and nobody else is at it.
 
     Where it can't be registered now the installation stays, and the worker tries again with growing pauses.
     """
+    mine = (col(Webhook.installation_id) == installation_id, leases.is_due())
     try:
-        claim = await _claim(resources, installation_id)
-        if claim is not None:
-            await _register_or_postpone(resources, *claim)
+        for webhook, installation in await leases.take(resources, *mine, statuses=[InstallationStatus.ACTIVE]):
+            with suppress(*NotNow):
+                await attend(resources, webhook, installation, chore=False)
     except DatabaseAway:
-        # What was claimed is looked at again when the lease is over; a webhook already made is adopted then.
+        # What was taken is looked at again when the lease is over; a webhook already made is adopted then.
         logger.warning("webhook left to the worker", installation_id=installation_id)
 
 
-async def finish_webhooks(resources: Resources) -> None:
-    """The worker's chore: register what could not be registered when its installation connected."""
-    due = (
-        select(Webhook.installation_id)
-        .join(Installation, col(Installation.id) == col(Webhook.installation_id))
-        .where(_is_due(), col(Installation.status) == InstallationStatus.ACTIVE)
-        .order_by(col(Webhook.due_at))
-        .limit(BATCH)
-    )
-    async with resources.database.session() as session:
-        installation_ids = (await session.exec(due)).all()
-    for installation_id in installation_ids:
-        await ensure_webhook(resources, installation_id)
-
-
-async def _claim(resources: Resources, installation_id: str) -> tuple[Webhook, Installation] | None:
-    """Take the webhook for the length of the lease, if it is due and its installation active."""
-    claim = (
-        update(Webhook)
-        .where(
-            col(Webhook.installation_id) == installation_id,
-            _is_due(),
-            col(Installation.id) == col(Webhook.installation_id),
-            col(Installation.status) == InstallationStatus.ACTIVE,
-        )
-        .values(leased_until=func.now() + LEASE, attempts=Webhook.attempts + 1)
-        .returning(Webhook, Installation)
-    )
-    async with resources.database.session() as session:
-        row = (await session.exec(claim)).first()
-    return None if row is None else (row[0], row[1])
-
-
-def _is_due() -> ColumnElement[bool]:
-    free = or_(col(Webhook.leased_until).is_(None), col(Webhook.leased_until) <= func.now())
-    return and_(col(Webhook.due_at) <= func.now(), free)
-
-
-async def _register_or_postpone(resources: Resources, webhook: Webhook, installation: Installation) -> None:
-    token = standing.token_of(resources, installation)
+async def look_after_webhooks(resources: Resources) -> None:
+    """The worker's chore: look at all that are due, many at once, whichever process comes first."""
+    under_way: set[asyncio.Task[None]] = set()
     try:
-        async with (
-            standing.within_budget(resources, installation.company_id, calls=CALLS_TO_REGISTER),
-            asyncio.timeout(REGISTER_SECONDS),
-        ):
-            registered = await _register(resources, webhook, token)
-    except (AircallError, BudgetSpent, TimeoutError) as error:
-        await _postpone(resources, webhook, error)
-        if isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN:
-            await standing.suspect_token(resources, installation.id)
-    else:
-        await _keep(resources, webhook, registered)
+        while True:
+            if free := AT_ONCE - len(under_way):
+                due = await leases.take(resources, leases.is_due(), statuses=LOOKED_AFTER, limit=free)
+                under_way |= {asyncio.create_task(_look(resources, *taken)) for taken in due}
+            if not under_way:
+                return
+            under_way = await _some_ended(under_way)
+    finally:
+        await _stop(under_way)
 
 
-async def _register(resources: Resources, webhook: Webhook, token: SecretStr) -> AircallWebhook:
-    """Adopt the webhook that already points here, or create it.
+async def attend(resources: Resources, webhook: Webhook, installation: Installation, *, chore: bool) -> list[Oddity]:
+    """One look at a leased webhook and all that it needs; what was odd.
 
-    Aircall lets one URL be registered twice and then sends every event twice, so a webhook whose creation answer
-    got lost must be found again instead of made again.
+    What can't be done now is put off, and raised: `AircallError`, `BudgetSpent` or `TimeoutError`.
     """
-    settings = resources.settings
-    wanted = wanted_events(settings.webhook_events)
-    ours = await _at_aircall(resources, webhook, token)
-    if ours is None:
-        registered = await resources.aircall.create_webhook(
-            token, url=settings.webhook_url, name=settings.webhook_name, events=wanted
-        )
-    elif ours.active and (not wanted or set(ours.events) == set(wanted)):
-        registered = ours
+    thorough = not chore or webhook.thorough_at is None or webhook.thorough_at <= now() - THOROUGH_EVERY
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            odd = await steward.look(resources, webhook, installation, chore=chore, thorough=thorough)
+    except NotNow as error:
+        await _put_off(resources, webhook, installation, error)
+        raise
+    if odd is None:
+        return []
+    if thorough:
+        await _look_further(resources, installation, chore=chore)
+    return odd
+
+
+async def after_troubles(resources: Resources) -> None:
+    """The worker's chore: once our receiver has failed for a while, Aircall may have switched off any webhook.
+
+    So all of them are looked at soon, each within its own company's budget.
+    """
+    soon = func.greatest(func.now(), col(Webhook.checked_at) + BETWEEN_LOOKS) + func.random() * SPREAD
+    in_use = select(Installation.id).where(col(Installation.status) == InstallationStatus.ACTIVE)
+    async with resources.database.session() as session:
+        if (await session.exec(delete(Trouble))).rowcount:
+            later = update(Webhook).where(col(Webhook.due_at) > func.now(), col(Webhook.installation_id).in_(in_use))
+            looked_at = (await session.exec(later.values(due_at=func.least(Webhook.due_at, soon)))).rowcount
+            logger.warning("all webhooks are looked at after troubles of our own", webhooks=looked_at)
+
+
+async def find_overlooked(resources: Resources) -> None:
+    """The worker's chore: a webhook in use without a next look gets one. A version before this one left them so."""
+    in_use = select(Installation.id).where(col(Installation.status).in_(LOOKED_AFTER))
+    overlooked = update(Webhook).where(col(Webhook.due_at).is_(None), col(Webhook.installation_id).in_(in_use))
+    async with resources.database.session() as session:
+        await session.exec(overlooked.values(due_at=func.now() + func.random() * SPREAD))
+
+
+async def _look(resources: Resources, webhook: Webhook, installation: Installation) -> None:
+    try:
+        if installation.status == InstallationStatus.UNAUTHORIZED:
+            await _ask_the_dead(resources, webhook, installation)
+        else:
+            with suppress(*NotNow):
+                await attend(resources, webhook, installation, chore=True)
+    except DatabaseAway:
+        # It is looked at again when the lease is over; the others go on.
+        logger.warning("look broken off", installation_id=installation.id)
+
+
+async def _some_ended(under_way: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those that go on, after some ended or a moment has passed: a slow one holds nobody up."""
+    ended, going_on = await asyncio.wait(under_way, timeout=LOOK_AROUND_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()
+    return going_on
+
+
+async def _stop(under_way: Sequence[asyncio.Task[None]] | set[asyncio.Task[None]]) -> None:
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _look_further(resources: Resources, installation: Installation, *, chore: bool) -> None:
+    """Learn what else Aircall tells of it. Who waits for a webhook has asked for that himself."""
+    try:
+        if chore:
+            await facts.learn(resources, installation, chore=chore)
+    except NotNow as error:
+        logger.info("facts not learnt", installation_id=installation.id, reason=str(error) or "timeout")
     else:
-        registered = await resources.aircall.update_webhook(
-            token,
-            ours.webhook_id,
-            url=settings.webhook_url,
-            name=settings.webhook_name,
-            events=wanted or ours.events or EVENT_NAMES,
-        )
-    if registered.token is None:
-        registered = await resources.aircall.get_webhook(token, registered.webhook_id)
-    if registered.token is None:
-        raise AircallUnavailable("the webhook has no token")
-    return registered
+        looked = update(Webhook).where(col(Webhook.installation_id) == installation.id)
+        async with resources.database.session() as session:
+            await session.exec(looked.values(thorough_at=func.now()))
 
 
-async def _at_aircall(resources: Resources, webhook: Webhook, token: SecretStr) -> AircallWebhook | None:
-    """The webhook that points here, the one we know first; never one that another installation goes by."""
-    url = resources.settings.webhook_url
-    here = {w.webhook_id: w async for w in resources.aircall.list_webhooks(token) if w.url == url}
-    if webhook.webhook_id in here or not here:
-        return here.get(webhook.webhook_id or "")
-    of_others = select(Webhook.webhook_id).where(col(Webhook.webhook_id).in_(here), col(Webhook.id) != webhook.id)
+async def _ask_the_dead(resources: Resources, webhook: Webhook, installation: Installation) -> None:
+    found, _ = await standing.look(resources, installation)
+    if found == Look.ALIVE:
+        await standing.revive(resources, installation)
+    pause = min(FIRST_PAUSE_OF_THE_DEAD * 2 ** min(webhook.attempts - 1, 16), LONGEST_PAUSE_OF_THE_DEAD)
     async with resources.database.session() as session:
-        taken = set((await session.exec(of_others)).all())
-    return next((w for webhook_id, w in here.items() if webhook_id not in taken), None)
+        await leases.give_back(session, webhook, next_look=_about(pause))
 
 
-def wanted_events(configured: Sequence[str]) -> list[str]:
-    """The events a webhook asks for; empty means all. An uninstall is told only to who asks for it."""
-    return [*configured, *({UNINSTALLED} - set(configured))] if configured else []
-
-
-async def _keep(resources: Resources, webhook: Webhook, registered: AircallWebhook) -> None:
-    assert registered.token is not None
-    kept = await _update(
-        resources,
-        webhook,
-        status=WebhookStatus.ACTIVE,
-        webhook_id=registered.webhook_id,
-        token_fingerprint=resources.vault.fingerprint(registered.token, WEBHOOK_TOKEN_PURPOSE),
-        checked_at=func.now(),
-        due_at=_unless_moved(webhook, None),
-        attempts=0,
-        last_error=None,
-    )
-    if kept and webhook.status == WebhookStatus.PENDING:
-        resources.metrics.install_step(InstallStep.WEBHOOK_LIVE)
-    logger.info("webhook registered", installation_id=webhook.installation_id, kept=kept)
-
-
-async def _postpone(resources: Resources, webhook: Webhook, error: Exception) -> None:
-    pause = _pause(webhook.attempts)
-    if isinstance(error, AircallUnavailable | BudgetSpent) and error.retry_after_seconds is not None:
-        told = min(error.retry_after_seconds, LONGEST_PAUSE.total_seconds())
-        pause = max(pause, timedelta(seconds=told))
+async def _put_off(
+    resources: Resources, webhook: Webhook, installation: Installation, error: AircallError | BudgetSpent | TimeoutError
+) -> None:
     reason = str(error) or "timeout"
-    logger.warning("webhook not registered", installation_id=webhook.installation_id, reason=reason)
-    await _update(resources, webhook, due_at=_unless_moved(webhook, func.now() + pause), last_error=reason)
-
-
-def _pause(attempts: int) -> timedelta:
-    doubled: timedelta = FIRST_PAUSE * 2 ** min(attempts - 1, 16)
-    return min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
-
-
-async def _update(resources: Resources, webhook: Webhook, **values: object) -> bool:
-    """Give the row back changed, if it is still ours: after our lease another worker may have it."""
-    ours = update(Webhook).where(col(Webhook.id) == webhook.id, col(Webhook.leased_until) == webhook.leased_until)
+    logger.warning("webhook looked at in vain", installation_id=webhook.installation_id, reason=reason)
+    refused = isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN
+    values: dict[str, Any] = {"last_error": reason}
+    pause = _pause(webhook, error)
+    if refused:
+        values["refused_at"] = func.coalesce(Webhook.refused_at, func.now())
+        pause = leases.random_between(*SECOND_REFUSAL) if webhook.refused_at is None else pause
+    elif isinstance(error, BudgetSpent):
+        # It is nobody's fault: the next pause is as long.
+        values["attempts"] = min(webhook.attempts, 2)
     async with resources.database.session() as session:
-        return (await session.exec(ours.values(**values, leased_until=None))).rowcount == 1
+        await leases.give_back(session, webhook, next_look=pause, **values)
+        if webhook.webhook_id is None:
+            await gaps.begin(
+                session, installation.id, reason=GapReason.WEBHOOK_MISSING, since=installation.connected_at
+            )
+    if refused and webhook.refused_at is not None and webhook.refused_at <= now() - SECOND_REFUSAL[0]:
+        await standing.suspect_token(resources, installation.id)
 
 
-def _unless_moved(webhook: Webhook, next_look: object) -> ColumnElement[object]:
-    """A new install that came meanwhile moved `due_at`: it brought another token, so it is looked at once more."""
-    return case((col(Webhook.due_at) == webhook.due_at, next_look), else_=col(Webhook.due_at))
+def _pause(webhook: Webhook, error: Exception) -> timedelta:
+    longest = LONGEST_PAUSE if webhook.status == WebhookStatus.PENDING else LONGEST_PAUSE_IN_USE
+    doubled: timedelta = FIRST_PAUSE * 2 ** min(webhook.attempts - 1, 16)
+    pause = FIRST_PAUSE if isinstance(error, BudgetSpent) else min(doubled, longest)
+    told = error.retry_after_seconds if isinstance(error, AircallUnavailable | BudgetSpent) else None
+    return max(_about(pause), timedelta(seconds=min(told or 0.0, LONGEST_PAUSE.total_seconds())))
+
+
+def _about(pause: timedelta) -> timedelta:
+    return leases.random_between(0.8 * pause, 1.2 * pause)

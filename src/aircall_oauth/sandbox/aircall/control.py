@@ -11,7 +11,16 @@ from starlette.routing import Route
 
 from aircall_oauth.sandbox.aircall.courier import Delivery
 from aircall_oauth.sandbox.aircall.faults import HOWS
-from aircall_oauth.sandbox.aircall.orders import Break, GiveConsent, PlaceCall, SendEvent, Settings, Uninstall
+from aircall_oauth.sandbox.aircall.orders import (
+    Break,
+    GiveConsent,
+    PlaceCall,
+    RecordCalls,
+    SendEvent,
+    Settings,
+    TellEnd,
+    Uninstall,
+)
 from aircall_oauth.sandbox.aircall.pages import form_fields, render, shortened
 from aircall_oauth.sandbox.aircall.pretend import PretendAircall
 from aircall_oauth.sandbox.aircall.samples import EVENT_NAMES
@@ -42,6 +51,21 @@ async def place_call(request: Request) -> Response:
     order = await _order(request, PlaceCall)
     call_id = _try(lambda: _aircall(request).start_call(order.company, order.pause))
     return _done(request, {"call_id": call_id})
+
+
+async def record_calls(request: Request) -> Response:
+    order = await _order(request, RecordCalls)
+    aircall = _aircall(request)
+    call_ids = _try(
+        lambda: aircall.record_calls(order.count, since=order.since, until=order.until, company=order.company)
+    )
+    return _done(request, {"call_ids": call_ids})
+
+
+async def tell_end(request: Request) -> Response:
+    order = await _order(request, TellEnd)
+    sent = _try(lambda: _aircall(request).tell_end(order.call_id, order.company, repeat=order.repeat))
+    return _done(request, {"deliveries": [delivery.number for delivery in sent]})
 
 
 async def send_event(request: Request) -> Response:
@@ -180,6 +204,8 @@ def _aircall(request: Request) -> PretendAircall:
 ROUTES = [
     Route("/", home, methods=["GET"]),
     Route("/control/place-call", place_call, methods=["POST"]),
+    Route("/control/record-calls", record_calls, methods=["POST"]),
+    Route("/control/tell-end", tell_end, methods=["POST"]),
     Route("/control/send-event", send_event, methods=["POST"]),
     Route("/control/uninstall", uninstall, methods=["POST"]),
     Route("/control/grant", grant, methods=["POST"]),

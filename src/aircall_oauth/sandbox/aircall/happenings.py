@@ -1,7 +1,7 @@
 """What happens in a pretend company, as the events Aircall would tell: one event, or a whole phone call."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,25 @@ def call_in_rest(data: dict[str, Any]) -> dict[str, Any]:
     call["conference_participants"] = call.pop("participants")
     call["number"] = {key: value for key, value in call["number"].items() if key != "e164_digits"}
     return call
+
+
+def past_calls(company: Company, base_url: str, starts: Iterable[float]) -> list[dict[str, Any]]:
+    """Calls that have ended, as the REST API shows them, one for each start (UNIX seconds)."""
+    *_, ended = phone_call(company, base_url, 0, samples.fresh_id())
+    shown, moments = call_in_rest(ended.data), ("started_at", "answered_at", "ended_at")
+    began = shown["started_at"]
+    return [
+        shown | {"id": samples.fresh_id()} | {name: int(start) + shown[name] - began for name in moments}
+        for start in starts
+    ]
+
+
+def call_ended(call: dict[str, Any]) -> Event:
+    """The event of the end of a call that the REST API shows, as it was built half a minute after it."""
+    data = dict(call)
+    data["call_uuid"] = data.pop("sid")
+    data["participants"] = data.pop("conference_participants")
+    return Event("call", "call.ended", call["ended_at"] + 30, data)
 
 
 def is_linked(event: Event, company: Company) -> bool:

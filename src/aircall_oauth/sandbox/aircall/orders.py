@@ -15,6 +15,23 @@ class PlaceCall(msgspec.Struct, forbid_unknown_fields=True):
     pause: Seconds = 0.0
 
 
+class RecordCalls(msgspec.Struct, forbid_unknown_fields=True):
+    """Calls that were told to nobody, between two UNIX seconds."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=50_000)]
+    since: float
+    until: float
+    company: int | None = None
+
+
+class TellEnd(msgspec.Struct, forbid_unknown_fields=True):
+    """The end of a call that is in the list, however late."""
+
+    call_id: int
+    company: int | None = None
+    repeat: Times = 1
+
+
 class SendEvent(msgspec.Struct, forbid_unknown_fields=True):
     """`data` replaces the sample's; `repeat` sends the very same body more than once."""
 

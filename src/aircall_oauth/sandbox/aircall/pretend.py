@@ -150,6 +150,22 @@ class PretendAircall:
             await asyncio.sleep(pause)
         return call_id
 
+    def record_calls(
+        self, count: int, *, since: float, until: float, company: Company | int | None = None
+    ) -> list[int]:
+        """Calls spread evenly over a time that is past, and told to nobody: only the list has them; their ids."""
+        called = self.company(company)
+        pace = (until - since) / count
+        recorded = happenings.past_calls(called, self.base_url, [since + number * pace for number in range(count)])
+        called.calls |= {call["id"]: call for call in recorded}
+        return [call["id"] for call in recorded]
+
+    def tell_end(self, call_id: int, company: Company | int | None = None, *, repeat: int = 1) -> list[Delivery]:
+        """Tell the end of a call that is in the list, `repeat` times with the same body, however late."""
+        called = self.company(company)
+        event = happenings.call_ended(called.calls[call_id])
+        return [delivery for _ in range(repeat) for delivery in self._tell(called, event)]
+
     async def uninstall(
         self, company: Company | int | None = None, *, keep_integration_id: bool = True
     ) -> list[Delivery]:

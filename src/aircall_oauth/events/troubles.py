@@ -1,0 +1,80 @@
+"""Remembers how often our receiver answered an event with an error of its own, and tells the worker when it is over.
+
+After a row of failures Aircall switches a webhook off and says nothing. Which of them it were is not known: what failed
+may not even have been read. So the worker looks at all of them (`installations.upkeep.after_troubles`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+from aircall_oauth import log
+from aircall_oauth.database import Database
+from aircall_oauth.errors import AppError
+from aircall_oauth.models import Trouble, new_id, now
+
+logger = log.get(__name__)
+
+# Aircall switches a webhook off after ten failures in a row or more; there may be several of these processes.
+A_BURST = 5
+OVER_AFTER = timedelta(seconds=5)
+# One that does not end is told of nevertheless.
+LONGEST = timedelta(minutes=5)
+WATCH_SECONDS = 1.0
+
+
+class Troubles:
+    """What one process answered so since it last told of it."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._began_at: datetime | None = None
+        self._last_at: datetime | None = None
+
+    def note(self, status: int) -> None:
+        """An event was answered with this."""
+        if status >= 500:
+            self.failures += 1
+            self._last_at = now()
+            self._began_at = self._began_at or self._last_at
+
+    async def tell(self, database: Database) -> None:
+        """Leave a note for the worker, if there was a burst and it is over."""
+        if self._began_at is None or self._last_at is None or not self._is_over():
+            return
+        failures = self.failures
+        if failures >= A_BURST:
+            trouble = Trouble(id=new_id("trb"), began_at=self._began_at, ended_at=self._last_at, failures=failures)
+            async with database.session() as session:
+                session.add(trouble)
+            logger.warning("events were answered with errors", failures=failures)
+        self.failures -= failures
+        self._began_at = self._last_at if self.failures else None
+
+    def _is_over(self) -> bool:
+        assert self._began_at is not None
+        assert self._last_at is not None
+        return self._last_at < now() - OVER_AFTER or self._began_at < now() - LONGEST
+
+
+@asynccontextmanager
+async def watch_troubles(database: Database) -> AsyncIterator[Troubles]:
+    """Count while the block lasts, and tell what there is to tell."""
+    troubles = Troubles()
+    watch = asyncio.create_task(_watch(troubles, database))
+    try:
+        yield troubles
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+async def _watch(troubles: Troubles, database: Database) -> None:
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            await troubles.tell(database)
+        except AppError as error:
+            # The database is still away, so it is not over.
+            logger.debug("troubles not told yet", reason=error.detail)

@@ -1,0 +1,150 @@
+"""Look at an installation now, for somebody who asks: token, integration, numbers, webhook; mend what can be mended."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sqlmodel import col, select
+
+from aircall_oauth import audit, log, standing
+from aircall_oauth.aircall.payloads import Integration
+from aircall_oauth.audit import Action, Who
+from aircall_oauth.errors import (
+    AircallRefused,
+    AircallUnavailable,
+    CheckUnderWay,
+    InstallationNotActive,
+    InstallationNotFound,
+)
+from aircall_oauth.installations import facts, leases, upkeep
+from aircall_oauth.models import ApiKey, Installation, InstallationStatus, Webhook
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+WAIT_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 0.2
+
+
+class Token(StrEnum):
+    """What Aircall says to an installation's token."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    FOREIGN = "foreign"
+
+
+class Code(StrEnum):
+    """What a check can find. The stable word that a program branches on."""
+
+    TOKEN_REFUSED = "token_refused"
+    TOKEN_FOREIGN = "token_foreign"
+    TOKEN_ACCEPTED_AGAIN = "token_accepted_again"
+    INTEGRATION_OFF = "integration_off"
+    NO_NUMBERS = "no_numbers"
+    FACTS_CHANGED = "facts_changed"
+    WEBHOOK_NEW = "webhook_new"
+    WEBHOOK_MISSING = "webhook_missing"
+    WEBHOOK_DISABLED = "webhook_disabled"
+    WEBHOOK_CHANGED = "webhook_changed"
+    WEBHOOK_DOUBLED = "webhook_doubled"
+    WEBHOOK_REFUSED = "webhook_refused"
+
+
+@dataclass
+class Check:
+    """What a check saw, and for each thing that was wrong whether it is mended."""
+
+    token: Token
+    found: list[tuple[Code, bool]] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing that was wrong is left."""
+        return all(mended for _, mended in self.found)
+
+
+async def check(resources: Resources, key: ApiKey, who: Who, installation_id: str) -> Check:
+    """Look at all of it, and mend it.
+
+    Raises `InstallationNotFound`, `InstallationNotActive` (nobody has it), `BudgetSpent`, `CheckUnderWay`, and
+    `AircallUnavailable` where nothing can be said.
+    """
+    installation = await _load(resources, key, who, installation_id)
+    try:
+        told, news = await facts.learn(resources, installation, chore=False)
+    except AircallRefused as refused:
+        if refused.aircall_status not in standing.DEAD_TOKEN:
+            raise
+        return await _refused(resources, installation)
+    except TimeoutError:
+        raise AircallUnavailable("timeout") from None
+    if not standing.is_of(told, installation):
+        return Check(Token.FOREIGN, [(Code.TOKEN_FOREIGN, False)])
+    found = Check(Token.ACCEPTED)
+    if installation.status == InstallationStatus.UNAUTHORIZED and await standing.revive(resources, installation):
+        found.found.append((Code.TOKEN_ACCEPTED_AGAIN, True))
+    found.found += await _see_to_facts(resources, installation, told, news=news)
+    found.found += await _see_to_webhook(resources, installation)
+    return found
+
+
+async def _load(resources: Resources, key: ApiKey, who: Who, installation_id: str) -> Installation:
+    """The installation, and a line in the audit that it is checked."""
+    mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
+    async with resources.database.session() as session:
+        installation = (await session.exec(mine)).first()
+        if installation is None:
+            raise InstallationNotFound
+        if installation.status not in upkeep.LOOKED_AFTER:
+            raise InstallationNotActive
+        await audit.record(session, who, Action.INSTALLATION_CHECKED, installation_id=installation.id)
+    return installation
+
+
+async def _refused(resources: Resources, installation: Installation) -> Check:
+    """Somebody waits, so the second refusal is asked for at once."""
+    dead = await standing.suspect_token(resources, installation.id, chore=False)
+    if not dead:
+        raise AircallUnavailable("it refuses the token now and then")
+    return Check(Token.REFUSED, [(Code.TOKEN_REFUSED, False)])
+
+
+async def _see_to_facts(
+    resources: Resources, installation: Installation, told: Integration, *, news: bool
+) -> list[tuple[Code, bool]]:
+    found = [(Code.FACTS_CHANGED, True)] if news else []
+    if told.active is False:
+        on = await standing.switch_on(resources, installation)
+        if on:
+            await standing.keep_facts(resources, installation, told.model_copy(update={"active": True}))
+        found.append((Code.INTEGRATION_OFF, on))
+    if not told.number_ids:
+        # Only an admin can choose them, in Aircall's dashboard.
+        found.append((Code.NO_NUMBERS, False))
+    return found
+
+
+async def _see_to_webhook(resources: Resources, installation: Installation) -> list[tuple[Code, bool]]:
+    webhook, installation = await _take(resources, installation.id)
+    try:
+        odd = await upkeep.attend(resources, webhook, installation, chore=False)
+    except AircallRefused as refused:
+        logger.warning("webhook refused", installation_id=installation.id, reason=str(refused))
+        return [(Code.WEBHOOK_REFUSED, False)]
+    except TimeoutError:
+        raise AircallUnavailable("timeout") from None
+    return [(Code(oddity.value), True) for oddity in odd]
+
+
+async def _take(resources: Resources, installation_id: str) -> leases.Leased:
+    """The webhook, as soon as nobody else is at it."""
+    mine = col(Webhook.installation_id) == installation_id
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                if taken := await leases.take(resources, mine, statuses=[InstallationStatus.ACTIVE]):
+                    return taken[0]
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    except TimeoutError:
+        raise CheckUnderWay from None

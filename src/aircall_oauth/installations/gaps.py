@@ -1,0 +1,36 @@
+"""The windows in which an installation could not receive: recorded here, filled by the back-fill.
+
+Aircall replays nothing once its own retries are over, so whatever keeps events away is written down from when until
+when: a webhook that is switched off or gone, and this service being away itself.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, update
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from aircall_oauth.models import Gap, GapReason, new_id
+
+# Events are late by minutes, and clocks differ by seconds.
+MARGIN = timedelta(minutes=5)
+# `call.ended` comes about 30 s after a call's end: what is younger is left to its own event.
+SETTLING = timedelta(minutes=2)
+
+
+async def begin(
+    session: AsyncSession, installation_id: str, *, reason: GapReason, since: datetime | None = None
+) -> None:
+    """From `since` on (now, where left out) the installation can't receive. An open gap stays as it is."""
+    opened = insert(Gap).values(
+        id=new_id("gap"), installation_id=installation_id, reason=reason, since=func.now() if since is None else since
+    )
+    still_open = col(Gap.until).is_(None)
+    await session.exec(opened.on_conflict_do_nothing(index_elements=["installation_id"], index_where=still_open))
+
+
+async def end(session: AsyncSession, installation_id: str) -> None:
+    """The installation receives again: its open gap, if it has one, is to be filled once late events had their time."""
+    mine = update(Gap).where(col(Gap.installation_id) == installation_id, col(Gap.until).is_(None))
+    await session.exec(mine.values(until=func.now(), due_at=func.now() + MARGIN + SETTLING))

@@ -1,0 +1,90 @@
+"""The pulse of this service: notices, after the fact, that nobody was there to receive.
+
+Whoever receives writes down, every few seconds, that he is alive. The first one to do so after a long silence knows
+that all of them were away, or the database was, and records a gap for every installation. Only the database's clock is
+asked. A database that was put back to an older state looks just like an outage, and is filled like one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+from aircall_oauth import log
+from aircall_oauth.database import database_errors
+from aircall_oauth.errors import AppError
+from aircall_oauth.installations import silence
+from aircall_oauth.installations.gaps import MARGIN, SETTLING
+from aircall_oauth.models import GapReason, InstallationStatus
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+BEAT_SECONDS = 15.0
+# Aircall repeats what it could not deliver, so a restart loses nothing.
+AWAY = timedelta(minutes=2)
+
+# The row's lock puts those in line who come back at once: the second one finds a fresh pulse.
+LAST = "SELECT at FROM pulse WHERE at < clock_timestamp() - $1::interval FOR UPDATE"
+BEAT = """
+    INSERT INTO pulse (at) VALUES (clock_timestamp())
+    ON CONFLICT (one) DO UPDATE SET at = excluded.at
+"""
+# An open gap that began before goes on over it anyway.
+RECORD = f"""
+    INSERT INTO gap (id, installation_id, reason, since, until, due_at)
+    SELECT 'gap_' || replace(gen_random_uuid()::text, '-', ''), i.id, '{GapReason.SERVICE_AWAY}', $1, now(),
+           now() + $2::interval
+    FROM installation i
+    WHERE i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
+      AND NOT EXISTS (
+          SELECT FROM gap g WHERE g.installation_id = i.id AND g.until IS NULL AND g.since <= $1
+      )
+"""  # noqa: S608 - only constants of ours are put in
+
+
+# Meanwhile Aircall may have switched off any webhook.
+LOOK_AT_ALL = """
+    INSERT INTO trouble (id, began_at, ended_at, failures)
+    VALUES ('trb_' || replace(gen_random_uuid()::text, '-', ''), $1, now(), 0)
+"""
+
+
+@asynccontextmanager
+async def beating(resources: Resources) -> AsyncIterator[None]:
+    """The pulse beats while the block runs, and the database can be reached."""
+    heart = asyncio.create_task(_beat_on(resources))
+    try:
+        yield
+    finally:
+        heart.cancel()
+        await asyncio.gather(heart, return_exceptions=True)
+
+
+async def beat(resources: Resources) -> None:
+    """Write down that somebody is here to receive, and what was missed where nobody was for too long.
+
+    The first pulse ever records nothing.
+    """
+    await resources.require_ready()
+    with database_errors():
+        async with resources.database.driver_connection() as connection, connection.transaction():
+            last: datetime | None = await connection.fetchval(LAST, AWAY)
+            if last is not None:
+                await connection.execute(RECORD, last, MARGIN + SETTLING)
+                await connection.execute(LOOK_AT_ALL, last)
+                await silence.excuse(connection, since=last)
+            await connection.execute(BEAT)
+    if last is not None:
+        logger.warning("nobody was here to receive", since=last.isoformat())
+
+
+async def _beat_on(resources: Resources) -> None:
+    while True:
+        try:
+            await beat(resources)
+        except AppError as error:
+            logger.warning("no pulse", reason=error.detail)
+        except Exception:
+            logger.exception("pulse failed")
+        await asyncio.sleep(BEAT_SECONDS)

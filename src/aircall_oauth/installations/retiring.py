@@ -1,0 +1,119 @@
+"""Webhooks of ours that are to go: deleted at Aircall when it is their time, and forgotten a little later.
+
+Until then their events are recognised, and nobody takes them into use: `steward` leaves alone what stands here.
+"""
+
+import asyncio
+import random
+from datetime import timedelta
+
+from sqlalchemy import func
+from sqlmodel import col, delete, select, update
+
+from aircall_oauth import audit, log, standing
+from aircall_oauth.audit import Action, Who
+from aircall_oauth.errors import AircallError, AircallRefused, BudgetSpent, InstallationNotActive, InstallationNotFound
+from aircall_oauth.installations import upkeep
+from aircall_oauth.models import Installation, InstallationStatus, RetiredWebhook, Webhook
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+# Who deletes one has it for this long.
+LEASE = timedelta(seconds=90)
+DELETE_SECONDS = 20.0
+FIRST_PAUSE = timedelta(seconds=30)
+LONGEST_PAUSE = timedelta(hours=1)
+# Somebody may have listed it just before it went; and what was under way when it went still arrives.
+FORGOTTEN_AFTER = timedelta(minutes=10)
+BATCH = 20
+
+
+async def rotate(resources: Resources, who: Who, installation_id: str) -> bool:
+    """Give an installation a webhook with another token; whether it is done already, or left to the worker.
+
+    Both are recognised until the old one is deleted, ten minutes later. Raises `InstallationNotFound` or
+    `InstallationNotActive`.
+    """
+    async with resources.database.session() as session:
+        installation = await session.get(Installation, installation_id)
+        if installation is None:
+            raise InstallationNotFound
+        if installation.status != InstallationStatus.ACTIVE:
+            raise InstallationNotActive
+        await audit.record(session, who, Action.WEBHOOK_ROTATED, installation_id=installation_id)
+        wanted = update(Webhook).where(col(Webhook.installation_id) == installation_id)
+        await session.exec(wanted.values(rotation_wanted=True, due_at=func.now()))
+    await upkeep.ensure_webhook(resources, installation_id)
+    waits = select(Webhook.rotation_wanted).where(col(Webhook.installation_id) == installation_id)
+    async with resources.database.session() as session:
+        return (await session.exec(waits)).first() is False
+
+
+async def delete_retired(resources: Resources) -> None:
+    """The worker's chore: delete at Aircall what is due there, and forget what was deleted."""
+    async with resources.database.session() as session:
+        await session.exec(
+            delete(RetiredWebhook).where(
+                col(RetiredWebhook.deleted_at).is_not(None), col(RetiredWebhook.due_at) <= func.now()
+            )
+        )
+    taken = await _take(resources)
+    await asyncio.gather(*(_delete(resources, retired, installation) for retired, installation in taken))
+
+
+async def _take(resources: Resources) -> list[tuple[RetiredWebhook, Installation]]:
+    due = (
+        select(RetiredWebhook.webhook_id)
+        .where(col(RetiredWebhook.due_at) <= func.now(), col(RetiredWebhook.deleted_at).is_(None))
+        .order_by(col(RetiredWebhook.due_at))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    take = (
+        update(RetiredWebhook)
+        .where(
+            col(RetiredWebhook.webhook_id) == due.c.webhook_id,
+            col(Installation.id) == col(RetiredWebhook.installation_id),
+        )
+        .values(due_at=func.now() + LEASE, attempts=RetiredWebhook.attempts + 1)
+        .returning(RetiredWebhook, Installation)
+    )
+    async with resources.database.session() as session:
+        return [(row[0], row[1]) for row in (await session.exec(take)).all()]
+
+
+async def _delete(resources: Resources, retired: RetiredWebhook, installation: Installation) -> None:
+    try:
+        async with (
+            standing.within_budget(resources, installation.company_id),
+            asyncio.timeout(DELETE_SECONDS),
+        ):
+            token = standing.token_of(resources, installation)
+            await resources.aircall.delete_webhook(token, retired.webhook_id)
+    except AircallRefused as refused:
+        # A dead token deletes nothing; where it is dead for good, Aircall has nothing of ours any more.
+        logger.warning("retired webhook not deleted", installation_id=installation.id, reason=str(refused))
+    except (AircallError, BudgetSpent, TimeoutError) as error:
+        await _put_off(resources, retired, error)
+        return
+    await _note_deleted(resources, retired)
+
+
+async def _note_deleted(resources: Resources, retired: RetiredWebhook) -> None:
+    gone = update(RetiredWebhook).where(col(RetiredWebhook.webhook_id) == retired.webhook_id)
+    async with resources.database.session() as session:
+        await session.exec(gone.values(deleted_at=func.now(), due_at=func.now() + FORGOTTEN_AFTER))
+
+
+async def _put_off(
+    resources: Resources, retired: RetiredWebhook, error: AircallError | BudgetSpent | TimeoutError
+) -> None:
+    doubled: timedelta = FIRST_PAUSE * 2 ** min(retired.attempts - 1, 16)
+    pause = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+    reason = str(error) or "timeout"
+    logger.warning("retired webhook not deleted yet", installation_id=retired.installation_id, reason=reason)
+    again = update(RetiredWebhook).where(col(RetiredWebhook.webhook_id) == retired.webhook_id)
+    async with resources.database.session() as session:
+        await session.exec(again.values(due_at=func.now() + pause))

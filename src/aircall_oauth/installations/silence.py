@@ -1,0 +1,98 @@
+"""Who used to speak and stopped: an installation's silence, judged by its own rhythm.
+
+Aircall says nothing when events no longer come. So of each installation is kept in which hours of the last four weeks
+it spoke, and when it speaks, it is worked out from when on its silence would not be its way: once three hours have gone
+by in which it spoke in three of those four weeks. Nights and weekends have no such hours where nobody calls then.
+"""
+
+from datetime import datetime
+
+import asyncpg
+from sqlalchemy import text
+
+from aircall_oauth.models import RHYTHM_HOURS, EventSource, GapReason, InstallationStatus
+from aircall_oauth.resources import Resources
+
+READER = "rhythms"
+WINDOW = 50_000
+WEEK = 7 * 24
+USUAL_WEEKS = 3
+USUAL_HOURS = 3
+
+BEGIN = text("INSERT INTO log_reader (name, position) VALUES (:name, 0) ON CONFLICT DO NOTHING")
+# Where another worker is at it, there is nothing to do.
+STAND = text("SELECT position FROM log_reader WHERE name = :name FOR UPDATE SKIP LOCKED")
+HEAD = text("SELECT coalesce(max(position), 0) FROM event")
+MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
+
+# When the third usual hour after the one that last spoke is over; none where a week has no three. Hours in which nobody
+# was here to listen do not count.
+SILENT_AT = f"""
+    (SELECT to_timestamp(3600 * (rhythm.hour + later + 1)) FROM generate_series(1, {WEEK}) AS later
+     WHERE {" + ".join(f"get_bit(rhythm.spoke, {weeks * WEEK} - later)" for weeks in range(1, 5))} >= {USUAL_WEEKS}
+       AND to_timestamp(3600 * (rhythm.hour + later)) >= coalesce(
+           (SELECT max(gap.until) FROM gap WHERE gap.installation_id = rhythm.installation_id
+              AND gap.reason = '{GapReason.SERVICE_AWAY}'), '-infinity')
+     ORDER BY later OFFSET {USUAL_HOURS - 1} LIMIT 1)
+"""  # noqa: S608 - only constants of ours are put in
+# An hour that is known already changes nothing.
+NOTE = text(f"""
+    WITH told AS (
+        SELECT DISTINCT e.installation_id, floor(extract(epoch FROM e.received_at) / 3600)::bigint AS hour
+        FROM event e JOIN installation i ON i.id = e.installation_id
+        WHERE e.position > :stand AND e.position <= :end AND e.source = '{EventSource.AIRCALL}'
+    ), fresh AS (
+        SELECT told.installation_id, told.hour, max(told.hour) OVER of_one AS newest
+        FROM told LEFT JOIN rhythm r ON r.installation_id = told.installation_id
+        WHERE r.hour IS NULL OR told.hour > r.hour
+        WINDOW of_one AS (PARTITION BY told.installation_id)
+    )
+    INSERT INTO rhythm (installation_id, hour, spoke)
+    SELECT installation_id, newest,
+           bit_or(set_bit(0::bit({RHYTHM_HOURS}), 0, 1) >> least(newest - hour, {RHYTHM_HOURS})::integer)
+    FROM fresh GROUP BY installation_id, newest
+    ON CONFLICT (installation_id) DO UPDATE SET hour = excluded.hour,
+        spoke = excluded.spoke | (rhythm.spoke >> least(excluded.hour - rhythm.hour, {RHYTHM_HOURS})::integer)
+    RETURNING installation_id
+""")  # noqa: S608 - only constants of ours are put in
+JUDGE = text(f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE installation_id = ANY(:installation_ids)")  # noqa: S608
+# Who was silent before nobody listened still is.
+EXCUSE = f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE silent_at > $1"  # noqa: S608
+COUNT = text(f"""
+    SELECT count(*) FROM rhythm JOIN installation ON installation.id = rhythm.installation_id
+    WHERE silent_at <= now() AND installation.status = '{InstallationStatus.ACTIVE}'
+""")  # noqa: S608 - only constants of ours are put in
+
+
+async def learn_rhythms(resources: Resources) -> None:
+    """The worker's chore: learn from the log who spoke when, each part of it once."""
+    while await _read_on(resources):
+        pass
+
+
+async def excuse(connection: asyncpg.Connection, *, since: datetime) -> None:
+    """Nobody was here to listen since then, and that is recorded: it is nobody's silence."""
+    await connection.execute(EXCUSE, since)
+
+
+async def count(resources: Resources) -> int:
+    """How many active installations used to speak by now and are silent."""
+    async with resources.database.session() as session:
+        return int(await (await session.connection()).scalar(COUNT) or 0)
+
+
+async def _read_on(resources: Resources) -> bool:
+    """Read at most a window of the log; whether there is more."""
+    async with resources.database.session() as session:
+        connection = await session.connection()
+        await connection.execute(BEGIN, {"name": READER})
+        stand = await connection.scalar(STAND, {"name": READER})
+        head = await connection.scalar(HEAD)
+        if stand is None or head is None or stand >= head:
+            return False
+        end = min(head, stand + WINDOW)
+        spoke = (await connection.execute(NOTE, {"stand": stand, "end": end})).scalars().all()
+        if spoke:
+            await connection.execute(JUDGE, {"installation_ids": spoke})
+        await connection.execute(MOVE, {"name": READER, "end": end})
+    return bool(end < head)
