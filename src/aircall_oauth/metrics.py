@@ -79,7 +79,10 @@ class Metrics:
 
     def acked(self, *, status: int, answer: str, started: float) -> None:
         """An event was answered: what became of it, or the error's code; status 0 where the sender hung up."""
-        self._acks.labels(status, answer).inc()
+        counter = self._acks_by_answer.get((status, answer))
+        if counter is None:
+            counter = self._acks_by_answer[status, answer] = self._acks.labels(status, answer)
+        counter.inc()
         self._ack_seconds.observe(time.perf_counter() - started)
 
     def watch_inbox(self, depth: Callable[[], int]) -> None:
@@ -151,6 +154,8 @@ class Metrics:
             ("status", "answer"),
             registry=registry,
         )
+        # Looking a counter up by its labels costs more than counting, and there is one to look up for every event.
+        self._acks_by_answer: dict[tuple[int, str], Counter] = {}
         self._ack_seconds = Histogram(
             f"{PREFIX}_ack_seconds",
             "From an event's first byte to its answer",
