@@ -108,13 +108,13 @@ async def disabled(it: World) -> int:
 
 
 async def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path, database_url: str) -> None:
-    companies = [company.id for company in more_companies(24)]
+    companies = [company.id for company in more_companies(14)]
     async with world(tmp_path, database_url, more_companies=len(companies)) as it:
         service = await it.start_service()
         for company in companies:
             await install(it, company)
         await service.kill()
-        await it.control("break", door="GET webhooks", how="slow", seconds=0.3, times=1000)
+        await it.control("break", door="GET webhooks", how="slow", seconds=0.5, times=1000)
 
         first = await it.run("revoke-all", "--yes")
         await eventually(lambda: some(it))
