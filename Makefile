@@ -43,6 +43,8 @@ test: setup ## run the tests
 bench: setup ## measure against a no-op and a plain handler, in one run (some minutes)
 	$(BIN)/python -m bench.receiver --full
 	$(BIN)/python -m bench.feed
+	$(BIN)/python -m bench.proxy
+	$(BIN)/python -m bench.rotation
 
 check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
 	$(BIN)/ruff format --check .
