@@ -46,6 +46,8 @@ bench: setup ## measure against a no-op and a plain handler, in one run (some mi
 	$(BIN)/python -m bench.feed
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.deliveries
+	$(BIN)/python -m bench.proxy
+	$(BIN)/python -m bench.rotation
 
 check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
 	$(BIN)/ruff format --check .

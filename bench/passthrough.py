@@ -21,7 +21,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.api_route("/v1/installations/{_installation_id}/aircall/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
-async def call_aircall(_installation_id: str, path: str, request: Request) -> Response:
+async def ask_aircall(_installation_id: str, path: str, request: Request) -> Response:
     headers = {name: value for name, value in request.headers.items() if name not in DROPPED}
     headers["authorization"] = "Bearer bench-access-token"
     client: httpx.AsyncClient = request.app.state.client

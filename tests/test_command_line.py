@@ -66,10 +66,27 @@ async def test_a_key_is_made_listed_and_revoked(service: Service) -> None:
     assert key.removeprefix(API_KEY_PREFIX)[:8] not in said_later
 
 
+async def test_a_key_is_limited_to_parts_of_aircalls_api(service: Service) -> None:
+    environment = environment_of(service)
+    rules = ("--aircall", "GET /calls/*", "--aircall", "POST,PUT /contacts/**")
+
+    made = await run_command(
+        *("keys", "create", "--name", "narrow", "--scopes", "aircall:call", *rules), environment=environment
+    )
+    listing = await run_command("keys", "list", environment=environment)
+
+    assert made.exit_code == 0, made.stderr
+    (stored,) = await service.sql("SELECT aircall_rules FROM api_key")
+    assert stored["aircall_rules"] == ["GET /calls/*", "POST,PUT /contacts/**"]
+    assert "GET /calls/*; POST,PUT /contacts/**" in listing.stdout
+
+
 async def test_wrong_usage_ends_with_2_before_anything_is_done() -> None:
     commands = [
         ("keys", "create", "--name", "x", "--scopes", "events:read,everything"),
         ("keys", "create", "--name", "x", "--scopes", "events:read", "--expires", "tomorrow"),
+        ("keys", "create", "--name", "x", "--scopes", "aircall:call", "--aircall", "GET calls"),
+        ("keys", "create", "--name", "x", "--scopes", "events:read", "--aircall", "GET /calls"),
         ("no-such-command",),
     ]
 

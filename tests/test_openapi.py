@@ -17,7 +17,7 @@ COMMITTED = Path(__file__).parents[1] / "docs" / "openapi.json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 TO_AIRCALL = "/v1/installations/{installation_id}/aircall/{path}"
 DOORS = {
-    **{f"{method} {TO_AIRCALL}": f"call_aircall_{method.lower()}" for method in METHODS},
+    **{f"{method} {TO_AIRCALL}": f"ask_aircall_{method.lower()}" for method in METHODS},
     "GET /aircall/oauth/install": "install",
     "GET /aircall/oauth/callback": "callback",
     "POST /aircall/webhook": "receive_event",

@@ -628,7 +628,7 @@ async def test_a_spent_budget_is_429_and_aircall_is_not_asked(database_url: str)
         assert (await it.client.get(f"/v1/installations/{other}/aircall/calls")).status_code == 200
 
 
-async def test_aircalls_own_429_is_passed_on_and_the_next_call_is_not(world: World) -> None:
+async def test_aircalls_own_429_is_passed_on_and_the_next_request_is_not(world: World) -> None:
     world.aircall.answers = [answer(429, "retry-after: 30")]
 
     first, second = await world.ask(), await world.ask()
@@ -647,7 +647,7 @@ async def test_aircalls_own_count_is_believed(world: World) -> None:
     assert [got.status_code for got in answers] == [200, 200, 429]
 
 
-async def test_each_call_leaves_a_line_in_the_audit_that_says_what_kind_it_was(world: World) -> None:
+async def test_each_request_leaves_a_line_in_the_audit_that_says_what_kind_it_was(world: World) -> None:
     for method in ("GET", "HEAD", "POST", "DELETE"):
         await world.ask(method, "calls/4711?secret=c4n4ry", headers={"x-request-id": f"trace-{method}"})
 
@@ -664,7 +664,7 @@ async def test_each_call_leaves_a_line_in_the_audit_that_says_what_kind_it_was(w
     }
 
 
-async def test_no_call_is_passed_on_that_leaves_no_line(world: World) -> None:
+async def test_no_request_is_passed_on_that_leaves_no_line(world: World) -> None:
     await world.sql("ALTER TABLE audit RENAME TO gone")
 
     got = await world.ask()
@@ -700,7 +700,7 @@ async def test_the_pretend_aircall_is_asked_as_the_installation(service: Service
     assert len(page.json()["calls"]) == 1
 
 
-async def test_a_token_that_died_is_found_out_by_the_first_call(service: Service) -> None:
+async def test_a_token_that_died_is_found_out_by_the_first_request(service: Service) -> None:
     installation_id = await service.install()
     partner = await service.partner()
     service.aircall.grants.revoke_company(70077)

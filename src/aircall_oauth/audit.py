@@ -89,7 +89,7 @@ async def record(
 
 
 async def record_over(connection: asyncpg.Connection, who: Who, action: Action, *, installation_id: str) -> None:
-    """Add a line over a connection that is at hand, for a call that is about to be passed on.
+    """Add a line over a connection that is at hand, for a request that is about to be passed on.
 
     For one that only reads nobody waits for the disk: PostgreSQL's own crash may forget the lines of its last second.
     """

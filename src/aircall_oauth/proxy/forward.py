@@ -33,7 +33,7 @@ INSTALLATION = """
 
 @dataclass(frozen=True)
 class Passage:
-    """What a call needs besides itself."""
+    """What a request needs besides itself."""
 
     company_id: int
     token: SecretStr
@@ -59,7 +59,7 @@ async def pass_on(resources: Resources, key: ApiKey, who: Who, installation_id: 
 
 
 async def _admit(resources: Resources, key: ApiKey, who: Who, installation_id: str, method: str) -> Passage:
-    """The right to ask once: an active installation, a call taken out of the budget, a line in the audit."""
+    """The right to ask once: an active installation, one out of the budget, a line in the audit."""
     async with resources.database.driver_connection() as connection:
         row = await connection.fetchrow(INSTALLATION, installation_id, key.owner)
         if row is None:

@@ -27,7 +27,7 @@ MAX_BODY_BYTES = 1024 * 1024
 BODY_SECONDS = 10.0
 
 
-async def call_aircall(
+async def ask_aircall(
     request: Request,
     installation_id: Annotated[str, Path(pattern=r"^ins_[0-9a-f]{32}$")],
     path: Annotated[
@@ -131,9 +131,9 @@ def _answers() -> dict[int | str, dict[str, Any]]:
 for _method in METHODS:
     api.add_api_route(
         PATH,
-        call_aircall,
+        ask_aircall,
         methods=[_method],
-        name=f"call_aircall_{_method.lower()}",
+        name=f"ask_aircall_{_method.lower()}",
         summary=f"Ask Aircall ({_method})",
         response_class=Response,
         responses=_answers(),
