@@ -15,9 +15,8 @@ import asyncpg
 import httpx
 from fastapi import FastAPI
 
-from aircall_oauth import keys
 from aircall_oauth.app import create_app
-from aircall_oauth.models import Scope
+from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
@@ -117,10 +116,20 @@ class Service:
         return await system.post("/v1/claims", json={"claim": claim, "owner": owner})
 
     async def partner(self, *scopes: Scope, owner: str | None = None) -> httpx.AsyncClient:
-        """One of the partner's systems, with an API key of its own; all scopes where none are named."""
-        key = await keys.create(self.resources, name="test", scopes=scopes or list(Scope), owner=owner)
+        """One of the partner's systems, with an API key made long ago; all scopes where none are named."""
+        secret = new_api_key()
+        key = ApiKey(
+            id=new_id("key"),
+            name="test",
+            fingerprint=self.resources.vault.fingerprint(secret, API_KEY_PURPOSE),
+            scopes=[str(scope) for scope in scopes or Scope],
+            owner=owner,
+            created_at=now(),
+        )
+        async with self.resources.database.session() as session:
+            session.add(key)
         client = self.new_browser()
-        client.headers["authorization"] = f"Bearer {key}"
+        client.headers["authorization"] = f"Bearer {secret}"
         return client
 
     async def post_event(self, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:

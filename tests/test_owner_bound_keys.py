@@ -12,6 +12,8 @@ from tests.fakes import Service, run_service, settings_for
 
 OWN, FOREIGN = "acme", "globex"
 RETURN_TO = "https://app.example.com/aircall/connected"
+LOOPBACK = "127.0.0.0/8"
+CURSORS = {"list_installations": "ins_", "list_subscriptions": "sub_"}
 READING = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -23,6 +25,7 @@ class Of:
     event_id: str
     owner: str
     claim: str
+    subscription_id: str
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,23 @@ class House:
 
 @pytest.fixture
 async def house(database_url: str) -> AsyncIterator[House]:
-    async with run_service(settings_for(database_url, RETURN_URLS=RETURN_TO)) as service:
+    async with run_service(
+        settings_for(database_url, RETURN_URLS=RETURN_TO, ALLOWED_PRIVATE_RANGES=LOOPBACK)
+    ) as service:
         own, foreign = [await _of(service, n, owner) for n, owner in enumerate((OWN, FOREIGN))]
         tokens = service.aircall.tokens_of(service.aircall.companies[1])
         webhook_ids = await service.sql(
             "SELECT webhook_id FROM webhook WHERE installation_id = $1", foreign.installation_id
         )
         marks = {
-            *(foreign.installation_id, foreign.event_id, foreign.claim, f"secret of {FOREIGN}", *tokens),
+            *(
+                foreign.installation_id,
+                foreign.event_id,
+                foreign.claim,
+                foreign.subscription_id,
+                f"secret of {FOREIGN}",
+                *tokens,
+            ),
             *(service.aircall.companies[1].name, str(webhook_ids[0]["webhook_id"])),
         }
         yield House(service, await service.partner(owner=OWN), own, foreign, marks)
@@ -62,7 +74,16 @@ async def _of(service: Service, number: int, owner: str) -> Of:
     (event,) = await service.sql(
         "SELECT id FROM event WHERE installation_id = $1 AND type = 'call.ended'", installation_id
     )
-    return Of(installation_id, event["id"], owner, await service.install_by_link(owner, company))
+    claim = await service.install_by_link(owner, company)
+    return Of(installation_id, event["id"], owner, claim, await _subscribed(service, owner))
+
+
+async def _subscribed(service: Service, owner: str) -> str:
+    wanted = {"name": f"secret of {owner}", "kind": "http", "url": "http://127.0.0.1:9/", "owners": [owner]}
+    answer = await (await service.partner()).post("/v1/subscriptions", json=wanted)
+    assert answer.status_code == 201, answer.text
+    subscription_id: str = answer.json()["id"]
+    return subscription_id
 
 
 def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -75,23 +96,33 @@ def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _address(path: str, of: Of) -> str:
     """The door's address for somebody's things. A new kind of thing has to be given a name in `Of`."""
-    return path.format(installation_id=of.installation_id, event_id=of.event_id, path="calls")
+    return path.format(
+        installation_id=of.installation_id, event_id=of.event_id, subscription_id=of.subscription_id, path="calls"
+    )
 
 
-def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, str] | None]:
+def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None]:
     """What is sent to a door. One that takes a body has to be given an attack here."""
     if "requestBody" not in operation or operation["operationId"].startswith("ask_aircall_"):
         return [None]
-    return {
+    attacks: dict[str, Sequence[dict[str, Any]]] = {
         "make_install_link": [{"owner": of.owner}],
         "claim_installation": [{"claim": of.claim, "owner": owner} for owner in (of.owner, OWN)],
-    }[operation["operationId"]]
+        "create_subscription": [{"name": "x", "kind": "http", "url": "http://127.0.0.1:9/", "owners": [of.owner]}],
+        "change_subscription": [{"name": "taken"}, {"owners": [OWN]}],
+        "replay_subscription": [{"position": 0}],
+        "rotate_subscription_secret": [{"now": True}],
+        "retry_dead_events": [{}, {"event_ids": [of.event_id]}],
+    }
+    return attacks[operation["operationId"]]
 
 
 def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
     """None, and each filter set to what is somebody's."""
     names = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
-    filters = {"owner": of.owner, "installation": of.installation_id, "cursor": "ins_" + "0" * 32, "after": "0"}
+    filters = {"owner": of.owner, "installation": of.installation_id, "event_id": of.event_id, "after": "0"}
+    if operation["operationId"] in CURSORS:
+        filters["cursor"] = CURSORS[operation["operationId"]] + "0" * 32
     return [{}, *({name: value} for name, value in filters.items() if name in names)]
 
 
@@ -118,7 +149,7 @@ async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) 
             elif method not in READING:
                 assert answer.status_code in {403, 404}, door
 
-    assert len(doors) >= 16
+    assert len(doors) >= 30
     assert await _state(house) == before
     assert len(house.service.aircall.requests) == asked
 
@@ -134,7 +165,7 @@ async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
 
 
 async def test_what_is_foreign_looks_like_what_is_not_there(house: House) -> None:
-    nowhere = Of("ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none")
+    nowhere = Of("ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32)
 
     for method, path, operation in _doors():
         if "{" in path:
@@ -154,6 +185,7 @@ async def _state(house: House) -> list[Any]:
     of = house.foreign.installation_id
     tables = {"installation": "id", "webhook": "installation_id", "claim": "installation_id"}
     rows = [await house.service.sql(f"SELECT * FROM {table} WHERE {key} = $1", of) for table, key in tables.items()]
+    rows.append(await house.service.sql("SELECT * FROM subscription WHERE id = $1", house.foreign.subscription_id))
     company = house.service.aircall.companies[1]
     return [
         *map(list, rows),
