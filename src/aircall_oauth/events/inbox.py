@@ -142,7 +142,9 @@ class Inbox:
         self._waiting: deque[_Waiting] = deque()
         self._unanswered: deque[tuple[float, asyncio.Future[TakenIn]]] = deque()
         self._waiting_bytes = 0
+        self._under_way = 0
         self._something = asyncio.Event()
+        self._hurried = False
         self._closing = False
         self.committed = asyncio.Event()
 
@@ -164,16 +166,18 @@ class Inbox:
         self._waiting.append(_Waiting(arrival, outcome, answer_by))
         self._unanswered.append((answer_by, outcome))
         self._waiting_bytes += size
-        self._something.set()
+        if self._worthwhile:
+            self._something.set()
         return await outcome
 
     async def next_group(self) -> list[_Waiting]:
-        """What is waiting, as one group; waits for the first. Empty when the inbox is closed and drained."""
-        while not self._waiting:
+        """What is waiting, as one group; waits until it is worth while. Empty when the inbox is closed and drained."""
+        while not self._worthwhile:
             if self._closing:
                 return []
             self._something.clear()
             await self._something.wait()
+        self._hurried = False
         group: list[_Waiting] = []
         size = 0
         while self._waiting and len(group) < MAX_GROUP and size < MAX_GROUP_BYTES:
@@ -181,7 +185,23 @@ class Inbox:
             size += len(entry.arrival.data)
             group.append(entry)
         self._waiting_bytes -= size
+        self._under_way += len(group)
         return group
+
+    def ended(self, group: list[_Waiting]) -> None:
+        """A group is through, so the next one is worth while."""
+        self._under_way -= len(group)
+        self._something.set()
+
+    def hurry(self) -> None:
+        """Let what waits go now: what is under way may be stuck."""
+        self._hurried = True
+        self._something.set()
+
+    @property
+    def _worthwhile(self) -> bool:
+        """A lone event goes at once; beside a group that is under way, no smaller one: few large ones cost less."""
+        return bool(self._waiting) and (len(self._waiting) >= self._under_way or self._hurried or self._closing)
 
     def end_overdue(self) -> None:
         """Answer whose time is up, wherever their group is stuck; they are sent again by Aircall."""
@@ -220,6 +240,7 @@ async def _watch(inbox: Inbox) -> None:
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         inbox.end_overdue()
+        inbox.hurry()
 
 
 class _Writer:
@@ -239,6 +260,8 @@ class _Writer:
                 logger.exception("group not kept")
                 for entry in group:
                     entry.end(error)
+            finally:
+                self._inbox.ended(group)
         await self._disconnect()
 
     async def _keep(self, group: list[_Waiting]) -> None:
