@@ -1,6 +1,6 @@
 """Where deliveries end: answers 200 and notes when what came in. `python -m bench.sink PORT`
 
-`/hang…` is never answered. `GET /stats` tells, and forgets, what came since it was asked last.
+`/hang…` is never answered. `GET /stats` tells, and forgets, what came since it was asked last; `GET /count` how much.
 """
 
 import asyncio
@@ -44,8 +44,9 @@ class Connection(asyncio.Protocol):
     def _answer(self, path: str, body: bytes, *, get: bool) -> None:
         assert self._transport is not None
         if get:
-            told = json.dumps(came).encode()
-            came.clear()
+            told = json.dumps(len(came) if path == "/count" else came).encode()
+            if path != "/count":
+                came.clear()
             self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(told), told))
         elif not path.startswith("/hang"):
             number = NUMBER.search(body)

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from aircall_oauth import __version__
 from aircall_oauth.deliveries import signatures
@@ -24,8 +25,6 @@ KEPT_SECONDS = 4.0
 HEADERS = {
     "content-type": "application/json",
     "user-agent": f"aircall-oauth/{__version__}",
-    "accept": "*/*",
-    "accept-encoding": "identity",
 }
 
 # What is met, of what cause, and its word; the first that fits.
@@ -49,7 +48,7 @@ class HttpDestination:
     """One URL, with connections of its own that are kept."""
 
     def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
-        self._url = url
+        self._url = URL(url)
         self._keys = keys
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -64,6 +63,7 @@ class HttpDestination:
             auto_decompress=False,
             read_bufsize=MAX_ANSWER_BYTES,
             headers=HEADERS,
+            skip_auto_headers=("accept", "accept-encoding"),
         )
 
     async def deliver(self, message: Message) -> Outcome:

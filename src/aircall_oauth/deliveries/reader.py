@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from aircall_oauth import log
-from aircall_oauth.database import database_errors
 from aircall_oauth.deliveries import parked, statements
+from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.lineup import Item, Line, Window
 from aircall_oauth.deliveries.outcomes import Delivered, Destination, Gone, Outcome, TryAgain, word
 from aircall_oauth.deliveries.pulse import RUN, Pulse
@@ -22,11 +22,11 @@ from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventjson import Filter
 from aircall_oauth.models import Health, Subscription, SubscriptionOrder, now
-from aircall_oauth.resources import Resources
+from aircall_oauth.settings import Settings
 
 logger = log.get(__name__)
 
-KEEP_SECONDS = 0.1
+KEEP_SECONDS = 0.25
 KEEP_SKIPPED_SECONDS = 2.0
 KEEP_AT = 256
 LOOK_FOR_DUE_SECONDS = 1.0
@@ -51,12 +51,18 @@ class Reader:
     """One subscription's reader. `run` ends when it was told to finish, was fenced off, or the destination is gone."""
 
     def __init__(
-        self, resources: Resources, subscription: Subscription, destination: Destination, *, lease_seconds: float
+        self,
+        settings: Settings,
+        connections: Connections,
+        subscription: Subscription,
+        destination: Destination,
+        *,
+        lease_seconds: float,
     ) -> None:
         self.subscription = subscription
-        self._database = resources.database
+        self._connections = connections
         self._destination = destination
-        self._at_once = resources.settings.deliveries_at_once
+        self._at_once = settings.deliveries_at_once
         self._batch = max(BATCH * self._at_once, LEAST_BATCH)
         self._filter = Filter(subscription.types, subscription.owners, subscription.installations)
         self._ordered = subscription.ordering == SubscriptionOrder.INSTALLATION
@@ -117,14 +123,13 @@ class Reader:
         self._wake.clear()
         self._check()
         try:
-            with database_errors():
-                await self._count_blocked()
-                self._set_slow_aside()
-                await self._read()
-                await self._look_for_due()
-                self._judge()
-                self._send_out()
-                await self._keep_if_due()
+            await self._count_blocked()
+            self._set_slow_aside()
+            await self._read()
+            await self._look_for_due()
+            self._judge()
+            self._send_out()
+            await self._keep_if_due()
         except DatabaseAway:
             await asyncio.sleep(PAUSE_SECONDS)
         else:
@@ -140,7 +145,7 @@ class Reader:
         """Before anything goes out; and now and then where nothing is, as the log drops events that are parked."""
         if self._out or self._findings.delivered or self._findings.beside or time.monotonic() < self._count_at:
             return
-        async with self._database.driver_connection() as connection:
+        async with self._connections.one() as connection:
             self._line.blocked = dict(await statements.blocked(connection, self.subscription.id))
         self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
 
@@ -150,7 +155,7 @@ class Reader:
             return
         self._more = False
         try:
-            async with self._database.driver_connection() as connection:
+            async with self._connections.one() as connection:
                 items, read_to, more = await statements.read(
                     connection, self._filter, self._window.read_to, limit=self._batch, most_bytes=MOST_BYTES
                 )
@@ -190,7 +195,7 @@ class Reader:
         idle = list(islice((each for each in self._line.blocked if not self._line.is_busy(each)), max(room, 0)))
         if self._findings.delivered or self._findings.beside:
             await self._keep()
-        async with self._database.driver_connection() as connection:
+        async with self._connections.one() as connection:
             if not idle:
                 items = []
             elif self._ordered:
@@ -213,13 +218,20 @@ class Reader:
 
     def _send_out(self) -> None:
         """Begin as many deliveries as may be under way."""
-        if self._finishing or self._fenced or self._gone or time.monotonic() > self._lease_ends:
-            return
         if self._pulse.down:
-            self._send_probe()
-        elif not self._pulse.quiet():
-            while len(self._out) < self._pulse.lanes and (item := self._next()) is not None:
+            if not self._is_stopping():
+                self._send_probe()
+        else:
+            while self._may_send(1) and (item := self._next()) is not None:
                 self._send(item, probe=False)
+
+    def _may_send(self, more: int) -> bool:
+        """Whether so many more deliveries may be under way."""
+        room = len(self._out) + more <= self._pulse.lanes
+        return room and not (self._is_stopping() or self._pulse.down or self._pulse.quiet())
+
+    def _is_stopping(self) -> bool:
+        return self._finishing or self._fenced or self._gone or time.monotonic() > self._lease_ends
 
     def _send_probe(self) -> None:
         if self._out:
@@ -240,12 +252,19 @@ class Reader:
         return item
 
     def _send(self, item: Item, *, probe: bool) -> None:
-        item.tried, item.out_since = True, time.monotonic()
-        task = asyncio.create_task(self._deliver(item, self._pulse.begin(), probe=probe))
+        task = asyncio.create_task(self._deliver(item, probe=probe))
         self._out.add(task)
         task.add_done_callback(self._ended)
 
-    async def _deliver(self, item: Item, number: int, *, probe: bool) -> None:
+    async def _deliver(self, item: Item | None, *, probe: bool) -> None:
+        """Hand an event over, and then the next one, as long as there is one and it may go."""
+        while item is not None:
+            item.tried, item.out_since = True, time.monotonic()
+            await self._deliver_one(item, self._pulse.begin(), probe=probe)
+            self._keep_within(KEEP_SECONDS if len(self._findings.tried) < KEEP_AT else 0)
+            item = None if probe or not self._may_send(0) else self._next()
+
+    async def _deliver_one(self, item: Item, number: int, *, probe: bool) -> None:
         at, started = now(), time.perf_counter()
         outcome = await self._destination.deliver(item.message)
         item.out_since = None
@@ -259,9 +278,8 @@ class Reader:
             self._broken = task.exception()
             self._wake.set()
             return
-        self._keep_within(KEEP_SECONDS if len(self._findings.tried) < KEEP_AT else 0)
         self._send_out()
-        if self._may_read() or self._pulse.down or not self._out:
+        if self._pulse.down or not self._out:
             self._wake.set()
 
     def _take_note(self, item: Item, outcome: Outcome, number: int, *, probe: bool) -> None:
@@ -291,6 +309,8 @@ class Reader:
             self._line.unblock(item.installation_id)
         else:
             self._window.settle(item)
+            if self._may_read():
+                self._wake.set()
         self._line.done(item)
         if item.parked and not (self._line.is_busy(item.installation_id) if self._ordered else self._retried):
             self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN_SECONDS)
@@ -354,7 +374,7 @@ class Reader:
         findings, place = self._findings, self._place()
         self._findings, self._keep_at = Findings(), None
         try:
-            async with self._database.driver_connection() as connection:
+            async with self._connections.one() as connection:
                 stands = await statements.keep(connection, place, findings)
         except BaseException:
             self._findings = self._findings.after(findings)
@@ -398,5 +418,4 @@ class Reader:
         if self._out:
             await asyncio.wait(self._out, timeout=FINISH_SECONDS)
         self._check()
-        with database_errors():
-            await self._keep()
+        await self._keep()

@@ -11,8 +11,8 @@ import asyncpg
 
 from aircall_oauth import bell, log
 from aircall_oauth.bell import Bell, hang_bell
-from aircall_oauth.database import database_errors
 from aircall_oauth.deliveries import destinations, leases
+from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.models import Subscription, new_id
@@ -42,6 +42,7 @@ async def reading(resources: Resources) -> AsyncIterator[None]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await readers.close()
 
 
 class Readers:
@@ -49,8 +50,10 @@ class Readers:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
+        self._connections = Connections(resources.database)
         self._holder = new_id("wrk")
-        self._readers: dict[str, Reader] = {}
+        # One that was fenced off may still be ending when its successor here begins: both are told what they must know.
+        self._readers: set[Reader] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._renew_at = 0.0
@@ -65,7 +68,7 @@ class Readers:
         """Tell every reader when the log grew."""
         while not hung.stopped:
             await hung.next_ring().wait()
-            for reader in self._readers.values():
+            for reader in self._readers:
                 reader.log_grew()
 
     async def keep_leases(self) -> None:
@@ -82,27 +85,29 @@ class Readers:
     async def finish(self) -> None:
         """Take nothing more, and wait for every reader to end."""
         self._finishing = True
-        for reader in self._readers.values():
+        for reader in self._readers:
             reader.finish()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def close(self) -> None:
+        await self._connections.close()
+
     async def _renew_and_claim(self) -> None:
         asked_at = time.monotonic()
-        with database_errors():
-            async with self._resources.database.driver_connection() as connection:
-                if asked_at >= self._renew_at:
-                    self._renew_at = asked_at + leases.RENEW_SECONDS
-                    await self._renew(connection, asked_at)
-                if not self._finishing:
-                    for subscription in await leases.claim(connection, self._holder):
-                        self._begin(subscription)
+        async with self._connections.one() as connection:
+            if asked_at >= self._renew_at:
+                self._renew_at = asked_at + leases.RENEW_SECONDS
+                await self._renew(connection, asked_at)
+            if not self._finishing:
+                for subscription in await leases.claim(connection, self._holder):
+                    self._begin(subscription)
 
     async def _renew(self, connection: asyncpg.Connection, asked_at: float) -> None:
-        readers = dict(self._readers)
-        standings = await leases.renew(connection, self._holder, list(readers))
-        for subscription_id, reader in readers.items():
-            standing = standings.get(subscription_id)
+        readers = list(self._readers)
+        standings = await leases.renew(connection, self._holder, [reader.subscription.id for reader in readers])
+        for reader in readers:
+            standing = standings.get(reader.subscription.id)
             if standing is None or standing.lease_number != reader.subscription.lease_number:
                 reader.fence_off()
             elif not standing.active or standing.version != reader.subscription.version:
@@ -129,25 +134,27 @@ class Readers:
 
     async def _read(self, subscription: Subscription) -> None:
         destination = await destinations.open(self._resources, subscription)
-        reader = Reader(self._resources, subscription, destination, lease_seconds=LEASE_SECONDS)
-        self._readers[subscription.id] = reader
+        reader = Reader(
+            self._resources.settings, self._connections, subscription, destination, lease_seconds=LEASE_SECONDS
+        )
+        self._readers.add(reader)
         try:
             if self._finishing:
                 reader.finish()
             await reader.run()
         finally:
-            del self._readers[subscription.id]
+            self._readers.discard(reader)
             await destination.close()
 
     async def _give_back(self, subscription: Subscription) -> None:
-        with contextlib.suppress(DatabaseAway), database_errors():
-            async with self._resources.database.driver_connection() as connection:
+        with contextlib.suppress(DatabaseAway):
+            async with self._connections.one() as connection:
                 await leases.give_back(connection, subscription.id, subscription.lease_number)
         self._woken.set()
 
     async def _note_not_opened(self, subscription: Subscription, error: AppError) -> None:
         if isinstance(error, DatabaseAway):
             return
-        with contextlib.suppress(DatabaseAway), database_errors():
-            async with self._resources.database.driver_connection() as connection:
+        with contextlib.suppress(DatabaseAway):
+            async with self._connections.one() as connection:
                 await connection.execute(NOT_OPENED, subscription.id, subscription.lease_number, error.code())

@@ -1,0 +1,44 @@
+"""The readers' own connections, kept: a pool would ask each whether it lives, before every one of many statements."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from aircall_oauth.database import Database, database_errors
+
+MOST = 4
+
+
+class Connections:
+    """A few connections for all readers of a process, opened when they are needed first."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._free: asyncio.LifoQueue[asyncpg.Connection | None] = asyncio.LifoQueue()
+        for _ in range(MOST):
+            self._free.put_nowait(None)
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection for a statement or two; `DatabaseAway` where there is none."""
+        connection = await self._free.get()
+        try:
+            with database_errors():
+                if connection is None or connection.is_closed():
+                    connection = await self._database.connect()
+                yield connection
+        except BaseException:
+            if connection is not None:
+                connection.terminate()
+            connection = None
+            raise
+        finally:
+            self._free.put_nowait(connection)
+
+    async def close(self) -> None:
+        while not self._free.empty():
+            connection = self._free.get_nowait()
+            if connection is not None:
+                connection.terminate()
