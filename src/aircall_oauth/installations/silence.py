@@ -9,21 +9,16 @@ from datetime import datetime
 
 import asyncpg
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aircall_oauth.installations import following
 from aircall_oauth.models import RHYTHM_HOURS, EventSource, GapReason, InstallationStatus
 from aircall_oauth.resources import Resources
 
 READER = "rhythms"
-WINDOW = 50_000
 WEEK = 7 * 24
 USUAL_WEEKS = 3
 USUAL_HOURS = 3
-
-BEGIN = text("INSERT INTO log_reader (name, position) VALUES (:name, 0) ON CONFLICT DO NOTHING")
-# Where another worker is at it, there is nothing to do.
-STAND = text("SELECT position FROM log_reader WHERE name = :name FOR UPDATE SKIP LOCKED")
-HEAD = text("SELECT coalesce(max(position), 0) FROM event")
-MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
 
 # When the third usual hour after the one that last spoke is over; none where a week has no three. Hours in which nobody
 # was here to listen do not count.
@@ -66,8 +61,7 @@ COUNT = text(f"""
 
 async def learn_rhythms(resources: Resources) -> None:
     """The worker's chore: learn from the log who spoke when, each part of it once."""
-    while await _read_on(resources):
-        pass
+    await following.follow(resources, READER, _note)
 
 
 async def excuse(connection: asyncpg.Connection, *, since: datetime) -> None:
@@ -81,18 +75,7 @@ async def count(resources: Resources) -> int:
         return int(await (await session.connection()).scalar(COUNT) or 0)
 
 
-async def _read_on(resources: Resources) -> bool:
-    """Read at most a window of the log; whether there is more."""
-    async with resources.database.session() as session:
-        connection = await session.connection()
-        await connection.execute(BEGIN, {"name": READER})
-        stand = await connection.scalar(STAND, {"name": READER})
-        head = await connection.scalar(HEAD)
-        if stand is None or head is None or stand >= head:
-            return False
-        end = min(head, stand + WINDOW)
-        spoke = (await connection.execute(NOTE, {"stand": stand, "end": end})).scalars().all()
-        if spoke:
-            await connection.execute(JUDGE, {"installation_ids": spoke})
-        await connection.execute(MOVE, {"name": READER, "end": end})
-    return bool(end < head)
+async def _note(connection: AsyncConnection, stand: int, end: int) -> None:
+    spoke = (await connection.execute(NOTE, {"stand": stand, "end": end})).scalars().all()
+    if spoke:
+        await connection.execute(JUDGE, {"installation_ids": spoke})

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import func, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth import audit, log, standing
 from aircall_oauth.aircall.payloads import UNINSTALLED
 from aircall_oauth.audit import SERVICE, Action
+from aircall_oauth.installations import following
 from aircall_oauth.models import EventSource, Installation, InstallationStatus, Uninstall
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look
@@ -20,17 +22,12 @@ from aircall_oauth.standing import Look
 logger = log.get(__name__)
 
 READER = "uninstalls"
-WINDOW = 50_000
 LOOK_AGAIN = (timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=30))
 UNCERTAIN_PAUSE = timedelta(minutes=1)
 # Who looks has it for this long.
 LEASE = timedelta(seconds=60)
 BATCH = 20
 
-BEGIN = text("INSERT INTO log_reader (name, position) VALUES (:name, 0) ON CONFLICT DO NOTHING")
-# Where another worker is at it, there is nothing to do.
-STAND = text("SELECT position FROM log_reader WHERE name = :name FOR UPDATE SKIP LOCKED")
-HEAD = text("SELECT coalesce(max(position), 0) FROM event")
 NOTE = text(f"""
     INSERT INTO uninstall (installation_id, due_at)
     SELECT DISTINCT e.installation_id, now() FROM event e JOIN installation i ON i.id = e.installation_id
@@ -38,13 +35,11 @@ NOTE = text(f"""
       AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
     ON CONFLICT (installation_id) DO UPDATE SET due_at = excluded.due_at, looks = 0
 """)  # noqa: S608 - only constants of ours are put in
-MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
 
 
 async def notice_uninstalls(resources: Resources) -> None:
     """The worker's chore: note what the log tells of uninstalls, each part of it once."""
-    while await _read_on(resources):
-        pass
+    await following.follow(resources, READER, _note)
 
 
 async def look_at_uninstalls(resources: Resources) -> None:
@@ -57,19 +52,8 @@ async def look_at_uninstalls(resources: Resources) -> None:
             await _conclude(resources, installation, found, looks)
 
 
-async def _read_on(resources: Resources) -> bool:
-    """Read at most a window of the log; whether there is more."""
-    async with resources.database.session() as session:
-        connection = await session.connection()
-        await connection.execute(BEGIN, {"name": READER})
-        stand = await connection.scalar(STAND, {"name": READER})
-        head = await connection.scalar(HEAD)
-        if stand is None or head is None or stand >= head:
-            return False
-        end = min(head, stand + WINDOW)
-        await connection.execute(NOTE, {"stand": stand, "end": end})
-        await connection.execute(MOVE, {"name": READER, "end": end})
-    return bool(end < head)
+async def _note(connection: AsyncConnection, stand: int, end: int) -> None:
+    await connection.execute(NOTE, {"stand": stand, "end": end})
 
 
 async def _take(resources: Resources) -> Sequence[tuple[str, int]]:
