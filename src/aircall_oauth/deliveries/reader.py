@@ -55,6 +55,7 @@ class Reader:
     ) -> None:
         self.subscription = subscription
         self._database = resources.database
+        self._metrics = resources.metrics
         self._destination = destination
         self._at_once = resources.settings.deliveries_at_once
         self._batch = max(BATCH * self._at_once, LEAST_BATCH)
@@ -250,7 +251,9 @@ class Reader:
         outcome = await self._destination.deliver(item.message)
         item.out_since = None
         milliseconds = round((time.perf_counter() - started) * 1000)
-        self._findings.tried.append(Tried(item.message.event_id, item.position, at, word(outcome), milliseconds))
+        in_one_word = word(outcome)
+        self._findings.tried.append(Tried(item.message.event_id, item.position, at, in_one_word, milliseconds))
+        self._metrics.attempted(in_one_word)
         self._take_note(item, outcome, number, probe=probe)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
