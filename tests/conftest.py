@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from aircall_oauth import database, log
+from aircall_oauth import database, log, partitions
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.fakes import Service, run_service, settings_for
 
@@ -31,6 +31,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 async def _make_template(server: Postgres) -> None:
     await _admin(server, f"CREATE DATABASE {TEMPLATE}")
     await database.migrate(server.dsn(TEMPLATE))
+    connection = await asyncpg.connect(server.dsn(TEMPLATE))
+    try:
+        # What every service does first; done here, it is done once.
+        await partitions.ensure(connection)
+    finally:
+        await connection.close()
 
 
 async def _admin(server: Postgres, *statements: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -15,12 +16,17 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aircall_oauth import gauges, reference, worker
-from aircall_oauth.metrics import MEASURED_KEPT_SECONDS, Measurement, Metrics
+from aircall_oauth import gauges, reference, standing, worker
+from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.errors import BudgetSpent, SealBroken
+from aircall_oauth.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
+from aircall_oauth.vault import Place
 from tests.fakes import Service, command_environment, free_port, run_command, run_service, settings_for
 from tests.processes import World, eventually, world
+from tests.receivers import LOOPBACK, answer_with, fill, receiver, subscribe, tell
 
 DEFAULT_PORT = 9090
+RECEIVER = "http://127.0.0.1:9/hook"
 
 
 def value(service: Service, name: str, **labels: str) -> float:
@@ -41,6 +47,19 @@ def an_event(token: str, number: int = 1) -> bytes:
 async def working(service: Service) -> AsyncIterator[None]:
     async with worker.working(service.resources):
         yield
+
+
+@asynccontextmanager
+async def delivering(database_url: str) -> AsyncIterator[Service]:
+    """A service that may deliver to this machine."""
+    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
+        yield running
+
+
+def told_of(service: Service, subscription_id: str) -> dict[str, float | None]:
+    sample = service.resources.metrics.registry.get_sample_value
+    names = ("lag", "up", "parked", "dead")
+    return {name: sample(f"aircall_oauth_subscription_{name}", {"subscription": subscription_id}) for name in names}
 
 
 async def test_every_answer_to_an_event_is_counted_by_what_became_of_it(service: Service) -> None:
@@ -92,7 +111,7 @@ async def test_a_request_is_counted_under_its_template_and_never_under_what_was_
 
 async def test_an_install_is_seen_step_by_step(service: Service) -> None:
     steps = ("started", "consented", "exchanged", "webhook_live")
-    assert set(steps) == label_values(service, "step"), "each is there before anybody takes it"
+    assert {*steps, "claimed"} == label_values(service, "step"), "each is there before anybody takes it"
 
     await service.install()
     state = await service.begin()
@@ -104,6 +123,17 @@ async def test_an_install_is_seen_step_by_step(service: Service) -> None:
         ending: value(service, "install_endings_total", ending=ending) for ending in ("declined", "code_refused")
     }
     assert endings == {"declined": 1, "code_refused": 1}
+
+
+async def test_a_claim_is_the_last_step_and_counted_once(database_url: str) -> None:
+    async with run_service(settings_for(database_url, RETURN_URLS="https://app.example.com/connected")) as service:
+        claim = await service.install_by_link("acme")
+        before = value(service, "install_steps_total", step="claimed")
+
+        answers = [await service.claim(claim, owner) for owner in ("other", "acme", "acme")]
+
+        assert [answer.is_success for answer in answers] == [False, True, False]
+        assert (before, value(service, "install_steps_total", step="claimed")) == (0, 1)
 
 
 async def test_a_chore_is_counted_by_how_its_run_ended(service: Service) -> None:
@@ -145,9 +175,118 @@ async def test_what_the_database_knows_is_measured(service: Service) -> None:
     assert value(service, "oldest_transaction_seconds") > 0
 
 
+async def test_a_delivery_is_counted_by_its_outcome(database_url: str) -> None:
+    async with delivering(database_url) as service, receiver() as to, reading(service.resources):
+        await service.install()
+        to.answers[1] = answer_with(500)
+        partner = await subscribe(service, to.url)
+        await tell(service, 4)
+        await partner.stands(parked=1, lag=0)
+
+        counted = {o: value(service, "attempts_total", outcome=o) for o in ("delivered", "http_500")}
+        kept = Counter(attempt["outcome"] for attempt in await partner.attempts())
+
+    assert counted == kept
+    assert counted["delivered"] == 3
+
+
+async def test_each_subscription_is_measured(database_url: str) -> None:
+    async with delivering(database_url) as service:
+        behind, down, disabled, paused = [await subscribe(service, f"{RECEIVER}/{n}") for n in range(4)]
+        await fill(service, 5)
+        for status, health, partner in (
+            ("active", "down", down),
+            ("disabled", "up", disabled),
+            ("paused", "up", paused),
+        ):
+            await service.sql(
+                "UPDATE subscription SET status = $1, health = $2 WHERE id = $3", status, health, partner.id
+            )
+        await service.sql("UPDATE subscription SET position = 5 WHERE id = $1", down.id)
+        await service.sql(
+            """
+            INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason,
+                                due_at, dead_at)
+            SELECT $1, position, received_at, id, installation_id, 1, 'http_500',
+                   CASE WHEN position <= 3 THEN now() END, CASE WHEN position > 3 THEN now() END
+            FROM event
+            """,
+            behind.id,
+        )
+        await gauges.measure(service.resources)
+
+        assert told_of(service, behind.id) == {"lag": 5, "up": 1, "parked": 3, "dead": 2}
+        assert told_of(service, down.id) == {"lag": 0, "up": 0, "parked": 0, "dead": 0}
+        assert told_of(service, disabled.id) == {"lag": 5, "up": 0, "parked": 0, "dead": 0}
+        assert paused.id not in label_values(service, "subscription")
+
+
+async def test_no_more_subscriptions_are_told_than_a_hundred(database_url: str) -> None:
+    async with delivering(database_url) as service:
+        first = await subscribe(service, RECEIVER)
+        columns = "name, kind, url, secret_sealed, types, owners, installations, ordering, status, position, created_at"
+        await service.sql(
+            f"INSERT INTO subscription (id, {columns}) SELECT id || n, {columns}"
+            f" FROM subscription, generate_series(1, {MOST_SUBSCRIPTIONS}) AS n"
+        )
+        await gauges.measure(service.resources)
+
+        told = label_values(service, "subscription")
+    assert (len(told), first.id in told) == (MOST_SUBSCRIPTIONS, True)
+
+
+async def test_who_is_silent_and_who_cannot_receive_is_measured(service: Service) -> None:
+    connected = await service.install()
+    left = await service.install(service.aircall.companies[1])
+    await service.sql("UPDATE installation SET status = 'unauthorized' WHERE id = $1", left)
+    for installation_id in (connected, left):
+        silent = "INSERT INTO rhythm (installation_id, hour, spoke, silent_at) VALUES ($1, 490000, 0::bit(672), now())"
+        await service.sql(silent, installation_id)
+        gaps = """
+            INSERT INTO gap (id, installation_id, reason, since, until, due_at, done_at) VALUES
+            ('gap_1' || $1, $1, 'webhook_missing', now(), NULL, NULL, NULL),
+            ('gap_2' || $1, $1, 'webhook_missing', now(), now(), now(), NULL),
+            ('gap_3' || $1, $1, 'service_away', now(), now(), now(), NULL),
+            ('gap_4' || $1, $1, 'service_away', now(), now(), NULL, now())
+        """
+        await service.sql(gaps, installation_id)
+
+    await gauges.measure(service.resources)
+
+    assert [value(service, name) for name in ("silent_installations", "gaps_open", "gaps_to_fill")] == [1, 1, 2]
+
+
+async def test_what_no_budget_is_left_for_is_counted_by_who_asked(service: Service) -> None:
+    installation = await service.install()
+    await service.sql("UPDATE budget SET closed_until = now() + interval '1 minute'")
+    partner = await service.partner()
+    before = {by: value(service, "budget_refusals_total", by=by) for by in ("caller", "chore")}
+
+    asked = await partner.get(f"/v1/installations/{installation}/aircall/calls")
+    looked = await partner.post(f"/v1/installations/{installation}/check")
+    with pytest.raises(BudgetSpent):
+        async with standing.within_budget(service.resources, service.aircall.companies[0].id):
+            pass
+
+    assert (asked.status_code, looked.status_code) == (429, 429)
+    after = {by: value(service, "budget_refusals_total", by=by) - before[by] for by in before}
+    assert after == {"caller": 2, "chore": 1}
+
+
+async def test_a_sealed_value_that_does_not_open_is_counted(service: Service) -> None:
+    installation = await service.install()
+    (row,) = await service.sql("SELECT token_sealed FROM installation")
+    opens = value(service, "seal_refusals_total")
+
+    with pytest.raises(SealBroken):
+        service.resources.vault.open(row["token_sealed"], Place("installation.other_column", installation))
+
+    assert (opens, value(service, "seal_refusals_total")) == (0, 1)
+
+
 def test_a_measurement_that_is_old_is_not_said() -> None:
     metrics = Metrics()
-    fresh = Measurement({"active": 1}, {}, 0.0, 8, 100)
+    fresh = Measurement({"active": 1}, {}, 0, 0, 0, {}, 0.0, 8, 100)
 
     said = []
     for measurement in (fresh, replace(fresh, measured_at=time.monotonic() - MEASURED_KEPT_SECONDS - 1)):

@@ -11,8 +11,9 @@ import yaml
 from aircall_oauth import reference, worker
 from aircall_oauth.errors import AppError
 from aircall_oauth.events.inbox import TakenIn
-from tests.fakes import Service
+from tests.fakes import run_service, settings_for
 from tests.processes import eventually
+from tests.receivers import LOOPBACK, receiver, subscribe, tell
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "observability"
 KUBERNETES = Path(__file__).parents[1] / "deploy" / "kubernetes"
@@ -42,25 +43,29 @@ def questions() -> list[str]:
 
 
 @pytest.fixture
-async def samples(service: Service) -> dict[str, dict[str, set[str]]]:
+async def samples(database_url: str) -> dict[str, dict[str, set[str]]]:
     """What a process tells after everything has happened once: name, its labels, their values."""
-    await service.install()
-    await service.return_with(state=await service.begin(), error="access_denied")
-    await service.post_event(json.dumps({"event": "x", "token": service.webhook_token(), "data": {}}).encode())
-    metrics = service.resources.metrics
-    async with worker.working(service.resources):
+    settings = settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)
+    async with run_service(settings) as service, receiver() as to:
+        await service.install()
+        await service.return_with(state=await service.begin(), error="access_denied")
+        await subscribe(service, to.url)
+        await tell(service, 1)
+        registry = service.resources.metrics.registry
+        async with worker.working(service.resources):
 
-        async def all_ran() -> bool:
-            name = "aircall_oauth_chore_seconds_count"
-            return all(metrics.registry.get_sample_value(name, {"chore": chore.name}) for chore in worker.CHORES)
+            async def all_happened() -> bool:
+                name = "aircall_oauth_chore_seconds_count"
+                ran = all(registry.get_sample_value(name, {"chore": chore.name}) for chore in worker.CHORES)
+                return ran and bool(to.taken)
 
-        await eventually(all_ran)
-    told: dict[str, dict[str, set[str]]] = {}
-    for family in metrics.registry.collect():
-        for sample in family.samples:
-            labels = told.setdefault(sample.name, {})
-            for label, value in sample.labels.items():
-                labels.setdefault(label, set()).add(value)
+            await eventually(all_happened)
+        told: dict[str, dict[str, set[str]]] = {}
+        for family in registry.collect():
+            for sample in family.samples:
+                labels = told.setdefault(sample.name, {})
+                for label, value in sample.labels.items():
+                    labels.setdefault(label, set()).add(value)
     return told
 
 

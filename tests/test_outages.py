@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aircall_oauth.deliveries import parked, pulse, reader
+from aircall_oauth.deliveries import condition, parked, reader
+from aircall_oauth.deliveries.condition import Condition
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import Message, TryAgain
-from aircall_oauth.deliveries.pulse import Pulse
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.models import Health, now
 from tests.fakes import Service, free_port, run_service, settings_for, until
@@ -35,7 +35,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parked events are looked for often, and probes go out soon."""
     monkeypatch.setattr(reader, "LOOK_FOR_DUE_SECONDS", 0.05)
-    monkeypatch.setattr(pulse, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.02)
 
 
 async def make_due(service: Service) -> None:
@@ -431,8 +431,10 @@ async def test_an_event_tells_what_became_of_it_for_each_subscription(service: S
     assert unseen.status_code == 404
 
 
-def a_pulse(**changes: Any) -> Pulse:
-    return Pulse(**({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "ordered": False} | changes))
+def a_condition(**changes: Any) -> Condition:
+    return Condition(
+        **({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "ordered": False} | changes)
+    )
 
 
 def an_item(position: int) -> Item:
@@ -440,24 +442,24 @@ def an_item(position: int) -> Item:
 
 
 def test_probes_come_after_growing_pauses_from_a_second_to_five_minutes() -> None:
-    beat, seconds = a_pulse(), []
-    for position in range(pulse.RUN):
-        beat.begin()
-        beat.failed(an_item(position), TryAgain("refused"), probe=False)
-    assert beat.down
+    judged, seconds = a_condition(), []
+    for position in range(condition.RUN):
+        judged.begin()
+        judged.failed(an_item(position), TryAgain("refused"), probe=False)
+    assert judged.down
     for _ in range(12):
-        seconds.append(beat.quiet_seconds())
-        beat.failed(an_item(0), TryAgain("refused"), probe=True)
+        seconds.append(judged.quiet_seconds())
+        judged.failed(an_item(0), TryAgain("refused"), probe=True)
 
     for pause, planned in zip(seconds, (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300), strict=True):
         assert planned * 0.85 < pause <= planned
 
 
 def test_an_answer_that_was_on_its_way_already_proves_nothing() -> None:
-    beat = a_pulse()
-    early, failing = beat.begin(), beat.begin()
-    beat.failed(an_item(failing), TryAgain("reset"), probe=False)
+    judged = a_condition()
+    early, failing = judged.begin(), judged.begin()
+    judged.failed(an_item(failing), TryAgain("reset"), probe=False)
 
-    assert beat.succeeded(an_item(early), early) == []
-    later = beat.begin()
-    assert [suspect.item.position for suspect in beat.succeeded(an_item(later), later)] == [failing]
+    assert judged.succeeded(an_item(early), early) == []
+    later = judged.begin()
+    assert [suspect.item.position for suspect in judged.succeeded(an_item(later), later)] == [failing]

@@ -28,6 +28,9 @@ REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ACK_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 FLUSH_EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CHORE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
+# One label value each: those with the smallest ids are told, and of what they have beside the log so much is counted.
+MOST_SUBSCRIPTIONS = 100
+MOST_BESIDE = 10_000
 # What was measured longer ago is not said any more.
 MEASURED_KEPT_SECONDS = 120.0
 
@@ -37,6 +40,7 @@ class InstallStep(StrEnum):
     CONSENTED = "consented"  # came back with a code
     EXCHANGED = "exchanged"  # the code became a token
     WEBHOOK_LIVE = "webhook_live"  # Aircall sends its events
+    CLAIMED = "claimed"  # what came of a link became its owner's
 
 
 class ChoreOutcome(StrEnum):
@@ -45,12 +49,33 @@ class ChoreOutcome(StrEnum):
     FAILED = "failed"
 
 
+class Asker(StrEnum):
+    """Who asks Aircall."""
+
+    CALLER = "caller"  # somebody waits for the answer
+    CHORE = "chore"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far one subscription is."""
+
+    lag: int
+    up: bool
+    parked: int
+    dead: int
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What only the database knows, at one moment."""
 
     installations: Mapping[str, int]
     webhooks: Mapping[str, int]
+    silent: int
+    gaps_open: int
+    gaps_to_fill: int
+    subscriptions: Mapping[str, Reading]
     oldest_transaction_seconds: float
     days_ahead: int
     position: int
@@ -66,6 +91,8 @@ class Metrics:
             collector(registry=self.registry)
         self._about_requests()
         self._about_events()
+        self._about_deliveries()
+        self._about_refusals()
         self._about_the_worker()
         Info(f"{PREFIX}_build", "The version that runs (`version`)", registry=self.registry).info(
             {"version": __version__}
@@ -93,6 +120,21 @@ class Metrics:
         """A group of events was committed."""
         self._flush_events.observe(events)
         self._commit_seconds.observe(time.perf_counter() - started)
+
+    def attempted(self, outcome: str) -> None:
+        """A delivery was tried; its outcome in one word."""
+        counter = self._attempts_by_outcome.get(outcome)
+        if counter is None:
+            counter = self._attempts_by_outcome[outcome] = self._attempts.labels(outcome)
+        counter.inc()
+
+    def budget_refused(self, by: Asker) -> None:
+        """A call to Aircall did not fit its company's budget."""
+        self._budget_refusals.labels(by).inc()
+
+    def seal_refused(self) -> None:
+        """A sealed value did not open."""
+        self._seal_refusals.inc()
 
     def install_step(self, step: InstallStep) -> None:
         self._install_steps.labels(step).inc()
@@ -170,6 +212,28 @@ class Metrics:
             f"{PREFIX}_commit_seconds", "How long a commit of events took", buckets=ACK_SECONDS, registry=registry
         )
 
+    def _about_deliveries(self) -> None:
+        self._attempts = Counter(
+            f"{PREFIX}_attempts",
+            "Deliveries tried (`outcome`: delivered, or in one word why not)",
+            ("outcome",),
+            registry=self.registry,
+        )
+        # As with the answers to events: one for every delivery.
+        self._attempts_by_outcome: dict[str, Counter] = {}
+
+    def _about_refusals(self) -> None:
+        registry = self.registry
+        self._budget_refusals = Counter(
+            f"{PREFIX}_budget_refusals",
+            f"Calls to Aircall that did not fit their company's budget (`by`: {', '.join(Asker)})",
+            ("by",),
+            registry=registry,
+        )
+        for asker in Asker:
+            self._budget_refusals.labels(asker)
+        self._seal_refusals = Counter(f"{PREFIX}_seal_refusals", "Sealed values that did not open", registry=registry)
+
     def _about_the_worker(self) -> None:
         registry = self.registry
         self._chore_runs = Counter(
@@ -212,7 +276,11 @@ class _Measured(Collector):
             return
         yield _by_status("installations", "Installations (`status`)", last.installations)
         yield _by_status("webhooks", "Webhooks (`status`)", last.webhooks)
+        yield from _by_subscription(last.subscriptions)
         for name, meaning, value in (
+            ("silent_installations", "Installations that used to speak at hours like these, and do not", last.silent),
+            ("gaps_open", "Active installations that can't receive", last.gaps_open),
+            ("gaps_to_fill", "Windows that wait for their back-fill, or are being filled", last.gaps_to_fill),
             (
                 "oldest_transaction_seconds",
                 "Age of the oldest transaction in the database",
@@ -229,3 +297,17 @@ def _by_status(name: str, meaning: str, counts: Mapping[str, int]) -> GaugeMetri
     for status, count in counts.items():
         family.add_metric([status], count)
     return family
+
+
+def _by_subscription(readings: Mapping[str, Reading]) -> Iterator[GaugeMetricFamily]:
+    of_one = f"(`subscription`: the first {MOST_SUBSCRIPTIONS} by id that are not paused)"
+    for name, meaning in (
+        ("lag", "Positions of the log that it is behind, whether it wants their events or not"),
+        ("up", "Whether its destination takes events; 0 while it is down or wants no more"),
+        ("parked", f"Events that are tried again by schedule, {MOST_BESIDE:,} at most"),
+        ("dead", f"Events that were given up on, {MOST_BESIDE:,} at most"),
+    ):
+        family = GaugeMetricFamily(f"{PREFIX}_subscription_{name}", f"{meaning} {of_one}", labels=["subscription"])
+        for subscription_id, reading in readings.items():
+            family.add_metric([subscription_id], getattr(reading, name))
+        yield family

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -108,7 +109,9 @@ async def open_resources(
         transport=aircall_transport,
     )
     relay = Relay(api_url=settings.api_url, transport=aircall_transport)
-    resources = Resources(settings, database, Vault.of(settings, on_refusal=_alarm), aircall, relay, Metrics(), tracing)
+    metrics = Metrics()
+    vault = Vault.of(settings, on_refusal=partial(_alarm, metrics))
+    resources = Resources(settings, database, vault, aircall, relay, metrics, tracing)
     try:
         with suppress(DatabaseAway, NotReady):
             await resources.require_ready()
@@ -121,6 +124,7 @@ async def open_resources(
             await asyncio.to_thread(tracing.close)
 
 
-def _alarm(error: SealError, place: Place) -> None:
+def _alarm(metrics: Metrics, error: SealError, place: Place) -> None:
     """A row that does not open was damaged or tampered with, or its key is gone: somebody must look."""
+    metrics.seal_refused()
     logger.error("a sealed secret does not open", alarm=True, reason=error.code(), place=str(place))

@@ -5,8 +5,8 @@ what it is then is found out here, once for all rooms.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum, auto
 from typing import Any
 
@@ -20,6 +20,7 @@ from aircall_oauth import eventlog, log
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent
+from aircall_oauth.metrics import Asker
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     TOKEN_PURPOSE,
@@ -185,12 +186,23 @@ async def within_budget(
 ) -> AsyncIterator[None]:
     """Ask Aircall within the company's budget, a chore within the chores' part of it; raises `BudgetSpent` instead."""
     per_minute = resources.settings.aircall_rate_per_minute
-    await budget.draw(resources.database, company_id, per_minute=per_minute, chore=chore, calls=calls)
+    with refusals_counted(resources, chore=chore):
+        await budget.draw(resources.database, company_id, per_minute=per_minute, chore=chore, calls=calls)
     try:
         yield
     except AircallBusy as busy:
         told = budget.Told(0, busy.retry_after_seconds)
         await budget.correct(resources.database, company_id, told, per_minute=per_minute)
+        raise
+
+
+@contextmanager
+def refusals_counted(resources: Resources, *, chore: bool = False) -> Iterator[None]:
+    """Draw from a budget, and have it counted where the budget refuses."""
+    try:
+        yield
+    except BudgetSpent:
+        resources.metrics.budget_refused(Asker.CHORE if chore else Asker.CALLER)
         raise
 
 

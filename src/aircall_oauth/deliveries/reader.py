@@ -9,15 +9,15 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from aircall_oauth import log
 from aircall_oauth.deliveries import parked, statements
+from aircall_oauth.deliveries.condition import RUN, Condition
 from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.lineup import Item, Line, Window
 from aircall_oauth.deliveries.outcomes import Delivered, Destination, Gone, Outcome, TryAgain, word
-from aircall_oauth.deliveries.pulse import RUN, Pulse
 from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventjson import Filter
@@ -58,9 +58,11 @@ class Reader:
         destination: Destination,
         *,
         lease_seconds: float,
+        attempted: Callable[[str], None],
     ) -> None:
         self.subscription = subscription
         self._connections = connections
+        self._attempted = attempted
         self._destination = destination
         self._at_once = settings.deliveries_at_once
         self._batch = max(BATCH * self._at_once, LEAST_BATCH)
@@ -68,7 +70,7 @@ class Reader:
         self._ordered = subscription.ordering == SubscriptionOrder.INSTALLATION
         self._window = Window(subscription.position)
         self._line = Line(ordered=self._ordered)
-        self._pulse = Pulse(
+        self._condition = Condition(
             health=Health(subscription.health),
             quiet_until=subscription.quiet_until,
             probes=subscription.probes,
@@ -187,7 +189,7 @@ class Reader:
 
     async def _look_for_due(self) -> None:
         """Parked events whose time has come, while the destination is up."""
-        if self._pulse.down or time.monotonic() < self._look_at:
+        if self._condition.down or time.monotonic() < self._look_at:
             return
         # Known before anything is waited for: what ends meanwhile still has its row, and must not be found once more.
         under_way = list(self._retried)
@@ -211,14 +213,14 @@ class Reader:
         return item.installation_id if self._ordered else item
 
     def _judge(self) -> None:
-        to_blame, held = self._pulse.judge_overdue(under_way=bool(self._out))
+        to_blame, held = self._condition.judge_overdue(under_way=bool(self._out))
         for suspect in to_blame:
             self._park(suspect.item, suspect.outcome)
         self._hold(held)
 
     def _send_out(self) -> None:
         """Begin as many deliveries as may be under way."""
-        if self._pulse.down:
+        if self._condition.down:
             if not self._is_stopping():
                 self._send_probe()
         else:
@@ -227,8 +229,8 @@ class Reader:
 
     def _may_send(self, more: int) -> bool:
         """Whether so many more deliveries may be under way."""
-        room = len(self._out) + more <= self._pulse.lanes
-        return room and not (self._is_stopping() or self._pulse.down or self._pulse.quiet())
+        room = len(self._out) + more <= self._condition.lanes
+        return room and not (self._is_stopping() or self._condition.down or self._condition.quiet())
 
     def _is_stopping(self) -> bool:
         return self._finishing or self._fenced or self._gone or time.monotonic() > self._lease_ends
@@ -236,13 +238,13 @@ class Reader:
     def _send_probe(self) -> None:
         if self._out:
             return
-        if not self._pulse.quiet():
+        if not self._condition.quiet():
             if not len(self._window):
-                self._pulse.come_up()
-            elif (item := self._line.take_for_probe(self._pulse.turn(), RUN)) is not None:
+                self._condition.come_up()
+            elif (item := self._line.take_for_probe(self._condition.turn(), RUN)) is not None:
                 self._send(item, probe=True)
-        elif self._pulse.may_try_another() and (item := self._line.take_untried()) is not None:
-            self._pulse.doubt_less()
+        elif self._condition.may_try_another() and (item := self._line.take_untried()) is not None:
+            self._condition.doubt_less()
             self._send(item, probe=False)
 
     def _next(self) -> Item | None:
@@ -260,7 +262,7 @@ class Reader:
         """Hand an event over, and then the next one, as long as there is one and it may go."""
         while item is not None:
             item.tried, item.out_since = True, time.monotonic()
-            await self._deliver_one(item, self._pulse.begin(), probe=probe)
+            await self._deliver_one(item, self._condition.begin(), probe=probe)
             self._keep_within(KEEP_SECONDS if len(self._findings.tried) < KEEP_AT else 0)
             item = None if probe or not self._may_send(0) else self._next()
 
@@ -269,7 +271,9 @@ class Reader:
         outcome = await self._destination.deliver(item.message)
         item.out_since = None
         milliseconds = round((time.perf_counter() - started) * 1000)
-        self._findings.tried.append(Tried(item.message.event_id, item.position, at, word(outcome), milliseconds))
+        in_one_word = word(outcome)
+        self._findings.tried.append(Tried(item.message.event_id, item.position, at, in_one_word, milliseconds))
+        self._attempted(in_one_word)
         self._take_note(item, outcome, number, probe=probe)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -279,23 +283,23 @@ class Reader:
             self._wake.set()
             return
         self._send_out()
-        if self._pulse.down or not self._out:
+        if self._condition.down or not self._out:
             self._wake.set()
 
     def _take_note(self, item: Item, outcome: Outcome, number: int, *, probe: bool) -> None:
         match outcome:
             case Delivered():
                 self._settle(item)
-                for suspect in self._pulse.succeeded(item, number):
+                for suspect in self._condition.succeeded(item, number):
                     self._line.drop(suspect.item)
                     self._park(suspect.item, suspect.outcome)
             case TryAgain():
                 self._note_error(outcome.reason)
                 if item.parked:
-                    self._pulse.obey(outcome)
+                    self._condition.obey(outcome)
                     self._park(item, outcome)
                 else:
-                    self._hold(self._pulse.failed(item, outcome, probe=probe))
+                    self._hold(self._condition.failed(item, outcome, probe=probe))
             case Gone():
                 self._note_error(outcome.reason)
                 self._gone = True
@@ -393,19 +397,22 @@ class Reader:
             lease_number=self.subscription.lease_number,
             version=self.subscription.version,
             position=self._window.position,
-            health=self._pulse.health,
-            quiet_until=self._pulse.quiet_until,
-            probes=self._pulse.probes,
+            health=self._condition.health,
+            quiet_until=self._condition.quiet_until,
+            probes=self._condition.probes,
             gone=self._gone,
         )
 
     async def _sleep(self) -> None:
         """Until there is something to do."""
         clock = time.monotonic()
-        seconds = [self._pulse.seconds_to_judgement(under_way=bool(self._out)), self._pulse.quiet_seconds() or math.inf]
+        seconds = [
+            self._condition.seconds_to_judgement(under_way=bool(self._out)),
+            self._condition.quiet_seconds() or math.inf,
+        ]
         if self._keep_at is not None:
             seconds.append(self._keep_at - clock)
-        if self._line.blocked and not self._pulse.down:
+        if self._line.blocked and not self._condition.down:
             seconds.append(self._look_at - clock)
         if self._more and not self._may_read():
             seconds.append(SLOW_SECONDS / 2)

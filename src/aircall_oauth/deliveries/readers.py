@@ -135,7 +135,12 @@ class Readers:
     async def _read(self, subscription: Subscription) -> None:
         destination = await destinations.open(self._resources, subscription)
         reader = Reader(
-            self._resources.settings, self._connections, subscription, destination, lease_seconds=LEASE_SECONDS
+            self._resources.settings,
+            self._connections,
+            subscription,
+            destination,
+            lease_seconds=LEASE_SECONDS,
+            attempted=self._resources.metrics.attempted,
         )
         self._readers.add(reader)
         try:

@@ -26,6 +26,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
+from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
     CLAIM_PURPOSE,
     CLAIM_TOKEN_COLUMN,
@@ -99,6 +100,7 @@ async def claim(resources: Resources, key: ApiKey, who: Who, *, code: SecretStr,
         logger.warning("claim refused", installation_id=installation.id, actor=who.actor, reason=refusal.code())
         raise refusal
     logger.info("installation claimed", installation_id=installation.id, actor=who.actor)
+    resources.metrics.install_step(InstallStep.CLAIMED)
     await upkeep.ensure_webhook(resources, installation.id)
     await standing.refresh(resources, installation.id)
     return installation.id

@@ -67,7 +67,8 @@ async def _admit(resources: Resources, key: ApiKey, who: Who, installation_id: s
         if row["status"] != InstallationStatus.ACTIVE:
             raise InstallationNotActive(UNAUTHORIZED if row["status"] == InstallationStatus.UNAUTHORIZED else None)
         token = resources.vault.open(row["token_sealed"], Place(TOKEN_COLUMN, installation_id))
-        await budget.draw_over(connection, row["company_id"], per_minute=_per_minute(resources))
+        with standing.refusals_counted(resources):
+            await budget.draw_over(connection, row["company_id"], per_minute=_per_minute(resources))
         action = Action.AIRCALL_READ if method in READING else Action.AIRCALL_WRITE
         await audit.record_over(connection, who, action, installation_id=installation_id)
     return Passage(row["company_id"], token)
@@ -79,7 +80,8 @@ async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
     except ConnectionFault as fault:
         if asked.method not in REPEATED:
             raise AircallUnavailable(fault.reason) from None
-    await budget.draw(resources.database, passage.company_id, per_minute=_per_minute(resources))
+    with standing.refusals_counted(resources):
+        await budget.draw(resources.database, passage.company_id, per_minute=_per_minute(resources))
     try:
         return await resources.relay.send(asked, passage.token)
     except ConnectionFault as fault:

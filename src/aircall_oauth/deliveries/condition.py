@@ -40,7 +40,7 @@ class Suspect:
     at: float
 
 
-class Pulse:
+class Condition:
     """What is known of one destination, and what that allows."""
 
     def __init__(
