@@ -22,6 +22,9 @@ GRACEFUL_SECONDS = 20
 HEADERS_SECONDS = 10.0
 # At any door; the receiver's own is stricter, and says so.
 BODY_SECONDS = 30.0
+# Longer than the minute for which most proxies keep theirs: whoever closes first must be the one who sends requests, or
+# one is sent into a connection that is just closing.
+KEEP_ALIVE_SECONDS = 75
 TICKS_PER_SECOND = 10
 YOUNG_OBJECTS = 10_000
 
@@ -39,6 +42,7 @@ def web_server(app: App, resources: Resources) -> "Server":
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
     return Server(config, resources)

@@ -19,6 +19,7 @@ api = APIRouter(prefix="/v1/events", tags=["Events"])
 
 LAST_POSITION = 2**63 - 1
 LONGEST_WAIT_SECONDS = 30
+STREAMED = 'id: 4711\ndata: {"id": "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8", "position": 4711, …}\n\n'
 
 
 class EventView(BaseModel):
@@ -114,7 +115,7 @@ async def list_events(
     summary="Follow the log",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"description": "Server-sent events", "content": {"text/event-stream": {"example": STREAMED}}},
         **problems(401, 403, 410, 422, 503),
     },
 )
