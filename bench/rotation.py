@@ -77,7 +77,8 @@ def _rotate_beside(server: Server, url: str, api_key: str, ids: list[str]) -> No
     _say(
         f"  {done.stderr.strip().replace(chr(10), ' ')}\n"
         f"  took                {seconds:8.1f} s\n"
-        f"  reads meanwhile     {seen.reads:8,}   slowest {seen.slowest_read * 1000:.0f} ms   failed {len(seen.failed)}\n"
+        f"  reads meanwhile     {seen.reads:8,}   slowest {seen.slowest_read * 1000:.0f} ms   "
+        f"failed {len(seen.failed)}\n"
         f"  writes meanwhile    {seen.writes:8,}   slowest {seen.slowest_write * 1000:.0f} ms"
     )
     assert not seen.failed, seen.failed[:3]

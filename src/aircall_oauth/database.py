@@ -21,8 +21,8 @@ from aircall_oauth.errors import DatabaseAway
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 COMMAND_TIMEOUT_SECONDS = 10.0
-POOL_SIZE = 6
-DRIVER_POOL_SIZE = 4
+POOL_SIZE = 5
+DRIVER_POOL_SIZE = 5
 POOL_TIMEOUT_SECONDS = 3.0
 
 # What libpq does on the client's side and asyncpg does not know: it would send these to the server as settings.

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from aircall_oauth.errors import AppError, BodyTooLarge, BodyTooSlow, PositionGone, TooManyRequests, Unavailable
+from aircall_oauth.errors import AppError, BodyTooSlow, PositionGone, TooManyRequests, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
@@ -56,7 +56,7 @@ def headers(error: AppError) -> dict[str, str]:
     known = {"cache-control": "no-store"}
     if isinstance(error, Unavailable | TooManyRequests):
         known["retry-after"] = str(error.retry_after_seconds)
-    if isinstance(error, BodyTooLarge | BodyTooSlow):
+    if isinstance(error, BodyTooSlow):
         # What is still to come is not wanted.
         known["connection"] = "close"
     if error.status == 401:
