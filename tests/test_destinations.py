@@ -396,7 +396,15 @@ async def test_a_name_that_means_something_else_at_the_attempt_is_blocked(monkey
             "https://8.8.8.8:x/",
         ),
         *("https://user@8.8.8.8/", "https://user:word@8.8.8.8/", "https://8.8.8.8/#x", "https://8.8.8.8\\@10.0.0.1/"),
-        *("https://8.8.8.8/ x", "https://8.8.8.8/\n", "https://8.8.8.8/é", "http://8.8.8.8/", "https://8.8.8.8:99999/"),
+        *(
+            "https://%38.8.8.8/",
+            "https://[8.8.8.8]/",
+            "https://8.8.8.8/ x",
+            "https://8.8.8.8/\n",
+            "https://8.8.8.8/é",
+            "http://8.8.8.8/",
+            "https://8.8.8.8:99999/",
+        ),
     ],
 )
 async def test_an_address_that_is_not_a_plain_https_one_is_refused(url: str) -> None:

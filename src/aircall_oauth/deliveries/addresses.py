@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from aircall_oauth.errors import DestinationRefused
 from aircall_oauth.settings import Settings
@@ -139,10 +140,13 @@ class JudgingResolver(AbstractResolver):
 
 def _parts(url: str) -> tuple[str, str, int]:
     try:
-        parts = urlsplit(url)
+        parts, as_sent = urlsplit(url), URL(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise DestinationRefused("This is not an address.") from None
+    # Who judges it and who sends to it must read the same.
+    if as_sent.raw_host != host or as_sent.explicit_port != port or "%" in host:
+        raise DestinationRefused("This is not an address.")
     if parts.scheme not in {"http", "https"} or not host or not url.isascii() or not url.isprintable() or " " in url:
         raise DestinationRefused("A destination must be an https:// address.")
     if "@" in parts.netloc or "#" in url or "\\" in url:
