@@ -1,6 +1,7 @@
 """Events handed to NATS JetStream, RabbitMQ and Kafka: confirmed ones are there, whatever happens to the broker."""
 
 import asyncio
+import json
 import logging
 import re
 import signal
@@ -11,17 +12,20 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from aircall_oauth.deliveries import brokers
 from aircall_oauth.deliveries.brokers import network, to_kafka, to_nats, to_rabbitmq
 from aircall_oauth.deliveries.outcomes import Delivered, Destination, Message, TryAgain
 from aircall_oauth.errors import DestinationRefused, ExtraMissing
+from aircall_oauth.worker import working
 from tests.brokers import (
     IN_URL,
     LIMITED_USER,
     PARTITIONS,
     PASSWORD,
+    USER,
     Arrived,
     Certificate,
     Ground,
@@ -30,7 +34,8 @@ from tests.brokers import (
     RabbitMq,
     SaslDoor,
 )
-from tests.fakes import free_port, until
+from tests.fakes import free_port, run_service, settings_for, until
+from tests.processes import eventually
 
 pytestmark = pytest.mark.broker
 
@@ -396,6 +401,46 @@ async def test_a_user_who_may_not_write_there_is_denied(kind: str, request: pyte
     destination = opened(request.getfixturevalue(kind).destination(user=LIMITED_USER))
 
     assert [TryAgain("denied")] * 8 == await asyncio.gather(*(destination.deliver(an_event()) for _ in range(8)))
+
+
+# As a subscription
+
+
+def asked_for(broker: Ground) -> dict[str, Any]:
+    """What a partner sends to have events handed to this broker."""
+    match broker:
+        case Nats():
+            url = f"nats://{USER}:{IN_URL}@127.0.0.1:{broker.port}"
+            return {"kind": "nats", "url": url, "subject": broker.subject}
+        case RabbitMq():
+            url = f"amqp://{USER}:{IN_URL}@127.0.0.1:{broker.port}/aircall%2Ftest"
+            words = {"exchange": broker.exchange, "routing_key": broker.routing_key}
+            return {"kind": "rabbitmq", "url": url, **words}
+        case _:
+            assert isinstance(broker, Kafka)
+            return {"kind": "kafka", "url": broker.address, "topic": broker.topic}
+
+
+async def test_a_subscription_hands_its_events_to_the_broker(broker: Ground, database_url: str) -> None:
+    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES="127.0.0.0/8")) as service:
+        partner = await service.partner()
+        wanted = {"name": "bus", "from": "beginning", **asked_for(broker)}
+        made = await partner.post("/v1/subscriptions", json=wanted)
+        assert made.status_code == 201, made.text
+        await service.install()
+        (event,) = (await partner.get("/v1/events")).json()["events"]
+
+        async with working(service.resources):
+            await eventually(lambda: _caught_up(partner, made.json()["id"], event["position"]), AWAY_SECONDS)
+
+        (there,) = [one for one in await broker.arrived() if one.message_id == event["id"]]
+    assert json.loads(there.body) == event
+    assert PASSWORD not in made.text
+
+
+async def _caught_up(partner: httpx.AsyncClient, subscription_id: str, position: int) -> bool:
+    shown = (await partner.get(f"/v1/subscriptions/{subscription_id}")).json()
+    return bool(shown["position"] == position and shown["lag"] == 0)
 
 
 # Who we are, and who they are
