@@ -56,12 +56,22 @@ async def run_alembic(url: str, direction: Any, revision: str) -> None:
     await asyncio.to_thread(direction, alembic_config(url), revision)
 
 
-async def test_the_migrated_schema_is_what_autogenerate_would_make(database_url: str) -> None:
+@pytest.fixture
+async def migrated(database_url: str) -> str:
+    """What the migrations make, without the days that a service makes first."""
+    days = await rows(
+        database_url, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'event'::regclass"
+    )
+    await rows(database_url, f"DROP TABLE {', '.join(day for (day,) in days)}")
+    return database_url
+
+
+async def test_the_migrated_schema_is_what_autogenerate_would_make(migrated: str) -> None:
     def differences(connection: Connection) -> Any:
         options = {"compare_type": True, "compare_server_default": True}
         return compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata)
 
-    opened = Database(database_url)
+    opened = Database(migrated)
     async with opened.engine.connect() as connection:
         found = await connection.run_sync(differences)
     await opened.close()
@@ -69,14 +79,14 @@ async def test_the_migrated_schema_is_what_autogenerate_would_make(database_url:
     assert found == []
 
 
-async def test_the_migrated_schema_is_what_the_models_make(database_url: str, empty_database: str) -> None:
+async def test_the_migrated_schema_is_what_the_models_make(migrated: str, empty_database: str) -> None:
     opened = Database(empty_database)
     async with opened.engine.begin() as connection:
         await connection.run_sync(Table.metadata.create_all)
     await opened.close()
 
-    assert await rows(database_url, SCHEMA) == await rows(empty_database, SCHEMA)
-    assert await rows(database_url, CONSTRAINTS) == await rows(empty_database, CONSTRAINTS)
+    assert await rows(migrated, SCHEMA) == await rows(empty_database, SCHEMA)
+    assert await rows(migrated, CONSTRAINTS) == await rows(empty_database, CONSTRAINTS)
 
 
 async def test_every_migration_goes_up_and_down_and_up_again(empty_database: str) -> None:
