@@ -126,7 +126,7 @@ async def test_an_operator_lists_it(service: Service) -> None:
     )
 
     assert (table.exit_code, table.stderr) == (0, "")
-    newest, oldest, _api_key = table.stdout.splitlines()[1:]
+    newest, oldest = table.stdout.splitlines()[1:]
     assert [word in newest for word in ("operator", "api_key.revoked", "failed")] == [True] * 3
     assert [word in oldest for word in ("token.read", "done", installation_id, "127.0.0.1", "trace-me")] == [True] * 5
     (line,) = json.loads(of_one.stdout)

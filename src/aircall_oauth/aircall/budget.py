@@ -36,16 +36,28 @@ TURNED = f"""
 """
 TOTAL = f"(SELECT sum(calls) FROM ({TURNED}) AS turned, unnest(turned.spent) AS calls)"
 OPEN = "coalesce(budget.closed_until <= clock_timestamp(), true)"
+
+
+def drawing(companies: str, *, calls: str) -> str:
+    """The statement that counts `calls` for each `company_id` of `companies`, to be limited by `within`."""
+    return f"""
+        INSERT INTO budget (company_id, second, spent)
+        SELECT company_id, {NOW}, ARRAY[{calls}::integer] || array_fill(0, ARRAY[{SECONDS - 1}]) FROM {companies}
+        ON CONFLICT (company_id) DO UPDATE SET (second, spent) = (
+            SELECT turned.second, ARRAY[turned.spent[1] + {calls}] || turned.spent[2:] FROM ({TURNED}) AS turned
+        )
+    """
+
+
+def within(*, calls: str, allowed: str) -> str:
+    """The end of a statement that draws: a company for which more would be drawn than allowed is not returned."""
+    return f"WHERE {OPEN} AND {TOTAL} + {calls} <= {allowed} RETURNING company_id"
+
+
 # A draw need not survive PostgreSQL's own crash, so nobody waits for the disk while he holds the row.
-SPEND = f"""
-    INSERT INTO budget (company_id, second, spent)
-    SELECT $1, {NOW}, ARRAY[$2::integer] || array_fill(0, ARRAY[{SECONDS - 1}])
-    WHERE set_config('synchronous_commit', 'off', true) = 'off'
-    ON CONFLICT (company_id) DO UPDATE SET (second, spent) = (
-        SELECT turned.second, ARRAY[turned.spent[1] + $2] || turned.spent[2:] FROM ({TURNED}) AS turned
-    )
-"""
-DRAW = f"{SPEND} WHERE {OPEN} AND {TOTAL} + $2 <= $3 RETURNING company_id"
+HURRIED = "(SELECT $1::bigint AS company_id WHERE set_config('synchronous_commit', 'off', true) = 'off') AS hurried"
+SPEND = drawing(HURRIED, calls="$2")
+DRAW = f"{SPEND} {within(calls='$2', allowed='$3')}"
 # A row far ahead of the clock was written before the clock was set back. It would be full until the clock is there.
 FOLLOW_CLOCK = f"""
     UPDATE budget
@@ -92,21 +104,19 @@ async def draw(database: Database, company_id: int, *, per_minute: int, chore: b
     A chore takes only while more than half of the budget is left, so that callers find the other half. A piece of
     work that is larger than the budget takes all of it.
     """
-    async with database.driver_connection() as connection:
-        await draw_over(connection, company_id, per_minute=per_minute, chore=chore, calls=calls)
-
-
-async def draw_over(
-    connection: asyncpg.Connection, company_id: int, *, per_minute: int, chore: bool = False, calls: int = 1
-) -> None:
-    """The same over a connection that is at hand."""
     allowed = per_minute - per_minute // 2 if chore else per_minute
     calls = min(calls, allowed)
-    if await connection.fetchval(DRAW, company_id, calls, allowed) is None:
-        await connection.execute(FOLLOW_CLOCK, company_id)
-        row = await connection.fetchrow(LOOK, company_id)
-        wait = max(_seconds_until_free(row["spent"], calls, allowed), math.ceil(row["closed_seconds"]))
-        raise BudgetSpent(wait)
+    async with database.driver_connection() as connection:
+        if await connection.fetchval(DRAW, company_id, calls, allowed) is None:
+            raise await refusal(connection, company_id, calls=calls, allowed=allowed)
+
+
+async def refusal(connection: asyncpg.Connection, company_id: int, *, calls: int, allowed: int) -> BudgetSpent:
+    """Why nothing was drawn, with the time to come back."""
+    await connection.execute(FOLLOW_CLOCK, company_id)
+    row = await connection.fetchrow(LOOK, company_id)
+    wait = max(_seconds_until_free(row["spent"], calls, allowed), math.ceil(row["closed_seconds"]))
+    return BudgetSpent(wait)
 
 
 async def spend(database: Database, company_id: int, *, calls: int) -> None:
