@@ -2,15 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-
-from starlette.types import Receive
 
 from aircall_oauth.errors import BodyTooLarge, BodyTooSlow
 
 MAX_BODY_BYTES = 1024 * 1024
 # Long enough for the slowest honest sender; Aircall itself has given up after five.
 BODY_SECONDS = 10.0
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]  # as ASGI has it
 
 
 class Bodies:
