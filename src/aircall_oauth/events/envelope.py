@@ -20,6 +20,7 @@ from aircall_oauth.errors import EventMalformed
 MAX_DEPTH = 100
 MAX_TOKEN = 1024
 MISSING = (None, "")
+FIELDS = (b'"event"', b'"token"', b'"data"', b'"resource"', b'"timestamp"')
 NAME = re.compile(r"[\x21-\x7e]{1,255}")
 NUMBER = re.compile(r"[0-9]{1,16}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
 BLANK = re.compile(r"[ \t\n\r]*")
@@ -45,7 +46,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 def read(body: bytes) -> Envelope:
     """The envelope of a webhook's body; raises `EventMalformed` for everything that is not one.
 
-    Of a field that is there twice the last one counts, as for every reader of JSON.
+    A field that is there twice is none: two readers could each believe another one. What is inside `data` is not
+    looked at so.
     """
     try:
         envelope = _quickly(body) or _patiently(body)
@@ -93,7 +95,9 @@ _anything = msgspec.json.Decoder()
 
 
 def _quickly(body: bytes) -> Envelope | None:
-    """As nearly all bodies can be read; None where msgspec is stricter than some sender."""
+    """As nearly all bodies can be read; None where msgspec is stricter than some sender, or not strict enough."""
+    if not _is_plain(body):
+        return None
     try:
         fields = _fields.decode(body)
         # What is left raw is passed over unread: NaN, a bad escape or a broken string would get into the log.
@@ -101,6 +105,11 @@ def _quickly(body: bytes) -> Envelope | None:
     except (UnicodeError, msgspec.MsgspecError, RecursionError):
         return None
     return Envelope(fields.event, fields.token, _text(fields.data), fields.resource, _text(fields.timestamp))
+
+
+def _is_plain(body: bytes) -> bool:
+    """Whether no field of the envelope can be there twice, in whatever spelling: msgspec takes the last one."""
+    return b"\\u" not in body and all(body.count(name) <= 1 for name in FIELDS)
 
 
 def _text(raw: msgspec.Raw) -> str:
@@ -117,6 +126,8 @@ def _patiently(body: bytes) -> Envelope:
     place, separator = _past(text, 0, "{"), ","
     while separator == ",":
         name, place = scanstring(text, _past(text, place, '"'))
+        if name in fields:
+            raise ValueError("a field is there twice")
         start = _blank(text, _past(text, place, ":"))
         value, place = _reader.raw_decode(text, start)
         fields[name] = value, text[start:place]
