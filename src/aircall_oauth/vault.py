@@ -25,7 +25,6 @@ from aircall_oauth.settings import Settings
 
 VERSION = "v1"
 NONCE_BYTES = 12
-FINGERPRINT_BYTES = 32
 
 
 @dataclass(frozen=True)
