@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aircall_oauth import gauges
 from aircall_oauth.installations import pulse, silence
 from tests.fakes import Service
 
@@ -42,9 +43,17 @@ async def shown(service: Service, installation_id: str) -> dict[str, Any]:
     return installation
 
 
+async def counted(service: Service) -> int:
+    """How many are silent, as whoever scrapes is told."""
+    await gauges.measure(service.resources)
+    value = service.resources.metrics.registry.get_sample_value("aircall_oauth_silent_installations")
+    assert value is not None
+    return int(value)
+
+
 async def is_silent(service: Service, installation_id: str) -> bool:
     flagged = "silent_since" in await shown(service, installation_id)
-    assert await silence.count(service.resources) == int(flagged)
+    assert await counted(service) == int(flagged)
     return flagged
 
 
@@ -56,7 +65,7 @@ async def test_who_spoke_every_hour_and_stopped_four_hours_ago_is_silent(service
     installation = await shown(service, installation_id)
 
     assert datetime.fromisoformat(installation["silent_since"]) == last + HOUR
-    assert await silence.count(service.resources) == 1
+    assert await counted(service) == 1
 
 
 async def test_three_usual_hours_must_be_over(service: Service) -> None:

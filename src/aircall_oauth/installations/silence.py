@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aircall_oauth.installations import following
-from aircall_oauth.models import RHYTHM_HOURS, EventSource, GapReason, InstallationStatus
+from aircall_oauth.models import RHYTHM_HOURS, EventSource, GapReason
 from aircall_oauth.resources import Resources
 
 READER = "rhythms"
@@ -53,10 +53,6 @@ NOTE = text(f"""
 JUDGE = text(f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE installation_id = ANY(:installation_ids)")  # noqa: S608
 # Who was silent before nobody listened still is.
 EXCUSE = f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE silent_at > $1"  # noqa: S608
-COUNT = text(f"""
-    SELECT count(*) FROM rhythm JOIN installation ON installation.id = rhythm.installation_id
-    WHERE silent_at <= now() AND installation.status = '{InstallationStatus.ACTIVE}'
-""")  # noqa: S608 - only constants of ours are put in
 
 
 async def learn_rhythms(resources: Resources) -> None:
@@ -67,12 +63,6 @@ async def learn_rhythms(resources: Resources) -> None:
 async def excuse(connection: asyncpg.Connection, *, since: datetime) -> None:
     """Nobody was here to listen since then, and that is recorded: it is nobody's silence."""
     await connection.execute(EXCUSE, since)
-
-
-async def count(resources: Resources) -> int:
-    """How many active installations used to speak by now and are silent."""
-    async with resources.database.session() as session:
-        return int(await (await session.connection()).scalar(COUNT) or 0)
 
 
 async def _note(connection: AsyncConnection, stand: int, end: int) -> None:
