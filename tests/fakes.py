@@ -174,7 +174,7 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
         webhook_attempt_pause=0.01,
         transport=ToApp(),
     )
-    to_aircall = httpx.ASGITransport(create_aircall_app(aircall))
+    to_aircall = ToAircall(create_aircall_app(aircall))
     async with open_resources(settings, aircall_transport=to_aircall, span_exporter=span_exporter) as resources:
         app = create_app(lambda: _already_open(resources))
         ToApp.app = app
@@ -202,6 +202,15 @@ async def database_away(database_url: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _already_open(resources: Resources) -> AsyncIterator[Resources]:
     yield resources
+
+
+class ToAircall(httpx.ASGITransport):
+    """As a transport over the network does, it puts the extension `target` into the request line."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if target := request.extensions.get("target"):
+            request.url = request.url.copy_with(raw_path=target)
+        return await super().handle_async_request(request)
 
 
 class ToApp(httpx.AsyncBaseTransport):

@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 from typing import Any
 
 import httpx
@@ -81,7 +82,7 @@ class Aircall:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.received.append(head)
-                answer = self.answers.pop(0) if self.answers else OK
+                answer = self.answers.pop(0) if self.answers else _usual(head)
                 if isinstance(answer, bytes):
                     self.received[-1] += await _rest(head, reader)
                     writer.write(answer)
@@ -91,6 +92,10 @@ class Aircall:
                 if answer == HANG_UP or b"connection: close" in (answer if isinstance(answer, bytes) else b""):
                     break
         writer.close()
+
+
+def _usual(head: bytes) -> bytes:
+    return OK.removesuffix(b"{}") if head.startswith(b"HEAD") else OK
 
 
 async def _rest(head: bytes, reader: asyncio.StreamReader) -> bytes:
@@ -295,6 +300,18 @@ async def test_what_is_of_the_callers_own_way_and_secrets_stays_here(world: Worl
     assert received.lower().count(b"\r\nhost: 127.0.0.1:") == 1
     for name, value in kept.items():
         assert f"\r\n{name}: {value}\r\n".encode() in received
+
+
+async def test_a_header_that_is_no_text_is_refused(world: World) -> None:
+    door = world.door.encode() + b"/calls"
+
+    accepted = await world.raw(door, headers=["x-mine: Zoë".encode()])
+    refused = await world.raw(door, headers=[b"x-mine: Zo\xeb"])
+
+    assert accepted.startswith(b"HTTP/1.1 200 "), accepted
+    assert refused.startswith(b"HTTP/1.1 422 "), refused
+    (received,) = world.aircall.received
+    assert "\r\nx-mine: Zoë\r\n".encode() in received
 
 
 async def test_the_useful_headers_of_an_answer_come_back_and_no_others(world: World) -> None:
@@ -530,14 +547,16 @@ async def test_a_read_is_asked_twice_at_most(world: World) -> None:
 
 
 async def test_what_may_change_something_is_never_asked_again(world: World) -> None:
-    methods = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    for method in methods:
-        world.aircall.answers = [HANG_UP, OK]
+    asked = [*product(("POST", "PUT", "PATCH", "DELETE", "OPTIONS"), (b"", b"{}"))]
+    for method, content in asked:
+        # The first answer makes that the connection was used before, as one is that Aircall has just closed.
+        world.aircall.answers = [OK, HANG_UP, OK]
+        await world.ask()
 
-        got = await world.ask(method, "contacts/1", content=b"{}")
+        got = await world.ask(method, "contacts/1", content=content)
 
-        assert (got.status_code, got.json()["code"]) == (502, "aircall_unavailable"), method
-    assert len(world.aircall.received) == len(methods)
+        assert (got.status_code, got.json()["code"]) == (502, "aircall_unavailable"), (method, content)
+    assert len(world.aircall.received) == 2 * len(asked)
 
 
 async def test_an_answer_is_an_answer_and_not_asked_for_again(world: World) -> None:

@@ -252,11 +252,12 @@ def list_installations(
     as_json: AsJson = False,
 ) -> None:
     """List the installations, oldest first."""
+    from aircall_oauth import callers
     from aircall_oauth.installations import reading
-    from aircall_oauth.models import InstallationStatus, operators_key
+    from aircall_oauth.models import InstallationStatus
 
     wanted = None if status is None else _usage(InstallationStatus, status, "--status")
-    found = _with_resources(lambda resources: reading.list_all(resources, operators_key(), owner=owner, status=wanted))
+    found = _with_resources(lambda resources: reading.list_all(resources, callers.OPERATOR, owner=owner, status=wanted))
     if as_json:
         terminal.print_json([one.model_dump(mode="json") for one in found])
     else:
@@ -280,10 +281,10 @@ def list_installations(
 @installations_app.command("show")
 def show_installation(installation_id: InstallationId) -> None:
     """Show an installation, as JSON; never a secret."""
+    from aircall_oauth import callers
     from aircall_oauth.installations import reading
-    from aircall_oauth.models import operators_key
 
-    shown = _with_resources(lambda resources: reading.show_installation(resources, operators_key(), installation_id))
+    shown = _with_resources(lambda resources: reading.show_installation(resources, callers.OPERATOR, installation_id))
     terminal.print_json(shown.model_dump(mode="json"))
 
 
@@ -293,13 +294,13 @@ def disconnect_installation(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove our webhook at Aircall, switch the integration off, erase the token."""
+    from aircall_oauth import callers
     from aircall_oauth.audit import OPERATOR
     from aircall_oauth.installations import leaving
-    from aircall_oauth.models import operators_key
 
     if not yes:
         typer.confirm(f"Disconnect {installation_id}? Its customer must install anew to come back.", abort=True)
-    _with_resources(lambda resources: leaving.disconnect(resources, operators_key(), OPERATOR, installation_id))
+    _with_resources(lambda resources: leaving.disconnect(resources, callers.OPERATOR, OPERATOR, installation_id))
     _say("Disconnected.")
 
 

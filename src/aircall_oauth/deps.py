@@ -9,8 +9,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from aircall_oauth import keys
 from aircall_oauth.audit import Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import ScopeMissing, Unauthenticated
-from aircall_oauth.models import ApiKey, Scope
+from aircall_oauth.models import Scope
 from aircall_oauth.resources import Resources
 
 bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="An API key of this service.")
@@ -28,7 +29,7 @@ ResourcesDep = Annotated[Resources, Depends(resources_of)]
 async def caller(
     resources: ResourcesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-) -> ApiKey:
+) -> Caller:
     """The API key of the request. A wrong, revoked or expired key gets the same answer as none."""
     if credentials is None:
         raise Unauthenticated
@@ -40,10 +41,10 @@ async def caller(
     return key
 
 
-def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, ApiKey]]:
+def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
     """The caller, if its key has this scope."""
 
-    async def scoped_caller(key: Annotated[ApiKey, Depends(caller)]) -> ApiKey:
+    async def scoped_caller(key: Annotated[Caller, Depends(caller)]) -> Caller:
         if not key.may(scope):
             raise ScopeMissing(f"The API key does not have the scope {scope}.")
         return key
@@ -51,17 +52,17 @@ def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, ApiKey]]:
     return scoped_caller
 
 
-async def who(request: Request, key: Annotated[ApiKey, Depends(caller)]) -> Who:
+async def who(request: Request, key: Annotated[Caller, Depends(caller)]) -> Who:
     """The caller as the audit tells of it; its address is the socket's, which no header can change."""
     address = request.client.host if request.client else "-"
     return Who(key.id, address, request.scope.get("request_id"))
 
 
 WhoDep = Annotated[Who, Depends(who)]
-InstallationsReader = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_READ))]
-InstallationsWriter = Annotated[ApiKey, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
-TokensReader = Annotated[ApiKey, Depends(scoped(Scope.TOKENS_READ))]
-AircallCaller = Annotated[ApiKey, Depends(scoped(Scope.AIRCALL_CALL))]
-EventsReader = Annotated[ApiKey, Depends(scoped(Scope.EVENTS_READ))]
-SubscriptionsReader = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_READ))]
-SubscriptionsWriter = Annotated[ApiKey, Depends(scoped(Scope.SUBSCRIPTIONS_WRITE))]
+InstallationsReader = Annotated[Caller, Depends(scoped(Scope.INSTALLATIONS_READ))]
+InstallationsWriter = Annotated[Caller, Depends(scoped(Scope.INSTALLATIONS_WRITE))]
+TokensReader = Annotated[Caller, Depends(scoped(Scope.TOKENS_READ))]
+AircallCaller = Annotated[Caller, Depends(scoped(Scope.AIRCALL_CALL))]
+EventsReader = Annotated[Caller, Depends(scoped(Scope.EVENTS_READ))]
+SubscriptionsReader = Annotated[Caller, Depends(scoped(Scope.SUBSCRIPTIONS_READ))]
+SubscriptionsWriter = Annotated[Caller, Depends(scoped(Scope.SUBSCRIPTIONS_WRITE))]

@@ -11,7 +11,7 @@ import aiohttp
 from sqlalchemy import ColumnElement, text
 from sqlmodel import col, select
 
-from aircall_oauth import database, partitions, standing
+from aircall_oauth import callers, database, partitions, standing
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.database import Database, database_errors, newest_schema_version
 from aircall_oauth.errors import (
@@ -31,7 +31,6 @@ from aircall_oauth.models import (
     Webhook,
     WebhookStatus,
     now,
-    operators_key,
 )
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
@@ -196,7 +195,7 @@ async def _app(resources: Resources) -> Finding:
 
 
 async def _installations(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:
-    views = await reading.list_all(resources, operators_key())
+    views = await reading.list_all(resources, callers.OPERATOR)
     turn = asyncio.Semaphore(LOOKS_AT_ONCE)
 
     async def look(view: InstallationView) -> list[Finding]:

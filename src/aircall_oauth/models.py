@@ -1,7 +1,6 @@
 """The tables, and the changes they allow."""
 
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,7 +12,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    ColumnElement,
     DateTime,
     ForeignKey,
     Identity,
@@ -27,10 +25,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import BIT
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, SQLModel
 from uuid_utils import uuid7
-
-from aircall_oauth import rules
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -342,25 +338,6 @@ class ApiKey(Table, table=True):
 
     def valid_at(self, moment: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
-
-    def may(self, scope: Scope) -> bool:
-        return scope in self.scopes
-
-    def may_ask(self, method: str, path: str) -> bool:
-        """Whether it may ask Aircall for this, given the scope."""
-        return self.aircall_rules is None or any(rules.allows(rule, method, path) for rule in self.aircall_rules)
-
-    def may_act_for(self, owner: str) -> bool:
-        return self.owner in {None, owner}
-
-    def sees(self, table: "type[Installation | Event]") -> Iterable[ColumnElement[bool]]:
-        """The conditions a query must carry so that a key bound to an owner sees that owner's rows only."""
-        return () if self.owner is None else (col(table.owner) == self.owner,)
-
-
-def operators_key() -> ApiKey:
-    """Whoever is at the command line may do everything and sees everything; this key is in no table."""
-    return ApiKey(id="operator", name="operator", fingerprint=b"", scopes=[str(s) for s in Scope], created_at=now())
 
 
 class Audit(Table, table=True):

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from aircall_oauth import log, partitions
 from aircall_oauth.aircall.client import Aircall
 from aircall_oauth.aircall.relay import Relay
+from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.database import Database, newest_schema_version
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
 from aircall_oauth.metrics import Metrics
@@ -98,17 +99,19 @@ async def open_resources(
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """
     tracing = open_tracing(span_exporter) if settings.traces else None
+    own_transport = aircall_transport or httpx.AsyncHTTPTransport(trust_env=False)
+    callers_transport = aircall_transport or QuickTransport()
     if tracing is not None:
-        aircall_transport = tracing.watched(aircall_transport or httpx.AsyncHTTPTransport(trust_env=False))
+        own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
     database = Database(settings.database_url.get_secret_value())
     aircall = Aircall(
         api_url=settings.api_url,
         client_id=settings.client_id,
         client_secret=settings.client_secret,
         redirect_uri=settings.redirect_uri,
-        transport=aircall_transport,
+        transport=own_transport,
     )
-    relay = Relay(api_url=settings.api_url, transport=aircall_transport)
+    relay = Relay(api_url=settings.api_url, transport=callers_transport)
     metrics = Metrics()
     vault = Vault.of(settings, on_refusal=partial(_alarm, metrics))
     resources = Resources(settings, database, vault, aircall, relay, metrics, tracing)

@@ -21,7 +21,6 @@ BODY_SECONDS = 30.0
 # Aircall's largest pages are well below a mebibyte.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 TOO_LARGE = "the answer is too large"
-CONNECTIONS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30.0)
 TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
 # The connection broke before an answer came; whether the request arrived is not known.
 FAULTS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
@@ -87,10 +86,10 @@ class Answer:
 class Relay:
     """The way to Aircall's Public API for everybody else's requests. Opened and closed with the process."""
 
-    def __init__(self, *, api_url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, *, api_url: str, transport: httpx.AsyncBaseTransport) -> None:
         self._url = httpx.URL(api_url)
         # A transport and no client: nothing follows redirects, keeps cookies or changes a header.
-        self._transport = transport or httpx.AsyncHTTPTransport(limits=CONNECTIONS, trust_env=False)
+        self._transport = transport
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -116,10 +115,10 @@ class Relay:
         own = [(b"host", self._url.netloc), (b"authorization", b"Bearer " + token.get_secret_value().encode())]
         return httpx.Request(
             asked.method,
-            self._url.copy_with(raw_path=target),
+            self._url,
             headers=[*own, *asked.headers],
             stream=_Body(asked.body) if asked.body else None,
-            # As it was given: the URL would be put in a form of its own.
+            # As it was given: a URL would put it in a form of its own.
             extensions={"timeout": TIMEOUTS, "target": target},
         )
 

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, delete, func, text, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from aircall_oauth.callers import Caller
 from aircall_oauth.deliveries import destinations, signatures
 from aircall_oauth.deliveries.leases import CHANGED
 from aircall_oauth.deliveries.outcomes import Message, Outcome
@@ -32,7 +33,6 @@ from aircall_oauth.models import (
     OLD_SECRET_COLUMN,
     SECRET_COLUMN,
     URL_COLUMN,
-    ApiKey,
     Health,
     Parked,
     Subscription,
@@ -64,7 +64,7 @@ class Tried:
 
 
 async def create(
-    resources: Resources, key: ApiKey, *, start: int | str, **fields: Any
+    resources: Resources, key: Caller, *, start: int | str, **fields: Any
 ) -> tuple[Subscription, SecretStr | None]:
     """A subscription that begins at once, and its secret in clear, this one time.
 
@@ -90,7 +90,7 @@ async def create(
     return subscription, secret
 
 
-async def change(resources: Resources, key: ApiKey, subscription_id: str, **fields: Any) -> None:
+async def change(resources: Resources, key: Caller, subscription_id: str, **fields: Any) -> None:
     """Change what it is called, what it wants or where it goes; its position stays."""
     if "owners" in fields:
         fields["owners"] = _owners(key, fields["owners"])
@@ -100,7 +100,7 @@ async def change(resources: Resources, key: ApiKey, subscription_id: str, **fiel
     await _update(resources, key, subscription_id, **fields)
 
 
-async def delete_one(resources: Resources, key: ApiKey, subscription_id: str) -> None:
+async def delete_one(resources: Resources, key: Caller, subscription_id: str) -> None:
     """End it for good, its parked and dead events with it."""
     gone = delete(Subscription).where(*_one(key, subscription_id))
     async with resources.database.session() as session:
@@ -109,17 +109,17 @@ async def delete_one(resources: Resources, key: ApiKey, subscription_id: str) ->
         await _tell(session, subscription_id)
 
 
-async def pause(resources: Resources, key: ApiKey, subscription_id: str) -> None:
+async def pause(resources: Resources, key: Caller, subscription_id: str) -> None:
     """Stop at once: what is out is waited for, and nothing more goes out."""
     await _update(resources, key, subscription_id, status=SubscriptionStatus.PAUSED)
 
 
-async def resume(resources: Resources, key: ApiKey, subscription_id: str) -> None:
+async def resume(resources: Resources, key: Caller, subscription_id: str) -> None:
     """Go on where it stood, paused or disabled, without waiting for a probe's turn."""
     await _update(resources, key, subscription_id, status=SubscriptionStatus.ACTIVE, **FRESH)
 
 
-async def replay(resources: Resources, key: ApiKey, subscription_id: str, *, start: int | datetime) -> None:
+async def replay(resources: Resources, key: Caller, subscription_id: str, *, start: int | datetime) -> None:
     """Move the reader to a position, or to before what came in from a moment on.
 
     What it had parked or given up past that place is read anew, so it leaves the places beside the log.
@@ -138,7 +138,7 @@ async def replay(resources: Resources, key: ApiKey, subscription_id: str, *, sta
         await _tell(session, subscription_id)
 
 
-async def rotate_secret(resources: Resources, key: ApiKey, subscription_id: str, *, at_once: bool) -> SecretStr:
+async def rotate_secret(resources: Resources, key: Caller, subscription_id: str, *, at_once: bool) -> SecretStr:
     """A new secret, in clear this one time; the old one signs too for a day, unless it is to end at once."""
     subscription = await _find(resources, key, subscription_id)
     if subscription.secret_sealed is None:
@@ -158,7 +158,7 @@ async def rotate_secret(resources: Resources, key: ApiKey, subscription_id: str,
     return secret
 
 
-async def try_out(resources: Resources, key: ApiKey, subscription_id: str) -> Tried:
+async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Tried:
     """Send a sample event right now, past the log; what came of it changes nothing."""
     subscription = await _find(resources, key, subscription_id)
     destination = await destinations.open(resources, subscription)
@@ -170,7 +170,7 @@ async def try_out(resources: Resources, key: ApiKey, subscription_id: str) -> Tr
     return Tried(outcome, round((time.perf_counter() - started) * 1000))
 
 
-async def retry_dead(resources: Resources, key: ApiKey, subscription_id: str, event_ids: Sequence[str] | None) -> int:
+async def retry_dead(resources: Resources, key: Caller, subscription_id: str, event_ids: Sequence[str] | None) -> int:
     """Put events that were given up back to the parked ones, due now; all of them where none are named."""
     dead = [col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_not(None)]
     if event_ids is not None:
@@ -185,16 +185,16 @@ async def retry_dead(resources: Resources, key: ApiKey, subscription_id: str, ev
     return count
 
 
-def visible(key: ApiKey) -> Iterable[ColumnElement[bool]]:
+def visible(key: Caller) -> Iterable[ColumnElement[bool]]:
     """An API key bound to an owner sees the subscriptions that are for exactly that owner."""
     return () if key.owner is None else (col(Subscription.owners) == [key.owner],)
 
 
-def _one(key: ApiKey, subscription_id: str) -> Iterable[ColumnElement[bool]]:
+def _one(key: Caller, subscription_id: str) -> Iterable[ColumnElement[bool]]:
     return (col(Subscription.id) == subscription_id, *visible(key))
 
 
-async def _find(resources: Resources, key: ApiKey, subscription_id: str) -> Subscription:
+async def _find(resources: Resources, key: Caller, subscription_id: str) -> Subscription:
     async with resources.database.session() as session:
         found = (await session.exec(select(Subscription).where(*_one(key, subscription_id)))).first()
     if found is None:
@@ -202,7 +202,7 @@ async def _find(resources: Resources, key: ApiKey, subscription_id: str) -> Subs
     return found
 
 
-async def _update(resources: Resources, key: ApiKey, subscription_id: str, **fields: Any) -> None:
+async def _update(resources: Resources, key: Caller, subscription_id: str, **fields: Any) -> None:
     changed = update(Subscription).where(*_one(key, subscription_id))
     async with resources.database.session() as session:
         if (await session.exec(changed.values(version=Subscription.version + 1, **fields))).rowcount == 0:
@@ -218,7 +218,7 @@ def _taken_away() -> dict[str, Any]:
     return {"lease_holder": None, "lease_until": None, "lease_number": Subscription.lease_number + 1}
 
 
-def _owners(key: ApiKey, wanted: Sequence[str]) -> list[str]:
+def _owners(key: Caller, wanted: Sequence[str]) -> list[str]:
     if key.owner is None or list(wanted) == [key.owner]:
         return list(wanted)
     if wanted:

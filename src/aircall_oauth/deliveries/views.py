@@ -7,12 +7,12 @@ import asyncpg
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
+from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
 from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.eventjson import Filter
 from aircall_oauth.models import (
-    ApiKey,
     Attempt,
     Health,
     Parked,
@@ -90,13 +90,13 @@ class DeadList(BaseModel):
     next: int | None = Field(description="The `cursor` of the next page; null at the end.")
 
 
-async def show(resources: Resources, key: ApiKey, subscription_id: str) -> SubscriptionView:
+async def show(resources: Resources, key: Caller, subscription_id: str) -> SubscriptionView:
     """One subscription with how far it is; raises `SubscriptionNotFound`."""
     (view,) = await _views(resources, [await _row(resources, key, subscription_id)])
     return view
 
 
-async def list_all(resources: Resources, key: ApiKey, *, cursor: str | None, limit: int) -> SubscriptionList:
+async def list_all(resources: Resources, key: Caller, *, cursor: str | None, limit: int) -> SubscriptionList:
     """Subscriptions, oldest first."""
     query = select(Subscription).where(*subscriptions.visible(key)).order_by(col(Subscription.id)).limit(limit + 1)
     if cursor is not None:
@@ -108,7 +108,7 @@ async def list_all(resources: Resources, key: ApiKey, *, cursor: str | None, lim
 
 
 async def list_attempts(
-    resources: Resources, key: ApiKey, subscription_id: str, *, event_id: str | None, cursor: int | None, limit: int
+    resources: Resources, key: Caller, subscription_id: str, *, event_id: str | None, cursor: int | None, limit: int
 ) -> AttemptList:
     """What was tried, newest first."""
     await _row(resources, key, subscription_id)
@@ -124,7 +124,7 @@ async def list_attempts(
 
 
 async def list_dead(
-    resources: Resources, key: ApiKey, subscription_id: str, *, cursor: int | None, limit: int
+    resources: Resources, key: Caller, subscription_id: str, *, cursor: int | None, limit: int
 ) -> DeadList:
     """What was given up on, in the order of the log."""
     await _row(resources, key, subscription_id)
@@ -137,7 +137,7 @@ async def list_dead(
     return DeadList(items=items, next=items[-1].position if len(rows) > limit else None)
 
 
-async def _row(resources: Resources, key: ApiKey, subscription_id: str) -> Subscription:
+async def _row(resources: Resources, key: Caller, subscription_id: str) -> Subscription:
     query = select(Subscription).where(col(Subscription.id) == subscription_id, *subscriptions.visible(key))
     async with resources.database.session() as session:
         row = (await session.exec(query)).first()

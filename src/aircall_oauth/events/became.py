@@ -5,8 +5,8 @@ from enum import StrEnum
 
 import msgspec
 
+from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
-from aircall_oauth.models import ApiKey
 from aircall_oauth.resources import Resources
 
 
@@ -55,7 +55,7 @@ OF_EACH = f"""
 """  # noqa: S608 - only constants of ours are put in
 
 
-async def of_each_subscription(resources: Resources, key: ApiKey, event_id: str) -> list[Delivery]:
+async def of_each_subscription(resources: Resources, key: Caller, event_id: str) -> list[Delivery]:
     """What became of an event; an API key bound to an owner sees that owner's subscriptions only."""
     with database_errors():
         async with resources.database.driver_connection() as connection:

@@ -10,10 +10,10 @@ import msgspec
 
 from aircall_oauth import bell
 from aircall_oauth.bell import Bell
+from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import EventNotFound, PositionGone
 from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like
-from aircall_oauth.models import ApiKey
 from aircall_oauth.resources import Resources
 
 HEARTBEAT_SECONDS = 15.0
@@ -49,7 +49,7 @@ class Page:
     more: bool
 
 
-async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
+async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
     """At most `limit` events past a position. An API key bound to an owner sees that owner's only.
 
     Raises `PositionGone` where events past `after` were already dropped.
@@ -79,7 +79,7 @@ async def read_page(resources: Resources, key: ApiKey, wanted: Wanted) -> Page:
     return Page(events, next=max(end, wanted.after), more=end < head)
 
 
-async def wait_for_page(resources: Resources, key: ApiKey, wanted: Wanted, *, hung: Bell, seconds: float) -> Page:
+async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hung: Bell, seconds: float) -> Page:
     """The next page, waiting a while for its first event."""
     answer_by = time.monotonic() + seconds
     while True:
@@ -93,7 +93,7 @@ async def wait_for_page(resources: Resources, key: ApiKey, wanted: Wanted, *, hu
             await bell.wait_for(ring, rest)
 
 
-async def stream(resources: Resources, key: ApiKey, wanted: Wanted, page: Page, *, hung: Bell) -> AsyncIterator[bytes]:
+async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, *, hung: Bell) -> AsyncIterator[bytes]:
     """Every event from a first page on as server-sent events, and now and then a sign of life.
 
     It ends when the process is about to stop, or when the database is away; a reader resumes where it was.
@@ -110,7 +110,7 @@ async def stream(resources: Resources, key: ApiKey, wanted: Wanted, page: Page, 
             yield b": still here\n\n"
 
 
-async def read_event(resources: Resources, key: ApiKey, event_id: str) -> bytes:
+async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
     """One event; raises `EventNotFound`."""
     conditions, values = _conditions(key, Wanted(after=0, limit=1), first=2)
     with database_errors():
@@ -139,7 +139,7 @@ async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
         raise PositionGone(dropped_to)
 
 
-def _conditions(key: ApiKey, wanted: Wanted, *, first: int = 4) -> tuple[str, list[Any]]:
+def _conditions(key: Caller, wanted: Wanted, *, first: int = 4) -> tuple[str, list[Any]]:
     """The filters as SQL, and the values they are bound to."""
     values: list[Any] = []
     conditions: list[str] = []

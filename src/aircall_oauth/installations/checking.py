@@ -9,6 +9,7 @@ from sqlmodel import col, select
 from aircall_oauth import audit, log, standing
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.audit import Action, Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallRefused,
     AircallUnavailable,
@@ -17,7 +18,7 @@ from aircall_oauth.errors import (
     InstallationNotFound,
 )
 from aircall_oauth.installations import facts, leases, upkeep
-from aircall_oauth.models import ApiKey, Installation, InstallationStatus, Webhook
+from aircall_oauth.models import Installation, InstallationStatus, Webhook
 from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
@@ -64,7 +65,7 @@ class Check:
         return all(mended for _, mended in self.found)
 
 
-async def check(resources: Resources, key: ApiKey, who: Who, installation_id: str) -> Check:
+async def check(resources: Resources, key: Caller, who: Who, installation_id: str) -> Check:
     """Look at all of it, and mend it.
 
     Raises `InstallationNotFound`, `InstallationNotActive` (nobody has it), `BudgetSpent`, `CheckUnderWay`, and
@@ -89,7 +90,7 @@ async def check(resources: Resources, key: ApiKey, who: Who, installation_id: st
     return found
 
 
-async def _load(resources: Resources, key: ApiKey, who: Who, installation_id: str) -> Installation:
+async def _load(resources: Resources, key: Caller, who: Who, installation_id: str) -> Installation:
     """The installation, and a line in the audit that it is checked."""
     mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
     async with resources.database.session() as session:

@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import audit, eventlog, log, standing
 from aircall_oauth.audit import Action, Outcome, Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallError,
     ApiError,
@@ -31,7 +32,6 @@ from aircall_oauth.models import (
     CLAIM_PURPOSE,
     CLAIM_TOKEN_COLUMN,
     TOKEN_PURPOSE,
-    ApiKey,
     Claim,
     Installation,
     InstallationStatus,
@@ -81,7 +81,7 @@ async def open_claim(session: AsyncSession, vault: Vault, flow_id: str) -> Secre
     return code if (await session.exec(usable)).first() is not None else None
 
 
-async def claim(resources: Resources, key: ApiKey, who: Who, *, code: SecretStr, owner: str) -> str:
+async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr, owner: str) -> str:
     """Make an installation the owner's, once; its id.
 
     Raises `OwnerNotAllowed`, `ClaimNotFound` (never given, used, too late), `ClaimOfAnother` (the link was another

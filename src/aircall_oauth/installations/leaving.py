@@ -16,6 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import audit, log, standing
 from aircall_oauth.audit import Action, Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallRefused,
     AircallUnavailable,
@@ -27,7 +28,6 @@ from aircall_oauth.installations import upkeep
 from aircall_oauth.models import (
     FAREWELL_TOKEN_COLUMN,
     TOKEN_PURPOSE,
-    ApiKey,
     Farewell,
     Installation,
     InstallationStatus,
@@ -51,7 +51,7 @@ BATCH = 20
 CALLS_TO_LEAVE = 3
 
 
-async def disconnect(resources: Resources, key: ApiKey, who: Who, installation_id: str) -> None:
+async def disconnect(resources: Resources, key: Caller, who: Who, installation_id: str) -> None:
     """End an installation; one that has ended already stays so.
 
     Raises `InstallationNotFound`. Where Aircall can't be reached now, the worker goes on with the rest.

@@ -14,8 +14,9 @@ import msgspec
 
 from aircall_oauth import audit
 from aircall_oauth.audit import Action, Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, OwnerNotAllowed, SealError
-from aircall_oauth.models import ApiKey, new_id
+from aircall_oauth.models import new_id
 from aircall_oauth.resources import Resources
 from aircall_oauth.vault import Vault
 
@@ -44,7 +45,7 @@ class InstallLink:
 
 
 async def make_link(
-    resources: Resources, key: ApiKey, who: Who, *, owner: str, return_to: str | None = None
+    resources: Resources, key: Caller, who: Who, *, owner: str, return_to: str | None = None
 ) -> InstallLink:
     """A new link for an owner. Without `return_to`, the first of `AIRCALL_OAUTH_RETURN_URLS` is where it ends.
 

@@ -13,10 +13,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import audit, log
 from aircall_oauth.audit import Action, Outcome, Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, TooManyTokenReads
 from aircall_oauth.models import (
     TOKEN_COLUMN,
-    ApiKey,
     Event,
     EventSource,
     Installation,
@@ -62,7 +62,7 @@ class InstallationList(BaseModel):
 
 async def list_installations(
     resources: Resources,
-    key: ApiKey,
+    key: Caller,
     *,
     owner: str | None = None,
     status: InstallationStatus | None = None,
@@ -83,7 +83,7 @@ async def list_installations(
 
 
 async def list_all(
-    resources: Resources, key: ApiKey, *, owner: str | None = None, status: InstallationStatus | None = None
+    resources: Resources, key: Caller, *, owner: str | None = None, status: InstallationStatus | None = None
 ) -> list[InstallationView]:
     """The whole list, page after page, for the command line."""
     await resources.require_ready()
@@ -97,7 +97,7 @@ async def list_all(
             return found
 
 
-async def show_installation(resources: Resources, key: ApiKey, installation_id: str) -> InstallationView:
+async def show_installation(resources: Resources, key: Caller, installation_id: str) -> InstallationView:
     query = _visible_to(key).where(col(Installation.id) == installation_id)
     async with resources.database.session() as session:
         row = (await (await session.connection()).execute(query)).first()
@@ -106,7 +106,7 @@ async def show_installation(resources: Resources, key: ApiKey, installation_id: 
     return _view(row)
 
 
-async def read_token(resources: Resources, key: ApiKey, installation_id: str, *, who: Who) -> SecretStr:
+async def read_token(resources: Resources, key: Caller, installation_id: str, *, who: Who) -> SecretStr:
     """The token in clear, and a line in the audit that says so, or neither.
 
     Raises `TooManyTokenReads` for a key that read `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` within the last minute.
@@ -134,7 +134,7 @@ async def _record_refusal(session: AsyncSession, who: Who, installation_id: str)
         await audit.record(session, who, Action.TOKEN_READ, installation_id=installation_id, outcome=Outcome.REFUSED)
 
 
-def _visible_to(key: ApiKey) -> Select[Any]:
+def _visible_to(key: Caller) -> Select[Any]:
     """Installations with their webhook and the time of the last event Aircall sent, as far as the key may see."""
     last_event_at = (
         select(Event.received_at)

@@ -9,6 +9,7 @@ from aircall_oauth import audit, standing
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.relay import Answer, Asked, ConnectionFault
 from aircall_oauth.audit import Action, Who
+from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallUnavailable,
     DatabaseAway,
@@ -17,7 +18,7 @@ from aircall_oauth.errors import (
     PathNotAllowed,
     RedirectRefused,
 )
-from aircall_oauth.models import TOKEN_COLUMN, ApiKey, InstallationStatus
+from aircall_oauth.models import TOKEN_COLUMN, InstallationStatus
 from aircall_oauth.resources import Resources
 from aircall_oauth.vault import Place
 
@@ -51,7 +52,7 @@ class Passage:
     token: SecretStr
 
 
-async def pass_on(resources: Resources, key: ApiKey, who: Who, installation_id: str, asked: Asked) -> Answer:
+async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: str, asked: Asked) -> Answer:
     """Aircall's answer, whatever it says. It must be used as a context.
 
     Raises `PathNotAllowed`, `InstallationNotFound`, `InstallationNotActive`, `BudgetSpent`, and `AircallUnavailable`
@@ -70,7 +71,7 @@ async def pass_on(resources: Resources, key: ApiKey, who: Who, installation_id: 
     return answer
 
 
-async def _admit(resources: Resources, key: ApiKey, who: Who, installation_id: str, method: str) -> Passage:
+async def _admit(resources: Resources, key: Caller, who: Who, installation_id: str, method: str) -> Passage:
     """The right to ask once: an active installation, one out of the budget, a line in the audit.
 
     PostgreSQL's own crash may forget the lines of its last second, but none of a request that may change something.

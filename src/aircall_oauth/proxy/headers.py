@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from aircall_oauth.errors import InvalidRequest
+
 Headers = list[tuple[bytes, bytes]]
 
 HOP_BY_HOP = {
@@ -43,10 +45,25 @@ OF_AIRCALL = (b"ratelimit", b"x-aircallapi-", b"x-amz", b"x-ratelimit-")
 
 
 def to_aircall(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """All that the caller says of its request, but nothing of its secrets and its way here."""
+    """All that the caller says of its request, but nothing of its secrets and its way here.
+
+    Raises `InvalidRequest` for what is not UTF-8: what it means depends on who reads it.
+    """
     given = list(headers)
     dropped = OF_THE_CALLER | HOP_BY_HOP | _named_by_connection(given)
-    return [(name, value) for name, value in given if name not in dropped and not name.startswith(OF_THE_CALLERS_WAY)]
+    passed = [(name, value) for name, value in given if name not in dropped and not name.startswith(OF_THE_CALLERS_WAY)]
+    for name, value in passed:
+        if not _is_text(value):
+            raise InvalidRequest(f"{name.decode()}: must be UTF-8")
+    return passed
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def to_caller(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -1,0 +1,118 @@
+"""An httpx transport over aiohttp's connections, for requests that many callers wait for.
+
+What httpx asks of httpcore costs a caller several times as much CPU: docs/performance.md, "Asking Aircall through the
+proxy".
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import httpx
+from yarl import URL
+
+CONNECTIONS = 200
+KEPT_SECONDS = 30.0
+# The most specific first: what aiohttp raises, and what httpx would.
+ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
+    (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
+    (TimeoutError, httpx.ReadTimeout),
+    (aiohttp.ClientConnectorError, httpx.ConnectError),
+    (aiohttp.ClientConnectionError, httpx.ReadError),
+    (aiohttp.ClientError, httpx.RemoteProtocolError),
+    (OSError, httpx.ReadError),
+)
+
+
+class QuickTransport(httpx.AsyncBaseTransport):
+    """Sends a request as it is: its target byte for byte, no header more but where HTTP wants one, and only once.
+
+    Takes the extensions `timeout` (`connect` and `read`) and `target`, and headers in UTF-8; raises httpx's errors.
+    """
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS, keepalive_timeout=KEPT_SECONDS, ssl=httpx.create_ssl_context(trust_env=False)
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+        )
+        # It would send a PUT or a DELETE once more on its own. There is no public way to say no.
+        self._session._retry_connection = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = _Body(request)
+        with _errors_of_httpx(body):
+            response = await self._session.request(
+                request.method,
+                _url(request),
+                headers=_headers(request),
+                data=body if body.expected else None,
+                allow_redirects=False,
+                timeout=_timeout(request),
+            )
+        return httpx.Response(response.status, headers=response.raw_headers, stream=_Answer(response, body))
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+class _Body:
+    """A request's body on its way, and what its source raised: aiohttp would only say that it could not be sent."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        self._stream = request.stream
+        self.expected = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+        self.failure: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+class _Answer(httpx.AsyncByteStream):
+    def __init__(self, response: aiohttp.ClientResponse, body: _Body) -> None:
+        self._response = response
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _errors_of_httpx(self._body):
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+
+    async def aclose(self) -> None:
+        # An answer that was not read to its end costs its connection.
+        self._response.release()
+
+
+def _url(request: httpx.Request) -> URL:
+    url, target = request.url, request.extensions.get("target", request.url.raw_path)
+    path, _, query = target.decode().partition("?")
+    return URL.build(scheme=url.scheme, authority=url.netloc.decode(), path=path, query_string=query, encoded=True)
+
+
+def _headers(request: httpx.Request) -> list[tuple[str, str]]:
+    """All but the one that aiohttp writes itself, for a body of unknown length."""
+    return [(name.decode(), value.decode()) for name, value in request.headers.raw if name != b"transfer-encoding"]
+
+
+def _timeout(request: httpx.Request) -> aiohttp.ClientTimeout:
+    seconds = request.extensions.get("timeout", {})
+    return aiohttp.ClientTimeout(total=None, connect=seconds.get("connect"), sock_read=seconds.get("read"))
+
+
+@contextmanager
+def _errors_of_httpx(body: _Body) -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:
+        if body.failure is not None:
+            raise body.failure from None
+        raise next(ours for theirs, ours in ERRORS if isinstance(error, theirs))(type(error).__name__) from None

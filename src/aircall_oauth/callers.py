@@ -1,0 +1,38 @@
+"""Whoever uses a door of the partner's systems: what an API key was found to allow, or the operator, who may do all."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement
+from sqlmodel import col
+
+from aircall_oauth import rules
+from aircall_oauth.models import Event, Installation, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A recognised API key: its id, its scopes, whose rows it sees, and what it may ask Aircall for."""
+
+    id: str
+    scopes: Sequence[str]
+    owner: str | None = None
+    aircall_rules: Sequence[str] | None = None
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes
+
+    def may_ask(self, method: str, path: str) -> bool:
+        """Whether it may ask Aircall for this, given the scope."""
+        return self.aircall_rules is None or any(rules.allows(rule, method, path) for rule in self.aircall_rules)
+
+    def may_act_for(self, owner: str) -> bool:
+        return self.owner in {None, owner}
+
+    def sees(self, table: type[Installation | Event]) -> Iterable[ColumnElement[bool]]:
+        """The conditions a query must carry so that a key bound to an owner sees that owner's rows only."""
+        return () if self.owner is None else (col(table.owner) == self.owner,)
+
+
+# Whoever is at the command line may do everything and sees everything.
+OPERATOR = Caller("operator", list(Scope))
