@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import httpx
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from aircall_oauth.app import create_app
 from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
@@ -216,7 +217,7 @@ class ToAircall(httpx.ASGITransport):
 class ToApp(httpx.AsyncBaseTransport):
     """The pretend Aircall is made before the service it sends events to."""
 
-    app: FastAPI
+    app: ASGIApp
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return await httpx.ASGITransport(self.app).handle_async_request(request)

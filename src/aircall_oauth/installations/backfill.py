@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from math import ceil, floor
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, func
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth import eventlog, log, standing
@@ -27,6 +27,7 @@ from aircall_oauth.errors import (
     InvalidRequest,
 )
 from aircall_oauth.eventlog import Missed
+from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
 from aircall_oauth.models import Gap, GapReason, Installation, InstallationStatus, new_id
 from aircall_oauth.resources import Resources
@@ -41,10 +42,13 @@ LEASE = timedelta(seconds=60)
 PAUSE = timedelta(minutes=1)
 REFUSED_PAUSE = timedelta(hours=1)
 KEPT = timedelta(days=90)
-BATCH = 20
+AT_ONCE = 20
 # By hand somebody is looking on: the budget is waited for, but no Aircall that is away.
 PATIENCE_SECONDS = 150.0
 LOOK_AGAIN_SECONDS = 1.0
+
+
+Taken = tuple[Gap, Installation]
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,11 @@ async def fill_gaps(resources: Resources) -> None:
     wanted = resources.settings.webhook_events
     if not resources.settings.backfill or (wanted and calls.ENDED not in wanted):
         return
-    due = (
-        select(Gap.id)
-        .join(Installation, col(Installation.id) == col(Gap.installation_id))
-        .where(col(Gap.due_at) <= func.now(), col(Installation.status) == InstallationStatus.ACTIVE)
-        .order_by(col(Gap.due_at))
-        .limit(BATCH)
-    )
-    async with resources.database.session() as session:
-        gap_ids = (await session.exec(due)).all()
-    await asyncio.gather(*(_fill_unseen(resources, gap_id) for gap_id in gap_ids))
+
+    async def due(free: int) -> list[Piece]:
+        return [_fill_unseen(resources, *taken) for taken in await _take(resources, limit=free)]
+
+    await work_off(due, at_once=AT_ONCE)
 
 
 async def forget_gaps(resources: Resources) -> None:
@@ -110,8 +109,9 @@ async def by_hand(
     """
     gap = await _name(resources, installation_id, since, until)
     while gap.done_at is None:
-        async for step in fill(resources, gap.id):
-            yield step
+        for taken in await _take(resources, col(Gap.id) == gap.id):
+            async for step in _fill(resources, *taken):
+                yield step
         gap, wait_seconds = await _look(resources, gap.id)
         if wait_seconds > PATIENCE_SECONDS:
             raise BackfillPutOff(f"{BackfillPutOff.title()} ({gap.last_error})")
@@ -121,12 +121,8 @@ async def by_hand(
     yield Step(gap)
 
 
-async def fill(resources: Resources, gap_id: str) -> AsyncIterator[Step]:
-    """Fill a gap, if it is due and nobody else is at it, telling each step; ends early where it must wait."""
-    taken = await _take(resources, gap_id)
-    if taken is None:
-        return
-    gap, installation = taken
+async def _fill(resources: Resources, gap: Gap, installation: Installation) -> AsyncIterator[Step]:
+    """Fill a gap that was taken, telling each step; ends early where it must wait or is not ours any more."""
     try:
         numbers = await _linked_numbers(resources, installation)
         while gap.done_at is None:
@@ -141,33 +137,35 @@ async def fill(resources: Resources, gap_id: str) -> AsyncIterator[Step]:
             await standing.suspect_token(resources, installation.id)
 
 
-async def _fill_unseen(resources: Resources, gap_id: str) -> None:
-    async for step in fill(resources, gap_id):
+async def _fill_unseen(resources: Resources, gap: Gap, installation: Installation) -> None:
+    async for step in _fill(resources, gap, installation):
         if step.gap.done_at is not None:
             gap = step.gap
             logger.info("gap filled", installation_id=gap.installation_id, found=gap.found, added=gap.added)
 
 
-async def _take(resources: Resources, gap_id: str) -> tuple[Gap, Installation] | None:
-    """Have the gap for the length of the lease, if it is due and its installation active."""
+async def _take(resources: Resources, *conditions: ColumnElement[bool], limit: int = 1) -> list[Taken]:
+    """Gaps of active installations that are due, the longest due first, for the length of a lease."""
+    due = (
+        select(Gap.id)
+        .join(Installation, col(Installation.id) == col(Gap.installation_id))
+        .where(col(Gap.due_at) <= func.now(), col(Installation.status) == InstallationStatus.ACTIVE, *conditions)
+        .order_by(col(Gap.due_at))
+        .limit(limit)
+        .with_for_update(of=Gap, skip_locked=True)
+        .cte("due")
+    )
     take = (
         update(Gap)
-        .where(
-            col(Gap.id) == gap_id,
-            col(Gap.due_at) <= func.now(),
-            col(Installation.id) == col(Gap.installation_id),
-            col(Installation.status) == InstallationStatus.ACTIVE,
-        )
+        .where(col(Gap.id) == due.c.id, col(Installation.id) == col(Gap.installation_id))
         .values(due_at=func.now() + LEASE)
         .returning(Gap, Installation)
     )
     async with resources.database.session() as session:
-        row = (await session.exec(take)).first()
-    if row is None:
-        return None
-    gap, installation = row[0], row[1]
-    _place(gap, oldest=_asked_at(gap) - resources.settings.event_retention)
-    return gap, installation
+        taken = [(row[0], row[1]) for row in (await session.exec(take)).all()]
+    for gap, _ in taken:
+        _place(gap, oldest=_asked_at(gap) - resources.settings.event_retention)
+    return taken
 
 
 def _place(gap: Gap, *, oldest: datetime) -> None:

@@ -1,7 +1,6 @@
 """Who looks at which installation, and when: each every few minutes, within its company's budget, many at once."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -12,6 +11,7 @@ from sqlmodel import col, delete, select, update
 from aircall_oauth import log, standing
 from aircall_oauth.errors import AircallError, AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
 from aircall_oauth.installations import facts, gaps, leases, steward
+from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.steward import Oddity
 from aircall_oauth.models import GapReason, Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
 from aircall_oauth.resources import Resources
@@ -31,7 +31,6 @@ FIRST_PAUSE_OF_THE_DEAD = timedelta(minutes=15)
 LONGEST_PAUSE_OF_THE_DEAD = timedelta(days=1)
 THOROUGH_EVERY = timedelta(hours=1)
 AT_ONCE = 20
-LOOK_AROUND_SECONDS = 1.0
 # After errors of our own all are looked at within this.
 SPREAD = timedelta(minutes=1)
 # But none so soon after its last look: whoever can make us fail must not make us ask without end.
@@ -58,17 +57,12 @@ async def ensure_webhook(resources: Resources, installation_id: str) -> None:
 
 async def look_after_webhooks(resources: Resources) -> None:
     """The worker's chore: look at all that are due, many at once, whichever process comes first."""
-    under_way: set[asyncio.Task[None]] = set()
-    try:
-        while True:
-            if free := AT_ONCE - len(under_way):
-                due = await leases.take(resources, leases.is_due(), statuses=LOOKED_AFTER, limit=free)
-                under_way |= {asyncio.create_task(_look(resources, *taken)) for taken in due}
-            if not under_way:
-                return
-            under_way = await _some_ended(under_way)
-    finally:
-        await _stop(under_way)
+
+    async def due(free: int) -> list[Piece]:
+        taken = await leases.take(resources, leases.is_due(), statuses=LOOKED_AFTER, limit=free)
+        return [_look(resources, *one) for one in taken]
+
+    await work_off(due, at_once=AT_ONCE)
 
 
 async def attend(resources: Resources, webhook: Webhook, installation: Installation, *, chore: bool) -> list[Oddity]:
@@ -122,20 +116,6 @@ async def _look(resources: Resources, webhook: Webhook, installation: Installati
     except DatabaseAway:
         # It is looked at again when the lease is over; the others go on.
         logger.warning("look broken off", installation_id=installation.id)
-
-
-async def _some_ended(under_way: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Those that go on, after some ended or a moment has passed: a slow one holds nobody up."""
-    ended, going_on = await asyncio.wait(under_way, timeout=LOOK_AROUND_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    for task in ended:
-        task.result()
-    return going_on
-
-
-async def _stop(under_way: Sequence[asyncio.Task[None]] | set[asyncio.Task[None]]) -> None:
-    for task in under_way:
-        task.cancel()
-    await asyncio.gather(*under_way, return_exceptions=True)
 
 
 async def _look_further(resources: Resources, installation: Installation, *, chore: bool) -> None:
