@@ -48,6 +48,7 @@ bench: setup ## measure against a no-op and a plain handler, in one run (some mi
 	$(BIN)/python -m bench.deliveries
 	$(BIN)/python -m bench.proxy
 	$(BIN)/python -m bench.rotation
+	$(BIN)/python -m bench.upkeep
 
 check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
 	$(BIN)/ruff format --check .
