@@ -265,6 +265,12 @@ async def until(question: Callable[[], bool], seconds: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
+async def loop_turns() -> None:
+    """Wait until what was sent over loopback is read, where both ends are in this process."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def free_port() -> int:
     """A port on loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -24,7 +24,7 @@ from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.errors import DestinationRefused
-from tests.fakes import free_port, settings_for
+from tests.fakes import free_port, loop_turns, settings_for
 from tests.receivers import Hangup, Received, answer_with, raw_receiver, receiver
 
 MESSAGE = Message("evt_1", "ins_1", "call.ended", b'{"id": "evt_1", "data": {}}')
@@ -220,6 +220,30 @@ async def test_a_connection_is_used_again() -> None:
         assert await deliver(url, times=5) == Delivered()
 
     assert len(peers) == 1
+
+
+async def test_what_came_unasked_is_no_delivery() -> None:
+    """A receiver that answers one delivery twice, and fails the next one."""
+    answered, told = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await answered.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        told.set()
+        await reader.read()
+
+    async with raw_receiver(answer) as url:
+        destination = HttpDestination(url, lambda: [KEY], guard(), at_once=4)
+        assert await destination.deliver(MESSAGE) == Delivered()
+        answered.set()
+        await told.wait()
+        await loop_turns()
+
+        assert await destination.deliver(MESSAGE) == TryAgain("reset")
+        await destination.close()
 
 
 async def test_a_cookie_is_not_kept_and_a_proxy_of_the_environment_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

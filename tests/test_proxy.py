@@ -19,7 +19,7 @@ from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id
 from aircall_oauth.proxy import routes
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.vault import Place
-from tests.fakes import Service, settings_for
+from tests.fakes import Service, loop_turns, settings_for
 
 TOKEN = "c4n4ry-access-token"
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -557,6 +557,33 @@ async def test_what_may_change_something_is_never_asked_again(world: World) -> N
 
         assert (got.status_code, got.json()["code"]) == (502, "aircall_unavailable"), (method, content)
     assert len(world.aircall.received) == 2 * len(asked)
+
+
+async def test_what_came_unasked_is_nobodys_answer(world: World) -> None:
+    answered, told = asyncio.Event(), asyncio.Event()
+
+    async def answer_twice(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(200, body=b"first"))
+        await writer.drain()
+        await answered.wait()
+        writer.write(answer(200, body=b"unasked"))
+        await writer.drain()
+        told.set()
+
+    for method, code in (("GET", 200), ("POST", 502)):
+        world.aircall.answers = [answer_twice, answer(200, body=b"second"), answer(200, body=b"third")]
+        answered.clear()
+        told.clear()
+        assert (await world.ask("GET", "users")).content == b"first"
+        answered.set()
+        await told.wait()
+        await loop_turns()
+
+        got = await world.ask(method, "calls")
+        last = await world.ask("GET", "teams")
+
+        assert (got.status_code, got.content == b"second") == (code, code == 200)
+        assert last.content == (b"third" if code == 200 else b"second")
 
 
 async def test_an_answer_is_an_answer_and_not_asked_for_again(world: World) -> None:

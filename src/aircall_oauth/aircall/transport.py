@@ -11,6 +11,8 @@ import aiohttp
 import httpx
 from yarl import URL
 
+from aircall_oauth.outgoing import open_session
+
 CONNECTIONS = 200
 KEPT_SECONDS = 30.0
 # The most specific first: what aiohttp raises, and what httpx would.
@@ -31,16 +33,12 @@ class QuickTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+        self._session = open_session(
+            aiohttp.TCPConnector(
                 limit=CONNECTIONS, keepalive_timeout=KEPT_SECONDS, ssl=httpx.create_ssl_context(trust_env=False)
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
         )
-        # It would send a PUT or a DELETE once more on its own. There is no public way to say no.
-        self._session._retry_connection = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = _Body(request)

@@ -15,6 +15,7 @@ from aircall_oauth import __version__
 from aircall_oauth.deliveries import signatures
 from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
+from aircall_oauth.outgoing import open_session
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -50,8 +51,8 @@ class HttpDestination:
     def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
         self._url = URL(url)
         self._keys = keys
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+        self._session = open_session(
+            aiohttp.TCPConnector(
                 limit=at_once,
                 keepalive_timeout=KEPT_SECONDS,
                 resolver=JudgingResolver(guard),
@@ -59,8 +60,6 @@ class HttpDestination:
                 ssl=_trust(),
             ),
             timeout=aiohttp.ClientTimeout(total=DEADLINE_SECONDS, sock_connect=CONNECT_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
             read_bufsize=MAX_ANSWER_BYTES,
             headers=HEADERS,
             skip_auto_headers=("accept", "accept-encoding"),
