@@ -53,6 +53,27 @@ async def test_next_goes_on_past_what_a_filter_leaves_out(service: Service, monk
     assert page == {"events": [], "next": 1 + len(NAMES), "more": False}
 
 
+@pytest.mark.parametrize("filtered", [{}, {"type": "user.*"}])
+async def test_a_page_of_large_events_is_shorter_and_nothing_is_left_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch, filtered: dict[str, str]
+) -> None:
+    monkeypatch.setattr(feed, "MOST_BYTES", 300_000)
+    await service.install()
+    sizes = [10, 200_000, 200_000, 10, 400_000, 10, 10]
+    for timestamp, size in enumerate(sizes, start=1767261600):
+        event = {"event": "user.x", "token": service.webhook_token(), "timestamp": timestamp, "data": "x" * size}
+        assert (await service.post_event(json.dumps(event).encode())).status_code == 200
+    partner = await service.partner()
+
+    pages, after = list[Any](), 1
+    while not pages or pages[-1]["more"]:
+        pages.append((await partner.get("/v1/events", params={"after": after, **filtered})).json())
+        after = pages[-1]["next"]
+
+    assert [[len(event["data"]) for event in page["events"]] for page in pages] == [sizes[:3], sizes[3:5], sizes[5:]]
+    assert after == 1 + len(sizes)
+
+
 async def test_events_of_one_installation_or_owner(service: Service) -> None:
     one = await service.install()
     other = await service.install(service.aircall.companies[1])

@@ -9,7 +9,7 @@ import msgspec
 # `data` as bytes: it goes out as it is, so it is not turned into text and back on the way.
 COLUMNS = """
     id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
-    convert_to(data, 'UTF8')
+    convert_to(data, 'UTF8') AS data
 """
 
 
@@ -34,6 +34,24 @@ def event_of(row: Any) -> EventJson:
     *fields, data = row
     fields.append(msgspec.Raw(data))
     return EventJson(*fields)
+
+
+def next_events(conditions: str) -> str:
+    """The statement for events past position $1 and up to $2, $3 of them at most; `conditions` begin at $5.
+
+    A few events may be as large as thousands of others: only so many bytes ($4) of them come, and one event at least.
+    `found` is how many there are without that bound.
+    """
+    return f"""
+        SELECT {COLUMNS}, found FROM (
+            SELECT *, count(*) OVER () AS found,
+                   sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
+            FROM (
+                SELECT * FROM event WHERE position > $1 AND position <= $2 {conditions} ORDER BY position LIMIT $3
+            ) AS next
+        ) AS next
+        WHERE past < $4 ORDER BY position
+    """  # noqa: S608 - conditions are ours, values are bound
 
 
 def like(pattern: str) -> str:

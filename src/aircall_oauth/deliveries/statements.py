@@ -11,7 +11,7 @@ import msgspec
 
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import Message
-from aircall_oauth.eventjson import COLUMNS, Filter, event_of
+from aircall_oauth.eventjson import COLUMNS, Filter, event_of, next_events
 from aircall_oauth.models import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: so far one statement looks.
@@ -20,17 +20,6 @@ FAR = 50_000
 SPARE = 1000
 CHAIN = 32
 HEAD = "SELECT coalesce(max(position), 0) FROM event"
-# A few events may be as large as thousands of others: so many bytes are fetched at a time, and one event at least.
-READ = f"""
-    SELECT {COLUMNS}, found FROM (
-        SELECT *, count(*) OVER () AS found,
-               sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
-        FROM (
-            SELECT * FROM event WHERE position > $1 AND position <= $2 {{conditions}} ORDER BY position LIMIT $3
-        ) AS next
-    ) AS next
-    WHERE past < $4 ORDER BY position
-"""
 DUE = f"""
     SELECT {COLUMNS}, attempts FROM event JOIN (
         SELECT position AS place, received_at AS day, attempts FROM parked
@@ -157,8 +146,7 @@ async def read(
     end = min(head, after + (FAR if conditions else limit + SPARE))
     if end <= after:
         return [], after, False
-    statement = READ.format(conditions=conditions)
-    rows = await connection.fetch(statement, after, end, limit, most_bytes, *values)
+    rows = await connection.fetch(next_events(conditions), after, end, limit, most_bytes, *values)
     items = [_item(row[:-1]) for row in rows]
     if rows and (rows[0]["found"] == limit or rows[0]["found"] > len(rows)):
         return items, items[-1].position, True

@@ -13,7 +13,7 @@ from aircall_oauth.bell import Bell
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import EventNotFound, PositionGone
-from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like
+from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_events
 from aircall_oauth.resources import Resources
 
 HEARTBEAT_SECONDS = 15.0
@@ -21,6 +21,7 @@ STREAM_PAGE = 200
 # A filter may leave out almost everything: so far one statement looks, and so far one request goes.
 WINDOW = 50_000
 WINDOWS = 20
+MOST_BYTES = 4 * 1024 * 1024
 HEAD = "SELECT coalesce(max(position), 0) FROM event"
 DROPPED_TO = "SELECT max(dropped_to) FROM log_start"
 
@@ -50,32 +51,27 @@ class Page:
 
 
 async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
-    """At most `limit` events past a position. An API key bound to an owner sees that owner's only.
+    """At most `limit` events past a position, fewer where they are large, and at least one where there is one.
 
+    An API key bound to an owner sees that owner's only.
     Raises `PositionGone` where events past `after` were already dropped.
     """
     conditions, values = _conditions(key, wanted)
     with database_errors():
         async with resources.database.driver_connection() as connection:
             head = max(await connection.fetchval(HEAD), wanted.after)
-            start, end = wanted.after, wanted.after
-            events: list[EventJson] = []
+            end, rows, bytes_left = wanted.after, list[asyncpg.Record](), MOST_BYTES
             for _ in range(WINDOWS):
                 start, end = end, head if not conditions else min(head, end + WINDOW)
-                rows = await connection.fetch(
-                    f"SELECT {COLUMNS} FROM event WHERE position > $1 AND position <= $2 {conditions} "
-                    f"ORDER BY position LIMIT $3",
-                    start,
-                    end,
-                    wanted.limit + 1 - len(events),
-                    *values,
-                )
-                events += [event_of(row) for row in rows]
-                if len(events) > wanted.limit or end >= head:
+                some = wanted.limit + 1 - len(rows)
+                rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
+                bytes_left = MOST_BYTES - sum(len(row["data"]) for row in rows)
+                if (full := len(rows) > wanted.limit or bytes_left <= 0) or end >= head:
                     break
             await _refuse_gone(connection, wanted.after)
-    if len(events) > wanted.limit:
-        return Page(events[: wanted.limit], next=events[wanted.limit - 1].position, more=True)
+    events = [event_of(row[:-1]) for row in rows[: wanted.limit]]
+    if full:
+        return Page(events, next=events[-1].position, more=True)
     return Page(events, next=max(end, wanted.after), more=end < head)
 
 
@@ -139,7 +135,7 @@ async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
         raise PositionGone(dropped_to)
 
 
-def _conditions(key: Caller, wanted: Wanted, *, first: int = 4) -> tuple[str, list[Any]]:
+def _conditions(key: Caller, wanted: Wanted, *, first: int = 5) -> tuple[str, list[Any]]:
     """The filters as SQL, and the values they are bound to."""
     values: list[Any] = []
     conditions: list[str] = []

@@ -101,7 +101,7 @@ async def list_events(
     bell: BellDep,
     wanted: Filters,
     after: After = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Fewer come where they are large")] = 100,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for the first event")] = 0,
 ) -> Response:
     """A page of events in order. Keep `next` and pass it as `after`: nothing is skipped, nothing comes twice."""
