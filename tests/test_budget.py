@@ -251,6 +251,20 @@ async def test_what_an_install_asks_is_counted(service: Service) -> None:
     assert len(of_company) <= await sql(service.resources.database, "SELECT sum(n) FROM budget, unnest(spent) AS n")
 
 
+async def test_what_a_chore_asks_again_because_aircall_failed_is_counted(service: Service) -> None:
+    await service.install()
+    await service.sql("UPDATE webhook SET due_at = now()")
+    await service.sql("DELETE FROM budget")
+    asked = len(service.aircall.requests)
+    service.aircall.break_next("GET webhooks", "error_500", times=2)
+
+    await upkeep.look_after_webhooks(service.resources)
+
+    asked = len(service.aircall.requests) - asked
+    assert asked > 2
+    assert asked == await sql(service.resources.database, "SELECT sum(n) FROM budget, unnest(spent) AS n")
+
+
 async def test_without_a_database_nothing_is_granted(database: Database, database_url: str) -> None:
     async with database_away(database_url):
         with pytest.raises(DatabaseAway):

@@ -6,7 +6,7 @@ what it is then is found out here, once for all rooms.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum, auto
 from typing import Any
 
@@ -18,8 +18,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import eventlog, log
 from aircall_oauth.aircall import budget
+from aircall_oauth.aircall.client import counted
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent
+from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway
 from aircall_oauth.metrics import Asker
 from aircall_oauth.models import (
     TOKEN_COLUMN,
@@ -184,16 +185,24 @@ async def keep_facts(
 async def within_budget(
     resources: Resources, company_id: int, *, calls: int = 1, chore: bool = True
 ) -> AsyncIterator[None]:
-    """Ask Aircall within the company's budget, a chore within the chores' part of it; raises `BudgetSpent` instead."""
+    """Ask Aircall within the company's budget, a chore within the chores' part of it; raises `BudgetSpent` instead.
+
+    What is asked beyond `calls`, because Aircall failed and was asked again, is counted too, afterwards.
+    """
     per_minute = resources.settings.aircall_rate_per_minute
     with refusals_counted(resources, chore=chore):
         await budget.draw(resources.database, company_id, per_minute=per_minute, chore=chore, calls=calls)
-    try:
-        yield
-    except AircallBusy as busy:
-        told = budget.Told(0, busy.retry_after_seconds)
-        await budget.correct(resources.database, company_id, told, per_minute=per_minute)
-        raise
+    with counted() as sent:
+        try:
+            yield
+        except AircallBusy as busy:
+            told = budget.Told(0, busy.retry_after_seconds)
+            await budget.correct(resources.database, company_id, told, per_minute=per_minute)
+            raise
+        finally:
+            if sent.requests > calls:
+                with suppress(DatabaseAway):
+                    await budget.spend(resources.database, company_id, calls=sent.requests - calls)
 
 
 @contextmanager

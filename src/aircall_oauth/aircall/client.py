@@ -8,7 +8,10 @@ change nothing are repeated here.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -53,6 +56,27 @@ NO_CODE = "no-code"
 SECRET_FIELDS = ("code", "client_secret", "code_verifier")
 
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+@dataclass
+class Sent:
+    """How many requests left for Aircall, each repeat for itself."""
+
+    requests: int = 0
+
+
+_sent = ContextVar("sent", default=Sent())  # noqa: B039 - what nobody counts may be shared
+
+
+@contextmanager
+def counted() -> Iterator[Sent]:
+    """Count what is sent to Aircall while the block runs, in this task and those it starts."""
+    sent = Sent()
+    before = _sent.set(sent)
+    try:
+        yield sent
+    finally:
+        _sent.reset(before)
 
 
 class Aircall:
@@ -243,6 +267,8 @@ class Aircall:
         headers = {"content-type": "application/json"} if method != "GET" else {}
         if token is not None:
             headers["authorization"] = f"Bearer {token.get_secret_value()}"
+        sent = _sent.get()
+        sent.requests += 1
         try:
             async with (
                 asyncio.timeout(TOTAL_SECONDS),
@@ -250,6 +276,7 @@ class Aircall:
             ):
                 return response, await _bounded_body(response, most_bytes)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+            sent.requests -= 1
             raise NeverSent("no connection") from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None

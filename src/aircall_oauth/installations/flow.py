@@ -22,7 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import log, standing
 from aircall_oauth.aircall import budget
-from aircall_oauth.aircall.client import APP_REFUSED
+from aircall_oauth.aircall.client import APP_REFUSED, counted
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import (
     AircallAway,
@@ -59,7 +59,6 @@ logger = log.get(__name__)
 UNDER_WAY = timedelta(seconds=60)
 KEPT = timedelta(days=1)
 STEP_SECONDS = 25.0
-CALLS_TO_IDENTIFY = 2
 WAIT_FOR_FIRST_SECONDS = 20.0
 LOOK_AGAIN_SECONDS = 0.2
 IDENTITY_LOCK = 1
@@ -253,13 +252,14 @@ async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> Secr
 
 
 async def _identify(resources: Resources, token: SecretStr) -> Identity:
-    try:
-        async with asyncio.timeout(STEP_SECONDS):
-            identity = await resources.aircall.identify(token)
-    except (AircallError, TimeoutError) as error:
-        raise _away("identify", error) from None
+    with counted() as sent:
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                identity = await resources.aircall.identify(token)
+        except (AircallError, TimeoutError) as error:
+            raise _away("identify", error) from None
     with suppress(DatabaseAway):
-        await budget.spend(resources.database, identity.company_id, calls=CALLS_TO_IDENTIFY)
+        await budget.spend(resources.database, identity.company_id, calls=sent.requests)
     return identity
 
 
