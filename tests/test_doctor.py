@@ -210,6 +210,8 @@ async def test_each_thing_wrong_with_an_installation_is_found(service: Service) 
     assert (await found_with("token")).level == Level.PROBLEM
     (kept,) = await service.sql("SELECT status FROM installation")
     assert kept["status"] == "active", "looking changes nothing"
+    await service.sql("UPDATE installation SET token_sealed = left(token_sealed, -4) || 'AAAA'")
+    assert (await found_with("token")).seen == "it does not open (seal_broken)"
     await service.sql("UPDATE installation SET status = 'unauthorized'")
     assert (await found_with("token")).seen == "Aircall no longer accepts it"
 

@@ -21,6 +21,7 @@ from aircall_oauth.errors import (
     DatabaseAway,
     KeysUnfit,
     NotReady,
+    SealError,
 )
 from aircall_oauth.installations import reading
 from aircall_oauth.installations.reading import InstallationView
@@ -227,6 +228,10 @@ async def _installation(resources: Resources, view: InstallationView, silent_aft
         installation = await session.get(Installation, view.id)
     if installation is None or installation.token_sealed is None:
         return []
+    try:
+        standing.token_of(resources, installation)
+    except SealError as error:
+        return [Finding("token", Level.PROBLEM, f"it does not open ({error.code()})", reinstall, view.id)]
     found, integration = await standing.look(resources, installation)
     if found in {Look.DEAD, Look.FOREIGN}:
         seen = "Aircall refuses it" if found == Look.DEAD else "it answers for another company or integration"

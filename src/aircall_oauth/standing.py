@@ -20,7 +20,7 @@ from aircall_oauth import eventlog, log
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import counted
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway
+from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway, SealError
 from aircall_oauth.metrics import Asker
 from aircall_oauth.models import (
     TOKEN_COLUMN,
@@ -43,6 +43,9 @@ from aircall_oauth.vault import Place
 logger = log.get(__name__)
 
 LOOK_SECONDS = 15.0
+# Why Aircall could not be asked, or did not do what it was asked. A token that does not open is among them: the vault
+# has raised the alarm, and nobody else is held up by it.
+NotNow = (AircallError, BudgetSpent, SealError, TimeoutError)
 # What Aircall answers to a token it does not know (any more). It never means a missing permission: there are none.
 DEAD_TOKEN = {401, 403}
 
@@ -68,7 +71,7 @@ async def look(
             integration = await resources.aircall.integration(token_of(resources, installation))
     except AircallRefused as refused:
         return (Look.DEAD if refused.aircall_status in DEAD_TOKEN else Look.UNCERTAIN), None
-    except (AircallError, BudgetSpent, TimeoutError):
+    except NotNow:
         return Look.UNCERTAIN, None
     return (Look.ALIVE if is_of(integration, installation) else Look.FOREIGN), integration
 
@@ -115,7 +118,7 @@ async def switch_on(resources: Resources, installation: Installation) -> bool:
     try:
         async with within_budget(resources, installation.company_id, chore=False):
             await resources.aircall.enable_integration(token_of(resources, installation))
-    except (AircallError, BudgetSpent) as error:
+    except NotNow as error:
         logger.warning("integration not switched on", installation_id=installation.id, reason=str(error))
         return False
     return True

@@ -18,13 +18,12 @@ from aircall_oauth import eventlog, log, standing
 from aircall_oauth.aircall import calls
 from aircall_oauth.aircall.calls import CallPage, ListedCall
 from aircall_oauth.errors import (
-    AircallError,
     AircallRefused,
     BackfillPutOff,
-    BudgetSpent,
     InstallationNotActive,
     InstallationNotFound,
     InvalidRequest,
+    SealError,
 )
 from aircall_oauth.eventlog import Missed
 from aircall_oauth.installations.crowd import Piece, work_off
@@ -131,7 +130,7 @@ async def _fill(resources: Resources, gap: Gap, installation: Installation) -> A
                 return
             gap = step.gap
             yield step
-    except (AircallError, BudgetSpent) as error:
+    except standing.NotNow as error:
         await _put_off(resources, gap, error)
         if isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN:
             await standing.suspect_token(resources, installation.id)
@@ -262,15 +261,16 @@ async def _move(
     return Step(moved, total)
 
 
-async def _put_off(resources: Resources, gap: Gap, error: AircallError | BudgetSpent) -> None:
-    pause = REFUSED_PAUSE if isinstance(error, AircallRefused) else PAUSE
+async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:
+    pause = REFUSED_PAUSE if isinstance(error, AircallRefused | SealError) else PAUSE
     told = None if isinstance(error, AircallRefused) else getattr(error, "retry_after_seconds", None)
     if told is not None:
         pause = min(timedelta(seconds=told), REFUSED_PAUSE)
-    logger.info("back-fill put off", installation_id=gap.installation_id, reason=str(error))
+    reason = str(error) or "timeout"
+    logger.info("back-fill put off", installation_id=gap.installation_id, reason=reason)
     ours = update(Gap).where(col(Gap.id) == gap.id, col(Gap.due_at) == gap.due_at)
     async with resources.database.session() as session:
-        await session.exec(ours.values(due_at=func.now() + pause, last_error=str(error)))
+        await session.exec(ours.values(due_at=func.now() + pause, last_error=reason))
 
 
 async def _name(resources: Resources, installation_id: str, since: datetime, until: datetime | None) -> Gap:

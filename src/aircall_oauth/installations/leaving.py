@@ -19,10 +19,9 @@ from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallRefused,
-    AircallUnavailable,
-    BudgetSpent,
     DatabaseAway,
     InstallationNotFound,
+    SealError,
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.models import (
@@ -66,15 +65,38 @@ async def disconnect(resources: Resources, key: Caller, who: Who, installation_i
         await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
         farewell_id = await take_leave(resources, session, installation, reason="disconnected")
     logger.info("installation disconnected", installation_id=installation.id, actor=who.actor)
+    if farewell_id is None:
+        return
     try:
         await say_goodbye(resources, farewell_id)
     except DatabaseAway:
         logger.warning("goodbye left to the worker", installation_id=installation.id)
 
 
-async def take_leave(resources: Resources, session: AsyncSession, installation: Installation, *, reason: str) -> str:
-    """Remove an installation whose row the caller has locked, and keep what its farewell needs; the farewell's id."""
-    token = standing.token_of(resources, installation)
+async def take_leave(
+    resources: Resources, session: AsyncSession, installation: Installation, *, reason: str
+) -> str | None:
+    """Remove an installation whose row the caller has locked, and keep what its farewell needs; the farewell's id.
+
+    Without a token that opens nothing can be undone at Aircall: it is removed here, and there is no farewell.
+    """
+    farewell = await _farewell(resources, session, installation)
+    if farewell is not None:
+        session.add(farewell)
+    if installation.status == InstallationStatus.UNCLAIMED:
+        # Nobody ever heard of it.
+        await standing.erase(session, installation)
+    else:
+        await standing.remove(session, installation, reason=reason)
+    return None if farewell is None else farewell.id
+
+
+async def _farewell(resources: Resources, session: AsyncSession, installation: Installation) -> Farewell | None:
+    try:
+        token = standing.token_of(resources, installation)
+    except SealError:
+        logger.error("left behind at Aircall", installation_id=installation.id, reason="its token does not open")
+        return None
     webhook_ids = select(Webhook.webhook_id).where(col(Webhook.installation_id) == installation.id)
     farewell = Farewell(
         id=new_id("bye"),
@@ -85,13 +107,7 @@ async def take_leave(resources: Resources, session: AsyncSession, installation: 
         due_at=now(),
     )
     farewell.token_sealed = resources.vault.seal(token, Place(FAREWELL_TOKEN_COLUMN, farewell.id))
-    session.add(farewell)
-    if installation.status == InstallationStatus.UNCLAIMED:
-        # Nobody ever heard of it.
-        await standing.erase(session, installation)
-    else:
-        await standing.remove(session, installation, reason=reason)
-    return farewell.id
+    return farewell
 
 
 async def say_goodbyes(resources: Resources) -> None:
@@ -127,7 +143,7 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
         # A dead token is the usual reason: our app was removed there too, with all that it had.
         logger.warning("goodbye refused", installation_id=farewell.installation_id, reason=str(refused))
         said = Goodbye.REFUSED
-    except (AircallUnavailable, BudgetSpent, TimeoutError) as error:
+    except standing.NotNow as error:
         await _postpone(resources, farewell, error)
         return Goodbye.PUT_OFF
     else:
@@ -191,12 +207,10 @@ async def _finish(resources: Resources, farewell: Farewell) -> None:
         await standing.refresh(resources, farewell.installation_id)
 
 
-async def _postpone(
-    resources: Resources, farewell: Farewell, error: AircallUnavailable | BudgetSpent | TimeoutError
-) -> None:
+async def _postpone(resources: Resources, farewell: Farewell, error: Exception) -> None:
     doubled: timedelta = FIRST_PAUSE * 2 ** min(farewell.attempts - 1, 16)
     pause = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
-    told = None if isinstance(error, TimeoutError) else error.retry_after_seconds
+    told = getattr(error, "retry_after_seconds", None)
     if told is not None:
         pause = min(timedelta(seconds=told), LONGEST_PAUSE)
     reason = str(error) or "timeout"

@@ -12,7 +12,7 @@ from sqlmodel import col, delete, select, update
 
 from aircall_oauth import audit, log, standing
 from aircall_oauth.audit import Action, Who
-from aircall_oauth.errors import AircallError, AircallRefused, BudgetSpent, InstallationNotActive, InstallationNotFound
+from aircall_oauth.errors import AircallRefused, InstallationNotActive, InstallationNotFound
 from aircall_oauth.installations import upkeep
 from aircall_oauth.models import Installation, InstallationStatus, RetiredWebhook, Webhook
 from aircall_oauth.resources import Resources
@@ -95,7 +95,7 @@ async def _delete(resources: Resources, retired: RetiredWebhook, installation: I
     except AircallRefused as refused:
         # A dead token deletes nothing; where it is dead for good, Aircall has nothing of ours any more.
         logger.warning("retired webhook not deleted", installation_id=installation.id, reason=str(refused))
-    except (AircallError, BudgetSpent, TimeoutError) as error:
+    except standing.NotNow as error:
         await _put_off(resources, retired, error)
         return
     await _note_deleted(resources, retired)
@@ -107,9 +107,7 @@ async def _note_deleted(resources: Resources, retired: RetiredWebhook) -> None:
         await session.exec(gone.values(deleted_at=func.now(), due_at=func.now() + FORGOTTEN_AFTER))
 
 
-async def _put_off(
-    resources: Resources, retired: RetiredWebhook, error: AircallError | BudgetSpent | TimeoutError
-) -> None:
+async def _put_off(resources: Resources, retired: RetiredWebhook, error: Exception) -> None:
     doubled: timedelta = FIRST_PAUSE * 2 ** min(retired.attempts - 1, 16)
     pause = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
     reason = str(error) or "timeout"

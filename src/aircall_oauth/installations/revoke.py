@@ -72,22 +72,28 @@ async def revoke_all(resources: Resources, *, give_up_after: timedelta, tell: Te
     progress = await count(resources)
     progress.farewells += progress.installations
     tell(progress)
+    refused: list[Left] = []
     while ended := await _end_some(resources):
-        progress.ended += ended
+        progress.ended += len(ended)
+        without = [_left(one, "its token does not open") for one, farewell_id in ended if farewell_id is None]
+        progress.farewells -= len(without)
+        refused += without
         tell(progress)
-    refused = await _say_all(resources, progress, tell, until=time.monotonic() + give_up_after.total_seconds())
+    refused += await _say_all(resources, progress, tell, until=time.monotonic() + give_up_after.total_seconds())
     return Report(progress, refused, await _waiting(resources))
 
 
-async def _end_some(resources: Resources) -> int:
-    """From here on nothing of them is used any more; how many there were."""
+async def _end_some(resources: Resources) -> list[tuple[Installation, str | None]]:
+    """From here on nothing of them is used any more; each with its farewell's id, if it has one."""
     some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH).with_for_update()
     async with resources.database.session() as session:
         installations = (await session.exec(some)).all()
         for installation in installations:
             await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
-            await leaving.take_leave(resources, session, installation, reason="revoked")
-    return len(installations)
+        return [
+            (installation, await leaving.take_leave(resources, session, installation, reason="revoked"))
+            for installation in installations
+        ]
 
 
 def _to_end() -> ColumnElement[bool]:

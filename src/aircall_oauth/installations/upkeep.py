@@ -9,13 +9,13 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth import log, standing
-from aircall_oauth.errors import AircallError, AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
+from aircall_oauth.errors import AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
 from aircall_oauth.installations import facts, gaps, leases, steward
 from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.steward import Oddity
 from aircall_oauth.models import GapReason, Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
 from aircall_oauth.resources import Resources
-from aircall_oauth.standing import Look
+from aircall_oauth.standing import Look, NotNow
 
 logger = log.get(__name__)
 
@@ -36,8 +36,6 @@ SPREAD = timedelta(minutes=1)
 # But none so soon after its last look: whoever can make us fail must not make us ask without end.
 BETWEEN_LOOKS = timedelta(minutes=2)
 LOOKED_AFTER = (InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED)
-
-NotNow = (AircallError, BudgetSpent, TimeoutError)
 
 
 async def ensure_webhook(resources: Resources, installation_id: str) -> None:
@@ -68,7 +66,7 @@ async def look_after_webhooks(resources: Resources) -> None:
 async def attend(resources: Resources, webhook: Webhook, installation: Installation, *, chore: bool) -> list[Oddity]:
     """One look at a leased webhook and all that it needs; what was odd.
 
-    What can't be done now is put off, and raised: `AircallError`, `BudgetSpent` or `TimeoutError`.
+    What can't be done now is put off, and raised: one of `NotNow`.
     """
     thorough = not chore or webhook.thorough_at is None or webhook.thorough_at <= now() - THOROUGH_EVERY
     try:
@@ -140,9 +138,7 @@ async def _ask_the_dead(resources: Resources, webhook: Webhook, installation: In
         await leases.give_back(session, webhook, next_look=_about(pause))
 
 
-async def _put_off(
-    resources: Resources, webhook: Webhook, installation: Installation, error: AircallError | BudgetSpent | TimeoutError
-) -> None:
+async def _put_off(resources: Resources, webhook: Webhook, installation: Installation, error: Exception) -> None:
     reason = str(error) or "timeout"
     logger.warning("webhook looked at in vain", installation_id=webhook.installation_id, reason=reason)
     refused = isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN

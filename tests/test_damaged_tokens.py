@@ -1,0 +1,129 @@
+"""A token that does not open holds nobody else up, and its installation can still be ended and mended."""
+
+from datetime import timedelta
+
+from aircall_oauth.installations import backfill, gaps, leaving, retiring, revoke, uninstalls, upkeep
+from aircall_oauth.models import GapReason
+from tests.fakes import Service
+
+COMPANIES = (70077, 70078, 70079)
+
+
+async def damaged_and_well(service: Service) -> tuple[str, list[str]]:
+    """Some installations; the token of one, which comes first everywhere, was tampered with."""
+    damaged, *well = [await service.install(company) for company in COMPANIES]
+    await damage(service, "installation", damaged)
+    return damaged, well
+
+
+async def damage(service: Service, table: str, row_id: str) -> None:
+    await service.sql(f"UPDATE {table} SET token_sealed = left(token_sealed, -4) || 'AAAA' WHERE id = $1", row_id)
+
+
+async def test_the_webhooks_of_the_others_are_looked_after(service: Service) -> None:
+    damaged, well = await damaged_and_well(service)
+    await service.sql(
+        "UPDATE webhook SET checked_at = NULL, due_at = now() - (installation_id = $1)::int * '1 h'::interval", damaged
+    )
+
+    await upkeep.look_after_webhooks(service.resources)
+
+    looked_at = await service.sql("SELECT installation_id FROM webhook WHERE checked_at IS NOT NULL ORDER BY 1")
+    (put_off,) = await service.sql("SELECT * FROM webhook WHERE checked_at IS NULL AND due_at > now()")
+    assert [row["installation_id"] for row in looked_at] == well
+    assert (put_off["installation_id"], put_off["leased_until"]) == (damaged, None)
+    assert "sealed secret" in put_off["last_error"]
+
+
+async def test_the_gaps_of_the_others_are_filled(service: Service) -> None:
+    damaged, well = await damaged_and_well(service)
+    async with service.resources.database.session() as session:
+        for installation_id in (damaged, *well):
+            await gaps.begin(session, installation_id, reason=GapReason.WEBHOOK_DISABLED)
+            await gaps.end(session, installation_id)
+    await service.sql("UPDATE gap SET due_at = now() - (installation_id = $1)::int * '1 h'::interval", damaged)
+
+    await backfill.fill_gaps(service.resources)
+
+    rows = await service.sql(
+        "SELECT installation_id, done_at IS NOT NULL AS done, due_at > now() AS later FROM gap ORDER BY 1"
+    )
+    assert [tuple(row) for row in rows] == [(damaged, False, True), *((one, True, None) for one in well)]
+
+
+async def test_the_retired_webhooks_of_the_others_are_deleted(service: Service) -> None:
+    damaged, well = await damaged_and_well(service)
+    await service.sql(
+        "INSERT INTO retired_webhook (webhook_id, installation_id, due_at) "
+        "SELECT webhook_id, installation_id, now() - (installation_id = $1)::int * '1 h'::interval FROM webhook",
+        damaged,
+    )
+
+    await retiring.delete_retired(service.resources)
+
+    rows = await service.sql("SELECT installation_id FROM retired_webhook WHERE deleted_at IS NOT NULL ORDER BY 1")
+    assert [row["installation_id"] for row in rows] == well
+
+
+async def test_goodbye_is_said_to_the_others(service: Service) -> None:
+    partner = await service.partner()
+    installation_ids = [await service.install(company) for company in COMPANIES]
+    service.aircall.break_next("all", "drop_request", times=100)
+    for installation_id in installation_ids:
+        assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
+    service.aircall.heal()
+    (damaged, *_) = await service.sql("SELECT id, installation_id FROM farewell ORDER BY id")
+    await damage(service, "farewell", damaged["id"])
+    await service.sql("UPDATE farewell SET due_at = now() - (id = $1)::int * '1 h'::interval", damaged["id"])
+    await service.sql("DELETE FROM budget")
+
+    await leaving.say_goodbyes(service.resources)
+
+    (left,) = await service.sql("SELECT id, last_error, due_at > now() AS later FROM farewell")
+    assert (left["id"], left["later"], "sealed secret" in left["last_error"]) == (damaged["id"], True, True)
+
+
+async def test_the_uninstalls_of_the_others_are_found_out(service: Service) -> None:
+    damaged, well = await damaged_and_well(service)
+    for company in COMPANIES:
+        await service.aircall.uninstall(company)
+    await service.aircall.settle()
+
+    await uninstalls.notice_uninstalls(service.resources)
+    await uninstalls.look_at_uninstalls(service.resources)
+
+    rows = await service.sql("SELECT id FROM installation WHERE status = 'removed' ORDER BY id")
+    assert [row["id"] for row in rows] == well
+    assert [row["installation_id"] for row in await service.sql("SELECT * FROM uninstall")] == [damaged]
+
+
+async def test_it_can_be_disconnected(service: Service) -> None:
+    damaged, _ = await damaged_and_well(service)
+    partner = await service.partner()
+
+    answer = await partner.delete(f"/v1/installations/{damaged}")
+    shown = (await partner.get(f"/v1/installations/{damaged}")).json()
+
+    assert (answer.status_code, shown["status"]) == (204, "removed")
+    assert await service.sql("SELECT 1 FROM farewell") == []
+
+
+async def test_everything_can_be_revoked_and_what_is_left_at_aircall_is_told(service: Service) -> None:
+    damaged, _ = await damaged_and_well(service)
+
+    report = await revoke.revoke_all(service.resources, give_up_after=timedelta(seconds=30))
+
+    (left,) = report.refused
+    assert (left.installation_id, left.why) == (damaged, "its token does not open")
+    assert (report.progress.ended, report.progress.said, report.progress.farewells) == (3, 2, 2)
+    assert await service.sql("SELECT 1 FROM installation WHERE status <> 'removed'") == []
+
+
+async def test_a_new_install_mends_it(service: Service) -> None:
+    damaged, _ = await damaged_and_well(service)
+
+    assert await service.install(COMPANIES[0]) == damaged
+
+    await service.sql("UPDATE webhook SET checked_at = NULL, due_at = now()")
+    await upkeep.look_after_webhooks(service.resources)
+    assert await service.sql("SELECT 1 FROM webhook WHERE checked_at IS NULL") == []
