@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aircall_oauth.deliveries import reader
+from aircall_oauth.deliveries.leases import Shares
 from tests.fakes import Service, command_environment, run_service, settings_for, until
-from tests.processes import Process
+from tests.processes import Process, eventually
 from tests.receivers import LOOPBACK, Hangup, Received, fill, receiver, subscribe, verify
 
 # `LEDGER_EVENTS=20000` for the long run.
@@ -185,3 +188,43 @@ async def test_a_web_process_without_a_worker_delivers_nothing(service: Service,
             await partner.stands(lag=0)
 
     assert to.count() == dict.fromkeys(range(5), 1)
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 40)))
+def test_who_asks_for_a_share_gets_it_and_nobody_has_less_then(held: dict[str, int]) -> None:
+    share = sum(held.values()) // (len(held) + 1)
+    shares = Shares(held)
+
+    given = {holder: shares.to_give(holder, "asker") for holder in held}
+
+    assert shares.wants_more("asker") == (share > 0)
+    assert sum(given.values()) == share
+    assert all(held[holder] - gift >= share for holder, gift in given.items() if gift)
+    assert not Shares({holder: held[holder] - gift for holder, gift in given.items()} | {"asker": share}).wants_more(
+        "asker"
+    )
+
+
+async def test_workers_that_join_get_their_share(service: Service, tmp_path: Path) -> None:
+    """Events come all the while, and none of them is delivered twice."""
+    await service.install()
+    filled = 0
+
+    async def shares(expected: list[int]) -> bool:
+        nonlocal filled
+        await fill(service, 1, first=filled)
+        filled += 1
+        rows = await service.sql("SELECT count(*) FROM subscription WHERE lease_until > now() GROUP BY lease_holder")
+        return sorted(row["count"] for row in rows) == expected
+
+    async with receiver() as to, workers(service, tmp_path, 1) as them:
+        partners = [await subscribe(service, to.url) for _ in range(7)]
+        await eventually(lambda: shares([7]), 30)
+        await them.start()
+        await eventually(lambda: shares([3, 4]), 60)
+        await them.start()
+        await eventually(lambda: shares([2, 2, 3]), 60)
+        for partner in partners:
+            await partner.stands(lag=0, seconds=30)
+
+    assert to.count() == dict.fromkeys(range(filled), len(partners))

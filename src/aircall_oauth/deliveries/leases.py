@@ -2,8 +2,13 @@
 
 A holder renews its leases together, in one statement. A lease that was not renewed is anybody's, and whoever takes it
 over draws the next number; the one before can't move the position any more, however late it wakes up.
+
+A worker that has less than its share, because it came when all were taken, asks for more, and the others give back what
+they have beyond theirs.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,6 +17,7 @@ import asyncpg
 from aircall_oauth.models import Subscription, SubscriptionStatus
 
 CHANGED = "aircall_oauth_subscriptions"  # the channel on which a change is told
+SHARE_WANTED = "aircall_oauth_share_wanted"  # and the one on which a worker asks for its share
 
 LENGTH = timedelta(seconds=10)
 RENEW_SECONDS = 3.0
@@ -28,6 +34,7 @@ CLAIM = f"""
     WHERE id IN (
         SELECT id FROM subscription
         WHERE status = '{SubscriptionStatus.ACTIVE}' AND (lease_until IS NULL OR lease_until < clock_timestamp())
+          AND id <> ALL ($4::text[])
         ORDER BY lease_until NULLS FIRST LIMIT $3 FOR UPDATE SKIP LOCKED
     )
     RETURNING *
@@ -35,6 +42,8 @@ CLAIM = f"""
 GIVE_BACK = """
     UPDATE subscription SET lease_holder = NULL, lease_until = NULL WHERE id = $1 AND lease_number = $2
 """
+
+SHARES = "SELECT lease_holder, count(*) FROM subscription WHERE lease_until > clock_timestamp() GROUP BY 1"
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,44 @@ async def renew(connection: asyncpg.Connection, holder: str, subscription_ids: l
     }
 
 
-async def claim(connection: asyncpg.Connection, holder: str) -> list[Subscription]:
+async def claim(connection: asyncpg.Connection, holder: str, *, but: Sequence[str] = ()) -> list[Subscription]:
     """Take subscriptions that nobody reads for, a few at a time."""
-    rows = await connection.fetch(CLAIM, holder, LENGTH, CLAIMED_AT_ONCE)
+    rows = await connection.fetch(CLAIM, holder, LENGTH, CLAIMED_AT_ONCE, list(but))
     return [Subscription(**dict(row)) for row in rows]
 
 
 async def give_back(connection: asyncpg.Connection, subscription_id: str, lease_number: int) -> None:
     """Let anybody take it at once."""
     await connection.execute(GIVE_BACK, subscription_id, lease_number)
+
+
+class Shares:
+    """How many leases each worker has that has any."""
+
+    def __init__(self, of: Mapping[str, int]) -> None:
+        self._of = of
+
+    def wants_more(self, holder: str) -> bool:
+        """Whether it has less than every worker would have, were they shared out evenly."""
+        return self._of.get(holder, 0) < sum(self._of.values()) // len({holder, *self._of})
+
+    def to_give(self, holder: str, asker: str) -> int:
+        """How many leases `holder` gives the asker, so that it has no less: each from whoever has the most then.
+
+        All who are asked come to the same plan.
+        """
+        of, given = Counter(self._of) + Counter({asker: 0}), 0
+        while Shares(of).wants_more(asker):
+            most = max(of, key=lambda one: (of[one], one))
+            of[most] -= 1
+            of[asker] += 1
+            given += most == holder
+        return given
+
+
+async def shares(connection: asyncpg.Connection) -> Shares:
+    return Shares({row["lease_holder"]: row["count"] for row in await connection.fetch(SHARES)})
+
+
+async def ask_for_share(connection: asyncpg.Connection, holder: str) -> None:
+    await connection.execute("SELECT pg_notify($1, $2)", SHARE_WANTED, holder)

@@ -111,6 +111,10 @@ class Reader:
         """`at` is when it was asked for, by the monotonic clock."""
         self._lease_ends = at + self._lease_seconds
 
+    @property
+    def finishing(self) -> bool:
+        return self._finishing
+
     def finish(self) -> None:
         """Let nothing more out, wait for what is, and keep what came of it."""
         self._finishing = True

@@ -21,6 +21,8 @@ from aircall_oauth.resources import Resources
 logger = log.get(__name__)
 
 CLAIM_SECONDS = 1.0
+# Longer than what a reader has out takes to end.
+LEFT_TO_OTHERS_SECONDS = 20.0
 # Its holder lets go of a lease a little before anybody else may take it.
 LEASE_SECONDS = leases.LENGTH.total_seconds() - 1.0
 NOT_OPENED = "UPDATE subscription SET last_error = $3, last_error_at = now() WHERE id = $1 AND lease_number = $2"
@@ -33,7 +35,8 @@ async def reading(resources: Resources) -> AsyncIterator[None]:
     On leaving it what is out is waited for, as long as a delivery may take, and the leases are given back.
     """
     readers = Readers(resources)
-    async with hang_bell(resources.database, asyncio.Event(), {leases.CHANGED: readers.changed}) as hung:
+    told = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
+    async with hang_bell(resources.database, asyncio.Event(), told) as hung:
         tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_rings(hung))]
         try:
             yield
@@ -57,12 +60,21 @@ class Readers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._renew_at = 0.0
+        self._askers: set[str] = set()
+        # What was given to others, and until when it is left to them.
+        self._given: dict[str, float] = {}
         self._finishing = False
 
     def changed(self, *_notification: Any) -> None:
         """A subscription was made, changed or deleted: look at once."""
         self._renew_at = 0.0
         self._woken.set()
+
+    def share_wanted(self, _connection: Any, _pid: int, _channel: str, asker: str) -> None:
+        """Another worker has less than its share."""
+        if asker != self._holder:
+            self._askers.add(asker)
+            self._woken.set()
 
     async def pass_on_rings(self, hung: Bell) -> None:
         """Tell every reader when the log grew."""
@@ -99,9 +111,27 @@ class Readers:
             if asked_at >= self._renew_at:
                 self._renew_at = asked_at + leases.RENEW_SECONDS
                 await self._renew(connection, asked_at)
+                await self._ask_for_share(connection)
+            await self._give_shares(connection)
             if not self._finishing:
-                for subscription in await leases.claim(connection, self._holder):
+                self._given = {given: until for given, until in self._given.items() if until > asked_at}
+                for subscription in await leases.claim(connection, self._holder, but=list(self._given)):
                     self._begin(subscription)
+
+    async def _ask_for_share(self, connection: asyncpg.Connection) -> None:
+        if not self._finishing and (await leases.shares(connection)).wants_more(self._holder):
+            await leases.ask_for_share(connection, self._holder)
+
+    async def _give_shares(self, connection: asyncpg.Connection) -> None:
+        """Let readers end for those who asked, and leave what they give back to others for a while."""
+        while self._askers:
+            shares, asker = await leases.shares(connection), self._askers.pop()
+            given = [reader for reader in self._readers if not reader.finishing][: shares.to_give(self._holder, asker)]
+            for reader in given:
+                reader.finish()
+                self._given[reader.subscription.id] = time.monotonic() + LEFT_TO_OTHERS_SECONDS
+            if given:
+                logger.info("subscriptions given to another worker", count=len(given), worker=asker)
 
     async def _renew(self, connection: asyncpg.Connection, asked_at: float) -> None:
         readers = list(self._readers)
