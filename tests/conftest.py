@@ -66,9 +66,15 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
 @asynccontextmanager
 async def migrated_database(server: Postgres, name: str) -> AsyncIterator[str]:
     """The address of a fresh, migrated database that lasts as long as the block."""
-    await _admin(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    await copy_database(server, name, of=TEMPLATE)
     yield server.dsn(name)
     await _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def copy_database(server: Postgres, name: str, *, of: str) -> None:
+    """A database as that one is, in place of whatever had the name."""
+    drop, copy = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {of}"
+    await _admin(server, drop, f"{copy} STRATEGY FILE_COPY")
 
 
 @pytest.fixture
