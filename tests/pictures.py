@@ -23,13 +23,16 @@ DAYS = "SELECT inhrelid::regclass::text AS day FROM pg_inherits WHERE inhparent 
 LEFT_OUT = {"budget"}
 # A position is drawn outside of transactions, so one that came to nothing leaves a hole. The order is what counts.
 IN_ORDER = {"event": "position"}
+# How often something was tried: once more by whoever comes after one that was killed.
+TRIES = {"attempts"}
 RANDOM = re.compile(r"[a-z]{3}_[0-9a-f]{32}|v1\..+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-async def known_values(connection: asyncpg.Connection) -> set[Any]:
-    """All texts and fingerprints that are there."""
+async def known_values(connection: asyncpg.Connection, aircall: PretendAircall) -> set[Any]:
+    """All texts and fingerprints that are there, and all webhooks."""
     rows = [row for _, found in await _tables(connection) for row in found]
-    return {value for row in rows for value in row.values() if isinstance(value, str | bytes)}
+    values = {value for row in rows for value in row.values() if isinstance(value, str | bytes)}
+    return values | {hook.webhook_id for hook in aircall.webhooks.all}
 
 
 async def picture(
@@ -39,7 +42,7 @@ async def picture(
     shown: Picture = {}
     for table, rows in await _tables(connection):
         hidden = IN_ORDER.get(table)
-        lines = [tuple(_shown(value, known) for name, value in row.items() if name != hidden) for row in rows]
+        lines = [tuple(_shown(name, value, known) for name, value in row.items() if name != hidden) for row in rows]
         shown[table] = lines if hidden else sorted(lines, key=repr)
     shown["days of the log"] = [tuple(row) for row in await connection.fetch(DAYS)]
     shown["at Aircall"] = await _at_aircall(connection, aircall, settings, known)
@@ -67,13 +70,19 @@ async def _tables(connection: asyncpg.Connection) -> list[tuple[str, list[asyncp
     names = [row["relname"] for row in await connection.fetch(TABLES)]
     order = {name: f"ORDER BY {column}" for name, column in IN_ORDER.items()}
     return [
-        (name, await connection.fetch(f"SELECT * FROM {name} {order.get(name, '')}"))  # noqa: S608 - names of ours
+        (name, await connection.fetch(f"SELECT * FROM {name} {order.get(name, '')}"))
         for name in names
         if name not in LEFT_OUT
     ]
 
 
-def _shown(value: Any, known: set[Any]) -> Any:
+def _shown(column: str, value: Any, known: set[Any]) -> Any:
+    if column in TRIES:
+        return "tried" if value else "not tried"
+    return _known(value, known)
+
+
+def _known(value: Any, known: set[Any]) -> Any:
     match value:
         case datetime():
             return "a time"
@@ -114,7 +123,7 @@ async def _at_aircall(
             company.integration.active,
             len(aircall.tokens_of(company)),
             *sorted(
-                (role(hook), _shown(hook.webhook_id, known), hook.url, hook.custom_name, hook.active, len(hook.events))
+                (role(hook), _known(hook.webhook_id, known), hook.url, hook.custom_name, hook.active, len(hook.events))
                 for hook in aircall.webhooks.of(company.id)
             ),
         )
