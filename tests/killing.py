@@ -39,6 +39,7 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.worker import CHORES
 from tests.fakes import AIRCALL_URL, CLIENT_ID, CLIENT_SECRET, settings_for, until
 from tests.forked import fork
+from tests.processes import eventually
 
 START_SECONDS = 30.0
 RUN_SECONDS = 60.0
@@ -46,6 +47,10 @@ LENGTH = struct.Struct("!I")
 # The letters of PostgreSQL's messages: developers call them Parse, Bind, Query, Sync, Flush, Terminate, ReadyForQuery.
 PARSE, BIND, QUERY, SYNC, FLUSH, TERMINATE, READY = b"PBQSHXZ"
 IDLE = ord("I")
+ALONE = """
+    SELECT count(*) = 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend'
+"""
 READS_ONLY = re.compile(r"\W*(SELECT|SHOW|BEGIN|ROLLBACK|SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 COMMIT = re.compile(r"\W*COMMIT\b", re.IGNORECASE)
 DRAW = re.compile(r"\s*INSERT INTO budget\b")
@@ -164,14 +169,8 @@ class Stage:
     async def _gone(self) -> None:
         """PostgreSQL, too, has noticed that the process is no more."""
         connection = await asyncpg.connect(self.database_url)
-        others = """
-            SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
-        """
         try:
-            async with asyncio.timeout(RUN_SECONDS):
-                while await connection.fetchval(others):
-                    await asyncio.sleep(0.005)
+            await eventually(lambda: connection.fetchval(ALONE), RUN_SECONDS)
         finally:
             await connection.close()
 
