@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from aircall_oauth import partitions
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.sandbox.aircall import PretendAircall, Webhook
 from aircall_oauth.settings import Settings
@@ -18,7 +19,12 @@ TABLES = """
     SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
     AND NOT relispartition ORDER BY relname
 """
-DAYS = "SELECT inhrelid::regclass::text AS day FROM pg_inherits WHERE inhparent = 'event'::regclass ORDER BY day"
+# Which days are there is another thing after midnight; those that are long past are named.
+PAST_DAYS = """
+    SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'event'::regclass
+    AND inhrelid::regclass::text < 'event_' || to_char(now() AT TIME ZONE 'UTC' - interval '2 days', 'YYYYMMDD')
+    ORDER BY name
+"""
 # How much was asked of Aircall: whoever is killed has asked once more.
 LEFT_OUT = {"budget"}
 # A position is drawn outside of transactions, so one that came to nothing leaves a hole. The order is what counts.
@@ -44,7 +50,8 @@ async def picture(
         hidden = IN_ORDER.get(table)
         lines = [tuple(_shown(name, value, known) for name, value in row.items() if name != hidden) for row in rows]
         shown[table] = lines if hidden else sorted(lines, key=repr)
-    shown["days of the log"] = [tuple(row) for row in await connection.fetch(DAYS)]
+    shown["days past"] = [tuple(row) for row in await connection.fetch(PAST_DAYS)]
+    shown["days ahead"] = [(await partitions.days_ahead(connection),)]
     shown["at Aircall"] = await _at_aircall(connection, aircall, settings, known)
     return shown
 

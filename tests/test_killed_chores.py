@@ -15,7 +15,8 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.worker import CHORES
 from tests.conftest import copy_database, migrated_database
 from tests.fakes import run_service, settings_for
-from tests.killing import Gate, Stage, same_again, stage
+from tests.gates import Gate
+from tests.killing import Stage, same_again, stage
 from tests.pictures import Picture, differences, known_values, picture
 from tests.scenes import SCENES, Scene
 
@@ -68,14 +69,14 @@ class Play:
 @asynccontextmanager
 async def playing(scene: Scene, server: Postgres, folder: Path) -> AsyncIterator[Play]:
     """The scene is arranged: in a database that is copied for each performance, and at an Aircall."""
-    async with migrated_database(server, "scene") as url:
-        settings = settings_for(url, **scene.settings)
+    async with migrated_database(server, "scene") as scene_url, migrated_database(server, "stage") as stage_url:
+        settings = settings_for(scene_url, **scene.settings)
         async with run_service(settings) as service:
             await scene.arrange(service)
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(scene_url)
         known = await known_values(connection, service.aircall)
         await connection.close()
-        async with stage(server.dsn("stage"), folder, service.aircall, **scene.settings) as its_stage:
+        async with stage(stage_url, service.aircall, folder, **scene.settings) as its_stage:
             yield Play(scene, server, settings, service.aircall, known, its_stage)
 
 
