@@ -31,13 +31,13 @@ class Scene:
     chore: str
     what: str
     arrange: Callable[[Service], Awaitable[None]]
-    left: str = "SELECT false"  # whether something is left to do for it
+    left: str = "SELECT false"  # a question: is something left to do for it?
     tells: tuple[str, ...] = ()  # the events that the log has more in the end
-    shows: str = "SELECT NULL"  # what is to be seen of times, which a picture leaves out
-    once_open: str = ""  # what happens when the process has started already
-    later: str = A_WHILE_LATER  # what time does
-    only_reads: bool = False  # so that a read is a step
-    changes: bool = True  # what a picture shows
+    shows: str = "SELECT NULL"  # a question: what a picture, which leaves out times, should show of them
+    once_open: str = ""  # what happens to the database once the worker has started
+    later: str = A_WHILE_LATER  # what time does to it
+    only_reads: bool = False  # then a read is a step, too
+    changes: bool = True  # whether a picture is another one in the end
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ def another(service: Service, **changes: Any) -> Webhook:
     return service.aircall.webhooks.create(COMPANY, request, service.aircall.clock())
 
 
-async def _look_thoroughly(service: Service) -> None:
+async def a_thorough_look_is_due(service: Service) -> None:
     await service.sql("UPDATE webhook SET due_at = now(), thorough_at = now() - interval '2 hours'")
 
 
@@ -67,14 +67,14 @@ async def a_webhook_that_is_off(service: Service) -> None:
     another(service, custom_name="theirs")
     another(service, url="https://other.example.com/hook")
     service.aircall.companies[0].integration.number_ids = [55010, 55011]
-    await _look_thoroughly(service)
+    await a_thorough_look_is_due(service)
 
 
 async def a_webhook_that_is_gone(service: Service) -> None:
     await service.install()
     service.aircall.webhooks.delete_company(COMPANY)
     another(service, url="https://other.example.com/hook")
-    await _look_thoroughly(service)
+    await a_thorough_look_is_due(service)
 
 
 async def a_webhook_that_was_never_made(service: Service) -> None:
@@ -98,7 +98,7 @@ async def a_token_refused_before(service: Service) -> None:
 async def a_token_gone_foreign(service: Service) -> None:
     await service.install()
     service.aircall.companies[0].integration.id = 400999
-    await _look_thoroughly(service)
+    await a_thorough_look_is_due(service)
 
 
 async def a_token_taken_again(service: Service) -> None:
@@ -135,7 +135,7 @@ async def an_old_flow(service: Service) -> None:
 
 
 async def what_nobody_claimed(service: Service) -> None:
-    """Two installations that wait in vain, one that does not yet, and a claim on one that is in use."""
+    """Two installations that wait in vain, and a claim on one that is in use."""
     await service.claim(await service.install_by_link("acme", THIRD_COMPANY), "acme")
     await service.install_by_link("globex", THIRD_COMPANY)
     for company in (COMPANY, OTHER_COMPANY):

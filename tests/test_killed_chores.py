@@ -1,6 +1,6 @@
 """A worker is killed with `kill -9` at every step of every chore, and the next one finds nothing half done."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import stamina
 
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.postgres import Postgres
@@ -23,6 +24,12 @@ from tests.scenes import SCENES, Scene
 EVENTS = "SELECT coalesce(array_agg(type ORDER BY position), '{}') FROM event"
 # What has not come to its end by then never does.
 MOST_RUNS = 8
+
+
+@pytest.fixture(autouse=True)
+def _repeat_at_once() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=3, cap=True):
+        yield
 
 
 @dataclass
