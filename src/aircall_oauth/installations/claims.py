@@ -24,6 +24,7 @@ from aircall_oauth.errors import (
     ClaimOfAnother,
     InstallationHeld,
     OwnerNotAllowed,
+    SealError,
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
@@ -185,7 +186,7 @@ async def _switch_off(resources: Resources, installation: Installation) -> None:
     try:
         async with standing.within_budget(resources, installation.company_id):
             await resources.aircall.disable_integration(standing.token_of(resources, installation))
-    except (AircallError, BudgetSpent) as error:
+    except (AircallError, BudgetSpent, SealError) as error:
         logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
 
 
