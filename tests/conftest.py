@@ -1,6 +1,9 @@
 """A real PostgreSQL for every test process, a fresh migrated database for every test, and one honest Aircall."""
 
 import asyncio
+import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +16,9 @@ from aircall_oauth.sandbox.postgres import Postgres
 from tests.fakes import Service, run_service, settings_for
 
 TEMPLATE = "template_migrated"
+# Where files cost nothing: each test has a database made of some three hundred.
+MEMORY = Path("/dev/shm")
+ENOUGH_BYTES = 4 * 1024**3
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,8 +28,13 @@ def _quiet_logs() -> None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """This test process's own server, with a migrated template."""
-    with Postgres.start(tmp_path_factory.mktemp("postgres") / "data", durable=False) as server:
+    """This test process's own server, with a migrated template; in memory, where there is plenty."""
+    in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH_BYTES
+    place = MEMORY if in_memory else tmp_path_factory.mktemp("postgres")
+    with (
+        tempfile.TemporaryDirectory(prefix="aircall-oauth-tests-", dir=place) as folder,
+        Postgres.start(Path(folder) / "data", durable=False) as server,
+    ):
         asyncio.run(_make_template(server))
         yield server
 
@@ -66,9 +77,15 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
 @asynccontextmanager
 async def migrated_database(server: Postgres, name: str) -> AsyncIterator[str]:
     """The address of a fresh, migrated database that lasts as long as the block."""
-    await _admin(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    await copy_database(server, name, of=TEMPLATE)
     yield server.dsn(name)
     await _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def copy_database(server: Postgres, name: str, *, of: str) -> None:
+    """A database as that one is, in place of whatever had the name."""
+    drop, copy = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {of}"
+    await _admin(server, drop, f"{copy} STRATEGY FILE_COPY")
 
 
 @pytest.fixture

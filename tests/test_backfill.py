@@ -14,7 +14,7 @@ from aircall_oauth.aircall import calls
 from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.events import retention
-from aircall_oauth.installations import backfill, gaps, pulse
+from aircall_oauth.installations import backfill, gaps, pulse, upkeep
 from aircall_oauth.models import GapReason
 from tests.fakes import Service, run_command, run_service, settings_for
 from tests.processes import World, eventually, world
@@ -395,6 +395,43 @@ async def test_calls_are_recognised_as_long_as_the_log_has_them(service: Service
 
     assert as_long_as_events == 2
     assert len(await service.sql("SELECT 1 FROM told_call")) == 1
+
+
+async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_lacks_nothing(service: Service) -> None:
+    installation_id = await service.install()
+    (hook,) = service.aircall.webhooks.of(70077)
+    hook.switch(active=False)
+    missed = record(service, 130, since=ago(hours(11.9)), until=ago(hours(0.2)))
+    for call_id in missed:
+        service.aircall.tell_end(call_id)
+    # Twelve hours go by, and nobody looks meanwhile.
+    back = "interval '12 hours'"
+    await service.sql(f"UPDATE webhook SET checked_at = checked_at - {back}, due_at = due_at - {back}")
+    told_meanwhile = await told(service)
+
+    await upkeep.look_after_webhooks(service.resources)
+    during = await the_gap(service)
+    live = await service.aircall.place_call()
+    for call_id in missed[::20]:
+        service.aircall.tell_end(call_id, repeat=2)
+    await service.aircall.settle()
+    await service.sql(MAKE_DUE)
+    await backfill.fill_gaps(service.resources)
+    await upkeep.look_after_webhooks(service.resources)
+
+    assert told_meanwhile == Counter()
+    assert hook.active is True
+    assert (during["reason"], during["done_at"]) == ("webhook_disabled", None)
+    assert abs(during["until"] - during["since"] - hours(12)) < timedelta(minutes=2)
+    assert await told(service) == Counter([*missed, live])
+    assert len(asked(service)) == 3
+    gap = await the_gap(service)
+    assert (gap["added"], gap["due_at"], gap["done_at"] is None) == (130 - len(missed[::20]), None, False)
+    async with await service.partner() as partner:
+        shown = (await partner.get(f"/v1/installations/{installation_id}")).json()
+        about_it = (await partner.get("/v1/events", params={"type": "webhook.*"})).json()["events"]
+    assert (shown["status"], shown["webhook"]["status"]) == ("active", "active")
+    assert [event["type"] for event in about_it] == ["webhook.disabled", "webhook.restored"]
 
 
 async def installed(it: World) -> str:

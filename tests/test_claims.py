@@ -452,6 +452,18 @@ async def test_what_nobody_claims_is_erased_though_aircall_is_away(service: Serv
     assert (await the_installation(service))["token_sealed"] is None
 
 
+async def test_what_nobody_claims_is_erased_though_its_token_does_not_open(service: Service) -> None:
+    for company in (COMPANY, 70078):
+        await service.install_by_link("acme", company)
+    await service.sql("UPDATE installation SET token_sealed = token_sealed || 'x' WHERE company_id = $1", COMPANY)
+    await service.sql(MAKE_LATE)
+
+    await claims.expire(service.resources)
+
+    assert [row["status"] for row in await service.sql("SELECT status FROM installation")] == ["removed"] * 2
+    assert [company.integration.active for company in service.aircall.companies[:2]] == [True, False]
+
+
 async def test_what_was_erased_can_be_connected_again_and_is_switched_on(service: Service) -> None:
     await service.install_by_link("acme")
     erased = await the_installation(service)

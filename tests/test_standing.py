@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import stamina
+from sqlmodel import col, select
 
 from aircall_oauth import standing
 from aircall_oauth.installations import uninstalls, upkeep
+from aircall_oauth.models import Installation
 from aircall_oauth.sandbox.aircall.companies import Integration
 from tests.fakes import Service, until
+from tests.processes import eventually
 
 COMPANY = 70077
 
@@ -223,6 +226,25 @@ async def test_a_reinstall_during_the_look_is_not_ended_by_it(service: Service) 
 
     assert await status_of(service, installation_id) == "active"
     assert await told(service, "installation.removed") == 0
+
+
+async def test_an_uninstall_noted_while_its_installation_is_removed_is_forgotten(service: Service) -> None:
+    installation_id = await service.install()
+    await uninstall_told(service)
+
+    async with service.resources.database.session() as session:
+        locked = select(Installation).where(col(Installation.id) == installation_id).with_for_update()
+        installation = (await session.exec(locked)).one()
+        noting = asyncio.create_task(uninstalls.notice_uninstalls(service.resources))
+        await eventually(lambda: service.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        await standing.remove(session, installation, reason="disconnected")
+    await noting
+    noted = await service.sql("SELECT * FROM uninstall")
+    await uninstalls.look_at_uninstalls(service.resources)
+
+    assert len(noted) == 1
+    assert await service.sql("SELECT * FROM uninstall") == []
+    assert await told(service, "installation.removed") == 1
 
 
 async def test_each_part_of_the_log_is_read_once_however_many_workers_read(service: Service) -> None:

@@ -4,12 +4,13 @@ The code travels in one browser only, from our callback to the partner's page. S
 own (OAuth session fixation) never gets to see it, and nobody else's claim is accepted. `docs/security.md` tells more.
 """
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import SecretStr
-from sqlalchemy import ColumnElement, and_, exists, func
+from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,6 +25,7 @@ from aircall_oauth.errors import (
     ClaimOfAnother,
     InstallationHeld,
     OwnerNotAllowed,
+    SealError,
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
@@ -44,7 +46,7 @@ from aircall_oauth.vault import Place, Vault
 logger = log.get(__name__)
 
 LIFETIME = timedelta(hours=1)
-BATCH = 50
+BATCH = 20
 HOLDING = {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
 
 
@@ -107,20 +109,23 @@ async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr,
 
 
 async def expire(resources: Resources) -> None:
-    """The worker's chore: forget what was not claimed within an hour, and erase installations that wait for nobody."""
+    """The worker's chore: forget what was not claimed within an hour, and erase installations that wait for nobody.
+
+    Aircall is told first, for the token that it takes to tell is erased. Whoever is killed in between tells it again.
+    """
+    nobodys = select(Installation).where(_is_nobodys()).order_by(col(Installation.id)).limit(BATCH)
     async with resources.database.session() as session:
-        waiting = await _lock_lapsed(session)
-        ids = [installation.id for installation in waiting]
-        await session.exec(
-            delete(Claim).where(col(Claim.installation_id).in_(ids), col(Claim.expires_at) <= func.now())
-        )
-        nobodys = await _nobodys(session, ids)
-        lapsed = [installation for installation in waiting if installation.id in nobodys]
-        tokens = {one.id: standing.token_of(resources, one) for one in lapsed}
-        for installation in lapsed:
-            await standing.erase(session, installation)
-    for installation_id, token in tokens.items():
-        await _switch_off(resources, installation_id, token)
+        lapsed = (await session.exec(nobodys)).all()
+    await asyncio.gather(*(_switch_off(resources, installation) for installation in lapsed))
+    of_these = col(Installation.id).in_([installation.id for installation in lapsed])
+    async with resources.database.session() as session:
+        locked = await _lock_all(session, of_these)
+        # Asked anew, now that they are locked: somebody may have come back.
+        still = set((await session.exec(select(Installation.id).where(of_these, _is_nobodys()))).all())
+        for installation in locked:
+            if installation.id in still:
+                await standing.erase(session, installation)
+    await _forget_lapsed(resources)
 
 
 async def _lock(session: AsyncSession, vault: Vault, code: SecretStr) -> tuple[Claim, Installation]:
@@ -166,36 +171,37 @@ async def _hand_over(
     await eventlog.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
 
 
-async def _lock_lapsed(session: AsyncSession) -> Sequence[Installation]:
-    """Installations with a claim that is past its time, and those that wait without one."""
-    past = exists().where(col(Claim.installation_id) == col(Installation.id), col(Claim.expires_at) <= func.now())
-    stray = (
-        (col(Installation.status) == InstallationStatus.UNCLAIMED)
-        & (col(Installation.connected_at) <= func.now() - LIFETIME)
-        & ~exists().where(col(Claim.installation_id) == col(Installation.id))
-    )
-    lapsed = select(Installation).where(past | stray).order_by(col(Installation.id)).limit(BATCH)
-    return (await session.exec(lapsed.with_for_update(skip_locked=True))).all()
-
-
-async def _nobodys(session: AsyncSession, installation_ids: Sequence[str]) -> set[str]:
-    """Which of them are unclaimed, and waited for by no claim any more."""
-    unclaimed = select(Installation.id).where(
-        col(Installation.id).in_(installation_ids),
+def _is_nobodys() -> ColumnElement[bool]:
+    """Unclaimed for an hour, and waited for by no claim that can still be used."""
+    of_it = col(Claim.installation_id) == col(Installation.id)
+    return and_(
         col(Installation.status) == InstallationStatus.UNCLAIMED,
-        ~exists().where(col(Claim.installation_id) == col(Installation.id)),
+        ~exists().where(of_it, col(Claim.expires_at) > func.now()),
+        or_(exists().where(of_it), col(Installation.connected_at) <= func.now() - LIFETIME),
     )
-    return set((await session.exec(unclaimed)).all())
 
 
-async def _switch_off(resources: Resources, installation_id: str, token: SecretStr) -> None:
-    """Tell Aircall that nobody uses it; once, because the token is erased. Not if somebody came back meanwhile."""
-    async with resources.database.session() as session:
-        installation = await session.get(Installation, installation_id)
-    if installation is None or installation.status != InstallationStatus.REMOVED:
-        return
+async def _switch_off(resources: Resources, installation: Installation) -> None:
+    """Tell Aircall that nobody uses it, if it listens: it is erased anyway."""
     try:
         async with standing.within_budget(resources, installation.company_id):
-            await resources.aircall.disable_integration(token)
-    except (AircallError, BudgetSpent) as error:
-        logger.warning("integration not switched off", installation_id=installation_id, reason=str(error))
+            await resources.aircall.disable_integration(standing.token_of(resources, installation))
+    except (AircallError, BudgetSpent, SealError) as error:
+        logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
+
+
+async def _forget_lapsed(resources: Resources) -> None:
+    """Forget the claims past their time on what is in use."""
+    past = exists().where(col(Claim.installation_id) == col(Installation.id), col(Claim.expires_at) <= func.now())
+    async with resources.database.session() as session:
+        in_use = await _lock_all(session, past, col(Installation.status) != InstallationStatus.UNCLAIMED)
+        ids = [installation.id for installation in in_use]
+        await session.exec(
+            delete(Claim).where(col(Claim.installation_id).in_(ids), col(Claim.expires_at) <= func.now())
+        )
+
+
+async def _lock_all(session: AsyncSession, *conditions: ColumnElement[bool]) -> Sequence[Installation]:
+    """Installations of which nobody else has the lock, for this transaction alone."""
+    found = select(Installation).where(*conditions).order_by(col(Installation.id)).limit(BATCH)
+    return (await session.exec(found.with_for_update(skip_locked=True))).all()

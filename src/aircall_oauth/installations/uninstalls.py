@@ -47,7 +47,10 @@ async def look_at_uninstalls(resources: Resources) -> None:
     for installation_id, looks in await _take(resources):
         async with resources.database.session() as session:
             installation = await session.get(Installation, installation_id)
-        if installation is not None and installation.token_sealed is not None:
+        if installation is None or installation.token_sealed is None:
+            # It was removed in the very moment in which this was noted.
+            await _forget(resources, installation_id)
+        else:
             found, _ = await standing.look(resources, installation)
             await _conclude(resources, installation, found, looks)
 
@@ -85,14 +88,18 @@ async def _conclude(resources: Resources, installation: Installation, found: Loo
             await _look_again(resources, installation.id, looks + 1, LOOK_AGAIN[looks])
         case Look.ALIVE:
             logger.info("uninstall not confirmed", installation_id=installation.id)
-            async with resources.database.session() as session:
-                await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation.id))
+            await _forget(resources, installation.id)
 
 
 async def _look_again(resources: Resources, installation_id: str, looks: int, pause: timedelta) -> None:
     again = update(Uninstall).where(col(Uninstall.installation_id) == installation_id)
     async with resources.database.session() as session:
         await session.exec(again.values(due_at=func.now() + pause, looks=looks))
+
+
+async def _forget(resources: Resources, installation_id: str) -> None:
+    async with resources.database.session() as session:
+        await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation_id))
 
 
 async def _end(resources: Resources, installation: Installation) -> None:
