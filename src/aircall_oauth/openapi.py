@@ -67,7 +67,19 @@ def document() -> dict[str, Any]:
     schema["webhooks"] = documentation.webhooks()
     schema["components"]["schemas"] |= {"Problem": Problem.model_json_schema(), "AircallEvent": receiver.SCHEMA}
     _drop_framework_errors(schema)
+    _drop_null_parameters(schema)
     return schema
+
+
+def _drop_null_parameters(schema: dict[str, Any]) -> None:
+    """The framework says of a parameter that may be left out that it may be null, which no query string can say."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                match parameter["schema"].get("anyOf"):
+                    case [wanted, {"type": "null"}]:
+                        del parameter["schema"]["anyOf"]
+                        parameter["schema"] |= wanted
 
 
 def _drop_framework_errors(schema: dict[str, Any]) -> None:
