@@ -19,7 +19,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import eventlog, log
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent
+from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, SealError
 from aircall_oauth.metrics import Asker
 from aircall_oauth.models import (
     TOKEN_COLUMN,
@@ -52,7 +52,7 @@ class Look(StrEnum):
     ALIVE = auto()
     DEAD = auto()
     FOREIGN = auto()  # it answers for another company or integration
-    UNCERTAIN = auto()  # Aircall is away, or says neither yes nor no
+    UNCERTAIN = auto()  # Aircall is away or says neither yes nor no, or there is no token to ask with
 
 
 async def look(
@@ -67,7 +67,7 @@ async def look(
             integration = await resources.aircall.integration(token_of(resources, installation))
     except AircallRefused as refused:
         return (Look.DEAD if refused.aircall_status in DEAD_TOKEN else Look.UNCERTAIN), None
-    except (AircallError, BudgetSpent, TimeoutError):
+    except (AircallError, BudgetSpent, SealError, TimeoutError):
         return Look.UNCERTAIN, None
     return (Look.ALIVE if is_of(integration, installation) else Look.FOREIGN), integration
 

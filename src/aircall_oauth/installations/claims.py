@@ -6,6 +6,7 @@ own (OAuth session fixation) never gets to see it, and nobody else's claim is ac
 
 import base64
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -24,6 +25,7 @@ from aircall_oauth.errors import (
     ClaimOfAnother,
     InstallationHeld,
     OwnerNotAllowed,
+    SealError,
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
@@ -116,7 +118,7 @@ async def expire(resources: Resources) -> None:
         )
         nobodys = await _nobodys(session, ids)
         lapsed = [installation for installation in waiting if installation.id in nobodys]
-        tokens = {one.id: standing.token_of(resources, one) for one in lapsed}
+        tokens = _tokens(resources, lapsed)
         for installation in lapsed:
             await standing.erase(session, installation)
     for installation_id, token in tokens.items():
@@ -186,6 +188,15 @@ async def _nobodys(session: AsyncSession, installation_ids: Sequence[str]) -> se
         ~exists().where(col(Claim.installation_id) == col(Installation.id)),
     )
     return set((await session.exec(unclaimed)).all())
+
+
+def _tokens(resources: Resources, installations: Sequence[Installation]) -> dict[str, SecretStr]:
+    """Their tokens; one that does not open is no reason to keep its installation, and still less the others."""
+    tokens = {}
+    for installation in installations:
+        with suppress(SealError):
+            tokens[installation.id] = standing.token_of(resources, installation)
+    return tokens
 
 
 async def _switch_off(resources: Resources, installation_id: str, token: SecretStr) -> None:

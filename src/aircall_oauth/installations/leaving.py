@@ -23,6 +23,7 @@ from aircall_oauth.errors import (
     BudgetSpent,
     DatabaseAway,
     InstallationNotFound,
+    SealError,
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.models import (
@@ -66,15 +67,36 @@ async def disconnect(resources: Resources, key: Caller, who: Who, installation_i
         await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
         farewell_id = await take_leave(resources, session, installation, reason="disconnected")
     logger.info("installation disconnected", installation_id=installation.id, actor=who.actor)
+    if farewell_id is None:
+        return
     try:
         await say_goodbye(resources, farewell_id)
     except DatabaseAway:
         logger.warning("goodbye left to the worker", installation_id=installation.id)
 
 
-async def take_leave(resources: Resources, session: AsyncSession, installation: Installation, *, reason: str) -> str:
-    """Remove an installation whose row the caller has locked, and keep what its farewell needs; the farewell's id."""
-    token = standing.token_of(resources, installation)
+async def take_leave(
+    resources: Resources, session: AsyncSession, installation: Installation, *, reason: str
+) -> str | None:
+    """Remove an installation whose row the caller has locked, and keep what its farewell needs; the farewell's id.
+
+    A token that does not open undoes nothing at Aircall and keeps nobody here: there is no farewell then (None).
+    """
+    farewell_id = await _prepare_farewell(resources, session, installation)
+    if installation.status == InstallationStatus.UNCLAIMED:
+        # Nobody ever heard of it.
+        await standing.erase(session, installation)
+    else:
+        await standing.remove(session, installation, reason=reason)
+    return farewell_id
+
+
+async def _prepare_farewell(resources: Resources, session: AsyncSession, installation: Installation) -> str | None:
+    try:
+        token = standing.token_of(resources, installation)
+    except SealError as error:
+        logger.error("left behind at Aircall", installation_id=installation.id, reason=error.detail)
+        return None
     webhook_ids = select(Webhook.webhook_id).where(col(Webhook.installation_id) == installation.id)
     farewell = Farewell(
         id=new_id("bye"),
@@ -86,11 +108,6 @@ async def take_leave(resources: Resources, session: AsyncSession, installation: 
     )
     farewell.token_sealed = resources.vault.seal(token, Place(FAREWELL_TOKEN_COLUMN, farewell.id))
     session.add(farewell)
-    if installation.status == InstallationStatus.UNCLAIMED:
-        # Nobody ever heard of it.
-        await standing.erase(session, installation)
-    else:
-        await standing.remove(session, installation, reason=reason)
     return farewell.id
 
 
@@ -107,6 +124,7 @@ class Goodbye(StrEnum):
 
     SAID = auto()
     REFUSED = auto()  # for good: nothing more can be done with this token
+    UNOPENED = auto()  # for good: nobody has the token any more
     PUT_OFF = auto()
     NOT_DUE = auto()
 
@@ -127,6 +145,9 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
         # A dead token is the usual reason: our app was removed there too, with all that it had.
         logger.warning("goodbye refused", installation_id=farewell.installation_id, reason=str(refused))
         said = Goodbye.REFUSED
+    except SealError as error:
+        logger.error("left behind at Aircall", installation_id=farewell.installation_id, reason=error.detail)
+        said = Goodbye.UNOPENED
     except (AircallUnavailable, BudgetSpent, TimeoutError) as error:
         await _postpone(resources, farewell, error)
         return Goodbye.PUT_OFF

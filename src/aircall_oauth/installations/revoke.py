@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import audit
 from aircall_oauth.audit import OPERATOR, Action
@@ -24,6 +25,7 @@ BATCH = 50
 # Below the connections of a process, as each of them needs one now and then.
 GOODBYES_AT_ONCE = 8
 LOOK_AGAIN_SECONDS = 1.0
+WHY = {Goodbye.REFUSED: "Aircall refuses its token", Goodbye.UNOPENED: "its token does not open"}
 
 
 @dataclass
@@ -72,22 +74,28 @@ async def revoke_all(resources: Resources, *, give_up_after: timedelta, tell: Te
     progress = await count(resources)
     progress.farewells += progress.installations
     tell(progress)
+    unopened: list[Left] = []
     while ended := await _end_some(resources):
-        progress.ended += ended
+        progress.ended += len(ended)
+        left = [_left(installation, WHY[Goodbye.UNOPENED]) for installation, farewell in ended if farewell is None]
+        progress.farewells -= len(left)
+        unopened += left
         tell(progress)
     refused = await _say_all(resources, progress, tell, until=time.monotonic() + give_up_after.total_seconds())
-    return Report(progress, refused, await _waiting(resources))
+    return Report(progress, unopened + refused, await _waiting(resources))
 
 
-async def _end_some(resources: Resources) -> int:
-    """From here on nothing of them is used any more; how many there were."""
+async def _end_some(resources: Resources) -> list[tuple[Installation, str | None]]:
+    """From here on nothing of them is used any more; each with its farewell's id, where it has one."""
     some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH).with_for_update()
     async with resources.database.session() as session:
         installations = (await session.exec(some)).all()
-        for installation in installations:
-            await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
-            await leaving.take_leave(resources, session, installation, reason="revoked")
-    return len(installations)
+        return [(installation, await _end(resources, session, installation)) for installation in installations]
+
+
+async def _end(resources: Resources, session: AsyncSession, installation: Installation) -> str | None:
+    await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
+    return await leaving.take_leave(resources, session, installation, reason="revoked")
 
 
 def _to_end() -> ColumnElement[bool]:
@@ -118,9 +126,9 @@ async def _say_some(
     async def say(farewell: Farewell, installation: Installation) -> Left | None:
         async with turn:
             said = await leaving.say_goodbye(resources, farewell.id)
-        progress.said += said in {Goodbye.SAID, Goodbye.REFUSED}
+        progress.said += said in {Goodbye.SAID, *WHY}
         tell(progress)
-        return _left(installation, "Aircall refuses its token") if said == Goodbye.REFUSED else None
+        return _left(installation, WHY[said]) if said in WHY else None
 
     return [left for left in await asyncio.gather(*(say(*one) for one in due)) if left is not None]
 
