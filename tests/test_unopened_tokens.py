@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from aircall_oauth.errors import SealBroken
+from aircall_oauth.errors import KeysUnfit, SealBroken
 from aircall_oauth.installations import backfill, claims, gaps, leaving, revoke, uninstalls, upkeep
 from aircall_oauth.models import GapReason
+from aircall_oauth.resources import open_resources
 from tests.fakes import Service, run_service, settings_for
 
 DAMAGE = "token_sealed = left(token_sealed, -8) || 'AAAAAAAA'"
@@ -122,3 +123,21 @@ async def test_a_farewell_that_does_not_open_is_told_and_given_up(service: Servi
 
     assert [(left.installation_id, left.why) for left in report.refused] == [(damaged, "its token does not open")]
     assert await service.sql("SELECT * FROM farewell") == []
+
+
+async def test_the_service_starts_all_the_same(service: Service) -> None:
+    await service.install(70077)
+    newest = await service.install(70078)
+    await service.sql(f"UPDATE installation SET {DAMAGE} WHERE id = $1", newest)
+
+    async with open_resources(service.settings) as started:
+        await started.require_ready()
+
+
+async def test_where_none_opens_it_does_not_start(service: Service) -> None:
+    await installed(service)
+    await service.sql(f"UPDATE installation SET {DAMAGE}")
+
+    with pytest.raises(KeysUnfit):
+        async with open_resources(service.settings):
+            pass
