@@ -63,7 +63,7 @@ async def test_a_line_past_the_retention_is_dropped_and_no_other(database_url: s
 
 
 async def test_raw_token_reads_beyond_the_rate_are_refused_and_raise_an_alarm(
-    database_url: str, capsys: pytest.CaptureFixture[str]
+    database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with run_service(settings_for(database_url, TOKEN_READS_PER_MINUTE="3")) as service:
         installation_id = await service.install()
@@ -77,6 +77,8 @@ async def test_raw_token_reads_beyond_the_rate_are_refused_and_raise_an_alarm(
         assert answers[-1].json()["code"] == "too_many_token_reads"
         assert 50 <= int(answers[-1].headers["retry-after"]) <= 60
         assert other.status_code == 200, "another key's rate is its own"
+        alarms = [said.msg for said in caplog.records if isinstance(said.msg, dict) and said.msg.get("alarm")]
+        assert [(alarm["event"], alarm["level"]) for alarm in alarms] == [("too many token reads", "error")] * 2
         told = await service.sql(
             "SELECT outcome, installation_id, count(*) FROM audit WHERE action NOT LIKE 'api_key.%' "
             "GROUP BY 1, 2 ORDER BY 1"

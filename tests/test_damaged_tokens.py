@@ -2,9 +2,13 @@
 
 from datetime import timedelta
 
-from aircall_oauth.installations import backfill, gaps, leaving, retiring, revoke, uninstalls, upkeep
+import pytest
+
+from aircall_oauth.errors import KeysUnfit
+from aircall_oauth.installations import backfill, claims, gaps, retiring, revoke, uninstalls, upkeep
 from aircall_oauth.models import GapReason
-from tests.fakes import Service
+from aircall_oauth.resources import open_resources
+from tests.fakes import Service, run_service, settings_for
 
 COMPANIES = (70077, 70078, 70079)
 
@@ -72,15 +76,16 @@ async def test_goodbye_is_said_to_the_others(service: Service) -> None:
     for installation_id in installation_ids:
         assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
     service.aircall.heal()
-    (damaged, *_) = await service.sql("SELECT id, installation_id FROM farewell ORDER BY id")
+    (damaged, *_) = await service.sql("SELECT id FROM farewell ORDER BY id")
     await damage(service, "farewell", damaged["id"])
     await service.sql("UPDATE farewell SET due_at = now() - (id = $1)::int * '1 h'::interval", damaged["id"])
     await service.sql("DELETE FROM budget")
 
-    await leaving.say_goodbyes(service.resources)
+    report = await revoke.revoke_all(service.resources, give_up_after=timedelta(seconds=30))
 
-    (left,) = await service.sql("SELECT id, last_error, due_at > now() AS later FROM farewell")
-    assert (left["id"], left["later"], "sealed secret" in left["last_error"]) == (damaged["id"], True, True)
+    assert [(left.company_id, left.why) for left in report.refused] == [(COMPANIES[0], "its token does not open")]
+    assert await service.sql("SELECT 1 FROM farewell") == []
+    assert [company.integration.active for company in service.aircall.companies] == [True, False, False]
 
 
 async def test_the_uninstalls_of_the_others_are_found_out(service: Service) -> None:
@@ -97,6 +102,17 @@ async def test_the_uninstalls_of_the_others_are_found_out(service: Service) -> N
     assert [row["installation_id"] for row in await service.sql("SELECT * FROM uninstall")] == [damaged]
 
 
+async def test_what_nobody_claimed_is_erased(database_url: str) -> None:
+    async with run_service(settings_for(database_url, CLAIM="required")) as service:
+        await damaged_and_well(service)
+        await service.sql("UPDATE claim SET expires_at = now()")
+
+        await claims.expire(service.resources)
+
+        assert await service.sql("SELECT 1 FROM installation WHERE token_sealed IS NOT NULL") == []
+        assert [company.integration.active for company in service.aircall.companies] == [True, False, False]
+
+
 async def test_it_can_be_disconnected(service: Service) -> None:
     damaged, _ = await damaged_and_well(service)
     partner = await service.partner()
@@ -106,6 +122,7 @@ async def test_it_can_be_disconnected(service: Service) -> None:
 
     assert (answer.status_code, shown["status"]) == (204, "removed")
     assert await service.sql("SELECT 1 FROM farewell") == []
+    assert service.resources.vault.refusals == {"seal_broken": 1}
 
 
 async def test_everything_can_be_revoked_and_what_is_left_at_aircall_is_told(service: Service) -> None:
@@ -127,3 +144,19 @@ async def test_a_new_install_mends_it(service: Service) -> None:
     await service.sql("UPDATE webhook SET checked_at = NULL, due_at = now()")
     await upkeep.look_after_webhooks(service.resources)
     assert await service.sql("SELECT 1 FROM webhook WHERE checked_at IS NULL") == []
+
+
+async def test_the_service_starts_all_the_same(service: Service) -> None:
+    *_, newest = [await service.install(company) for company in COMPANIES]
+    await damage(service, "installation", newest)
+
+    async with open_resources(service.settings) as started:
+        await started.require_ready()
+
+
+async def test_where_none_opens_it_does_not_start(service: Service) -> None:
+    await damage(service, "installation", await service.install())
+
+    with pytest.raises(KeysUnfit):
+        async with open_resources(service.settings):
+            pass

@@ -4,10 +4,12 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from aircall_oauth.events import feed
 from tests.fakes import Service
+from tests.processes import eventually
 
 NAMES = ("call.created", "call.ended", "ai_voice_agent.ended", "aiXvoice.ended", "user.created")
 
@@ -103,6 +105,36 @@ async def test_a_reader_that_waits_in_vain_gets_an_empty_page(service: Service) 
     page = (await partner.get("/v1/events", params={"after": 1, "wait": 0.1})).json()
 
     assert page == {"events": [], "next": 1, "more": False}
+
+
+ENDINGS = ["revoked_at = now()", "expires_at = now()"]
+
+
+async def waiting_with_a_key_that_ends(service: Service, ending: str, door: str, **query: int) -> httpx.Response:
+    """What a reader gets who waits while his key is ended, and an event comes after that."""
+    await service.install()
+    partner, other = await service.partner(), await service.partner()
+    waiting = asyncio.create_task(partner.get(door, params={"after": 1, **query}))
+    # Whoever asks later looks later: when these have their answers, the first has looked, and waits.
+    await eventually(lambda: service.sql("SELECT 1 FROM api_key WHERE last_used_at IS NOT NULL"))
+    await asyncio.gather(*(other.get("/v1/events") for _ in range(10)))
+    await service.sql(f"UPDATE api_key SET {ending} WHERE id = (SELECT min(id) FROM api_key)")
+    await tell(service, "call.created")
+    return await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_who_waits_is_told_nothing_once_his_key_has_ended(service: Service, ending: str) -> None:
+    got = await waiting_with_a_key_that_ends(service, ending, "/v1/events", wait=30)
+
+    assert (got.status_code, got.json()["code"]) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_a_stream_ends_with_its_key(service: Service, ending: str) -> None:
+    got = await waiting_with_a_key_that_ends(service, ending, "/v1/events/stream")
+
+    assert (got.status_code, got.text) == (200, ": connected\n\n")
 
 
 async def test_who_waits_is_sent_home_before_the_process_stops(service: Service) -> None:

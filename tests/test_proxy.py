@@ -18,6 +18,7 @@ from aircall_oauth.app import create_app
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id
 from aircall_oauth.proxy import routes
 from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.server import Protocol
 from aircall_oauth.vault import Place
 from tests.fakes import Service, loop_turns, settings_for
 
@@ -101,7 +102,7 @@ def _usual(head: bytes) -> bytes:
 async def _rest(head: bytes, reader: asyncio.StreamReader) -> bytes:
     if length := re.search(rb"content-length: (\d+)", head):
         return await reader.readexactly(int(length[1]))
-    if b"transfer-encoding: chunked" in head:
+    if b"transfer-encoding: chunked" in head.lower():
         return await reader.readuntil(b"0\r\n\r\n")
     return b""
 
@@ -183,7 +184,8 @@ async def listening(resources: Resources) -> AsyncIterator[str]:
     async def already_open() -> AsyncIterator[Resources]:
         yield resources
 
-    config = uvicorn.Config(create_app(already_open), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    app = create_app(already_open)
+    config = uvicorn.Config(app, http=Protocol, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -593,6 +595,82 @@ async def test_an_answer_is_an_answer_and_not_asked_for_again(world: World) -> N
 
         assert (await world.ask()).status_code == status
     assert len(world.aircall.received) == len(statuses)
+
+
+async def test_what_follows_a_switch_to_another_protocol_is_nobodys_answer(world: World) -> None:
+    async def switch(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        await asked_again.wait()
+        writer.write(answer(200, body=b"stray"))
+
+    async def second(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked_again.set()
+        writer.write(answer(200, body=b"second"))
+
+    asked_again = asyncio.Event()
+    world.aircall.answers = [switch, second]
+
+    first = await world.ask("POST", "contacts")
+    next_one = await asyncio.wait_for(world.ask("GET", "calls"), 10)
+
+    assert (first.status_code, first.json()["code"]) == (502, "aircall_unavailable")
+    assert (next_one.status_code, next_one.content) == (200, b"second")
+
+
+async def test_an_answer_that_is_none_of_http_is_refused_and_not_asked_for_again(world: World) -> None:
+    unfit = [answer(status) for status in (0, 99, 600, 999)] + [answer(200, "etag: \x01"), answer(200, "etag: \x7f")]
+    for said in unfit:
+        world.aircall.answers = [said.replace(b" 0 X", b" 000 X").replace(b" 99 X", b" 099 X")]
+
+        got = await world.ask()
+
+        assert (got.status_code, got.json()["code"]) == (502, "aircall_unavailable"), said
+    assert len(world.aircall.received) == len(unfit)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_no_length_is_told_of_a_body_that_does_not_come(world: World, status: int) -> None:
+    world.aircall.answers = [b'HTTP/1.1 %d X\r\netag: "x"\r\ncontent-length: 4711\r\n\r\n' % status]
+
+    got = await world.ask()
+
+    assert (got.status_code, got.headers["etag"], got.content) == (status, '"x"', b"")
+    assert "content-length" not in got.headers
+
+
+OFFERS = [
+    [b"upgrade: h2c", b"connection: upgrade, http2-settings", b"http2-settings: AAMAAABkAAQ"],
+    [b"upgrade: websocket", b"connection: upgrade"],
+]
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("at_once", [1, 65536])
+async def test_an_offer_to_go_on_in_another_protocol_is_not_taken_and_costs_no_body(
+    world: World, offer: list[bytes], at_once: int
+) -> None:
+    door = world.door.encode() + b"/contacts"
+    head = [b"host: x", b"authorization: Bearer " + world.key.encode(), *offer]
+    requests = [
+        b"\r\n".join([b"POST " + door + b" HTTP/1.1", *head, b"content-length: 5", b"", b"first"]),
+        b"\r\n".join([b"POST " + door + b" HTTP/1.1", *head, b"transfer-encoding: chunked", b"", b"6\r\nsecond"])
+        + b"\r\n0\r\n\r\n",
+        b"\r\n".join([b"GET " + door + b" HTTP/1.1", *head, b"connection: close", b"", b""]),
+    ]
+    sent = b"".join(requests)
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+
+    for begin in range(0, len(sent), at_once):
+        writer.write(sent[begin : begin + at_once])
+        await writer.drain()
+    got = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+
+    assert got.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert [request.partition(b"\r\n\r\n")[2] for request in world.aircall.received] == [
+        *(b"first", b"6\r\nsecond\r\n0\r\n\r\n", b"")
+    ]
+    assert b"upgrade" not in b"".join(world.aircall.received).lower()
 
 
 async def test_no_error_shows_the_token_or_what_aircall_said(world: World) -> None:

@@ -365,7 +365,7 @@ async def test_what_aircall_refused_by_mistake_comes_back_by_itself(service: Ser
     await service.sql("UPDATE webhook SET refused_at = refused_at - interval '3 minutes'")
     await look(service)
     (dead,) = await service.sql("SELECT status FROM installation")
-    await look(service)
+    asked_of_the_dead = await look(service)
     (pause,) = await service.sql("SELECT extract(epoch FROM due_at - now()) AS seconds FROM webhook")
 
     service.aircall.grants.tokens = tokens
@@ -375,6 +375,7 @@ async def test_what_aircall_refused_by_mistake_comes_back_by_itself(service: Ser
     (installation,) = await service.sql("SELECT id, status FROM installation")
     types = await service.sql("SELECT type FROM event WHERE type LIKE 'installation.%' ORDER BY position")
     assert dead["status"] == "unauthorized"
+    assert asked_of_the_dead == ["GET integrations"], "nothing is tried with its webhook"
     assert pause["seconds"] > 600
     assert tuple(installation) == (installation_id, "active")
     assert [row["type"] for row in types] == [

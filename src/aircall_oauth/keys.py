@@ -18,6 +18,11 @@ RECOGNISE = f"""
     FROM api_key
     WHERE fingerprint = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """  # noqa: S608 - only names of ours are put in
+STILL_OPENS = """
+    SELECT EXISTS (
+        SELECT FROM api_key WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    )
+"""
 NOTE_USE = "UPDATE api_key SET last_used_at = now() WHERE id = $1"
 
 
@@ -64,6 +69,13 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
         if not used_lately:
             await connection.execute(NOTE_USE, row["id"])
     return Caller(*of_the_key)
+
+
+async def still_opens(resources: Resources, key: Caller) -> bool:
+    """Whether a key that was recognised a while ago would be recognised now."""
+    async with resources.database.driver_connection() as connection:
+        opens: bool = await connection.fetchval(STILL_OPENS, key.id)
+    return opens
 
 
 async def list_all(resources: Resources) -> Sequence[ApiKey]:

@@ -1,14 +1,15 @@
 """What a process opens at start and closes at stop. The only builder: web, worker, command line and tests use it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import httpx
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from aircall_oauth import log, partitions
 from aircall_oauth.aircall.client import Aircall
@@ -24,13 +25,18 @@ from aircall_oauth.vault import Place, Vault
 
 logger = log.get(__name__)
 
+ROWS_PER_KEY = 5
 
-def _one_row_per_key(sealed: Sealed) -> str:
-    """The newest row of a column for each key that it is sealed under."""
-    key_id, fingerprint = f"split_part({sealed.column}, '.', 2)", sealed.fingerprint or "NULL::bytea"
+
+def _some_rows_per_key(sealed: Sealed) -> str:
+    """The newest rows of a column for each key that it is sealed under, the keys one after the other."""
     return f"""
-        SELECT DISTINCT ON ({key_id}) id, {sealed.column}, {fingerprint}
-        FROM {sealed.table} WHERE {sealed.column} IS NOT NULL ORDER BY {key_id}, id DESC
+        SELECT key_id, id, secret, fingerprint FROM (
+            SELECT id, {sealed.column} AS secret, {sealed.fingerprint or "NULL::bytea"} AS fingerprint,
+                split_part({sealed.column}, '.', 2) AS key_id,
+                row_number() OVER (PARTITION BY split_part({sealed.column}, '.', 2) ORDER BY id DESC) AS nth
+            FROM {sealed.table} WHERE {sealed.column} IS NOT NULL
+        ) AS numbered WHERE nth <= {ROWS_PER_KEY} ORDER BY key_id, nth
     """  # noqa: S608 - only names of ours are put in
 
 
@@ -77,17 +83,23 @@ class Resources:
         async with self.database.session() as session:
             connection = await session.connection()
             for sealed in SEALED:
-                for row_id, secret, fingerprint in await connection.execute(text(_one_row_per_key(sealed))):
-                    _check_key(vault, sealed, Place(sealed.place, row_id), secret, fingerprint)
+                rows = (await connection.execute(text(_some_rows_per_key(sealed)))).all()
+                for _, of_one_key in groupby(rows, key=lambda row: row.key_id):
+                    _check_key(vault, sealed, of_one_key)
 
 
-def _check_key(vault: Vault, sealed: Sealed, place: Place, secret: str, fingerprint: bytes | None) -> None:
-    try:
-        opened = vault.open(secret, place)
-    except SealError as error:
-        raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {error.detail}") from None
-    if fingerprint is not None and vault.fingerprint(opened, sealed.purpose) != fingerprint:
-        raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
+def _check_key(vault: Vault, sealed: Sealed, rows: Iterable[Row[Any]]) -> None:
+    """A key fits where it opens one of the rows: another one that is damaged is no reason for all to stay down."""
+    for row in rows:
+        try:
+            opened = vault.open(row.secret, Place(sealed.place, row.id))
+        except SealError as error:
+            refusal = error
+            continue
+        if row.fingerprint is not None and vault.fingerprint(opened, sealed.purpose) != row.fingerprint:
+            raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
+        return
+    raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {refusal.detail}")
 
 
 @asynccontextmanager

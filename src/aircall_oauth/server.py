@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aircall_oauth import log
@@ -36,7 +37,7 @@ def web_server(app: App, resources: Resources) -> "Server":
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=HttpToolsProtocol,
+        http=Protocol,
         ws="none",
         access_log=False,
         log_config=None,
@@ -46,6 +47,54 @@ def web_server(app: App, resources: Resources) -> "Server":
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
     return Server(config, resources)
+
+
+class Protocol(HttpToolsProtocol):
+    """Serves who offers to go on in another protocol in this one, as Java's clients offer wherever there is no TLS.
+
+    The parser takes what follows an offer for the other protocol, and the request's body would be lost
+    (github.com/Kludex/uvicorn/issues/2722): so a new one is given the head once more, without the offer.
+    """
+
+    _head = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        while data:
+            data = self._read(data)
+
+    def _read(self, data: bytes) -> bytes:
+        """What is to be read next, where an offer ended the reading."""
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            if head := self._head:
+                self._head, self.parser = b"", HttpRequestParser(self)
+                # As uvicorn has its own.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                return head + data[offer.args[0] :]
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        return b""
+
+    def on_headers_complete(self) -> None:
+        if self._is_offer():
+            self._head = self._without_offer()
+        else:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._is_offer():
+            super().on_message_complete()
+
+    def _is_offer(self) -> bool:
+        # A CONNECT is none, and no request any more without it.
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _without_offer(self) -> bytes:
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = (name + b": " + value for name, value in self.headers if name != b"upgrade")
+        return b"\r\n".join([line, *kept, b"", b""])
 
 
 class Server(uvicorn.Server):

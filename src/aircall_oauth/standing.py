@@ -56,7 +56,7 @@ class Look(StrEnum):
     ALIVE = auto()
     DEAD = auto()
     FOREIGN = auto()  # it answers for another company or integration
-    UNCERTAIN = auto()  # Aircall is away, or says neither yes nor no
+    UNCERTAIN = auto()  # Aircall is away or says neither yes nor no, or there is no token to ask with
 
 
 async def look(

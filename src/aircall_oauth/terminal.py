@@ -46,7 +46,7 @@ def print_report(report: "Report") -> None:
     done = report.progress
     sys.stdout.write(f"{done.ended} installations ended here, {done.said} of {done.farewells} undone at Aircall.\n")
     for heading, left in (
-        ("Aircall refused (their webhooks may still be there):", report.refused),
+        ("Aircall refused, or the token does not open (their webhooks may still be there):", report.refused),
         ("Could not be reached (a worker goes on for three days, or run this again):", report.waiting),
     ):
         if left:

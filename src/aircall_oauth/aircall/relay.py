@@ -4,6 +4,7 @@ Connections of its own: callers who wait for a slow Aircall leave the service's 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +22,10 @@ BODY_SECONDS = 30.0
 # Aircall's largest pages are well below a mebibyte.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 TOO_LARGE = "the answer is too large"
+UNFIT = "the answer is none of HTTP"
+FINAL = range(200, 600)
+# Not allowed in a header's value (RFC 9110, 5.5), and not sent on by any server.
+CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
 # The connection broke before an answer came; whether the request arrived is not known.
 FAULTS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
@@ -105,9 +110,9 @@ class Relay:
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             raise AircallUnavailable(type(error).__name__) from None
-        if asked.method != "HEAD" and int(answer.headers.get("content-length", 0)) > MAX_ANSWER_BYTES:
+        if (reason := _unfit(asked, answer)) is not None:
             await answer.close()
-            raise AircallUnavailable(TOO_LARGE)
+            raise AircallUnavailable(reason)
         return answer
 
     def _request(self, asked: Asked, token: SecretStr) -> httpx.Request:
@@ -121,6 +126,14 @@ class Relay:
             # As it was given: a URL would put it in a form of its own.
             extensions={"timeout": TIMEOUTS, "target": target},
         )
+
+
+def _unfit(asked: Asked, answer: Answer) -> str | None:
+    """Why an answer can't be passed on."""
+    if answer.status not in FINAL or any(CONTROLS.search(value) for _, value in answer.headers.raw):
+        return UNFIT
+    too_large = int(answer.headers.get("content-length", 0)) > MAX_ANSWER_BYTES
+    return TOO_LARGE if too_large and asked.method != "HEAD" else None
 
 
 class _Body(httpx.AsyncByteStream):

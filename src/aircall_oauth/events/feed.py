@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from aircall_oauth import bell
+from aircall_oauth import bell, keys
 from aircall_oauth.bell import Bell
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
-from aircall_oauth.errors import EventNotFound, PositionGone
+from aircall_oauth.errors import EventNotFound, PositionGone, Unauthenticated
 from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_events
 from aircall_oauth.resources import Resources
 
@@ -76,15 +76,17 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
 
 
 async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hung: Bell, seconds: float) -> Page:
-    """The next page, waiting a while for its first event."""
-    answer_by = time.monotonic() + seconds
+    """The next page, waiting a while for its first event; raises `Unauthenticated` where the key ended meanwhile."""
+    answer_by, waited = time.monotonic() + seconds, False
     while True:
         ring = hung.next_ring()
         page = await read_page(resources, key, wanted)
+        if page.events and waited and not await keys.still_opens(resources, key):
+            raise Unauthenticated
         rest = answer_by - time.monotonic()
         if page.events or rest <= 0 or hung.stopped:
             return page
-        wanted = wanted.at(page.next, wanted.limit)
+        wanted, waited = wanted.at(page.next, wanted.limit), True
         if not page.more:
             await bell.wait_for(ring, rest)
 
@@ -92,7 +94,8 @@ async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hu
 async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, *, hung: Bell) -> AsyncIterator[bytes]:
     """Every event from a first page on as server-sent events, and now and then a sign of life.
 
-    It ends when the process is about to stop, or when the database is away; a reader resumes where it was.
+    It ends when the process is about to stop, or when the database is away; a reader resumes where it was. It ends for
+    good when the key is revoked or past its time: no event is sent after that.
     """
     yield b": connected\n\n"
     while True:
@@ -102,7 +105,10 @@ async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, 
         if hung.stopped:
             return
         page = await read_page(resources, key, wanted)
-        if not page.events and not page.more and not await bell.wait_for(ring, HEARTBEAT_SECONDS):
+        silent = not page.events and not page.more and not await bell.wait_for(ring, HEARTBEAT_SECONDS)
+        if (silent or page.events) and not await keys.still_opens(resources, key):
+            return
+        if silent:
             yield b": still here\n\n"
 
 

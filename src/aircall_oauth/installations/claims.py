@@ -18,14 +18,11 @@ from aircall_oauth import audit, eventlog, log, standing
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
-    AircallError,
     ApiError,
-    BudgetSpent,
     ClaimNotFound,
     ClaimOfAnother,
     InstallationHeld,
     OwnerNotAllowed,
-    SealError,
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
@@ -186,7 +183,7 @@ async def _switch_off(resources: Resources, installation: Installation) -> None:
     try:
         async with standing.within_budget(resources, installation.company_id):
             await resources.aircall.disable_integration(standing.token_of(resources, installation))
-    except (AircallError, BudgetSpent, SealError) as error:
+    except standing.NotNow as error:
         logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
 
 

@@ -123,6 +123,7 @@ class Goodbye(StrEnum):
 
     SAID = auto()
     REFUSED = auto()  # for good: nothing more can be done with this token
+    UNOPENED = auto()  # for good: nobody has the token any more
     PUT_OFF = auto()
     NOT_DUE = auto()
 
@@ -143,6 +144,11 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
         # A dead token is the usual reason: our app was removed there too, with all that it had.
         logger.warning("goodbye refused", installation_id=farewell.installation_id, reason=str(refused))
         said = Goodbye.REFUSED
+    except SealError:
+        logger.error(
+            "left behind at Aircall", installation_id=farewell.installation_id, reason="its token does not open"
+        )
+        said = Goodbye.UNOPENED
     except standing.NotNow as error:
         await _postpone(resources, farewell, error)
         return Goodbye.PUT_OFF

@@ -24,6 +24,7 @@ BATCH = 50
 # Below the connections of a process, as each of them needs one now and then.
 GOODBYES_AT_ONCE = 8
 LOOK_AGAIN_SECONDS = 1.0
+WHY = {Goodbye.REFUSED: "Aircall refuses its token", Goodbye.UNOPENED: "its token does not open"}
 
 
 @dataclass
@@ -75,7 +76,7 @@ async def revoke_all(resources: Resources, *, give_up_after: timedelta, tell: Te
     refused: list[Left] = []
     while ended := await _end_some(resources):
         progress.ended += len(ended)
-        without = [_left(one, "its token does not open") for one, farewell_id in ended if farewell_id is None]
+        without = [_left(one, WHY[Goodbye.UNOPENED]) for one, farewell_id in ended if farewell_id is None]
         progress.farewells -= len(without)
         refused += without
         tell(progress)
@@ -124,9 +125,9 @@ async def _say_some(
     async def say(farewell: Farewell, installation: Installation) -> Left | None:
         async with turn:
             said = await leaving.say_goodbye(resources, farewell.id)
-        progress.said += said in {Goodbye.SAID, Goodbye.REFUSED}
+        progress.said += said in {Goodbye.SAID, *WHY}
         tell(progress)
-        return _left(installation, "Aircall refuses its token") if said == Goodbye.REFUSED else None
+        return _left(installation, WHY[said]) if said in WHY else None
 
     return [left for left in await asyncio.gather(*(say(*one) for one in due)) if left is not None]
 

@@ -41,6 +41,8 @@ OF_AN_ANSWER = {
     b"vary",
     b"x-runtime",
 }
+# Told of what would have come (RFC 9110, 8.6), it would be waited for.
+WITHOUT_BODY = {204, 304}
 OF_AIRCALL = (b"ratelimit", b"x-aircallapi-", b"x-amz", b"x-ratelimit-")
 
 
@@ -66,10 +68,10 @@ def _is_text(value: bytes) -> bool:
     return True
 
 
-def to_caller(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+def to_caller(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What a caller can use of Aircall's answer: what the body is, how long it holds, the rate, Aircall's own ids."""
     given = [(name.lower(), value) for name, value in headers]
-    dropped = _named_by_connection(given)
+    dropped = _named_by_connection(given) | ({b"content-length"} if status in WITHOUT_BODY else set())
     return [
         (name, value)
         for name, value in given

@@ -63,7 +63,7 @@ class PassedOn(Response):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
         async with self._answer as answer:
-            passed = headers.to_caller(answer.headers.raw)
+            passed = headers.to_caller(answer.status, answer.headers.raw)
             await send({"type": "http.response.start", "status": answer.status, "headers": passed})
             try:
                 await answer.pour(take)
