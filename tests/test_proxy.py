@@ -13,14 +13,14 @@ import pytest
 import uvicorn
 
 from aircall_oauth import keys
-from aircall_oauth.aircall import relay
+from aircall_oauth.aircall import relay, transport
 from aircall_oauth.app import create_app
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id
 from aircall_oauth.proxy import routes
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.server import Protocol
 from aircall_oauth.vault import Place
-from tests.fakes import Service, loop_turns, settings_for
+from tests.fakes import Service, loop_turns, settings_for, until
 
 TOKEN = "c4n4ry-access-token"
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -477,6 +477,32 @@ async def test_an_answer_that_does_not_come_is_not_waited_for_long(
 
     assert (got.status_code, got.json()["code"]) == (502, "aircall_unavailable")
     assert "timeout" in got.json()["detail"]
+
+
+async def test_who_finds_too_many_waiting_is_told_so_and_aircall_is_not_asked(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "CONNECTIONS", 3)
+    monkeypatch.setattr(relay, "TIMEOUTS", relay.TIMEOUTS | {"pool": 0.2})
+    answered = asyncio.Event()
+
+    async def wait(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answered.wait()
+        writer.write(OK)
+
+    async with a_world(database_url) as world:
+        world.aircall.answers = [wait] * 3
+        waiting = [asyncio.create_task(world.ask()) for _ in range(3)]
+        await until(lambda: len(world.aircall.received) == 3)
+
+        got = await world.ask()
+        answered.set()
+        answers = await asyncio.gather(*waiting)
+        later = [await world.ask() for _ in range(4)]
+
+        assert (got.status_code, got.json()["code"], got.headers["retry-after"]) == (503, "too_many_at_once", "2")
+        assert {answer.status_code for answer in answers + later} == {200}
+        assert len(world.aircall.received) == 7
 
 
 async def test_an_answer_known_to_be_too_large_is_refused(world: World) -> None:

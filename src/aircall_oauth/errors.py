@@ -404,6 +404,10 @@ class Unavailable(AppError):
     retry_after_seconds = 2
 
 
+class TooManyAtOnce(Unavailable):
+    """Too many requests wait for Aircall right now; try again."""
+
+
 class DatabaseAway(Unavailable):
     """The database cannot be reached right now; try again."""
 

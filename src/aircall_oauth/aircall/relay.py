@@ -13,7 +13,7 @@ from typing import Self
 import httpx
 from pydantic import SecretStr
 
-from aircall_oauth.errors import AircallUnavailable
+from aircall_oauth.errors import AircallUnavailable, TooManyAtOnce
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 20.0
@@ -100,12 +100,17 @@ class Relay:
         await self._transport.aclose()
 
     async def send(self, asked: Asked, token: SecretStr) -> Answer:
-        """Ask once. Raises `ConnectionFault` or `AircallUnavailable`, and whatever the body's stream raises."""
+        """Ask once.
+
+        Raises `TooManyAtOnce`, `ConnectionFault` or `AircallUnavailable`, and whatever the body's stream raises.
+        """
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 answer = Answer(await self._transport.handle_async_request(self._request(asked, token)))
         except FAULTS as fault:
             raise ConnectionFault(type(fault).__name__) from None
+        except httpx.PoolTimeout:
+            raise TooManyAtOnce from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:

@@ -4,7 +4,8 @@ What httpx asks of httpcore costs a caller several times as much CPU: docs/perfo
 proxy".
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import aiohttp
@@ -29,29 +30,44 @@ ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
 class QuickTransport(httpx.AsyncBaseTransport):
     """Sends a request as it is: its target byte for byte, no header more but where HTTP wants one, and only once.
 
-    Takes the extensions `timeout` (`connect` and `read`) and `target`, and headers in UTF-8; raises httpx's errors.
+    Takes the extensions `timeout` (`pool`, `connect` and `read`) and `target`, and headers in UTF-8. Raises httpx's
+    errors.
     """
 
     def __init__(self) -> None:
+        # The connector's own limit would be told like an Aircall that is away.
+        self._free = asyncio.Semaphore(CONNECTIONS)
         self._session = open_session(
             aiohttp.TCPConnector(
-                limit=CONNECTIONS, keepalive_timeout=KEPT_SECONDS, ssl=httpx.create_ssl_context(trust_env=False)
+                limit=0, keepalive_timeout=KEPT_SECONDS, ssl=httpx.create_ssl_context(trust_env=False)
             ),
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        body = _Body(request)
-        with _errors_of_httpx(body):
-            response = await self._session.request(
-                request.method,
-                _url(request),
-                headers=_headers(request),
-                data=body if body.expected else None,
-                allow_redirects=False,
-                timeout=_timeout(request),
-            )
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Answer(response, body))
+        body, seconds = _Body(request), request.extensions.get("timeout", {})
+        try:
+            async with asyncio.timeout(seconds.get("pool")):
+                await self._free.acquire()
+        except TimeoutError:
+            raise httpx.PoolTimeout("too many at once") from None
+        try:
+            with _errors_of_httpx(body):
+                response = await self._session.request(
+                    request.method,
+                    _url(request),
+                    headers=_headers(request),
+                    data=body if body.expected else None,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=seconds.get("connect"), sock_read=seconds.get("read")
+                    ),
+                )
+        except BaseException:
+            self._free.release()
+            raise
+        answer = _Answer(response, body, when_closed=self._free.release)
+        return httpx.Response(response.status, headers=response.raw_headers, stream=answer)
 
     async def aclose(self) -> None:
         await self._session.close()
@@ -76,9 +92,11 @@ class _Body:
 
 
 class _Answer(httpx.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse, body: _Body) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, body: _Body, when_closed: Callable[[], None]) -> None:
         self._response = response
         self._body = body
+        self._when_closed = when_closed
+        self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _errors_of_httpx(self._body):
@@ -86,8 +104,11 @@ class _Answer(httpx.AsyncByteStream):
                 yield chunk
 
     async def aclose(self) -> None:
-        # An answer that was not read to its end costs its connection.
-        self._response.release()
+        if not self._closed:
+            self._closed = True
+            # An answer that was not read to its end costs its connection.
+            self._response.release()
+            self._when_closed()
 
 
 def _url(request: httpx.Request) -> URL:
@@ -99,11 +120,6 @@ def _url(request: httpx.Request) -> URL:
 def _headers(request: httpx.Request) -> list[tuple[str, str]]:
     """All but the one that aiohttp writes itself, for a body of unknown length."""
     return [(name.decode(), value.decode()) for name, value in request.headers.raw if name != b"transfer-encoding"]
-
-
-def _timeout(request: httpx.Request) -> aiohttp.ClientTimeout:
-    seconds = request.extensions.get("timeout", {})
-    return aiohttp.ClientTimeout(total=None, connect=seconds.get("connect"), sock_read=seconds.get("read"))
 
 
 @contextmanager

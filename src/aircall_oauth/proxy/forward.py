@@ -55,8 +55,8 @@ class Passage:
 async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: str, asked: Asked) -> Answer:
     """Aircall's answer, whatever it says. It must be used as a context.
 
-    Raises `PathNotAllowed`, `InstallationNotFound`, `InstallationNotActive`, `BudgetSpent`, and `AircallUnavailable`
-    or `RedirectRefused` where there is no answer to pass on.
+    Raises `PathNotAllowed`, `InstallationNotFound`, `InstallationNotActive`, `BudgetSpent`, `TooManyAtOnce`, and
+    `AircallUnavailable` or `RedirectRefused` where there is no answer to pass on.
     """
     if not key.may_ask(asked.method, asked.path.decode()):
         raise PathNotAllowed
