@@ -180,7 +180,14 @@ async def test_replay_moves_the_reader_by_position_or_by_time(service: Service) 
     assert by_position.json()["position"] == 1
     assert by_time.json()["position"] == 2
     assert later.json()["position"] == 5
-    for wrong in ({}, {"position": 1, "since": "2026-01-01T00:00:00Z"}, {"since": "2026-01-01T00:00:00"}, {"at": 1}):
+    for wrong in (
+        {},
+        {"position": 1, "since": "2026-01-01T00:00:00Z"},
+        {"since": "2026-01-01T00:00:00"},
+        {"at": 1},
+        {"since": 0.1},
+        {"since": "1767261600"},
+    ):
         assert (await partner.post(door, json=wrong)).status_code == 422
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from aircall_oauth.deliveries import subscriptions, views
 from aircall_oauth.deliveries.outcomes import Delivered, word
@@ -102,6 +102,13 @@ class SubscriptionCreated(SubscriptionView):
     )
 
 
+def _written_out(moment: object) -> object:
+    """A bare number is taken for seconds or milliseconds, whatever was meant, and what came in long ago comes again."""
+    if not isinstance(moment, str) or moment.lstrip("-").replace(".", "").isdecimal():
+        raise ValueError("must be written out, such as 2026-01-01T00:00:00Z")
+    return moment
+
+
 class ReplayPast(_Body):
     """Read again what lies past a position."""
 
@@ -111,7 +118,7 @@ class ReplayPast(_Body):
 class ReplaySince(_Body):
     """Read again what came in from a moment on."""
 
-    since: AwareDatetime = Field(examples=["2026-01-01T00:00:00Z"])
+    since: Annotated[AwareDatetime, BeforeValidator(_written_out)] = Field(examples=["2026-01-01T00:00:00Z"])
 
 
 class Rotation(_Body):
