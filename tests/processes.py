@@ -166,7 +166,7 @@ class World:
         return back
 
     async def partner(self, scopes: str = "installations:read,events:read,tokens:read") -> httpx.AsyncClient:
-        """One of the partner's systems, with an API key from the command line. Closed with the browser."""
+        """One of the partner's systems, with an API key from the command line; to be closed by whoever asks for it."""
         created = await run_command(
             *("keys", "create", "--name", "test", "--scopes", scopes), environment=self.environment
         )
