@@ -165,7 +165,7 @@ async def test_told_to_stop_a_worker_finishes_what_is_out_and_gives_its_lease_ba
         (worker,) = them.running
         worker.tell(signal.SIGTERM)
         told = asyncio.create_task(worker.ended())
-        await service.sql("SELECT 1")
+        await until(lambda: "stopping" in worker.said())
         assert not told.done()
         answered.set()
         exit_code = await told
