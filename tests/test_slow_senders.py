@@ -11,7 +11,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aircall_oauth import server
 from tests.fakes import Service, until
@@ -20,6 +19,10 @@ from tests.forked import web_processes
 SLOW = 2000
 GOOD = 200
 HEAD = b"POST /aircall/webhook HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+OFFER = b"upgrade: h2c\r\nconnection: upgrade\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+# Far more than a refused sender gets rid of.
+MANY_PIECES = 500
 # What has been sent by the time nothing more comes but a byte now and then.
 BEGUN = (
     b"",
@@ -100,18 +103,43 @@ async def test_no_door_waits_for_a_body_for_long(service: Service, monkeypatch: 
     assert slow.answer == b"", "closed, and long before the receiver's own ten seconds"
 
 
+@pytest.mark.parametrize("begun", [HEAD + b"x: ", b"GET /", HEAD + OFFER + b"x: ", HEAD + CHUNKED + b"0\r\nx: "])
+async def test_a_head_that_does_not_end_is_refused_before_it_is_large(service: Service, begun: bytes) -> None:
+    async with _serving(service) as port:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun)
+        with pytest.raises(ConnectionError):
+            await _go_on(writer)
+        writer.close()
+
+
+async def test_a_long_body_and_long_heads_one_after_the_other_are_taken(service: Service) -> None:
+    long_head = HEAD + OFFER + b"x: " + b"a" * (server.HEAD_BYTES // 2) + b"\r\n"
+    sent = b"".join([long_head + b"content-length: 2\r\n\r\n{}"] * 4)
+    sent += HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % (10 * server.HEAD_BYTES)
+    async with _serving(service) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent + b" " * (10 * server.HEAD_BYTES))
+        got = await asyncio.wait_for(reader.read(), CUT_OFF_SECONDS)
+        writer.close()
+
+    assert got.count(b"HTTP/1.1 400 ") == 5, got
+
+
 @asynccontextmanager
 async def _serving(service: Service) -> AsyncIterator[int]:
     """The service of this process on a real port."""
     config = uvicorn.Config(
-        service.app, interface="asgi3", http=HttpToolsProtocol, ws="none", lifespan="off", log_config=None
+        service.app, interface="asgi3", http=server.Protocol, ws="none", lifespan="off", log_config=None
     )
     running = server.Server(config, service.resources)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(running.serve(sockets=[listener]))
-        yield listener.getsockname()[1]
-        running.should_exit = True
-        await serving
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            running.should_exit = True
+            await serving
 
 
 async def _begin(port: int, begun: bytes) -> SlowSender:
@@ -119,6 +147,12 @@ async def _begin(port: int, begun: bytes) -> SlowSender:
         lambda: SlowSender(begun), "127.0.0.1", port
     )
     return sender
+
+
+async def _go_on(writer: asyncio.StreamWriter) -> None:
+    for _ in range(MANY_PIECES):
+        writer.write(b"x" * server.HEAD_BYTES)
+        await writer.drain()
 
 
 async def _trickle(senders: list[SlowSender]) -> None:

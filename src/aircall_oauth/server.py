@@ -21,6 +21,8 @@ logger = log.get(__name__)
 
 GRACEFUL_SECONDS = 20
 HEADERS_SECONDS = 10.0
+# As in uvicorn's other protocol: what waits for its end is kept, and copied with every piece that comes.
+HEAD_BYTES = 64 * 1024
 # At any door; the receiver's own is stricter, and says so.
 BODY_SECONDS = 30.0
 # Longer than the minute for which most proxies keep theirs: whoever closes first must be the one who sends requests, or
@@ -54,14 +56,20 @@ class Protocol(HttpToolsProtocol):
 
     The parser takes what follows an offer for the other protocol, and the request's body would be lost
     (github.com/Kludex/uvicorn/issues/2722): so a new one is given the head once more, without the offer.
+
+    Refuses a head that does not end.
     """
 
     _head = b""
+    _without_end = 0  # bytes since the last whole head or piece of a body
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self._without_end += len(data)
         while data:
             data = self._read(data)
+        if self._without_end > HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too long.")
 
     def _read(self, data: bytes) -> bytes:
         """What is to be read next, where an offer ended the reading."""
@@ -78,10 +86,15 @@ class Protocol(HttpToolsProtocol):
         return b""
 
     def on_headers_complete(self) -> None:
+        self._without_end = 0
         if self._is_offer():
             self._head = self._without_offer()
         else:
             super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._without_end = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self._is_offer():
