@@ -1,6 +1,7 @@
 """Workers as real processes: killed under load, told to stop, and two of them over one subscription."""
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -10,13 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aircall_oauth.deliveries import reader
-from aircall_oauth.deliveries.leases import Shares
+from aircall_oauth.deliveries.leases import SHARE_WANTED, Shares
 from tests.fakes import Service, command_environment, run_service, settings_for, until
 from tests.processes import Process, eventually
 from tests.receivers import LOOPBACK, Hangup, Received, fill, receiver, subscribe, verify
@@ -25,6 +27,7 @@ from tests.receivers import LOOPBACK, Hangup, Received, fill, receiver, subscrib
 EVENTS = int(os.environ.get("LEDGER_EVENTS", "6000"))
 INSTALLATIONS = 100
 KILLS = 4
+GIVEN = "subscriptions given to another worker"
 WINDOW = reader.BATCHES * reader.BATCH * 64
 
 
@@ -190,6 +193,25 @@ async def test_a_web_process_without_a_worker_delivers_nothing(service: Service,
     assert to.count() == dict.fromkeys(range(5), 1)
 
 
+@asynccontextmanager
+async def asking(service: Service) -> AsyncIterator[list[str]]:
+    """Who asks for its share, as it asks."""
+    asked: list[str] = []
+    connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
+    await connection.add_listener(SHARE_WANTED, lambda *told: asked.append(told[-1]))
+    try:
+        yield asked
+    finally:
+        await connection.close()
+
+
+def test_what_is_under_way_to_the_asker_is_in_the_plan() -> None:
+    assert Shares({"holder": 8}).to_give("holder", "asker") == 4
+    assert Shares({"holder": 8}).to_give("holder", "asker", giving=3) == 1
+    assert Shares({"holder": 8}).to_give("holder", "asker", giving=6) == 0
+    assert Shares({"holder": 5}, free=3).to_give("holder", "asker", giving=1) == 0
+
+
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 40)))
 def test_who_asks_for_a_share_gets_it_and_nobody_has_less_then(held: dict[str, int]) -> None:
     share = sum(held.values()) // (len(held) + 1)
@@ -203,6 +225,37 @@ def test_who_asks_for_a_share_gets_it_and_nobody_has_less_then(held: dict[str, i
     assert not Shares({holder: held[holder] - gift for holder, gift in given.items()} | {"asker": share}).wants_more(
         "asker"
     )
+
+
+async def test_who_asks_again_is_not_given_what_is_under_way_to_it_once_more(service: Service, tmp_path: Path) -> None:
+    """A reader that is given ends when what it has out has, and who asked asks again meanwhile."""
+    await service.install()
+    answered = asyncio.Event()
+
+    async def wait(_: Received) -> web.Response:
+        await answered.wait()
+        return web.Response()
+
+    async def leases() -> list[int]:
+        held = "SELECT count(*) FROM subscription WHERE lease_until > now() GROUP BY lease_holder"
+        return sorted(row["count"] for row in await service.sql(held))
+
+    async def shared_out() -> bool:
+        return await leases() == [4, 4]
+
+    async with receiver() as to, workers(service, tmp_path, 1) as them, asking(service) as asked:
+        to.answer = wait
+        for _ in range(8):
+            await subscribe(service, to.url)
+        await fill(service, 40)
+        await until(lambda: len(to.received) >= 8 * 8, 30)
+        await them.start()
+        await until(lambda: len(asked) >= 3, 30)
+        answered.set()
+        await eventually(shared_out, 30)
+        given = sum(json.loads(line)["count"] for line in them.running[0].said().splitlines() if GIVEN in line)
+
+    assert given == 4
 
 
 async def test_workers_that_join_get_their_share(service: Service, tmp_path: Path) -> None:

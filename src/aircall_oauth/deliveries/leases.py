@@ -43,7 +43,10 @@ GIVE_BACK = """
     UPDATE subscription SET lease_holder = NULL, lease_until = NULL WHERE id = $1 AND lease_number = $2
 """
 
-SHARES = "SELECT lease_holder, count(*) FROM subscription WHERE lease_until > clock_timestamp() GROUP BY 1"
+SHARES = f"""
+    SELECT CASE WHEN lease_until > clock_timestamp() THEN lease_holder END AS holder, count(*)
+    FROM subscription WHERE status = '{SubscriptionStatus.ACTIVE}' OR lease_until > clock_timestamp() GROUP BY 1
+"""
 
 
 @dataclass(frozen=True)
@@ -76,31 +79,35 @@ async def give_back(connection: asyncpg.Connection, subscription_id: str, lease_
 
 
 class Shares:
-    """How many leases each worker has that has any."""
+    """How many leases each worker has that has any, and how many are free."""
 
-    def __init__(self, of: Mapping[str, int]) -> None:
+    def __init__(self, of: Mapping[str, int], *, free: int = 0) -> None:
         self._of = of
+        self._free = free
 
     def wants_more(self, holder: str) -> bool:
         """Whether it has less than every worker would have, were they shared out evenly."""
         return self._of.get(holder, 0) < sum(self._of.values()) // len({holder, *self._of})
 
-    def to_give(self, holder: str, asker: str) -> int:
-        """How many leases `holder` gives the asker, so that it has no less: each from whoever has the most then.
+    def to_give(self, holder: str, asker: str, *, giving: int = 0) -> int:
+        """How many more leases `holder` gives the asker, so that it has no less: each from whoever has the most then.
 
-        All who are asked come to the same plan.
+        All who are asked come to the same plan. Who asks again may have it under way: what the holder is `giving` has
+        until its deliveries have ended, and what is free is about to be taken.
         """
-        of, given = Counter(self._of) + Counter({asker: 0}), 0
+        of, given = Counter(self._of) + Counter({asker: self._free}), 0
         while Shares(of).wants_more(asker):
             most = max(of, key=lambda one: (of[one], one))
             of[most] -= 1
             of[asker] += 1
             given += most == holder
-        return given
+        return max(given - giving, 0)
 
 
 async def shares(connection: asyncpg.Connection) -> Shares:
-    return Shares({row["lease_holder"]: row["count"] for row in await connection.fetch(SHARES)})
+    of = {row["holder"]: row["count"] for row in await connection.fetch(SHARES)}
+    free = of.pop(None, 0)
+    return Shares(of, free=free)
 
 
 async def ask_for_share(connection: asyncpg.Connection, holder: str) -> None:

@@ -126,7 +126,9 @@ class Readers:
         """Let readers end for those who asked, and leave what they give back to others for a while."""
         while self._askers:
             shares, asker = await leases.shares(connection), self._askers.pop()
-            given = [reader for reader in self._readers if not reader.finishing][: shares.to_give(self._holder, asker)]
+            staying = [reader for reader in self._readers if not reader.finishing]
+            giving = len(self._readers) - len(staying)
+            given = staying[: shares.to_give(self._holder, asker, giving=giving)]
             for reader in given:
                 reader.finish()
                 self._given[reader.subscription.id] = time.monotonic() + LEFT_TO_OTHERS_SECONDS
