@@ -187,6 +187,10 @@ async def test_replay_moves_the_reader_by_position_or_by_time(service: Service) 
         {"at": 1},
         {"since": 0.1},
         {"since": "1767261600"},
+        {"since": "+1767261600"},
+        {"since": "1.7e9"},
+        {"since": "9999-12-31T23:59:59-14:00"},
+        {"since": "0001-01-01T00:00:00+14:00"},
     ):
         assert (await partner.post(door, json=wrong)).status_code == 422
 

@@ -1,9 +1,11 @@
 """The doors of subscriptions, for the partner's systems."""
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from aircall_oauth.deliveries import subscriptions, views
 from aircall_oauth.deliveries.outcomes import Delivered, word
@@ -104,9 +106,17 @@ class SubscriptionCreated(SubscriptionView):
 
 def _written_out(moment: object) -> object:
     """A bare number is taken for seconds or milliseconds, whatever was meant, and what came in long ago comes again."""
-    if not isinstance(moment, str) or moment.lstrip("-").replace(".", "").isdecimal():
+    if not isinstance(moment, str) or re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", moment) is None:
         raise ValueError("must be written out, such as 2026-01-01T00:00:00Z")
     return moment
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """As PostgreSQL is asked for it: near both ends of the calendar there is none of some zones' moments."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be within the years 1 to 9999 in UTC") from None
 
 
 class ReplayPast(_Body):
@@ -118,7 +128,9 @@ class ReplayPast(_Body):
 class ReplaySince(_Body):
     """Read again what came in from a moment on."""
 
-    since: Annotated[AwareDatetime, BeforeValidator(_written_out)] = Field(examples=["2026-01-01T00:00:00Z"])
+    since: Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)] = Field(
+        examples=["2026-01-01T00:00:00Z"]
+    )
 
 
 class Rotation(_Body):
