@@ -12,6 +12,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from aircall_oauth.deliveries import reader, sweep
 from aircall_oauth.deliveries.readers import reading
 from tests.fakes import Service, run_service, settings_for, until
+from tests.processes import eventually
 from tests.receivers import LOOPBACK, Received, answer_with, fill, receiver, subscribe, tell, verify
 
 
@@ -237,18 +238,29 @@ async def test_a_reader_that_was_moved_back_under_way_cannot_move_the_position_a
     assert "installation.connected" in [event["type"] for event in to.taken]
 
 
+async def reader_after(service: Service, lease_number: int = 0) -> int:
+    """Wait for a reader that began after the one with this lease; the number of its own."""
+    newer = "SELECT lease_number FROM subscription WHERE lease_holder IS NOT NULL AND lease_number > $1"
+    (row,) = await eventually(lambda: service.sql(newer, lease_number))
+    number: int = row["lease_number"]
+    return number
+
+
 async def test_a_secret_is_rotated_with_both_signatures_for_a_day(service: Service) -> None:
     await service.install()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
-        old = partner.secret
+        old, before = partner.secret, await reader_after(service)
         new = (await partner.post("rotate-secret"))["secret"]
+        rotated = await reader_after(service, before)
         await tell(service, 1)
         await until(lambda: len(to.received) == 1)
         await service.sql("UPDATE subscription SET old_secret_until = now(), version = version + 1")
         await service.sql("NOTIFY aircall_oauth_subscriptions")
         await partner.stands(lag=0)
+        ended = await reader_after(service, rotated)
         newest = (await partner.post("rotate-secret", {"now": True}))["secret"]
+        await reader_after(service, ended)
         await tell(service, 1, first=1)
         await until(lambda: len(to.received) == 2)
 
@@ -258,22 +270,24 @@ async def test_a_secret_is_rotated_with_both_signatures_for_a_day(service: Servi
     assert verify(both, old) == verify(both, new) == both.event
     assert len(one.headers["webhook-signature"].split(" ")) == 1
     assert verify(one, newest) == one.event
-    for ended in (old, new):
+    for past in (old, new):
         with pytest.raises(WebhookVerificationError):
-            verify(one, ended)
+            verify(one, past)
 
 
 async def test_the_old_secret_ends_by_itself(service: Service) -> None:
     await service.install()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
+        before = await reader_after(service)
         await partner.post("rotate-secret")
-        await service.sql("UPDATE subscription SET old_secret_until = now() + interval '1 hour'")
+        rotated = await reader_after(service, before)
         await tell(service, 1)
         await until(lambda: len(to.received) == 1)
-        await partner.post("pause")
         await service.sql("UPDATE subscription SET old_secret_until = now()")
+        await partner.post("pause")
         await partner.post("resume")
+        await reader_after(service, rotated)
         await tell(service, 1, first=1)
         await until(lambda: len(to.received) == 2)
 
