@@ -5,7 +5,7 @@ import base64
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,11 @@ CLIENT_ID = "test-client-id"
 CLIENT_SECRET = "test-client-secret"
 SECRET_KEY = base64.b64encode(b"k" * 32).decode()
 FINGERPRINT_KEY = base64.b64encode(b"f" * 32).decode()
+
+# Of a client, then of the server.
+Between = Callable[
+    [asyncio.StreamReader, asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
+]
 
 
 def environment_for(database_url: str, **changes: str) -> dict[str, str]:
@@ -223,9 +228,21 @@ class ToApp(httpx.AsyncBaseTransport):
         return await httpx.ASGITransport(self.app).handle_async_request(request)
 
 
+async def pass_both_ways(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    server_reader: asyncio.StreamReader,
+    server_writer: asyncio.StreamWriter,
+) -> None:
+    await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+
+
 @asynccontextmanager
-async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
-    """Lets TCP in to the test's PostgreSQL, which listens on a socket only; the port."""
+async def tcp_door(database_url: str, port: int = 0, *, between: Between = pass_both_ways) -> AsyncIterator[int]:
+    """Lets TCP in to the test's PostgreSQL, which listens on a socket only; the port.
+
+    `between` passes on what is said over one connection.
+    """
     socket_path = f"{parse_qs(urlsplit(database_url).query)['host'][0]}/.s.PGSQL.5432"
     connections: set[asyncio.Task[None]] = set()
 
@@ -233,9 +250,9 @@ async def tcp_door(database_url: str, port: int = 0) -> AsyncIterator[int]:
         task = asyncio.current_task()
         assert task
         connections.add(task)
+        task.add_done_callback(connections.discard)
         with suppress(OSError, asyncio.CancelledError):
-            server_reader, server_writer = await asyncio.open_unix_connection(socket_path)
-            await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+            await between(reader, writer, *await asyncio.open_unix_connection(socket_path))
 
     server = await asyncio.start_server(join, "127.0.0.1", port)
     try:

@@ -17,10 +17,11 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tests.fakes import Between
 
 LENGTH = struct.Struct("!I")
 # The letters of PostgreSQL's messages: Parse, Bind, Query, Sync, Flush, Terminate; and ReadyForQuery with what is open.
@@ -86,18 +87,15 @@ class Conversation:
         return None
 
 
-@asynccontextmanager
-async def database_door(database_url: str, gate: Callable[[], Gate]) -> AsyncIterator[int]:
-    """Lets TCP in to the test's PostgreSQL, each connection through the gate there is when it is made; the port."""
-    socket_path = f"{parse_qs(urlsplit(database_url).query)['host'][0]}/.s.PGSQL.5432"
-    connections: set[asyncio.Task[None]] = set()
+def through(gate: Callable[[], Gate]) -> Between:
+    """For a door to PostgreSQL: each connection goes through the gate there is when it is made."""
 
-    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        connections.add(task)
-        task.add_done_callback(connections.discard)
-        server_reader, server_writer = await asyncio.open_unix_connection(socket_path)
+    async def between(
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        server_reader: asyncio.StreamReader,
+        server_writer: asyncio.StreamWriter,
+    ) -> None:
         conversation = Conversation()
         answers = asyncio.create_task(_pass_answers(server_reader, writer, conversation))
         try:
@@ -107,14 +105,7 @@ async def database_door(database_url: str, gate: Callable[[], Gate]) -> AsyncIte
             server_writer.close()
             await answers
 
-    server = await asyncio.start_server(join, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+    return between
 
 
 async def _pass_questions(

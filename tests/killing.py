@@ -24,9 +24,9 @@ from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.settings import Settings
 from aircall_oauth.worker import CHORES
-from tests.fakes import AIRCALL_URL, CLIENT_ID, CLIENT_SECRET, settings_for, until
+from tests.fakes import AIRCALL_URL, CLIENT_ID, CLIENT_SECRET, settings_for, tcp_door, until
 from tests.forked import fork
-from tests.gates import Gate, aircall_door, database_door
+from tests.gates import Gate, aircall_door, through
 from tests.processes import eventually
 
 START_SECONDS = 60.0
@@ -105,7 +105,7 @@ async def stage(database_url: str, aircall: PretendAircall, folder: Path, **chan
     it = Stage(database_url, aircall, folder)
     name = urlsplit(database_url).path.removeprefix("/")
     async with (
-        database_door(database_url, lambda: it.gate) as database_port,
+        tcp_door(database_url, between=through(lambda: it.gate)) as database_port,
         aircall_door(lambda: create_aircall_app(it.aircall), lambda: it.gate) as aircall_port,
     ):
         it.doors = {
