@@ -111,8 +111,7 @@ async def open_resources(
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """
     tracing = open_tracing(span_exporter) if settings.traces else None
-    own_transport = aircall_transport or httpx.AsyncHTTPTransport(trust_env=False)
-    callers_transport = aircall_transport or QuickTransport()
+    own_transport, callers_transport = (aircall_transport, aircall_transport) if aircall_transport else _transports()
     if tracing is not None:
         own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
     database = Database(settings.database_url.get_secret_value())
@@ -137,6 +136,12 @@ async def open_resources(
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+def _transports() -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
+    """For the service's own requests, and for its callers'. The certificates are read once: it takes a while."""
+    trust = httpx.create_ssl_context(trust_env=False)
+    return httpx.AsyncHTTPTransport(verify=trust, trust_env=False), QuickTransport(trust)
 
 
 def _alarm(metrics: Metrics, error: SealError, place: Place) -> None:

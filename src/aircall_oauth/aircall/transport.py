@@ -5,6 +5,7 @@ proxy".
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,13 +35,11 @@ class QuickTransport(httpx.AsyncBaseTransport):
     errors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trust: ssl.SSLContext) -> None:
         # The connector's own limit would be told like an Aircall that is away.
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._session = open_session(
-            aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=KEPT_SECONDS, ssl=httpx.create_ssl_context(trust_env=False)
-            ),
+            aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, ssl=trust),
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
         )
 
