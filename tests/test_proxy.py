@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from aircall_oauth import keys
 from aircall_oauth.aircall import relay, transport
 from aircall_oauth.app import create_app
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id
-from aircall_oauth.proxy import routes
+from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.server import Protocol
 from aircall_oauth.vault import Place
@@ -124,14 +125,16 @@ class World:
     async def ask(self, method: str = "GET", path: str = "calls", **options: Any) -> httpx.Response:
         return await self.client.request(method, f"{self.door}/{path}", **options)
 
-    async def raw(self, target: bytes, *, method: bytes = b"GET", headers: Sequence[bytes] = ()) -> bytes:
+    async def raw(
+        self, target: bytes, *, method: bytes = b"GET", headers: Sequence[bytes] = (), body: bytes = b""
+    ) -> bytes:
         """The whole answer to a request line that no client would send."""
         head = [
             *(method + b" " + target + b" HTTP/1.1", b"host: localhost", b"connection: close"),
             *(b"authorization: Bearer " + self.key.encode(), *headers),
         ]
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(b"\r\n".join(head) + b"\r\n\r\n")
+        writer.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
         answer = await asyncio.wait_for(reader.read(), 20)
         writer.close()
         return answer
@@ -202,14 +205,14 @@ def answer(status: int, *headers: str, body: bytes = b"{}") -> bytes:
 async def test_a_request_is_passed_on_as_it_is(world: World) -> None:
     world.aircall.answers = [answer(201, "content-type: application/json", body=b'{"contact": 1}')]
 
-    got = await world.ask("POST", "contacts", content=b'{"first_name": "\xc3\x96"}', headers={"x-mine": "1"})
+    got = await world.ask("POST", "contacts", content=b'{"first_name": "\xc3\x96"}', headers={"idempotency-key": "1"})
 
     assert (got.status_code, got.content) == (201, b'{"contact": 1}')
     (received,) = world.aircall.received
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1/contacts HTTP/1.1\r\n")
     assert body == b'{"first_name": "\xc3\x96"}'
-    assert b"\r\nx-mine: 1" in head
+    assert b"\r\nidempotency-key: 1" in head
     assert b"\r\nauthorization: Bearer " + TOKEN.encode() in head
     assert head.count(b"authorization") == 1
 
@@ -292,7 +295,7 @@ async def test_what_is_of_the_callers_own_way_and_secrets_stays_here(world: Worl
         "x-original-url": "/c4n4ry",
         "x-rewrite-url": "/c4n4ry",
     }
-    kept = {"accept-language": "fr", "if-none-match": '"x"', "content-type": "application/json", "x-mine": "1"}
+    kept = {"accept-language": "fr", "if-none-match": '"x"', "content-type": "application/json", "idempotency-key": "1"}
 
     await world.ask("GET", "calls", headers=own | kept)
 
@@ -304,16 +307,109 @@ async def test_what_is_of_the_callers_own_way_and_secrets_stays_here(world: Worl
         assert f"\r\n{name}: {value}\r\n".encode() in received
 
 
+# What makes another request of a request, or another caller of a caller, for something that may read it on its way.
+HARMFUL = [
+    *(
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X-HTTP-Host-Override",
+        "X-Host",
+        "X-Original-URL",
+    ),
+    *("X-API-Key", "X-Auth-Token", "Cookie2", "X-CSRF-Token", "Api-Key", "X-Amz-Security-Token"),
+    *(
+        "X-Forwarded-For",
+        "X-Forwarded",
+        "True-Client-IP",
+        "X-Client-IP",
+        "CF-Connecting-IP",
+        "Fastly-Client-IP",
+        "Client-IP",
+    ),
+    *(
+        "Transfer-Encoding",
+        "Content-Length",
+        "Content-Type",
+        "Authorization",
+        "Host",
+        "Cookie",
+        "Proxy",
+        "Expect",
+        "Via",
+    ),
+    *("Accept", "If-Match", "User-Agent", "X-Mine", "Traceparent", "Baggage", "Origin", "X-Wap-Profile", "Remote-User"),
+]
+
+
+async def test_only_headers_of_the_list_reach_aircall_and_in_one_spelling_only(world: World) -> None:
+    folded = [name.replace("-", "_", times) for name in HARMFUL for times in (-1, 1) if "-" in name]
+    unlisted = [name for name in HARMFUL if name.lower().encode() not in headers.OF_A_REQUEST | NEVER_AS_GIVEN]
+    sent = [f"{name}: c4n4ry".encode() for name in [*folded, *unlisted]]
+
+    got = await world.raw(world.door.encode() + b"/calls", headers=sent)
+
+    assert got.startswith(b"HTTP/1.1 200 "), got
+    (received,) = world.aircall.received
+    assert received.replace(TOKEN.encode(), b"").count(b"c4n4ry") == 0
+    names = [line.partition(b":")[0].lower() for line in received.split(b"\r\n")[1:] if line]
+    assert sorted(names) == [b"authorization", b"host"]
+
+
+# Not to be sent twice, or read by our own server.
+NEVER_AS_GIVEN = {b"transfer-encoding", b"authorization", b"host", b"expect"}
+
+
+async def test_every_header_of_the_list_reaches_aircall(world: World) -> None:
+    listed = sorted(headers.OF_A_REQUEST - {b"content-length"})
+
+    await world.raw(world.door.encode() + b"/calls", headers=[name + b": kept" for name in listed])
+
+    (received,) = world.aircall.received
+    assert [name for name in listed if b"\r\n" + name + b": kept\r\n" not in received] == []
+
+
+def test_the_documented_list_of_headers_is_the_one_that_is_used() -> None:
+    told = (Path(__file__).parents[1] / "docs/operations.md").read_text()
+    listed = told.partition("Aircall is sent these headers")[2].partition("Others are left out")[0]
+
+    assert {name.lower().encode() for name in re.findall(r"`([A-Za-z-]+)`", listed)} == headers.OF_A_REQUEST
+
+
+@pytest.mark.parametrize("named", [b"content-length", b"Content-Length, close", b"content-length,content-type"])
+async def test_a_body_stays_whatever_the_caller_says_of_its_connection(world: World, named: bytes) -> None:
+    body = b'{"first_name": "x"}'
+    sent = [b"connection: " + named, b"content-type: application/json", b"content-length: %d" % len(body)]
+
+    got = await world.raw(world.door.encode() + b"/contacts", method=b"POST", headers=sent, body=body)
+
+    assert got.startswith(b"HTTP/1.1 200 "), got
+    (received,) = world.aircall.received
+    assert received.endswith(b"\r\n\r\n" + body)
+    assert b"\r\ncontent-type: application/json\r\n" in received
+
+
+async def test_an_answer_stays_readable_whatever_aircall_says_of_its_connection(world: World) -> None:
+    world.aircall.answers = [
+        answer(200, "connection: content-encoding, content-type", "content-encoding: br", "content-type: x/y")
+    ]
+
+    got = await world.raw(world.door.encode() + b"/calls")
+
+    assert b"\r\ncontent-encoding: br\r\n" in got
+    assert b"\r\ncontent-type: x/y\r\n" in got
+
+
 async def test_a_header_that_is_no_text_is_refused(world: World) -> None:
     door = world.door.encode() + b"/calls"
 
-    accepted = await world.raw(door, headers=["x-mine: Zoë".encode()])
-    refused = await world.raw(door, headers=[b"x-mine: Zo\xeb"])
+    accepted = await world.raw(door, headers=["idempotency-key: Zoë".encode()])
+    refused = await world.raw(door, headers=[b"idempotency-key: Zo\xeb"])
 
     assert accepted.startswith(b"HTTP/1.1 200 "), accepted
     assert refused.startswith(b"HTTP/1.1 422 "), refused
     (received,) = world.aircall.received
-    assert "\r\nx-mine: Zoë\r\n".encode() in received
+    assert "\r\nidempotency-key: Zoë\r\n".encode() in received
 
 
 async def test_the_useful_headers_of_an_answer_come_back_and_no_others(world: World) -> None:
@@ -877,9 +973,40 @@ async def test_a_refusal_that_a_second_look_does_not_confirm_is_aircalls_answer(
     assert [row["status"] for row in await world.sql("SELECT status FROM installation")] == ["active"]
 
 
+# In the place of a segment, these would be the collection's own address for one or the other who reads them.
+COLLECTIONS = [
+    "",
+    "/",
+    ".",
+    "%2e",
+    ";",
+    ";a=b",
+    "%3b",
+    "%2f",
+    "%20",
+    "%20;a=b",
+    "%09",
+    "%2520",
+    ".%20",
+    "%20.",
+    "..%20",
+]
 RULES = [
     (["GET /calls/*"], ["GET calls/1", "HEAD calls/1"], ["GET calls", "GET calls/1/tags", "PUT calls/1", "GET x"]),
     (["GET /calls/**"], ["GET calls/1/tags", "GET calls/1"], ["GET calls", "GET callsx/1", "POST calls/1"]),
+    (
+        ["GET /calls/*"],
+        ["GET calls/1;a=b"],
+        ["GET calls/", "HEAD calls/", "GET calls;x/1", "GET CALLS/1", "GET Calls/"],
+    ),
+    (["DELETE /contacts/*"], [], [f"DELETE contacts/{odd}" for odd in COLLECTIONS] + ["DELETE contacts"]),
+    (
+        ["GET /calls/*/tags"],
+        ["GET calls/1/tags"],
+        [f"GET calls/{odd}/tags" for odd in COLLECTIONS] + ["GET calls/tags"],
+    ),
+    (["GET /calls/**"], [], [f"GET calls/{odd}" for odd in COLLECTIONS]),
+    (["* /tags/*-x", "GET /users/me*"], ["GET users/me2"], ["GET tags/-x", "GET users/me"]),
     (
         ["POST,PUT /contacts"],
         ["POST contacts", "PUT contacts"],

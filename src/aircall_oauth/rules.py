@@ -17,7 +17,8 @@ IMPLIED = {"HEAD": "GET"}
 def checked(rule: str) -> str:
     """The rule, if it is one; raises `ValueError`.
 
-    `*` is anything within one segment, `/**` at the end is anything below, `*` as a method is every method.
+    `*` is one character or more within one segment, so never an empty one; `/**` at the end is anything below; `*` as a
+    method is every method.
     """
     if not FORM.fullmatch(rule) or "**" in rule.removesuffix(BELOW):
         raise ValueError("must look like 'GET,POST /calls/*', where * is one segment and /** at the end all below")
@@ -36,5 +37,5 @@ def allows(rule: str, method: str, path: str) -> bool:
 def _read(rule: str) -> tuple[frozenset[str], re.Pattern[str]]:
     methods, _, path = rule.partition(" ")
     below = path.endswith(BELOW)
-    pattern = re.escape(path.removesuffix("**")).replace(r"\*", "[^/]*")
+    pattern = re.escape(path.removesuffix("**")).replace(r"\*", "[^/]+")
     return frozenset(methods.split(",")), re.compile(pattern + (".+" if below else ""))

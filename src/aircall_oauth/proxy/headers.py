@@ -6,33 +6,32 @@ from aircall_oauth.errors import InvalidRequest
 
 Headers = list[tuple[bytes, bytes]]
 
-HOP_BY_HOP = {
-    b"connection",
-    b"keep-alive",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
+# What says of a body how it is to be read is of no hop: without it another message would arrive.
+OF_THE_BODY = {b"content-encoding", b"content-language", b"content-length", b"content-type"}
+# All that Aircall can use of a request. Some who read it take `_` for `-` and act on names that no list of bad ones
+# ends with, so only these are passed on, in this spelling.
+OF_A_REQUEST = OF_THE_BODY | {
+    b"accept",
+    b"accept-charset",
+    b"accept-encoding",
+    b"accept-language",
+    b"cache-control",
+    b"idempotency-key",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"pragma",
+    b"prefer",
+    b"range",
+    b"user-agent",
 }
-# The caller's own secrets, who it is and how it came here, and what would make another request of it for some
-# frameworks; `expect` was answered already.
-OF_THE_CALLER = {b"authorization", b"cookie", b"expect", b"forwarded", b"host", b"origin", b"referer", b"via"}
-OF_THE_CALLERS_WAY = (
-    *(b"proxy-", b"sec-", b"x-api-key", b"x-forwarded-", b"x-real-ip", b"x-request-id"),
-    *(b"x-http-method", b"x-method-override", b"x-original-", b"x-rewrite-"),
-)
-OF_AN_ANSWER = {
+OF_AN_ANSWER = OF_THE_BODY | {
     b"apigw-requestid",
     b"cache-control",
     b"content-disposition",
-    b"content-encoding",
-    b"content-language",
-    b"content-length",
     b"content-range",
-    b"content-type",
     b"etag",
     b"expires",
     b"last-modified",
@@ -47,13 +46,13 @@ OF_AIRCALL = (b"ratelimit", b"x-aircallapi-", b"x-amz", b"x-ratelimit-")
 
 
 def to_aircall(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """All that the caller says of its request, but nothing of its secrets and its way here.
+    """What the caller says of its request that Aircall can use; nothing of its secrets and its way here.
 
     Raises `InvalidRequest` for what is not UTF-8: what it means depends on who reads it.
     """
     given = list(headers)
-    dropped = OF_THE_CALLER | HOP_BY_HOP | _named_by_connection(given)
-    passed = [(name, value) for name, value in given if name not in dropped and not name.startswith(OF_THE_CALLERS_WAY)]
+    wanted = OF_A_REQUEST - _named_by_connection(given)
+    passed = [(name, value) for name, value in given if name in wanted]
     for name, value in passed:
         if not _is_text(value):
             raise InvalidRequest(f"{name.decode()}: must be UTF-8")
@@ -80,4 +79,6 @@ def to_caller(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def _named_by_connection(headers: Headers) -> set[bytes]:
-    return {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
+    """The headers that end here, because the one who sent them says so."""
+    words = (word for name, value in headers if name == b"connection" for word in value.split(b","))
+    return {word.strip().lower() for word in words} - OF_THE_BODY

@@ -34,8 +34,8 @@ def _is_harmless(path: bytes) -> bool:
 
 def _stays(segment: bytes) -> bool:
     while True:
-        # To some servers a segment ends at the semicolon.
-        if SEPARATORS.search(segment) or segment.partition(b";")[0] in {b"", b".", b".."}:
+        # To some servers a segment ends at the semicolon, and spaces around it are none of it.
+        if SEPARATORS.search(segment) or segment.partition(b";")[0].strip() in {b"", b".", b".."}:
             return False
         decoded = unquote_to_bytes(segment)
         if decoded == segment:
