@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -134,16 +133,6 @@ async def test_a_connection_that_is_cut() -> None:
         assert await deliver(to.url) == TryAgain("reset")
 
 
-async def test_an_answer_that_is_cut_in_the_middle() -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
-        await writer.drain()
-
-    async with raw_receiver(answer) as url:
-        assert await deliver(url) == TryAgain("reset")
-
-
 async def test_an_answer_that_is_no_http() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -161,29 +150,6 @@ async def test_no_answer_in_time() -> None:
 
     async with raw_receiver(answer) as url:
         assert await deliver(url) == TryAgain("timeout")
-
-
-@pytest.mark.usefixtures("short_deadline")
-async def test_an_answer_that_drips_does_not_outlast_the_deadline() -> None:
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
-        while True:
-            writer.write(b".")
-            await writer.drain()
-            await asyncio.sleep(0.05)
-
-    async def headers(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n")
-        while True:
-            writer.write(b"x: y\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.05)
-
-    async with raw_receiver(answer) as dripping_body, raw_receiver(headers) as dripping_headers:
-        started = time.monotonic()
-        assert await deliver(dripping_body) == TryAgain("too_slow")
-        assert await deliver(dripping_headers) == TryAgain("timeout")
-        assert time.monotonic() - started < 10
 
 
 async def test_a_long_answer_is_not_read_to_its_end() -> None:
@@ -223,10 +189,12 @@ async def test_a_connection_is_used_again() -> None:
 
 
 async def test_what_came_unasked_is_no_delivery() -> None:
-    """A receiver that answers one delivery twice, and fails the next one."""
+    """A receiver that answers one delivery twice, and hangs up on the next one."""
     answered, told = asyncio.Event(), asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if answered.is_set():
+            return
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         await answered.wait()

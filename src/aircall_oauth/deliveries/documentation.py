@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from aircall_oauth.deliveries.http import DEADLINE_SECONDS, MAX_ANSWER_BYTES
+from aircall_oauth.deliveries.http import DEADLINE_SECONDS
 
 DESCRIPTION = f"""
 Every event that a subscription wants, as `POST` to its `url`. At least once: drop what you have seen, by `webhook-id`.
 
 Signed as [Standard Webhooks](https://www.standardwebhooks.com) says; verify the exact bytes of the body. Answer 2xx
-within {DEADLINE_SECONDS:.0f} seconds; at most {MAX_ANSWER_BYTES:,} bytes of the answer are read. A redirect is a
-failure. 410 disables the subscription; 429 and 503 may ask for a pause with `Retry-After` (an hour at most).
+within {DEADLINE_SECONDS:.0f} seconds: the status line decides, whatever follows it. A redirect is a failure. 410
+disables the subscription; 429 and 503 may ask for a pause with `Retry-After` (an hour at most).
 """
 
 

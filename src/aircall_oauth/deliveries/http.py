@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -14,12 +15,12 @@ from yarl import URL
 from aircall_oauth import __version__
 from aircall_oauth.deliveries import signatures
 from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
+from aircall_oauth.deliveries.answers import AnswerConnector, Flooded
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.outgoing import open_session
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
-MAX_ANSWER_BYTES = 4096
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 # Below the five seconds after which many servers close an idle connection, perhaps under a request on its way.
 KEPT_SECONDS = 4.0
@@ -32,6 +33,7 @@ HEADERS = {
 WORDS: tuple[tuple[Any, type, str], ...] = (
     (Exception, AddressBlocked, "blocked_address"),
     (aiohttp.InvalidURL, object, "blocked_address"),
+    (Flooded, object, "flood"),
     (aiohttp.ClientConnectorDNSError, object, "dns"),
     (aiohttp.ClientSSLError, object, "tls"),
     (Exception, ssl.SSLError, "tls"),
@@ -49,10 +51,10 @@ class HttpDestination:
     """One URL, with connections of its own that are kept."""
 
     def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
-        self._url = URL(url)
+        self._url = as_written(url)
         self._keys = keys
         self._session = open_session(
-            aiohttp.TCPConnector(
+            AnswerConnector(
                 limit=at_once,
                 keepalive_timeout=KEPT_SECONDS,
                 resolver=JudgingResolver(guard),
@@ -60,26 +62,22 @@ class HttpDestination:
                 ssl=_trust(),
             ),
             timeout=aiohttp.ClientTimeout(total=DEADLINE_SECONDS, sock_connect=CONNECT_SECONDS),
-            read_bufsize=MAX_ANSWER_BYTES,
             headers=HEADERS,
             skip_auto_headers=("accept", "accept-encoding"),
         )
 
     async def deliver(self, message: Message) -> Outcome:
-        """One POST; what came of it within fifteen seconds, reading at most 4 KiB of the answer."""
+        """One POST; what came of it within fifteen seconds. The status line of the answer decides."""
         headers = signatures.headers(
             self._keys(), event_id=message.event_id, timestamp=int(time.time()), body=message.body
         )
-        answered = False
         try:
             async with self._session.post(
                 self._url, data=message.body, headers=headers, allow_redirects=False
             ) as response:
-                answered = True
-                await _read_a_little(response)
                 return _judge(response)
         except TimeoutError:
-            return TryAgain("too_slow" if answered else "timeout")
+            return TryAgain("timeout")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return TryAgain(_word(error))
 
@@ -87,19 +85,20 @@ class HttpDestination:
         await self._session.close()
 
 
+def as_written(url: str) -> URL:
+    """An address whose path and query are sent byte for byte."""
+    parts = urlsplit(url)
+    _, mark, query = url.partition("?")
+    # In one piece, as a question mark with nothing behind it would be left out.
+    return URL.build(
+        scheme=parts.scheme, authority=parts.netloc.lower(), path=f"{parts.path or '/'}{mark}{query}", encoded=True
+    )
+
+
 @cache
 def _trust() -> ssl.SSLContext:
     """The machine's certificates, or those that `SSL_CERT_FILE` names."""
     return ssl.create_default_context()
-
-
-async def _read_a_little(response: aiohttp.ClientResponse) -> None:
-    """A short answer is read to its end, so that the connection can be kept; a long one costs its connection."""
-    left = MAX_ANSWER_BYTES
-    while left > 0 and (chunk := await response.content.read(left)):
-        left -= len(chunk)
-    if not response.content.at_eof():
-        response.close()
 
 
 def _judge(response: aiohttp.ClientResponse) -> Outcome:

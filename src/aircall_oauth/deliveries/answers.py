@@ -1,0 +1,246 @@
+"""Reads what a destination answers: the status line decides, and what is read of the rest is bounded.
+
+aiohttp's parser refuses answers whose status is plain (a 204 with a body, a head above its limits), and reads interim
+answers without an end.
+"""
+
+import re
+from asyncio import TimerHandle
+from functools import partial
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpVersion11
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
+
+MAX_INTERIM_ANSWERS = 16
+MAX_INTERIM_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 256 * 1024
+MAX_BODY_BYTES = 4096
+# An answer in more pieces than these costs more to read than it can tell.
+MAX_READS = 512
+# So long the rest of an answer is waited for, so that its connection can be kept.
+REST_SECONDS = 2.0
+SWITCHING_PROTOCOLS = 101
+LONGEST_VERSION_AND_STATUS = len(b"HTTP/1.1 200 ")
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) +([1-9]\d\d)(?=[ \r\n])")
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_TOLD = re.compile(
+    rb"^(connection|content-length|retry-after|transfer-encoding)[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE
+)
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
+
+
+class NotHttp(aiohttp.ClientError):
+    """What came is no answer."""
+
+
+class Flooded(aiohttp.ClientError):
+    """More came than is read, and no answer among it."""
+
+
+class Head:
+    """The headers of an answer that say something to us, as far as they came."""
+
+    def __init__(self, head: bytes) -> None:
+        self._told = [(name.lower(), value.strip().decode("latin-1")) for name, value in _TOLD.findall(head)]
+
+    def values(self, name: bytes) -> list[str]:
+        return [value for told, value in self._told if told == name]
+
+    @property
+    def closes(self) -> bool:
+        return "close" in ",".join(self.values(b"connection")).lower()
+
+    @property
+    def is_chunked(self) -> bool:
+        codings = [coding.lower() for coding in self.values(b"transfer-encoding")]
+        return codings == ["chunked"] and not self.values(b"content-length")
+
+    @property
+    def length(self) -> int | None:
+        """The body's length; None where it is not to be waited for."""
+        lengths = self.values(b"content-length")
+        if self.values(b"transfer-encoding") or len(lengths) != 1 or not re.fullmatch(r"[0-9]{1,4}", lengths[0]):
+            return None
+        return int(lengths[0]) if int(lengths[0]) <= MAX_BODY_BYTES else None
+
+    @property
+    def has_no_body(self) -> bool:
+        return self.values(b"content-length") in ([], ["0"]) and not self.values(b"transfer-encoding")
+
+
+class Answer:
+    """One answer, as it comes in. `status` is known first; `complete` says that nothing more is wanted of it."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.complete = False
+        self.reusable = False
+        self._buffer = bytearray()
+        self._searched = 0
+        self._interim_answers = 0
+        self._bytes = 0
+        self._reads = 0
+        self._speaks_1_1 = False
+        self._body_at: int | None = None
+        self._length: int | None = None
+        self._is_chunked = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what came. Raises `NotHttp` and `Flooded`, but not after a status."""
+        self._reads += 1
+        self._bytes += len(data)
+        self._buffer += data
+        while self.status is None and self._read_status():
+            pass
+        if self.status is not None:
+            self._read_rest()
+        elif self._interim_answers > MAX_INTERIM_ANSWERS or self._is_too_much(MAX_INTERIM_BYTES):
+            raise Flooded
+
+    def head(self) -> Head:
+        """What its headers tell, as far as they came."""
+        return Head(bytes(self._buffer[: self._body_at]))
+
+    def _read_status(self) -> bool:
+        """Find the status, or take one interim answer away. Returns whether there may be another one behind it."""
+        status_line = _STATUS.match(self._buffer)
+        if status_line is None:
+            if len(self._buffer) >= LONGEST_VERSION_AND_STATUS or b"\n" in self._buffer:
+                raise NotHttp
+            return False
+        status = int(status_line[2])
+        if status >= 200 or status == SWITCHING_PROTOCOLS:
+            self.status = status
+            self._speaks_1_1 = status_line[1] == b"1"
+            return False
+        end = self._end_of_head()
+        if end is None or self._interim_answers > MAX_INTERIM_ANSWERS:
+            return False
+        self._interim_answers += 1
+        del self._buffer[:end]
+        self._searched = 0
+        return True
+
+    def _read_rest(self) -> None:
+        if self._body_at is None:
+            self._body_at = self._end_of_head()
+            if self._body_at is not None:
+                self._read_head(self.head())
+        if self._body_at is None:
+            self.complete = self._is_too_much(MAX_INTERIM_BYTES + MAX_HEAD_BYTES)
+        else:
+            self._read_body(self._body_at)
+
+    def _read_head(self, head: Head) -> None:
+        """Find out how the body ends; one that ends with its connection, or may not be there, is not waited for."""
+        if not self._speaks_1_1 or self.status == SWITCHING_PROTOCOLS or head.closes:
+            return
+        if self.status in (204, 304):
+            self._length = 0 if head.has_no_body else None
+        else:
+            self._is_chunked, self._length = head.is_chunked, head.length
+
+    def _read_body(self, at: int) -> None:
+        came = len(self._buffer) - at
+        length = _length_of_chunks(bytes(self._buffer[at:])) if self._is_chunked else self._length
+        if length is None or came > length or self._reads > MAX_READS:
+            self.complete = True
+        elif came == length:
+            self.complete = self.reusable = True
+
+    def _end_of_head(self) -> int | None:
+        found = _END_OF_HEAD.search(self._buffer, self._searched)
+        self._searched = max(0, len(self._buffer) - len(b"\r\n\r"))
+        return found.end() if found else None
+
+    def _is_too_much(self, limit: int) -> bool:
+        return self._bytes > limit or self._reads > MAX_READS
+
+
+def _length_of_chunks(body: bytes) -> int | None:
+    """How long a chunked body is: at least a byte more than came while its end is missing; None if it is none."""
+    at = 0
+    while chunk := _CHUNK.match(body, at):
+        size, data_at = int(chunk[1], 16), chunk.end()
+        at = data_at + size + len(b"\r\n")
+        if at > MAX_BODY_BYTES or not b"\r\n".startswith(body[data_at + size : at]):
+            return None
+        if size == 0:
+            return at
+    return None if b"\n" in body[at:] else max(at, len(body)) + 1
+
+
+class AnswerProtocol(ResponseHandler):
+    """One connection to a destination. It is kept after an answer that came whole and was as long as it said."""
+
+    _answer: Answer | None = None
+    _waiting_for_rest: TimerHandle | None = None
+
+    def set_response_params(self, **_options: Any) -> None:
+        """Called by aiohttp before a request goes out: an answer is expected from here on."""
+        self._answer = Answer()
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            self._drop()
+            return
+        try:
+            answer.feed(data)
+        except (NotHttp, Flooded) as error:
+            self.set_exception(error)
+            self._drop()
+            return
+        if answer.complete:
+            self._hand_over()
+        elif answer.status is not None and self._waiting_for_rest is None:
+            self._waiting_for_rest = self._loop.call_later(REST_SECONDS, self._hand_over)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._answer is not None and self._answer.status is not None:
+            self._hand_over()
+        super().connection_lost(exc)
+
+    def _hand_over(self) -> None:
+        """Give the answer to the request that waits for it; what is still missing of it is not read."""
+        answer, self._answer = self._answer, None
+        if self._waiting_for_rest is not None:
+            self._waiting_for_rest.cancel()
+            self._waiting_for_rest = None
+        assert answer is not None
+        assert answer.status is not None
+        headers = CIMultiDict(("retry-after", value) for value in answer.head().values(b"retry-after")[:1])
+        told = RawResponseMessage(
+            version=HttpVersion11,
+            code=answer.status,
+            reason="",
+            headers=CIMultiDictProxy(headers),
+            raw_headers=(),
+            should_close=not answer.reusable,
+            compression=None,
+            upgrade=False,
+            chunked=False,
+        )
+        self.feed_data((told, EMPTY_PAYLOAD), 0)
+        if not answer.reusable:
+            self._drop()
+
+    def _drop(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class AnswerConnector(aiohttp.TCPConnector):
+    """Connections whose answers are read by `AnswerProtocol`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # There is no public way to say which protocol its connections speak.
+        self._factory: Any = partial(AnswerProtocol, loop=self._loop)
