@@ -2,9 +2,6 @@
 
 import os
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import requires
@@ -14,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from tests.tools import run, tool
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
@@ -46,28 +45,28 @@ REGISTRY_HOSTS = [
 
 @pytest.mark.deploy
 def test_hadolint_has_no_complaint_about_the_dockerfile() -> None:
-    _run(_tool("hadolint"), DOCKERFILE)
+    run(tool("hadolint"), DOCKERFILE)
 
 
 @pytest.mark.deploy
 def test_the_compose_file_fits_the_compose_schema() -> None:
-    _run(_tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
 
 
 @pytest.mark.deploy
 @pytest.mark.parametrize("folder", KUSTOMIZATIONS)
 def test_the_manifests_render_and_fit_the_kubernetes_schemas(folder: str, tmp_path: Path) -> None:
-    kubectl, kubernetes_validate = _tool("kubectl"), _tool("kubernetes-validate")
+    kubectl, kubernetes_validate = tool("kubectl"), tool("kubernetes-validate")
 
     rendered = tmp_path / "rendered.yaml"
-    rendered.write_text(_run(kubectl, "kustomize", KUBERNETES / folder))
+    rendered.write_text(run(kubectl, "kustomize", KUBERNETES / folder))
 
-    _run(kubernetes_validate, "--strict", rendered)
+    run(kubernetes_validate, "--strict", rendered)
 
 
 @pytest.mark.deploy
 def test_rendering_keeps_the_network_policy_to_our_pods() -> None:
-    documents = yaml.safe_load_all(_run(_tool("kubectl"), "kustomize", KUBERNETES / "overlays/example"))
+    documents = yaml.safe_load_all(run(tool("kubectl"), "kustomize", KUBERNETES / "overlays/example"))
     policy = next(d for d in documents if d["kind"] == "NetworkPolicy")
 
     assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "aircall-oauth"}}
@@ -179,13 +178,13 @@ def test_the_image_check_is_a_program_that_bash_can_read() -> None:
     script = ROOT / "deploy" / "check-image"
 
     assert os.access(script, os.X_OK)
-    _run("bash", "-n", script)
+    run("bash", "-n", script)
 
 
 def test_no_tracked_file_names_a_registry_host() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: there is no list of tracked files")
-    tracked = _run("git", "-C", ROOT, "ls-files", "-z").split("\0")
+    tracked = run("git", "-C", ROOT, "ls-files", "-z").split("\0")
 
     found = [
         f"{name}: {host}"
@@ -196,23 +195,6 @@ def test_no_tracked_file_names_a_registry_host() -> None:
     ]
 
     assert found == []
-
-
-def _tool(name: str) -> str:
-    """A checker of the `ci` dependency group. A missing one fails in CI, and skips elsewhere."""
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if found:
-        return found
-    reason = f"{name} is not installed (it is in the ci dependency group)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def _run(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, f"{command[0]} said:\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def _manifest_files() -> list[Path]:

@@ -215,6 +215,14 @@ async def test_each_subscription_is_measured(database_url: str) -> None:
         )
         await gauges.measure(service.resources)
 
+        seconds = [
+            service.resources.metrics.registry.get_sample_value(
+                "aircall_oauth_subscription_lag_seconds", {"subscription": partner.id}
+            )
+            for partner in (behind, down)
+        ]
+        assert seconds == [pytest.approx(30, abs=30), 0]
+        assert seconds[0] != 0
         assert told_of(service, behind.id) == {"lag": 5, "up": 1, "parked": 3, "dead": 2}
         assert told_of(service, down.id) == {"lag": 0, "up": 0, "parked": 0, "dead": 0}
         assert told_of(service, disabled.id) == {"lag": 5, "up": 0, "parked": 0, "dead": 0}
@@ -233,6 +241,30 @@ async def test_no_more_subscriptions_are_told_than_a_hundred(database_url: str) 
 
         told = label_values(service, "subscription")
     assert (len(told), first.id in told) == (MOST_SUBSCRIPTIONS, True)
+
+
+async def test_the_worst_of_many_subscriptions_are_measured(database_url: str) -> None:
+    async with delivering(database_url) as service:
+        await fill(service, 5)
+        well = await subscribe(service, RECEIVER)
+        columns = "name, kind, url, secret_sealed, types, owners, installations, ordering, status, created_at"
+        made = "INSERT INTO subscription (id, position, {0}) SELECT id || n, 5, {0} FROM subscription, generate_series"
+        await service.sql(made.format(columns) + f"(1, {MOST_SUBSCRIPTIONS}) AS n")
+        behind, down, with_dead = [(await subscribe(service, f"{RECEIVER}/{n}")).id for n in range(3)]
+        await service.sql("UPDATE subscription SET position = CASE id WHEN $1 THEN 0 ELSE 5 END", behind)
+        await service.sql("UPDATE subscription SET health = 'down' WHERE id = $1", down)
+        parked = "subscription_id, position, received_at, event_id, installation_id, attempts, reason, dead_at"
+        await service.sql(
+            f"INSERT INTO parked ({parked})"
+            " SELECT $1, position, received_at, id, installation_id, 12, 'http_500', now() FROM event LIMIT 1",
+            with_dead,
+        )
+
+        await gauges.measure(service.resources)
+
+        told = label_values(service, "subscription")
+    assert well.id < min(behind, down, with_dead)
+    assert (len(told), {behind, down, with_dead} - told) == (MOST_SUBSCRIPTIONS, set())
 
 
 async def test_who_is_silent_and_who_cannot_receive_is_measured(service: Service) -> None:

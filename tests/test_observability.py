@@ -14,6 +14,7 @@ from aircall_oauth.events.inbox import TakenIn
 from tests.fakes import run_service, settings_for
 from tests.processes import eventually
 from tests.receivers import LOOPBACK, receiver, subscribe, tell
+from tests.tools import run, tool
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "observability"
 KUBERNETES = Path(__file__).parents[1] / "deploy" / "kubernetes"
@@ -23,7 +24,8 @@ GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
 # What Prometheus adds to every sample of a process.
 TARGET_LABELS = {"instance"}
 # Whose values are all there once each chore has run.
-ENUMERATED = {"step", "outcome", "chore"}
+ENUMERATED = {"step", "outcome", "chore", "role"}
+GROWTH = re.compile(r"\b(?:increase|rate)\(((?:aircall_oauth_)\w+_total)(?:\{([^}]*)\})?\[")
 
 
 def panels() -> list[dict[str, Any]]:
@@ -104,6 +106,45 @@ async def test_everything_that_is_told_is_looked_at(samples: dict[str, dict[str,
     looked_at = {suffixes.sub("", name) for question in questions() for name, _ in SELECTOR.findall(question)}
 
     assert told - looked_at == set()
+
+
+async def test_a_counter_that_an_alert_watches_is_there_before_its_first_count(database_url: str) -> None:
+    async with run_service(settings_for(database_url)) as service:
+        service.resources.metrics.expect_chores(chore.name for chore in worker.CHORES)
+        families = list(service.resources.metrics.registry.collect())
+
+    watched = [found for rule in alerts() for found in GROWTH.findall(rule["expr"])]
+    assert watched
+    for name, matchers in watched:
+        wanted = {label: value for label, _, value in MATCHER.findall(matchers)}
+        counters = [s for family in families for s in family.samples if s.name == name]
+        found = [s for s in counters if wanted.items() <= s.labels.items()]
+        assert found, (name, wanted)
+        assert {0.0} == {s.value for s in found}, (name, wanted)
+
+
+async def test_every_door_has_its_counter_of_failures_from_the_start(database_url: str) -> None:
+    async with run_service(settings_for(database_url)) as service:
+        families = list(service.resources.metrics.registry.collect())
+        document = service.app.openapi()
+
+    failures = {
+        (sample.labels["path"], sample.labels["method"])
+        for family in families
+        for sample in family.samples
+        if sample.name == "aircall_oauth_http_requests_total" and sample.labels["status"] == "500"
+    }
+    templates = {path.replace("{path}", "{path:path}"): item for path, item in document["paths"].items()}
+    doors = {(path, method.upper()) for path, item in templates.items() for method in item}
+    assert doors - failures == set()
+
+
+@pytest.mark.deploy
+def test_each_alert_fires_when_it_should_and_not_before() -> None:
+    cases = yaml.safe_load((FOLDER / "alerts.test.yaml").read_text())["tests"]
+
+    assert [rule["alert"] for rule in alerts()] == [case["name"] for case in cases]
+    run(tool("promtool", found_in="Debian's package prometheus"), "test", "rules", FOLDER / "alerts.test.yaml")
 
 
 def test_every_alert_says_what_it_means_and_what_to_do() -> None:

@@ -60,6 +60,11 @@ class AppError(Exception):
     def title(cls) -> str:
         return (cls.__doc__ or cls.__name__).strip().splitlines()[0]
 
+    @classmethod
+    def every(cls) -> "list[type[AppError]]":
+        """This kind of error and every kind below it in the tree."""
+        return [cls, *(kind for child in cls.__subclasses__() for kind in child.every())]
+
 
 class StartRefused(AppError):
     """The service does not start like this."""

@@ -14,19 +14,26 @@ from aircall_oauth.resources import Resources
 
 MEASURE_SECONDS = 5.0
 # Its indexes hold the waiting and the dead apart; a table of millions is not counted to its end every time.
+# The first event past a position, in any of the log's days.
+OLDEST_UNREAD = "SELECT received_at FROM event WHERE position > subscription.position ORDER BY position LIMIT 1"
+HAS_DEAD = "EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NOT NULL)"
 BESIDE = f"""
     (SELECT count(*) FROM (
         SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at {{}} LIMIT {MOST_BESIDE}
     ) AS bounded)
 """  # noqa: S608 - only a constant of ours is put in
+UP = f"health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}'"
+# More than can be told: those that most need a look, so that the worst is always among them.
 SUBSCRIPTIONS = f"""
     SELECT id, json_build_object(
         'lag', greatest((SELECT coalesce(max(position), 0) FROM event) - position, 0),
-        'up', health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}',
+        'lag_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - ({OLDEST_UNREAD})), 0), 0),
+        'up', {UP},
         'parked', {BESIDE.format("IS NULL")},
         'dead', {BESIDE.format("IS NOT NULL")}
     ) AS reading
-    FROM subscription WHERE status <> '{SubscriptionStatus.PAUSED}' ORDER BY id LIMIT {MOST_SUBSCRIPTIONS}
+    FROM subscription WHERE status <> '{SubscriptionStatus.PAUSED}'
+    ORDER BY {UP}, NOT {HAS_DEAD}, position, id LIMIT {MOST_SUBSCRIPTIONS}
 """  # noqa: S608 - only constants of ours are put in
 OF_ACTIVE = f"JOIN installation ON installation.id = installation_id AND status = '{InstallationStatus.ACTIVE}'"
 MEASURE = f"""

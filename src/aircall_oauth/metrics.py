@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from aircall_oauth import __version__
+from aircall_oauth.errors import AppError, FlowError
 
 PREFIX = "aircall_oauth"
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
@@ -28,7 +29,7 @@ REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ACK_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 FLUSH_EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CHORE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
-# One label value each: those with the smallest ids are told, and of what they have beside the log so much is counted.
+# One label value each: the subscriptions that most need a look are told. Of parked and dead events so many are counted.
 MOST_SUBSCRIPTIONS = 100
 MOST_BESIDE = 10_000
 # What was measured longer ago is not said any more.
@@ -41,6 +42,13 @@ class InstallStep(StrEnum):
     EXCHANGED = "exchanged"  # the code became a token
     WEBHOOK_LIVE = "webhook_live"  # Aircall sends its events
     CLAIMED = "claimed"  # what came of a link became its owner's
+
+
+class Role(StrEnum):
+    """What a process does; one that does both has both."""
+
+    WEB = "web"
+    WORKER = "worker"
 
 
 class ChoreOutcome(StrEnum):
@@ -61,6 +69,7 @@ class Reading:
     """How far one subscription is."""
 
     lag: int
+    lag_seconds: float
     up: bool
     parked: int
     dead: int
@@ -97,6 +106,20 @@ class Metrics:
         Info(f"{PREFIX}_build", "The version that runs (`version`)", registry=self.registry).info(
             {"version": __version__}
         )
+
+    def acts_as(self, role: Role) -> None:
+        """Say what this process does, so that an alert can tell when no process does it."""
+        self._roles.labels(role).set(1)
+
+    def expect_requests(self, doors: Iterable[tuple[str, str]]) -> None:
+        """Create the counters of failed requests (`path`, `method`) at zero: the first failure is then an increase."""
+        for path, method in doors:
+            self._requests.labels(path, method_label(method), AppError.status)
+
+    def expect_acks(self, answers: Iterable[tuple[int, str]]) -> None:
+        """Create the counters of these answers to events (status, answer) at zero."""
+        for status, answer in answers:
+            self._acks.labels(status, answer)
 
     def requested(self, *, method: str, path: str, status: int, started: float) -> None:
         """A request was answered; `path` is its template, `started` is of `time.perf_counter`."""
@@ -160,6 +183,9 @@ class Metrics:
 
     def _about_requests(self) -> None:
         registry = self.registry
+        self._roles = Gauge(
+            f"{PREFIX}_role", f"1 for what this process does (`role`: {', '.join(Role)})", ("role",), registry=registry
+        )
         self._requests = Counter(
             f"{PREFIX}_http_requests",
             "Requests answered, events from Aircall apart (`path` as a template, `method`, `status`)",
@@ -187,6 +213,8 @@ class Metrics:
             ("ending",),
             registry=registry,
         )
+        for ending in (AppError.code(), *(kind.code() for kind in FlowError.every())):
+            self._install_endings.labels(ending)
 
     def _about_events(self) -> None:
         registry = self.registry
@@ -300,9 +328,12 @@ def _by_status(name: str, meaning: str, counts: Mapping[str, int]) -> GaugeMetri
 
 
 def _by_subscription(readings: Mapping[str, Reading]) -> Iterator[GaugeMetricFamily]:
-    of_one = f"(`subscription`: the first {MOST_SUBSCRIPTIONS} by id that are not paused)"
+    of_one = (
+        f"(`subscription`: {MOST_SUBSCRIPTIONS} that are not paused; down, with dead events, farthest behind first)"
+    )
     for name, meaning in (
         ("lag", "Positions of the log that it is behind, whether it wants their events or not"),
+        ("lag_seconds", "Age of the oldest event that it has not read yet, whether it wants it or not; 0 at the end"),
         ("up", "Whether its destination takes events; 0 while it is down or wants no more"),
         ("parked", f"Events that are tried again by schedule, {MOST_BESIDE:,} at most"),
         ("dead", f"Events that were given up on, {MOST_BESIDE:,} at most"),

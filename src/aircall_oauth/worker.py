@@ -22,7 +22,7 @@ from aircall_oauth.installations import (
     uninstalls,
     upkeep,
 )
-from aircall_oauth.metrics import ChoreOutcome
+from aircall_oauth.metrics import ChoreOutcome, Role
 from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
@@ -67,6 +67,7 @@ async def working(resources: Resources) -> AsyncIterator[None]:
     On leaving it deliveries that are out are waited for. A chore is cut short, which leaves nothing half done: what it
     had claimed falls due again when its lease is over.
     """
+    resources.metrics.acts_as(Role.WORKER)
     resources.metrics.expect_chores(chore.name for chore in CHORES)
     tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth import log
 from aircall_oauth.aircall import calls
 from aircall_oauth.database import database_errors
-from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, WebhookTokenUnknown
+from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, Unavailable, WebhookTokenUnknown
 from aircall_oauth.events import envelope
 from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
@@ -22,6 +22,14 @@ from aircall_oauth.resources import Resources
 PATH = "/aircall/webhook"
 ACCEPTED = b'{"ok": true}'
 ACCEPTED_HEADERS = [(b"content-type", b"application/json")]
+
+FAILED = "failed"
+# Answers that alerts wait for.
+UNWELCOME = [
+    (AppError.status, FAILED),
+    (WebhookTokenUnknown.status, WebhookTokenUnknown.code()),
+    *((kind.status, kind.code()) for kind in Unavailable.every()),
+]
 
 Headers = list[tuple[bytes, bytes]]
 logger = log.get(__name__)
@@ -55,7 +63,7 @@ class Receiver:
             answer = error.code()
             status = await _refuse(send, error, request_id)
         except Exception:
-            answer = "failed"
+            answer = FAILED
             logger.exception("request failed", request_id=request_id)
             status = await _refuse(send, AppError(), request_id)
         finally:

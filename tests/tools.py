@@ -1,0 +1,29 @@
+"""Programs that some tests need: a missing one fails in CI, and skips elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CI_GROUP = "the ci dependency group"
+
+
+def tool(name: str, *, found_in: str = CI_GROUP) -> str:
+    """The path of a program beside this Python or on PATH."""
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if found:
+        return found
+    reason = f"{name} is not installed (it is in {found_in})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def run(*command: str | Path) -> str:
+    """What a program printed; fails with what it said where it exits with another code than 0."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{command[0]} said:\n{done.stdout}{done.stderr}"
+    return done.stdout
