@@ -273,7 +273,7 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.close()
 
 
-async def until(question: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(question: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for what another task or process is about to do; `TimeoutError` where it does not."""
     async with asyncio.timeout(seconds):
         while True:

@@ -24,7 +24,7 @@ STOP_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 0.02
 
 
-async def eventually(question: Callable[[], Any], seconds: float = 15.0) -> Any:
+async def eventually(question: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Ask until the answer is true; `TimeoutError` where it never is. Connection errors count as no."""
     async with asyncio.timeout(seconds):
         while True:
