@@ -2,6 +2,7 @@
 
 import os
 import re
+import ssl
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import requires
@@ -94,6 +95,19 @@ def test_the_example_deployment_sets_every_required_setting() -> None:
     ]["literals"]
 
     assert required == set(secret) | {literal.split("=", 1)[0] for literal in literals}
+
+
+def test_the_example_secrets_database_url_works_once_it_is_filled_in() -> None:
+    from aircall_oauth import database_url
+
+    secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text())["stringData"]
+    url = secret["AIRCALL_OAUTH_DATABASE_URL"].removeprefix("REPLACE: ")
+    address = database_url.read(url)
+
+    assert "sslmode=verify-full" in address.dsn
+    assert address.tls is not None, "verify-full needs certificates to trust, and the image's user has no home"
+    assert address.tls().verify_mode == ssl.CERT_REQUIRED
+    assert address.tls().check_hostname
 
 
 def test_no_manifest_carries_a_secret() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ from sqlalchemy import Connection
 from aircall_oauth import database
 from aircall_oauth.database import Database, alembic_config, newest_schema_version
 from aircall_oauth.models import Table
-from tests.fakes import command_environment, run_command, start_command
+from aircall_oauth.sandbox.postgres import Postgres
+from tests.fakes import Service, command_environment, run_command, start_command
 
 ROOT = Path(__file__).parents[1]
 ALEMBICS_OWN_TABLE = re.compile(r"CREATE TABLE alembic_version \(.*?\);\n", re.DOTALL)
@@ -106,7 +108,8 @@ async def test_five_processes_migrate_at_once_and_all_succeed(empty_database: st
 
     ended = await asyncio.gather(*(run_command("migrate", environment=environment) for _ in range(5)))
 
-    assert [(one.exit_code, one.stdout, one.stderr) for one in ended] == [(0, "", "The schema is up to date.\n")] * 5
+    assert [(one.exit_code, one.stdout) for one in ended] == [(0, "")] * 5
+    assert {one.stderr.splitlines()[-1] for one in ended} == {"The schema is up to date."}
     assert await rows(empty_database, "SELECT version_num FROM alembic_version") == [(newest_schema_version(),)]
 
 
@@ -127,10 +130,11 @@ async def test_a_migration_that_does_not_get_its_lock_gives_up_and_changes_nothi
     await holder.execute("CREATE TABLE installation (id text)")
 
     # Without a lock timeout this waits until the test is stopped.
-    ended = await run_command("migrate", environment=command_environment(empty_database))
+    ended = await run_command("migrate", "--lock-wait", "1s", environment=command_environment(empty_database))
 
     assert ended.exit_code == 1
-    (line,) = ended.stderr.splitlines()
+    progress, line = ended.stderr.splitlines()
+    assert "A table is in use" in progress
     assert line.startswith("aircall-oauth: ")
     assert "lock timeout" in line
     await held.rollback()
@@ -153,6 +157,95 @@ async def test_waiting_for_another_migration_is_not_cut_short_by_the_lock_timeou
 
     assert await process.wait() == 0
     assert ("installation",) in await rows(empty_database, TABLES)
+
+
+STRONG = """
+from alembic import op
+revision, down_revision = "9999", "{newest}"
+def upgrade() -> None:
+    op.execute("ALTER TABLE event ADD COLUMN one_more text")
+    op.execute("ALTER TABLE installation ADD COLUMN one_more text")
+"""
+
+
+@pytest.fixture
+def with_one_more(tmp_path: Path) -> dict[str, str]:
+    """The environment of a version with one more migration, which needs tables for itself."""
+    package = Path(database.__file__).parent
+    shutil.copytree(package, tmp_path / "aircall_oauth")
+    shutil.copytree(database.migrations_folder(), tmp_path / "aircall_oauth/_alembic")
+    one_more = tmp_path / "aircall_oauth/_alembic/versions/9999_one_more.py"
+    one_more.write_text(STRONG.format(newest=newest_schema_version()))
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+async def test_events_flow_while_a_migration_waits_for_a_reader(
+    service: Service, with_one_more: dict[str, str]
+) -> None:
+    await service.install()
+    url = service.settings.database_url.get_secret_value()
+    reader, answers = await asyncpg.connect(url), list[int]()
+    reading = reader.transaction(isolation="repeatable_read", readonly=True)
+    await reading.start()
+    await reader.fetch("SELECT count(*) FROM installation, event")
+
+    migrating = await start_command("migrate", environment=command_environment(url) | with_one_more)
+    assert migrating.stderr is not None
+    waiting = await migrating.stderr.readline()
+    # Long enough for a migration that holds everybody up for five seconds at a time.
+    until = asyncio.get_running_loop().time() + 8
+    while asyncio.get_running_loop().time() < until:
+        body = {"event": "call.created", "token": service.webhook_token(), "data": {"id": len(answers)}}
+        answers.append((await service.post_event(json.dumps(body).encode())).status_code)
+    assert migrating.returncode is None
+    await reading.rollback()
+    await reader.close()
+    _, rest = await migrating.communicate()
+
+    assert {200} == set(answers)
+    assert b"A table is in use" in waiting
+    assert migrating.returncode == 0, rest
+    assert await rows(url, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+UNFIT = "ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0 STRATEGY FILE_COPY"
+
+
+async def test_a_database_that_cannot_hold_every_event_is_refused(postgres: Postgres) -> None:
+    admin = await asyncpg.connect(postgres.dsn())
+    await admin.execute(f"CREATE DATABASE latin {UNFIT}")
+    try:
+        environment = command_environment(postgres.dsn("latin"))
+        commands = (("migrate",), ("work",), ("doctor",))
+        ended = await asyncio.gather(*(run_command(*command, environment=environment) for command in commands))
+    finally:
+        await admin.execute("DROP DATABASE latin WITH (FORCE)")
+        await admin.close()
+
+    for one in ended:
+        assert one.exit_code == 1
+        assert "Its encoding is LATIN1" in one.stdout + one.stderr
+        assert "UTF8" in one.stdout + one.stderr
+        assert "Traceback" not in one.stderr
+
+
+async def test_what_the_databases_encoding_lacks_is_no_fault_of_the_event(service: Service) -> None:
+    await service.install()
+    await service.sql(
+        """
+        CREATE FUNCTION as_latin1() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM convert_to(NEW.data, 'LATIN1'); RETURN NEW; END $$
+        """
+    )
+    await service.sql("CREATE TRIGGER latin1 BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION as_latin1()")
+    body = {"event": "call.created", "token": service.webhook_token(), "data": {"text": "\N{GRINNING FACE}"}}
+    sent = json.dumps(body, ensure_ascii=False).encode()
+
+    lacking = await service.post_event(sent)
+    await service.sql("DROP TRIGGER latin1 ON event")
+    again = await service.post_event(sent)
+
+    assert [503, 200] == [lacking.status_code, again.status_code]
 
 
 def test_squawk_has_no_complaint_about_the_migrations(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -388,7 +389,8 @@ def socket_folder(database_url: str) -> str:
         "postgres@/test?host={quoted}&ssl=disable&gssencmode=disable&keepalives=1&keepalives_idle=30",
         "postgres:any%40%2F%23%5Bpassword@{quoted}/test?target_session_attrs=read-write&client_encoding=utf8",
         "/test?user=postgres&host={quoted}&port=5432&fallback_application_name=x&load_balance_hosts=disable",
-        "postgres@/test?host={quoted}&sslmode=require&channel_binding=require",
+        "postgres@/test?host={quoted}&sslmode=require&gssdelegation=0&sslcertmode=allow&sslsni=1&requiressl=0",
+        "postgres@/test?host={quoted}&passfile=&keepalives_interval=5&keepalives_count=3&tcp_user_timeout=9000",
     ],
 )
 async def test_libpq_addresses_connect_through_a_socket(database_url: str, rest: str) -> None:
@@ -435,11 +437,64 @@ async def test_server_options_of_the_address_are_kept(database_url: str) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong", ["&sslmode=banana", "&port=99999", "&port=x", "&no_such_setting=1", "&user=nobody&target_session_attrs=x"]
+    "wrong",
+    ["&port=9999", "&sslmode=disable&port=1", "&options=-c%20no_such_setting%3D1"],
 )
 async def test_an_address_that_does_not_connect_is_a_database_that_is_away(database_url: str, wrong: str) -> None:
     with pytest.raises(DatabaseAway):
         await ask(database_url + wrong, "SELECT 'never'")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        *((f"{name}=c4n4ry", name) for name in ("sslmode", "port", "target_session_attrs", "connect_timeout")),
+        *((f"{name}=c4n4ry", name) for name in ("hostaddr", "require_auth", "requirepeer", "sslcrldir", "servicefile")),
+        *((f"{name}=require", name) for name in ("channel_binding", "gssencmode", "sslcertmode")),
+        ("port=99999", "port"),
+        ("keepalives=yes", "keepalives"),
+        ("sslmod=require", "sslmod"),
+        ("search_path=c4n4ry", "search_path"),
+        ("sslsni=0", "sslsni"),
+        ("requiressl=1", "sslmode=require"),
+        ("replication=database", "replication"),
+        ("client_encoding=LATIN1", "client_encoding"),
+        ("load_balance_hosts=random", "load_balance_hosts"),
+        ("sslmode=require&sslrootcert=system", "verify-full"),
+        ("c4n4ry", "parameters"),
+    ],
+)
+def test_a_parameter_that_is_not_kept_is_refused_by_its_name(
+    environment: pytest.MonkeyPatch, parameter: str, named: str
+) -> None:
+    environment.setenv("AIRCALL_OAUTH_DATABASE_URL", f"postgresql://h/d?{parameter}")
+
+    problem = problem_with("database_url")
+
+    assert named in problem
+    assert "c4n4ry" not in problem
+
+
+def test_what_a_password_leaves_behind_is_not_repeated(environment: pytest.MonkeyPatch) -> None:
+    for url in ("postgresql://u:1?c4n4ry@h/d", "postgresql://u:1?c4n4ry=x@h/d", "postgresql://h/d?C4n4ry%21=1"):
+        environment.setenv("AIRCALL_OAUTH_DATABASE_URL", url)
+
+        assert "4n4ry" not in str(problem_with("database_url"))
+
+
+async def test_keepalives_and_timeouts_of_the_address_are_set_on_the_socket(database_url: str) -> None:
+    wanted = "keepalives=1&keepalives_idle=31&keepalives_interval=7&keepalives_count=4&tcp_user_timeout=8000"
+    async with tcp_door(database_url) as port:
+        database = Database(f"postgresql://postgres@127.0.0.1:{port}/test?{wanted}")
+        connection = await database.connect()
+        connected = connection._transport.get_extra_info("socket")
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+        found = [connected.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+        alive = connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        await connection.close()
+        await database.close()
+
+    assert (alive, found) == (1, [31, 7, 4, 8000])
 
 
 def test_the_settings_table_is_current() -> None:

@@ -94,6 +94,9 @@ async def test_other_bytes_under_the_same_key_id_stop_the_start(service: Service
     why = await refusal(changed(service, SECRET_KEYS=f"k1:{OTHER_KEY}"))
 
     assert "AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored" in why
+    assert "'k1'" in why
+    assert "another key" in why
+    assert OTHER_KEY not in why
 
 
 async def test_another_fingerprint_key_stops_the_start(service: Service) -> None:

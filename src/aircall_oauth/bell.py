@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from aircall_oauth import log
-from aircall_oauth.database import AWAY, Database
+from aircall_oauth.database import AWAY, Database, reason
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventlog import CHANNEL
 
@@ -90,7 +90,7 @@ async def _listen(
             finally:
                 connection.terminate()
         except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
-            logger.info("waiting readers only poll", reason=type(error).__name__)
+            logger.info("waiting readers only poll", reason=reason(error))
             bell.ring()
             await asyncio.sleep(RECONNECT_SECONDS)
 

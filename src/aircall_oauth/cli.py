@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
 """
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
@@ -64,11 +66,14 @@ def work() -> None:
 
 
 @app.command()
-def migrate() -> None:
-    """Bring the database's schema up to date; safe to run from many pods at once."""
+def migrate(
+    lock_wait: Annotated[str, typer.Option(help="How long to ask again for a table that is in use.")] = "2m",
+) -> None:
+    """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
     from aircall_oauth import database
 
-    _run(lambda settings: database.migrate(settings.database_url.get_secret_value()))
+    wait = _usage(parse_duration, lock_wait, "--lock-wait")
+    _run(lambda settings: database.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=_say))
     _say("The schema is up to date.")
 
 
@@ -365,7 +370,16 @@ def list_gaps(
 
 def main() -> None:
     """Entry point of the `aircall-oauth` command."""
+    signal.signal(signal.SIGTERM, _end_at_once)
     app()
+
+
+def _end_at_once(number: int, _frame: Any) -> None:
+    """What SIGTERM does by default, and not to process 1. The long-running commands replace it by an orderly end.
+
+    An exception would wait for a migration's thread, and that for a lock. PostgreSQL undoes what is under way.
+    """
+    os._exit(128 + number)
 
 
 def _run(command: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
@@ -377,12 +391,10 @@ def _run(command: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
             return runner.run(command(settings))
     except SettingsInvalid as error:
         _fail(error.detail)
-    except DatabaseAway as error:
-        _fail(f"{error.detail} ({_why(error)})")
-    except AppError as error:
-        _fail(error.detail.splitlines()[0])
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except Exception as error:
+        _fail(_in_one_line(error))
 
 
 def _with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
@@ -444,10 +456,20 @@ def _usage(read: Callable[[str], T], text: str, option: str) -> T:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def _why(error: DatabaseAway) -> str:
-    from aircall_oauth import database
+def _in_one_line(error: Exception) -> str:
+    """What went wrong and what to do, of our own errors and the database's; any other one is a bug, and raised."""
+    from aircall_oauth.database_faults import DRIVER_ERRORS, explain
 
-    return database.reason(error)
+    cause = error.__cause__ if isinstance(error, DatabaseAway) else error
+    if isinstance(error, AppError) and (cause is None or cause is error):
+        return error.detail.splitlines()[0]
+    if not isinstance(error, (DatabaseAway, *DRIVER_ERRORS)):
+        raise error
+    log.get(__name__).debug("the database's error", exc_info=error)
+    fault = explain(cause)
+    if isinstance(error, DatabaseAway) and not fault.lasting:
+        return f"{error.detail} ({fault.words})"
+    return f"The database cannot be used: {fault.words}. {fault.advice}"
 
 
 def _say(line: str) -> None:

@@ -1,11 +1,11 @@
 """PostgreSQL: connections, sessions, the schema's version, and its errors turned into ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import alembic.command
 import alembic.config
@@ -17,30 +17,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.errors import DatabaseAway
+from aircall_oauth import database_url
+from aircall_oauth.database_faults import explain, root
+from aircall_oauth.database_fitness import require_fit
+from aircall_oauth.errors import AppError, DatabaseAway
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
 DRIVER_POOL_SIZE = 5
 POOL_TIMEOUT_SECONDS = 3.0
+LOCK_WAIT = timedelta(minutes=2)
 
-# What libpq does on the client's side and asyncpg does not know: it would send these to the server as settings.
-LIBPQ_ONLY = {
-    "channel_binding",
-    "client_encoding",
-    "connect_timeout",
-    "fallback_application_name",
-    "gssencmode",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "load_balance_hosts",
-    "sslcompression",
-    "sslsni",
-    "tcp_user_timeout",
-}
 # Connection failures, and a server that is starting, stopping or full: nothing is wrong with the statement.
 AWAY = (
     OSError,
@@ -66,7 +54,7 @@ class Database:
     """The connections of one process: a pool for sessions, and one of the driver's own for what is asked often."""
 
     def __init__(self, url: str, *, command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> None:
-        self._dsn = asyncpg_dsn(url)
+        self._address = database_url.read(url)
         self._command_timeout_seconds = command_timeout_seconds
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -81,10 +69,18 @@ class Database:
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of asyncpg's own, outside the pool; `DatabaseAway` for whatever reason there is none."""
+        address = self._address
         try:
-            return await asyncpg.connect(
-                self._dsn, timeout=CONNECT_TIMEOUT_SECONDS, command_timeout=self._command_timeout_seconds
+            address.require_files()
+            connection = await asyncpg.connect(
+                address.dsn,
+                ssl=address.tls and address.tls(),
+                timeout=address.connect_timeout_seconds or CONNECT_TIMEOUT_SECONDS,
+                command_timeout=self._command_timeout_seconds,
             )
+            # asyncpg has no public way to its socket.
+            address.tune(connection._transport.get_extra_info("socket").fileno())
+            return connection
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
             raise DatabaseAway from error
 
@@ -137,38 +133,22 @@ def database_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if error.connection_invalidated or isinstance(_driver_error(error), AWAY):
+        if error.connection_invalidated or isinstance(root(error), AWAY):
             raise DatabaseAway from error
         raise
     except AWAY as error:
         raise DatabaseAway from error
 
 
-def reason(away: DatabaseAway) -> str:
-    """Why, in one line for the operator: what the server or the network said, and nothing of the address."""
-    cause = away.__cause__
-    if isinstance(cause, DBAPIError):
-        cause = _driver_error(cause)
-    said = str(cause) if isinstance(cause, OSError | asyncpg.PostgresError) else ""
-    return (said or type(cause).__name__).splitlines()[0]
+def reason(error: Exception) -> str:
+    """Why, for the log and the operator: what PostgreSQL or the network said.
 
-
-def _driver_error(error: DBAPIError) -> BaseException | None:
-    """asyncpg's own exception: the dialect wraps it once more."""
-    return error.orig and (error.orig.__cause__ or error.orig)
-
-
-def asyncpg_dsn(url: str) -> str:
-    """The URL as asyncpg reads it: what only libpq knows is left out, SQLAlchemy's `ssl=` becomes `sslmode=`."""
-    parts = urlsplit(url)
-    query = [
-        ("sslmode" if name == "ssl" else name, value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-        if name not in LIBPQ_ONLY
-    ]
-    if not any(name == "application_name" for name, _ in query):
-        query.append(("application_name", "aircall-oauth"))
-    return urlunsplit(parts._replace(query=urlencode(query)))
+    Not for an answer: it may name the database and its user.
+    """
+    cause = error.__cause__ if isinstance(error, DatabaseAway) else None
+    if isinstance(error, AppError) and cause is None:
+        return error.detail
+    return str(explain(cause or error))
 
 
 def migrations_folder() -> Path:
@@ -177,10 +157,12 @@ def migrations_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "alembic"
 
 
-def alembic_config(url: str = "") -> alembic.config.Config:
+def alembic_config(
+    url: str = "", *, lock_wait: timedelta = LOCK_WAIT, tell: Callable[[str], None] = lambda _line: None
+) -> alembic.config.Config:
     config = alembic.config.Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    config.attributes["url"] = url
+    config.attributes |= {"url": url, "lock_seconds": lock_wait.total_seconds(), "tell": tell}
     return config
 
 
@@ -191,16 +173,22 @@ def newest_schema_version() -> str:
     return head
 
 
-async def migrate(url: str) -> None:
+async def migrate(
+    url: str, *, lock_wait: timedelta = LOCK_WAIT, tell: Callable[[str], None] = lambda _line: None
+) -> None:
     """Bring the schema up to date; safe to run from many processes at once (once at a time within one).
 
-    A schema newer than this code is left alone: the version that made it works with ours.
+    A table that is in use is asked for again and again, as long as `lock_wait`; `tell` is told what is waited for.
+    A schema newer than this code is left alone: the version that made it works with ours. Raises `DatabaseUnfit`.
     """
     database = Database(url)
     try:
+        async with database.driver_connection() as connection:
+            await require_fit(connection)
         version = await database.schema_version()
     finally:
         await database.close()
     if version is None or version < newest_schema_version():
+        config = alembic_config(url, lock_wait=lock_wait, tell=tell)
         with database_errors():
-            await asyncio.to_thread(alembic.command.upgrade, alembic_config(url), "head")
+            await asyncio.to_thread(alembic.command.upgrade, config, "head")

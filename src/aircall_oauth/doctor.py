@@ -11,14 +11,17 @@ import aiohttp
 from sqlalchemy import ColumnElement, text
 from sqlmodel import col, select
 
-from aircall_oauth import callers, database, partitions, standing
+from aircall_oauth import callers, partitions, standing
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.database import Database, database_errors, newest_schema_version
+from aircall_oauth.database_faults import explain
+from aircall_oauth.database_fitness import require_fit
 from aircall_oauth.errors import (
     AircallError,
     AircallRefused,
     BudgetSpent,
     DatabaseAway,
+    DatabaseUnfit,
     KeysUnfit,
     NotReady,
     SealError,
@@ -37,7 +40,6 @@ from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.standing import Look
 
-OLDEST_POSTGRESQL = 150000
 CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)
 OVERDUE_AFTER = timedelta(minutes=15)
@@ -112,18 +114,16 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
 async def _database(settings: Settings) -> Finding:
     opened = Database(settings.database_url.get_secret_value())
     try:
-        async with opened.session() as session:
-            connection = await session.connection()
-            version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
-            said = await connection.scalar(text("SHOW server_version"))
+        async with opened.driver_connection() as connection:
+            version = await require_fit(connection)
     except DatabaseAway as error:
-        advice = "Look at AIRCALL_OAUTH_DATABASE_URL, at the network, and whether PostgreSQL runs."
-        return Finding("database", Level.PROBLEM, database.reason(error), advice)
+        fault = explain(error.__cause__)
+        return Finding("database", Level.PROBLEM, fault.words, fault.advice)
+    except DatabaseUnfit as error:
+        return Finding("database", Level.PROBLEM, error.seen, error.advice)
     finally:
         await opened.close()
-    if version < OLDEST_POSTGRESQL:
-        return Finding("database", Level.PROBLEM, f"PostgreSQL {said}", "PostgreSQL 15 or newer is needed.")
-    return Finding("database", Level.OK, f"PostgreSQL {said} answers")
+    return Finding("database", Level.OK, f"PostgreSQL {version} answers")
 
 
 async def _public_url(settings: Settings) -> Finding:

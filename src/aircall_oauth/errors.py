@@ -3,6 +3,7 @@
     AppError
     ├── StartRefused                  the process does not start
     │   ├── SettingsInvalid
+    │   ├── DatabaseUnfit
     │   └── KeysUnfit
     ├── RotationUnderWay              only one at a time
     ├── SealError                     a sealed secret that does not open
@@ -78,6 +79,14 @@ class SettingsInvalid(StartRefused):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("The settings are not right:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+class DatabaseUnfit(StartRefused):
+    """The database is not one that the service can work with."""
+
+    def __init__(self, seen: str, advice: str) -> None:
+        self.seen, self.advice = seen, advice
+        super().__init__(f"The database cannot be used. {seen} {advice}")
 
 
 class KeysUnfit(StartRefused):

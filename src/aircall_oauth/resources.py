@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -15,8 +15,9 @@ from aircall_oauth import log, partitions
 from aircall_oauth.aircall.client import Aircall
 from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.aircall.transport import QuickTransport
-from aircall_oauth.database import Database, newest_schema_version
-from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError
+from aircall_oauth.database import Database, newest_schema_version, reason
+from aircall_oauth.database_fitness import require_fit
+from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.settings import Settings
@@ -62,9 +63,12 @@ class Resources:
     async def require_ready(self) -> None:
         """Go on only with a current schema and keys that open what is stored.
 
-        Looked at until it was right once. Raises `DatabaseAway`, `NotReady` (the schema is behind) or `KeysUnfit`.
+        Looked at until it was right once. Raises `DatabaseAway`, `DatabaseUnfit`, `NotReady` (the schema is behind) or
+        `KeysUnfit`.
         """
         if not self._checked:
+            async with self.database.driver_connection() as connection:
+                await require_fit(connection)
             await self._check_schema()
             await self._check_keys()
             async with self.database.driver_connection() as connection:
@@ -84,11 +88,11 @@ class Resources:
             connection = await session.connection()
             for sealed in SEALED:
                 rows = (await connection.execute(text(_some_rows_per_key(sealed)))).all()
-                for _, of_one_key in groupby(rows, key=lambda row: row.key_id):
-                    _check_key(vault, sealed, of_one_key)
+                for key_id, of_one_key in groupby(rows, key=lambda row: row.key_id):
+                    _check_key(vault, sealed, key_id, of_one_key)
 
 
-def _check_key(vault: Vault, sealed: Sealed, rows: Iterable[Row[Any]]) -> None:
+def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any]]) -> None:
     """A key fits where it opens one of the rows: another one that is damaged is no reason for all to stay down."""
     for row in rows:
         try:
@@ -99,14 +103,19 @@ def _check_key(vault: Vault, sealed: Sealed, rows: Iterable[Row[Any]]) -> None:
         if row.fingerprint is not None and vault.fingerprint(opened, sealed.purpose) != row.fingerprint:
             raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
         return
-    raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {refusal.detail}")
+    if isinstance(refusal, SealKeyMissing):
+        raise KeysUnfit(f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored. {refusal.detail}")
+    raise KeysUnfit(
+        f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored under the key with the id {key_id[:32]!r}: "
+        f"it was sealed with another key than the configured one of that id, or is damaged in {sealed.place}."
+    )
 
 
 @asynccontextmanager
 async def open_resources(
     settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None, span_exporter: Any = None
 ) -> AsyncIterator[Resources]:
-    """Open what a process needs; refuses to start (`KeysUnfit`) where the keys do not fit the database.
+    """Open what a process needs; raises `DatabaseUnfit` or `KeysUnfit` where these do not do.
 
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """
@@ -127,8 +136,7 @@ async def open_resources(
     vault = Vault.of(settings, on_refusal=partial(_alarm, metrics))
     resources = Resources(settings, database, vault, aircall, relay, metrics, tracing)
     try:
-        with suppress(DatabaseAway, NotReady):
-            await resources.require_ready()
+        await _look_ready(resources)
         yield resources
     finally:
         await relay.close()
@@ -136,6 +144,14 @@ async def open_resources(
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+async def _look_ready(resources: Resources) -> None:
+    """Say why it is not ready yet: readiness waits, and whoever set it up wrongly would wait in vain."""
+    try:
+        await resources.require_ready()
+    except (DatabaseAway, NotReady) as error:
+        logger.warning("not ready yet", reason=reason(error))
 
 
 def _transports() -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aircall_oauth import database_url
 from aircall_oauth.errors import SettingsInvalid
 
 PREFIX = "AIRCALL_OAUTH_"
@@ -52,16 +53,20 @@ def _base_url(value: str) -> str:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    """One spelling inside: `postgresql://`, with libpq's parameters left to asyncpg, which reads them."""
+    """One spelling inside: `postgresql://`, with no parameter whose promise is not kept."""
     scheme, separator, rest = value.get_secret_value().partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
         raise ValueError("must begin with postgresql://, postgres:// or postgresql+asyncpg://")
     credentials_and_hosts = re.split(r"[/?#]", rest, maxsplit=1)[0]
     hosts = credentials_and_hosts.rpartition("@")[2]
-    if "#" in rest or credentials_and_hosts.count("@") > 1 or "[" in credentials_and_hosts.removesuffix(hosts):
+    # A password that was cut short at its `/` or `?` leaves an @ behind.
+    cut_short = hosts and "@" not in credentials_and_hosts and "@" in rest
+    odd = "#" in rest or credentials_and_hosts.count("@") > 1 or "[" in credentials_and_hosts.removesuffix(hosts)
+    if odd or cut_short:
         raise ValueError("is not an address; a password's @ / # ? [ are written as %40 %2F %23 %3F %5B")
     if hosts and not all(HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
         raise ValueError("is not an address: host:port, or several of them separated by commas")
+    database_url.read(f"postgresql://{rest}")
     return SecretStr(f"postgresql://{rest}")
 
 
@@ -145,7 +150,8 @@ class Settings(BaseSettings):
         "`<it>/aircall/oauth/callback`, the webhook URL `<it>/aircall/webhook`"
     )
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
-        description="PostgreSQL 15 or newer; any libpq URL (`sslmode`, `application_name`, … included)"
+        description="PostgreSQL 15 or newer: a libpq URL, with the parameters that "
+        "[the database's address](#the-databases-address) lists"
     )
     secret_keys: Annotated[SecretStr, AfterValidator(_secret_keys)] = Field(
         description="`id:base64(32 bytes)[,id:…]`: the first seals, all open"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from aircall_oauth import audit, gauges, log
+from aircall_oauth.database import reason
 from aircall_oauth.deliveries import sweep
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import AppError
@@ -96,7 +97,7 @@ async def _outcome(chore: Chore, resources: Resources) -> ChoreOutcome:
         await resources.require_ready()
         await chore.work(resources)
     except AppError as error:
-        logger.warning("chore put off", chore=chore.name, reason=error.detail)
+        logger.warning("chore put off", chore=chore.name, reason=reason(error))
         return ChoreOutcome.PUT_OFF
     except Exception:
         logger.exception("chore failed", chore=chore.name)

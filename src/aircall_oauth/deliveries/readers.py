@@ -11,6 +11,7 @@ import asyncpg
 
 from aircall_oauth import bell, log
 from aircall_oauth.bell import Bell, hang_bell
+from aircall_oauth.database import reason
 from aircall_oauth.deliveries import destinations, leases
 from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.reader import Reader
@@ -91,7 +92,7 @@ class Readers:
                 await self._resources.require_ready()
                 await self._renew_and_claim()
             except AppError as error:
-                logger.warning("leases not renewed", reason=error.detail)
+                logger.warning("leases not renewed", reason=reason(error))
             await bell.wait_for(self._woken, CLAIM_SECONDS)
 
     async def finish(self) -> None:
@@ -157,7 +158,7 @@ class Readers:
         try:
             await self._read(subscription)
         except AppError as error:
-            logger.warning("reader put off", subscription_id=subscription.id, reason=error.detail)
+            logger.warning("reader put off", subscription_id=subscription.id, reason=reason(error))
             await self._note_not_opened(subscription, error)
         except Exception:
             logger.exception("reader failed", subscription_id=subscription.id)

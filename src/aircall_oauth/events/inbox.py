@@ -18,7 +18,7 @@ import asyncpg
 import msgspec
 
 from aircall_oauth import log, partitions
-from aircall_oauth.database import AWAY, Database
+from aircall_oauth.database import AWAY, Database, reason
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.metrics import Metrics
@@ -250,7 +250,7 @@ class _Writer:
         self._database = database
         self._inbox = inbox
         self._connection: asyncpg.Connection | None = None
-        self._put_off_by: type[Exception] | None = None
+        self._put_off_by: str | None = None
 
     async def run(self) -> None:
         while group := await self._inbox.next_group():
@@ -269,6 +269,9 @@ class _Writer:
         while group := [entry for entry in group if entry.wanted]:
             try:
                 await self._commit(group)
+            except asyncpg.UntranslatableCharacterError as error:
+                # The database's encoding lacks what the event has: no fault of the event's.
+                await self._put_off(error)
             except REFUSED:
                 await self._halve(group)
                 return
@@ -307,9 +310,9 @@ class _Writer:
 
     async def _put_off(self, error: Exception) -> None:
         """Wait a moment, and come back over a fresh connection. A reason is told once, not at every try."""
-        if self._put_off_by is not type(error):
-            self._put_off_by = type(error)
-            logger.warning("events are put off", reason=type(error).__name__)
+        if self._put_off_by != (why := reason(error)):
+            self._put_off_by = why
+            logger.warning("events are put off", reason=why)
         await self._disconnect()
         await asyncio.sleep(PAUSE_SECONDS)
 

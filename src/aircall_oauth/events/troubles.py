@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from aircall_oauth import log
-from aircall_oauth.database import Database
+from aircall_oauth.database import Database, reason
 from aircall_oauth.errors import AppError
 from aircall_oauth.models import Trouble, new_id, now
 
@@ -77,4 +77,4 @@ async def _watch(troubles: Troubles, database: Database) -> None:
             await troubles.tell(database)
         except AppError as error:
             # The database is still away, so it is not over.
-            logger.debug("troubles not told yet", reason=error.detail)
+            logger.debug("troubles not told yet", reason=reason(error))

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from aircall_oauth import log
+from aircall_oauth.database import reason
 from aircall_oauth.errors import AppError
 
 logger = log.get(__name__)
@@ -50,7 +51,7 @@ def _failure(ended: Iterable[asyncio.Task[None]]) -> BaseException | None:
         if not task.cancelled() and (failed := task.exception()) is not None:
             failure = failed
             if isinstance(failed, AppError):
-                logger.warning("a piece of work put off", reason=failed.detail)
+                logger.warning("a piece of work put off", reason=reason(failed))
             else:
                 logger.error("a piece of work failed", exc_info=failed)
     return failure

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from aircall_oauth import log
-from aircall_oauth.database import database_errors
+from aircall_oauth.database import database_errors, reason
 from aircall_oauth.errors import AppError
 from aircall_oauth.installations import silence
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
@@ -84,7 +84,7 @@ async def _beat_on(resources: Resources) -> None:
         try:
             await beat(resources)
         except AppError as error:
-            logger.warning("no pulse", reason=error.detail)
+            logger.warning("no pulse", reason=reason(error))
         except Exception:
             logger.exception("pulse failed")
         await asyncio.sleep(BEAT_SECONDS)

@@ -1,0 +1,117 @@
+"""What PostgreSQL, the network and TLS say when something fails, in one line: what, whether it lasts, what to do.
+
+A fault that lasts is one of configuration: trying again does not end it. Nothing secret is repeated: no address, no
+password, and of PostgreSQL's words only those that cannot hold what was stored.
+"""
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+SETTING = "AIRCALL_OAUTH_DATABASE_URL"
+# All that the driver, or SQLAlchemy above it, raises. An `OSError` is one only where the database was asked.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
+# PostgreSQL's words quote the values that it was sent in these classes of SQLSTATE: data, constraints, what SQL raised.
+QUOTES_VALUES = ("22", "23", "P0")
+LOOK = f"Look at {SETTING}, at the network, and whether PostgreSQL runs."
+FILES = (
+    f"Let the service's user read it; {SETTING} names the files (sslrootcert, sslcert, sslkey, sslcrl), and without a "
+    "name they are looked for in ~/.postgresql of HOME."
+)
+RIGHTS = (
+    f"The user of {SETTING} must own the service's tables and be allowed to create in their schema: as the database's "
+    "owner, GRANT CREATE, USAGE ON SCHEMA public TO that user."
+)
+TLS = f"Look at sslmode and sslrootcert in {SETTING}, and at the server's certificate."
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why something failed, for the operator; `lasting` where trying again does not help."""
+
+    words: str
+    advice: str
+    lasting: bool
+
+    def __str__(self) -> str:
+        return f"{self.words}. {self.advice}" if self.lasting else self.words
+
+
+# The first that fits.
+KNOWN: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, bool], ...] = (
+    (asyncpg.InsufficientPrivilegeError, RIGHTS, True),
+    (asyncpg.InvalidPasswordError, f"Look at the user and the password in {SETTING}.", True),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        f"Look at the user in {SETTING}, and at the server's pg_hba.conf.",
+        True,
+    ),
+    (asyncpg.InvalidCatalogNameError, f"Create the database, or name another one in {SETTING}.", True),
+    (asyncpg.InvalidSchemaNameError, f"Look at the user's search_path, and at options in {SETTING}.", True),
+    (
+        asyncpg.TooManyConnectionsError,
+        "Raise max_connections, or run fewer processes; docs/operations.md says how many each needs.",
+        True,
+    ),
+    ((asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError), "Run `aircall-oauth migrate`.", True),
+    (
+        asyncpg.DuplicateTableError,
+        "Tables of these names are there, and not ours: give the service a database of its own.",
+        True,
+    ),
+    (
+        (
+            asyncpg.DuplicatePreparedStatementError,
+            asyncpg.InvalidSQLStatementNameError,
+            asyncpg.ProtocolViolationError,
+        ),
+        f"A pooler in transaction mode is in between: {SETTING} needs PostgreSQL, or a pooler in session mode.",
+        True,
+    ),
+    (asyncpg.ReadOnlySQLTransactionError, f"This is a standby: {SETTING} must lead to the primary.", False),
+    (asyncpg.TargetServerAttributeNotMatched, f"No host in {SETTING} is what target_session_attrs asks for.", False),
+    (asyncpg.ClientConfigurationError, f"Look at {SETTING}.", True),
+    (ssl.SSLError, TLS, True),
+    (socket.gaierror, f"Look at the host's name in {SETTING}.", False),
+    (ValueError, f"Look at {SETTING}.", True),
+)
+
+
+def explain(error: BaseException | None) -> Fault:
+    """An error of the driver's, the network's or TLS's, in words."""
+    error = root(error)
+    if isinstance(error, FileNotFoundError | PermissionError) and error.filename is not None:
+        return Fault(f"{error.strerror}: {error.filename}", FILES, True)
+    for kinds, advice, lasting in KNOWN:
+        if isinstance(error, kinds):
+            return Fault(_words(error), advice, lasting)
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return Fault("the server does not speak TLS", TLS, True)
+    return Fault(_words(error), LOOK, False)
+
+
+def root(error: BaseException | None) -> BaseException | None:
+    """The driver's own exception: SQLAlchemy's dialect wraps it twice."""
+    if isinstance(error, DBAPIError):
+        return error.orig and (error.orig.__cause__ or error.orig)
+    return error
+
+
+def _words(error: BaseException | None) -> str:
+    """One line without anything secret."""
+    name = type(error).__name__
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the server's certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS fails: {error.reason or name}"
+        case asyncpg.PostgresError() if not str(error.sqlstate or "").startswith(QUOTES_VALUES):
+            said = error.args[0] if error.args else ""
+        case asyncpg.ClientConfigurationError() | asyncpg.TargetServerAttributeNotMatched() | OSError():
+            said = str(error)
+        case _:
+            said = ""
+    return (str(said) or name).splitlines()[0]
