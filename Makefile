@@ -8,6 +8,9 @@ LOCK ?= requirements-dev.lock
 PORT ?= 8000
 AIRCALL_PORT ?= 8100
 RECEIVER_PORT ?= 8200
+# How long the campaign's load and faults last, and what draws them.
+SECONDS ?= 120
+SEED ?= 1
 # Several test processes, each with a PostgreSQL of its own.
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -17,7 +20,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # What is installed depends on the lock and on what the package says of itself.
 STAMP := $(VENV)/.installed-$(LOCK)
 
-.PHONY: help setup run demo test bench check format migrate lock clean
+.PHONY: help setup run demo test campaign bench check format migrate lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +43,9 @@ demo: setup ## the same walk, then exit 0 or 1
 
 test: setup ## run the tests
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+
+campaign: setup ## real processes under load, one fault after another, and an oracle (SECONDS=120 SEED=1)
+	@$(BIN)/python -m tests.crash.campaign --seconds $(SECONDS) --seed $(SEED)
 
 bench: setup ## measure against a no-op and a plain handler, in one run (some minutes)
 	$(BIN)/python -m bench.receiver --full

@@ -60,6 +60,10 @@ class Process:
     def running(self) -> bool:
         return self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def said(self) -> str:
         return self._log.read_text()
 
