@@ -19,6 +19,7 @@ from aircall_oauth.deliveries import brokers
 from aircall_oauth.deliveries.brokers import network, to_kafka, to_nats, to_rabbitmq
 from aircall_oauth.deliveries.outcomes import Delivered, Destination, Message, TryAgain
 from aircall_oauth.errors import DestinationRefused, ExtraMissing
+from aircall_oauth.outgoing import CERTIFICATE_WORDS
 from aircall_oauth.worker import working
 from tests.brokers import (
     IN_URL,
@@ -469,7 +470,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(
 ) -> None:
     async with Nats.running(tmp_path, tls=certificate) as nats:
         for destination in (nats.destination(), rabbitmq.destination(encrypted=True)):
-            assert TryAgain("tls") == await opened(destination).deliver(an_event())
+            assert TryAgain("tls_untrusted") == await opened(destination).deliver(an_event())
 
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate.certificate))
         # There is no stream: that is said by a server we came to talk with.
@@ -707,4 +708,12 @@ def test_every_reason_is_explained_in_the_documents() -> None:
     by_client = (to_kafka.WORDS, to_nats.WORDS, to_rabbitmq.WORDS, network.WORDS)
 
     told = {word for words in by_client for word in words.values()}
-    assert told | {"blocked_address", "closed", "dns", "failed", "timeout", "tls"} == explained
+    assert (
+        told
+        | {"blocked_address", "closed", "dns", "failed", "flood", "timeout", "tls"}
+        | {
+            "tls_certificate",
+            *CERTIFICATE_WORDS.values(),
+        }
+        == explained
+    )

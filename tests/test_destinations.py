@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from aircall_oauth import resources
 from aircall_oauth.deliveries import addresses, http
 from aircall_oauth.deliveries.addresses import Guard
+from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.http import HttpDestination
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.errors import DestinationRefused
+from aircall_oauth.outgoing import trust
 from tests.fakes import free_port, loop_turns, settings_for
 from tests.receivers import Hangup, Received, answer_with, raw_receiver, receiver
 
@@ -256,7 +259,7 @@ async def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path, monke
     async with receiver(ssl_context=context) as to:
         url = to.url.replace("http://", "https://")
 
-        assert await deliver(url) == TryAgain("tls")
+        assert await deliver(url) == TryAgain("tls_untrusted")
 
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
         http._trust.cache_clear()
@@ -266,6 +269,77 @@ async def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path, monke
         finally:
             http._trust.cache_clear()
     assert len(to.received) == 1
+
+
+def authority_and_server(folder: Path, *, host: str = "127.0.0.1", days: int = 1) -> tuple[ssl.SSLContext, Path]:
+    """A server of a private authority whose certificate says little: no keyUsage, no key identifiers."""
+    at, keys = datetime.now(UTC), [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", host)]
+    pems = []
+    for number in (0, 1):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(names[number])
+            .issuer_name(names[0])
+            .public_key(keys[number].public_key())
+            .serial_number(number + 1)
+            .not_valid_before(at - timedelta(days=30))
+            .not_valid_after(at + timedelta(days=days if number else 1))
+        )
+        extension: x509.ExtensionType = x509.BasicConstraints(ca=True, path_length=None)
+        if number:
+            extension = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+        made = builder.add_extension(extension, critical=number == 0).sign(keys[0], hashes.SHA256())
+        pems.append(made.public_bytes(serialization.Encoding.PEM))
+    secret = keys[1].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    server, authority = folder / "server.pem", folder / "authority.pem"
+    server.write_bytes(pems[1] + secret)
+    authority.write_bytes(pems[0])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server)
+    return context, authority
+
+
+@pytest.mark.parametrize(
+    ("host", "days", "outcome"),
+    [
+        ("127.0.0.1", 1, Delivered()),
+        ("127.0.0.2", 1, TryAgain("tls_wrong_name")),
+        ("127.0.0.1", -1, TryAgain("tls_expired")),
+    ],
+)
+async def test_a_private_authority_is_believed_on_every_python_and_a_failure_says_why(
+    host: str, days: int, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ssl.create_default_context
+
+    def as_python_3_13_does() -> ssl.SSLContext:
+        context = real()
+        context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
+    context, authority = authority_and_server(tmp_path, host=host, days=days)
+    monkeypatch.setattr(ssl, "create_default_context", as_python_3_13_does)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    http._trust.cache_clear()
+    try:
+        async with receiver(ssl_context=context) as to:
+            assert await deliver(to.url.replace("http://", "https://")) == outcome
+    finally:
+        http._trust.cache_clear()
+
+
+@pytest.mark.parametrize("strict", [0, ssl.VERIFY_X509_STRICT])
+def test_every_way_out_verifies_servers_alike(strict: int) -> None:
+    by_default = ssl.create_default_context()
+    by_default.verify_flags |= strict
+
+    for context in (trust(by_default), http._trust(), network.tls(), resources.trust_for_aircall()):
+        assert context.verify_flags == ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
 
 
 BLOCKED = [

@@ -178,6 +178,24 @@ async def test_a_browser_keeps_the_twenty_newest_flows(service: Service) -> None
         assert answer.status_code == 303
 
 
+async def test_cookies_that_a_neighbour_set_in_our_name_break_nothing(service: Service) -> None:
+    tossed = [f"aircall_oauth_({number})" for number in range(25)] + ["aircall_oauth_", "__Host-aircall_oauth_x=y"]
+
+    answer = await service.new_browser().get("/aircall/oauth/install", headers={"cookie": "=1; ".join(tossed) + "=1"})
+
+    assert answer.status_code == 303
+    assert len(cookies_set(answer)) == 1
+
+
+async def test_very_many_cookies_get_a_small_answer(service: Service) -> None:
+    ours = "; ".join(f"aircall_oauth_{number:022}=1" for number in range(1500))
+
+    answer = await service.new_browser().get("/aircall/oauth/install", headers={"cookie": ours})
+
+    assert answer.status_code == 303
+    assert sum(len(name) + len(value) for name, value in answer.headers.raw) < 16 * 1024
+
+
 async def test_cookies_of_others_are_left_alone(service: Service) -> None:
     for number in range(30):
         service.browser.cookies.set(f"session_{number}", "theirs", domain="localhost.local")

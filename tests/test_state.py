@@ -135,14 +135,19 @@ def test_the_cookie_of_a_plain_address_does_not_count_on_a_secure_one() -> None:
         state.judge(VAULT, sealed, {cookie.name: cookie.value}, secure=True)
 
 
-@given(st.integers(0, 60), st.integers(0, 5))
-def test_surplus_cookies_are_our_oldest_ones(flows: int, others: int) -> None:
-    ours = {state.cookie_name(f"flow{number}", secure=bool(number % 2)): "x" for number in range(flows)}
+@given(st.integers(0, 59), st.integers(0, 5), st.booleans())
+def test_surplus_cookies_are_our_oldest_ones(flows: int, others: int, secure: bool) -> None:
+    ours = {state.cookie_name(f"{number:022}", secure=secure): "x" for number in range(flows)}
     theirs = {f"session{number}": "x" for number in range(others)}
 
-    surplus = state.surplus_cookies({**theirs, **ours})
+    surplus = state.surplus_cookies({**theirs, **ours}, secure=secure)
 
     assert surplus == list(ours)[: max(0, flows - 19)]
+
+
+@given(st.lists(cookie_names))
+def test_no_cookie_that_is_not_named_as_ours_is_surplus(names: list[str]) -> None:
+    assert state.surplus_cookies(dict.fromkeys(names, "x"), secure=False) == []
 
 
 def test_what_a_newer_version_adds_to_a_state_is_passed_over() -> None:

@@ -139,6 +139,9 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, AppError):
+        # What the framework met while it read the body.
+        return _answer_error(request, error.__cause__)
     allowed = {"allow": _methods_of(request) or "GET"} if error.status_code == 405 else {}
     if _is_browser(request):
         return HTMLResponse(pages.nothing_here(), error.status_code, headers=pages.HEADERS | allowed)

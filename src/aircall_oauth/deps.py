@@ -26,18 +26,25 @@ async def resources_of(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(resources_of)]
 
 
-async def caller(
-    resources: ResourcesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-) -> Caller:
-    """The API key of the request. A wrong, revoked or expired key gets the same answer as none."""
+async def authenticate(request: Request) -> None:
+    """Recognise the API key of the request. A wrong, revoked or expired key gets the same answer as none."""
+    credentials = await bearer(request)
     if credentials is None:
         raise Unauthenticated
+    resources = await resources_of(request)
     await resources.require_ready()
     key = await keys.recognise(resources, credentials.credentials)
     if key is None:
         raise Unauthenticated
     structlog.contextvars.bind_contextvars(api_key_id=key.id)
+    request.state.caller = key
+
+
+async def caller(
+    request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+) -> Caller:
+    """The API key that the door recognised before it read anything else of the request."""
+    key: Caller = request.state.caller
     return key
 
 

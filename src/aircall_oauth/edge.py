@@ -33,7 +33,18 @@ class Edge:
         scope["request_id"] = log.request_id(dict(scope["headers"]).get(b"x-request-id"))
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
-        started, status = time.perf_counter(), 0
+        started, status, received = time.perf_counter(), 0, 0
+
+        async def counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received <= MAX_BODY_BYTES:
+                return message
+            if status:
+                # Too late to refuse it: the door only waits for its caller to hang up.
+                return {"type": "http.disconnect"}
+            raise BodyTooLarge
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -44,7 +55,7 @@ class Edge:
 
         try:
             _refuse_large(scope)
-            await self._app(scope, receive, noting)
+            await self._app(scope, counting, noting)
         except BodyTooLarge as error:
             await self._on_error(Request(scope), error)(scope, receive, noting)
         except Exception:

@@ -1,8 +1,41 @@
 """Connections over which many requests go out: to Aircall for its callers, and to the partner's systems."""
 
+import ssl
 from typing import Any
 
 import aiohttp
+
+# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h), as words; all others are `tls_certificate`.
+CERTIFICATE_WORDS = {
+    2: "tls_untrusted",
+    18: "tls_untrusted",
+    19: "tls_untrusted",
+    20: "tls_untrusted",
+    21: "tls_untrusted",
+    9: "tls_expired",  # or not valid yet
+    10: "tls_expired",
+    62: "tls_wrong_name",
+    64: "tls_wrong_name",
+}
+
+
+def trust(context: ssl.SSLContext | None = None) -> ssl.SSLContext:
+    """Verify servers alike on every Python: by the machine's authorities or `SSL_CERT_FILE`'s, or by a context's.
+
+    Since 3.13 Python asks for all that RFC 5280 does, and refuses private authorities that others take (no keyUsage, no
+    key identifier); and it takes a certificate as its own authority where it is among the trusted ones.
+    """
+    context = context or ssl.create_default_context()
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """What is wrong with a certificate, in one word; `tls` where it did not come to one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CERTIFICATE_WORDS.get(error.verify_code, "tls_certificate")
+    return "tls"
 
 
 class OnlyAnswer(aiohttp.ClientRequest):

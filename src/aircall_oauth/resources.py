@@ -1,6 +1,7 @@
 """What a process opens at start and closes at stop. The only builder: web, worker, command line and tests use it."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from aircall_oauth.database_fitness import require_fit
 from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import SEALED, Sealed
+from aircall_oauth.outgoing import trust
 from aircall_oauth.settings import Settings
 from aircall_oauth.tracing import Tracing, open_tracing
 from aircall_oauth.vault import Place, Vault
@@ -156,8 +158,13 @@ async def _look_ready(resources: Resources) -> None:
 
 def _transports() -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
     """For the service's own requests, and for its callers'. The certificates are read once: it takes a while."""
-    trust = httpx.create_ssl_context(trust_env=False)
-    return httpx.AsyncHTTPTransport(verify=trust, trust_env=False), QuickTransport(trust)
+    context = trust_for_aircall()
+    return httpx.AsyncHTTPTransport(verify=context, trust_env=False), QuickTransport(context)
+
+
+def trust_for_aircall() -> ssl.SSLContext:
+    """The public authorities that come with httpx."""
+    return trust(httpx.create_ssl_context(trust_env=False))
 
 
 def _alarm(metrics: Metrics, error: SealError, place: Place) -> None:

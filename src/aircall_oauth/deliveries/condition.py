@@ -27,7 +27,7 @@ FIRST_LANES = 8
 ABOUT_THE_EVENT = re.compile(r"http_(?!408|429|502|503|504)[45]\d\d|redirect|not_http|too_large")
 ABOUT_THE_EVENT_IN_ORDER = re.compile(r"http_(?!408|429)4\d\d|redirect|too_large")
 # Outcomes that say nothing about the event.
-NEVER_THE_EVENT = {"refused", "dns", "tls", "unreachable", "blocked_address"}
+NEVER_THE_EVENT = re.compile(r"refused|dns|tls(_\w+)?|unreachable|blocked_address")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Condition:
     def _up_again(self, item: Item) -> list[Suspect]:
         """Where few had failed, and it was another event that succeeded, those that it may lie with are to blame."""
         of_them = any(suspect.item is item for suspect in self._doubted)
-        condemned = [] if of_them else [s for s in self._doubted if s.outcome.reason not in NEVER_THE_EVENT]
+        condemned = [] if of_them else [s for s in self._doubted if not NEVER_THE_EVENT.fullmatch(s.outcome.reason)]
         self.come_up()
         return condemned
 

@@ -17,7 +17,7 @@ from aircall_oauth.deliveries import signatures
 from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
 from aircall_oauth.deliveries.answers import AnswerConnector, Flooded
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
-from aircall_oauth.outgoing import open_session
+from aircall_oauth.outgoing import open_session, tls_reason, trust
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -35,8 +35,6 @@ WORDS: tuple[tuple[Any, type, str], ...] = (
     (aiohttp.InvalidURL, object, "blocked_address"),
     (Flooded, object, "flood"),
     (aiohttp.ClientConnectorDNSError, object, "dns"),
-    (aiohttp.ClientSSLError, object, "tls"),
-    (Exception, ssl.SSLError, "tls"),
     (aiohttp.ClientConnectorError, ConnectionRefusedError, "refused"),
     (aiohttp.ClientConnectorError, ConnectionResetError, "reset"),
     (aiohttp.ClientConnectorError, object, "unreachable"),
@@ -98,7 +96,7 @@ def as_written(url: str) -> URL:
 @cache
 def _trust() -> ssl.SSLContext:
     """The machine's certificates, or those that `SSL_CERT_FILE` names."""
-    return ssl.create_default_context()
+    return trust()
 
 
 def _judge(response: aiohttp.ClientResponse) -> Outcome:
@@ -133,5 +131,7 @@ def _retry_after(told: str | None) -> float | None:
 
 def _word(error: Exception) -> str:
     """A failure in one word; its text may hold what nobody should read."""
-    cause = getattr(error, "os_error", None) or error.__cause__
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return tls_reason(cause)
     return next(word for met, of, word in WORDS if isinstance(error, met) and isinstance(cause, of))

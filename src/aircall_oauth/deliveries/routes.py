@@ -11,10 +11,11 @@ from aircall_oauth.deliveries import subscriptions, views
 from aircall_oauth.deliveries.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
 from aircall_oauth.deps import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
+from aircall_oauth.doors import StrictRoute
 from aircall_oauth.models import SubscriptionKind, SubscriptionOrder
 from aircall_oauth.problems import problems
 
-api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"])
+api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 
 LAST_POSITION = 2**63 - 1
 OF_ONE = problems(401, 403, 404, 422, 503)

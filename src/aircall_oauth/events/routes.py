@@ -10,12 +10,13 @@ from pydantic import BaseModel, Field
 
 from aircall_oauth.bell import Bell
 from aircall_oauth.deps import EventsReader, ResourcesDep
+from aircall_oauth.doors import StrictRoute
 from aircall_oauth.events import became, feed
 from aircall_oauth.events.became import Became
 from aircall_oauth.events.feed import Wanted
 from aircall_oauth.problems import problems
 
-api = APIRouter(prefix="/v1/events", tags=["Events"])
+api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
 
 LAST_POSITION = 2**63 - 1
 LONGEST_WAIT_SECONDS = 30

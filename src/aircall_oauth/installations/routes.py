@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from aircall_oauth.deps import InstallationsReader, InstallationsWriter, ResourcesDep, TokensReader, WhoDep
+from aircall_oauth.doors import StrictRoute
 from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
 from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.reading import InstallationList, InstallationView
@@ -16,8 +17,8 @@ from aircall_oauth.models import InstallationStatus
 from aircall_oauth.problems import problems
 
 browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
-api = APIRouter(prefix="/v1/installations", tags=["Installations"])
-custody = APIRouter(prefix="/v1", tags=["Installations"])
+api = APIRouter(prefix="/v1/installations", tags=["Installations"], route_class=StrictRoute)
+custody = APIRouter(prefix="/v1", tags=["Installations"], route_class=StrictRoute)
 
 # A code or an error is one word of printable ASCII (RFC 6749, appendix A).
 WORD = r"^[\x21-\x7e]+$"
@@ -87,7 +88,7 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
         httponly=True,
         samesite="lax",
     )
-    for name in state.surplus_cookies(request.cookies):
+    for name in state.surplus_cookies(request.cookies, secure=secure):
         response.delete_cookie(name, secure=secure, httponly=True, samesite="lax")
     return response
 
@@ -283,6 +284,8 @@ Owner = Annotated[
 
 
 class NewInstallLink(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
     owner: Owner
     return_to: str | None = Field(
         None,
@@ -310,7 +313,7 @@ async def make_install_link(
 
 
 class NewClaim(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     claim: SecretStr = Field(
         min_length=1, max_length=255, description="The `claim` that the browser brought to `return_to`"

@@ -6,6 +6,7 @@ per flow, so two tabs both succeed. RFC 6749 10.12 says why; RFC 9700 4.7 how.
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ CLOCK_SKEW_SECONDS = 60
 PURPOSE = "oauth-state"
 COOKIE_NAME = "aircall_oauth_"
 MAX_COOKIES = 20
+# No answer carries more of them, whatever a browser was made to send.
+MAX_DELETED = 40
 
 
 class FlowState(msgspec.Struct, frozen=True, array_like=True):
@@ -74,10 +77,14 @@ def cookie_name(flow_id: str, *, secure: bool) -> str:
     return f"{'__Host-' if secure else ''}{COOKIE_NAME}{flow_id}"
 
 
-def surplus_cookies(cookies: Mapping[str, str]) -> list[str]:
-    """The oldest flow cookies of a browser that began very many flows (browsers send the oldest first)."""
-    ours = [name for name in cookies if name.removeprefix("__Host-").startswith(COOKIE_NAME)]
-    return ours[: max(0, len(ours) - MAX_COOKIES + 1)]
+def surplus_cookies(cookies: Mapping[str, str], *, secure: bool) -> list[str]:
+    """The oldest flow cookies of a browser that began very many flows (browsers send the oldest first).
+
+    Only names that this service gives: a neighbouring site can set any, and not each can stand in an answer.
+    """
+    given = re.compile(re.escape(cookie_name("", secure=secure)) + r"[A-Za-z0-9_-]{22}")
+    ours = [name for name in cookies if given.fullmatch(name)]
+    return ours[: max(0, len(ours) - MAX_COOKIES + 1)][:MAX_DELETED]
 
 
 def _open(vault: Vault, state: str) -> FlowState:

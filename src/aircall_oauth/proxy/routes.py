@@ -12,13 +12,15 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth import log
 from aircall_oauth.aircall.relay import Answer, Asked
 from aircall_oauth.deps import AircallCaller, ResourcesDep, WhoDep
+from aircall_oauth.doors import KeyedRoute
 from aircall_oauth.errors import AircallUnavailable, BodyTooLarge, BodyTooSlow
 from aircall_oauth.problems import problems
 from aircall_oauth.proxy import forward, headers
 from aircall_oauth.proxy.path import judged
 
 logger = log.get(__name__)
-api = APIRouter(tags=["Aircall"])
+# The query is Aircall's.
+api = APIRouter(tags=["Aircall"], route_class=KeyedRoute)
 
 PATH = "/v1/installations/{installation_id}/aircall/{path:path}"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

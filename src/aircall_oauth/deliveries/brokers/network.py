@@ -7,6 +7,9 @@ import socket
 import ssl
 from collections.abc import Mapping
 
+from aircall_oauth.deliveries.brokers.intake import Flooded
+from aircall_oauth.outgoing import tls_reason, trust
+
 SILENT = logging.CRITICAL + 1
 WORDS = {
     errno.ECONNREFUSED: "refused",
@@ -27,30 +30,41 @@ def reason(error: BaseException, words: Mapping[type[BaseException], str]) -> st
 def _network_reason(error: BaseException | None) -> str:
     # The clients wrap what happened in errors of their own, so causes are read too.
     while error is not None:
-        match error:
-            case ssl.SSLError():
-                return "tls"
-            case socket.gaierror():
-                return "dns"
-            case TimeoutError():
-                return "timeout"
-            case OSError() if word := _word(error):
-                return word
-            case OSError() | EOFError() if error.__cause__ is None:
-                return "reset"
+        if word := _word(error):
+            return word
         error = error.__cause__
     return "failed"
 
 
-def _word(error: OSError) -> str | None:
+def _word(error: BaseException) -> str | None:
+    word = None
+    match error:
+        case Flooded():
+            word = "flood"
+        case ssl.SSLError():
+            word = tls_reason(error)
+        case socket.gaierror():
+            word = "dns"
+        case TimeoutError():
+            word = "timeout"
+        case OSError() | EOFError():
+            word = _word_of_number(error) or ("reset" if error.__cause__ is None else None)
+    return word
+
+
+def _word_of_number(error: OSError | EOFError) -> str | None:
     """By number; where a name has several addresses, the numbers stand in the text only."""
-    numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno (\d+)\]", str(error)))
+    numbers = (
+        [error.errno]
+        if isinstance(error, OSError) and error.errno
+        else map(int, re.findall(r"\[Errno (\d+)\]", str(error)))
+    )
     return next((WORDS[number] for number in numbers if number in WORDS), None)
 
 
 def tls() -> ssl.SSLContext:
     """Verified against the system's authorities, or those that `SSL_CERT_FILE` names."""
-    return ssl.create_default_context()
+    return trust()
 
 
 def silence(*loggers: str) -> None:

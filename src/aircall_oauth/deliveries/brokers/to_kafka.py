@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, errors
-from aiokafka.conn import create_conn
+from aiokafka import AIOKafkaProducer, client, errors
+from aiokafka.conn import AIOKafkaConnection, create_conn
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
 from aircall_oauth.deliveries.brokers.broker import Line
+from aircall_oauth.deliveries.brokers.intake import BoundedReader, Intake
 from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
@@ -19,6 +20,9 @@ REQUEST_SECONDS = 5
 TOPIC_SECONDS = 3
 # An event is at most 1 MiB when it comes in; what Kafka takes is the broker's `message.max.bytes`.
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+# Of a topic with ten thousand partitions.
+AT_ONCE_BYTES = 512 * 1024
+CLIENT_ID = "aircall-oauth"
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 WORDS = {
     errors.UnknownTopicOrPartitionError: "no_topic",
@@ -42,7 +46,31 @@ def lines(address: Address, topic: str) -> Callable[[], Line]:
     if not TOPIC.fullmatch(topic):
         raise DestinationRefused("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
     network.silence("aiokafka")
+    # There is no other way to say which connections a producer opens.
+    client.create_conn = _create_connection
     return lambda: KafkaLine(address, topic)
+
+
+class BoundedConnection(AIOKafkaConnection):  # type: ignore[misc]
+    """Brings no more than is allowed: aiokafka holds frames of any size."""
+
+    def _create_reader_task(self) -> asyncio.Task[None]:
+        self._intake = Intake(AT_ONCE_BYTES)
+        self._reader: Any = BoundedReader(self._reader, self._intake)
+        return super()._create_reader_task()  # type: ignore[no-any-return]
+
+    def send(self, request: Any, expect_response: bool = True) -> Any:
+        self._intake.fill()
+        return super().send(request, expect_response)
+
+
+async def _create_connection(host: str, port: int, **options: Any) -> AIOKafkaConnection:
+    """As aiokafka's own `create_conn`, which it still is for anybody else in this process."""
+    if options.get("client_id") != CLIENT_ID:
+        return await create_conn(host, port, **options)
+    connection = BoundedConnection(host, port, **options)
+    await connection.connect()
+    return connection
 
 
 class KafkaLine:
@@ -109,7 +137,7 @@ class KafkaLine:
         failures: list[BaseException] = []
         for host, port in self._address.servers:
             try:
-                connection = await create_conn(host, port, **access)
+                connection = await _create_connection(host, port, **access)
             except (OSError, errors.KafkaError) as error:
                 failures.append(error)
             else:
@@ -120,7 +148,7 @@ class KafkaLine:
 
 def _access(address: Address) -> dict[str, Any]:
     access: dict[str, Any] = {
-        "client_id": "aircall-oauth",
+        "client_id": CLIENT_ID,
         "request_timeout_ms": REQUEST_SECONDS * 1000,
         "security_protocol": address.scheme.upper(),
         "ssl_context": network.tls() if address.scheme.endswith("ssl") else None,

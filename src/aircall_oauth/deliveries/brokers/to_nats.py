@@ -6,14 +6,17 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from json import JSONDecodeError
+from typing import Any
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.protocol.parser import Parser
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
 from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Line, lose
+from aircall_oauth.deliveries.brokers.intake import Intake
 from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
@@ -44,6 +47,29 @@ def lines(address: Address, subject: str) -> Callable[[], Line]:
     return lambda: NatsLine(address, subject)
 
 
+class BoundedParser(Parser):
+    """Reads no more than a connection may bring: the client's own parser holds a line or a message of any size."""
+
+    def __init__(self, client: Client, intake: Intake) -> None:
+        super().__init__(client)
+        self._intake = intake
+
+    async def parse(self, data: bytes = b"") -> None:
+        self._intake.take(len(data))
+        await super().parse(data)
+
+
+class BoundedClient(Client):
+    """Goes to the servers it was given only, and not to those that a server names."""
+
+    def __init__(self, intake: Intake) -> None:
+        super().__init__()
+        self._ps = BoundedParser(self, intake)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        await super()._process_info(info | {"connect_urls": []}, initial_connection)
+
+
 class NatsLine:
     """One connection to NATS."""
 
@@ -53,7 +79,8 @@ class NatsLine:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._address = address
         self._subject = subject
-        self._client = Client()
+        self._intake = Intake()
+        self._client = BoundedClient(self._intake)
         self._jetstream = self._client.jetstream()
         self._tls = network.tls()
         self._last_error: Exception | None = None
@@ -92,7 +119,8 @@ class NatsLine:
             "installation_id": message.installation_id,
             "type": message.type,
         }
-        await self._jetstream.publish(self._subject, message.body, timeout=DEADLINE_SECONDS, headers=headers)
+        with self._intake.answering(0):
+            await self._jetstream.publish(self._subject, message.body, timeout=DEADLINE_SECONDS, headers=headers)
 
     async def close(self) -> None:
         # After a TLS handshake that failed, the client waits for the end of a connection that has ended.
@@ -128,7 +156,7 @@ class NatsLine:
 
     def _on_end(self, reading: asyncio.Task[None]) -> None:
         error = None if reading.cancelled() else reading.exception()
-        lose(self, self.reason(error or self._last_error or ConnectionResetError()))
+        lose(self, self.reason(error or self._last_error or self._client.last_error or ConnectionResetError()))
 
 
 def _bracketed(host: str) -> str:

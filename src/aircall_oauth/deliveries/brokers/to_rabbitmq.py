@@ -8,10 +8,13 @@ import aio_pika
 from aio_pika.abc import AbstractExchange
 from aio_pika.connection import make_url
 from aiormq import exceptions
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from yarl import URL
 
 from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.brokers.address import Address
 from aircall_oauth.deliveries.brokers.broker import Line, lose
+from aircall_oauth.deliveries.brokers.intake import BoundedReader, Intake
 from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
@@ -56,7 +59,8 @@ class RabbitLine:
         self._exchange_name = exchange
         self._routing_key = routing_key
         self._out: set[str] = set()
-        self._connection = _connection(address)
+        self._intake = Intake()
+        self._connection = _connection(address, self._intake)
         self._exchange: AbstractExchange | None = None
 
     async def open(self) -> None:
@@ -75,7 +79,8 @@ class RabbitLine:
             raise AlreadyOut
         self._out.add(message.event_id)
         try:
-            await self._exchange.publish(_message(message), self._routing_key, mandatory=True)
+            with self._intake.answering(len(message.body)):
+                await self._exchange.publish(_message(message), self._routing_key, mandatory=True)
         except exceptions.ChannelInvalidStateError:
             # The channel is closed, and what closed it is about to be told.
             await asyncio.wait({self.lost}, timeout=LOST_SECONDS)
@@ -93,7 +98,19 @@ class RabbitLine:
         lose(self, "reset" if error is None else self.reason(error))
 
 
-def _connection(address: Address) -> aio_pika.Connection:
+class BoundedTransport(TransportFactory):
+    """Opens a connection that brings no more than its intake allows: aiormq holds frames of any size."""
+
+    def __init__(self, opens: TransportFactory, intake: Intake) -> None:
+        self._opens = opens
+        self._intake = intake
+
+    async def create(self, url: URL, **options: Any) -> tuple[Any, asyncio.StreamWriter]:
+        reader, writer = await self._opens.create(url, **options)
+        return BoundedReader(reader, self._intake), writer
+
+
+def _connection(address: Address, intake: Intake) -> aio_pika.Connection:
     """Made but not opened: one that could not be opened is to be closed too, or it complains when it is collected."""
     (host, port), *_ = address.servers
     encrypted = address.scheme == "amqps"
@@ -106,11 +123,14 @@ def _connection(address: Address) -> aio_pika.Connection:
         ssl=encrypted,
         heartbeat=HEARTBEAT_SECONDS,
     )
-    return aio_pika.Connection(
+    connection = aio_pika.Connection(
         url,
         ssl_context=network.tls() if encrypted else None,
         client_properties={"connection_name": "aircall-oauth"},
     )
+    opens = TLSTransportFactory() if encrypted else TCPTransportFactory()
+    connection.kwargs["transport_factory"] = BoundedTransport(opens, intake)
+    return connection
 
 
 def _message(message: Message) -> aio_pika.Message:
