@@ -29,6 +29,17 @@ DRIVER_POOL_SIZE = 5
 POOL_TIMEOUT_SECONDS = 3.0
 LOCK_WAIT = timedelta(minutes=2)
 
+# In a statement: its commit waits for the durability that the database is configured for, and at least for its own
+# disk, even where the statement changes nothing: a transaction that wrote nothing waits neither for the disk nor for a
+# standby, whatever it read. Per transaction, so that a setting that is raised while the session lasts holds too.
+DURABLY = """
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true),
+    pg_logical_emit_message(true, 'aircall-oauth', '')
+"""
+# Of a session: no reload of the server's configuration takes the wait for the disk away from what is committed in it.
+NEVER_OFF = """
+    SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
+"""
 # Connection failures, and a server that is starting, stopping or full: nothing is wrong with the statement.
 AWAY = (
     OSError,
@@ -58,7 +69,7 @@ class Database:
         self._command_timeout_seconds = command_timeout_seconds
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self.connect,
+            async_creator=self._connect_durably,
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
@@ -84,6 +95,15 @@ class Database:
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
             raise DatabaseAway from error
 
+    async def _connect_durably(self) -> asyncpg.Connection:
+        connection = await self.connect()
+        try:
+            await connection.execute(NEVER_OFF)
+        except (*AWAY, asyncpg.PostgresError) as error:
+            connection.terminate()
+            raise DatabaseAway from error
+        return connection
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed at the end, rolled back on any error; `DatabaseAway` where it can't be had."""
@@ -100,7 +120,7 @@ class Database:
         with database_errors():
             if self._driver_pool is None:
                 self._driver_pool = asyncpg.create_pool(
-                    connect=lambda *_, **__: self.connect(),
+                    connect=lambda *_, **__: self._connect_durably(),
                     min_size=0,
                     max_size=DRIVER_POOL_SIZE,
                     reset=_leave_as_it_is,

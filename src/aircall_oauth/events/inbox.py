@@ -18,7 +18,7 @@ import asyncpg
 import msgspec
 
 from aircall_oauth import log, partitions
-from aircall_oauth.database import AWAY, Database, reason
+from aircall_oauth.database import AWAY, DURABLY, Database, reason
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.metrics import Metrics
@@ -28,14 +28,13 @@ logger = log.get(__name__)
 
 # What PostgreSQL says of a row that it will never take. Anything else may pass: a full disk, a deadlock, a restart.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# What is answered 200 is on disk, whatever the database's default; and packed by what costs least, where it is there.
+# Packed by what costs least, where it is there.
 PREPARE = """
-    SELECT set_config('synchronous_commit', 'on', false) FROM pg_settings
-    WHERE name = 'synchronous_commit' AND setting = 'off'
-    UNION ALL
     SELECT set_config('default_toast_compression', 'lz4', false) FROM pg_settings
     WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
 """
+# Where in PostgreSQL's source a commit waits for a standby; what it says there comes in the server's language.
+WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 # Aircall gives five seconds. Within these an event is answered, if only with "again".
 ANSWER_SECONDS = 2.5
 PAUSE_SECONDS = 0.05
@@ -47,7 +46,8 @@ MAX_WAITING = 2048
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 # A fingerprint begins with the time of its event: so new ones lie together in their index, however large it grows, and
-# old ones are found by it. A time far ahead counts as none, or it would be kept as long.
+# old ones are found by it. A time far ahead counts as none, or it would be kept as long. A repeat is answered like the
+# event it repeats, whose commit may still wait for a standby: so its own commit waits for what the first one waits for.
 TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
@@ -65,7 +65,7 @@ TAKE_IN = f"""
         LEFT JOIN installation i ON i.id = w.installation_id
               AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
     ), locked AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock({APPEND_LOCK})
+        SELECT pg_advisory_xact_lock({APPEND_LOCK}), {DURABLY}
     ), known AS MATERIALIZED (
         SELECT DISTINCT ON (fingerprint) incoming.* FROM locked, incoming WHERE installation_id IS NOT NULL
         ORDER BY fingerprint, number
@@ -251,6 +251,7 @@ class _Writer:
         self._inbox = inbox
         self._connection: asyncpg.Connection | None = None
         self._put_off_by: str | None = None
+        self._left_waiting = False
 
     async def run(self) -> None:
         while group := await self._inbox.next_group():
@@ -293,6 +294,8 @@ class _Writer:
             # The day has no partition.
             await partitions.ensure(connection)
             unknown, stored = await _insert(connection, group, ids)
+        if self._left_waiting:
+            raise DatabaseAway
         self._inbox.metrics.flushed(events=len(group), started=started)
         _tell(group, ids, set(unknown or ()), set(stored or ()))
         if stored:
@@ -318,8 +321,15 @@ class _Writer:
 
     async def _connect(self) -> asyncpg.Connection:
         self._connection = connection = await self._database.connect()
+        self._left_waiting = False
+        connection.add_log_listener(self._hear)
         await connection.execute(PREPARE)
         return connection
+
+    def _hear(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        """A commit that is made to stop waiting for its standby succeeds, with a warning; the repeat waits again."""
+        if getattr(message, "server_source_function", None) == WAIT_FOR_STANDBY:
+            self._left_waiting = True
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

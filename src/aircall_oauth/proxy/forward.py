@@ -28,13 +28,14 @@ READING = {"GET", "HEAD", "OPTIONS"}
 REDIRECTS = {300, 301, 302, 303, 307, 308}
 UNAUTHORIZED = "Aircall no longer accepts this installation's token: its customer must install again."
 # The installation, one out of the budget, and a line in the audit, asked for at once: each question more would cost a
-# caller as much as all of them. Nobody waits for the disk where $3 is 'off'.
+# caller as much as all of them. Nothing waits for the disk where $3 is true.
 ADMIT = f"""
     WITH installed AS MATERIALIZED (
         SELECT status, company_id, token_sealed FROM installation WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
     ), active AS MATERIALIZED (
         SELECT company_id FROM installed
-        WHERE status = '{InstallationStatus.ACTIVE}' AND set_config('synchronous_commit', $3, true) = $3
+        WHERE status = '{InstallationStatus.ACTIVE}'
+          AND (NOT $3 OR set_config('synchronous_commit', 'off', true) = 'off')
     ), drawn AS (
         {budget.drawing("active", calls="1")} {budget.within(calls="1", allowed="$4")}
     ), told AS (
@@ -79,7 +80,7 @@ async def _admit(resources: Resources, key: Caller, who: Who, installation_id: s
     reads, allowed = method in READING, _per_minute(resources)
     line = audit.line(who, Action.AIRCALL_READ if reads else Action.AIRCALL_WRITE, installation_id=installation_id)
     async with resources.database.driver_connection() as connection:
-        row = await connection.fetchrow(ADMIT, installation_id, key.owner, "off" if reads else "on", allowed, *line)
+        row = await connection.fetchrow(ADMIT, installation_id, key.owner, reads, allowed, *line)
         if row is None:
             raise InstallationNotFound
         if row["status"] != InstallationStatus.ACTIVE:
