@@ -110,30 +110,65 @@ async def test_a_claim_makes_it_the_owners_and_puts_it_to_use(service: Service) 
         "ORDER BY at OFFSET 1 LIMIT 1"
     )
     assert told == [("installation.claimed", "done", claimed["id"])]
-    assert await service.sql("SELECT * FROM claim") == []
 
 
-async def test_a_claim_works_once(service: Service) -> None:
+async def test_a_claim_sent_again_by_the_same_owner_is_the_same_installation(service: Service) -> None:
+    """A page reloaded, an answer that got lost."""
     claim = await service.install_by_link("acme")
     first = await service.claim(claim, "acme")
+    before = await the_installation(service), await events(service)
 
-    second = await service.claim(claim, "acme")
+    again = await service.claim(claim, "acme")
+    with_a_key_of_its_own = await service.claim(claim, "acme", await service.partner(owner="acme"))
     of_another = await service.claim(claim, "globex")
+    of_anothers_key = await service.claim(claim, "acme", await service.partner(owner="globex"))
 
-    assert first.status_code == 200
-    assert [(again.status_code, again.json()["code"]) for again in (second, of_another)] == [
-        (404, "claim_not_found")
-    ] * 2
-    assert (await the_installation(service))["owner"] == "acme"
+    assert [answer.status_code for answer in (first, again, with_a_key_of_its_own)] == [200] * 3
+    assert again.json() == with_a_key_of_its_own.json()
+    assert (again.json()["id"], again.json()["owner"]) == (first.json()["id"], "acme")
+    assert (of_another.status_code, of_another.json()["code"]) == (404, "claim_not_found")
+    assert (of_anothers_key.status_code, of_anothers_key.json()["code"]) == (403, "owner_not_allowed")
+    assert (await the_installation(service), await events(service)) == before
+    assert asked(service, "POST", "/v1/webhooks") == 1
 
 
-async def test_a_claim_works_once_however_many_come_at_once(service: Service) -> None:
+async def test_a_used_claim_keeps_no_token_and_is_forgotten_with_its_hour(service: Service) -> None:
+    await service.claim(await service.install_by_link("acme"), "acme")
+    renewal = await service.install_by_link("acme")
+    await service.claim(renewal, "acme")
+    kept = await service.sql("SELECT token_sealed, token_fingerprint FROM claim")
+
+    await service.sql(MAKE_LATE)
+    late = await service.claim(renewal, "acme")
+    await claims.expire(service.resources)
+
+    assert [tuple(row) for row in kept] == [(None, None)] * 2
+    assert (late.status_code, late.json()["code"]) == (404, "claim_not_found")
+    assert await service.sql("SELECT * FROM claim") == []
+    assert (await the_installation(service))["status"] == "active"
+
+
+async def test_a_used_claim_is_no_good_once_its_owner_has_left(service: Service) -> None:
+    claim = await service.install_by_link("acme")
+    installation_id = (await service.claim(claim, "acme")).json()["id"]
+    partner = await service.partner()
+    assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
+
+    answers = [await service.claim(claim, "acme")]
+    await service.install()
+    answers.append(await service.claim(claim, "acme"))
+
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "claim_not_found")] * 2
+    assert (await the_installation(service))["owner"] is None
+
+
+async def test_a_claim_is_used_once_however_many_come_at_once(service: Service) -> None:
     claim = await service.install_by_link("acme")
     partner = await service.partner(Scope.INSTALLATIONS_WRITE)
 
     answers = await asyncio.gather(*(service.claim(claim, "acme", partner) for _ in range(12)))
 
-    assert Counter(answer.status_code for answer in answers) == {200: 1, 404: 11}
+    assert Counter(answer.status_code for answer in answers) == {200: 12}
     assert Counter(type_ for type_, _ in await events(service)) == {
         "installation.connected": 1,
         "installation.claimed": 1,
@@ -261,7 +296,7 @@ async def test_of_many_browsers_with_one_link_at_once_one_has_it(service: Servic
 
     assert Counter(answer.status_code for answer in answers) == {303: 1, 409: 7}
     assert asked(service, "POST", "/v1/oauth/token") == 1
-    assert len(await service.sql("SELECT * FROM claim")) == 1
+    assert len(await service.sql("SELECT * FROM claim WHERE claimed_at IS NULL")) == 1
 
 
 async def test_a_repeated_callback_brings_the_same_claim_home_until_it_is_used(service: Service) -> None:
@@ -367,7 +402,7 @@ async def test_a_flow_is_kept_again_where_the_answer_of_its_commit_got_lost(serv
     service.resources.database.session = whole  # type: ignore[method-assign]
 
     assert next(connection_lost, None) is None, "it was lost once"
-    assert len(await service.sql("SELECT * FROM claim")) == 1
+    assert len(await service.sql("SELECT * FROM claim WHERE claimed_at IS NULL")) == 1
     assert (await service.claim(claim, "acme")).json()["status"] == "active"
 
 

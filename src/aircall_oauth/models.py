@@ -363,6 +363,8 @@ class Audit(Table, table=True):
 class Claim(Table, table=True):
     """A one-time code that somebody carries home from a flow, to say whose the installation is.
 
+    Once it was used it is remembered until it expires, so that the same owner may send it again.
+
     Where somebody has the installation already, a flow that must be claimed leaves its token here, beside it: so a
     flow that nobody claims changes nothing for whoever has it.
     """
@@ -378,10 +380,11 @@ class Claim(Table, table=True):
     id: str = _text(primary_key=True)
     installation_id: str = _text(ForeignKey("installation.id", ondelete="CASCADE"))
     fingerprint: bytes = _column(LargeBinary)
-    owner: str | None = _text(nullable=True)  # the install link's: nobody else may claim it
+    owner: str | None = _text(nullable=True)  # the install link's, and the claimer's: no other may claim it
     token_sealed: str | None = _text(nullable=True)
     token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
     expires_at: datetime = _time()
+    claimed_at: datetime | None = _time(nullable=True)
 
 
 class Uninstall(Table, table=True):

@@ -76,20 +76,22 @@ async def keep_claim(session: AsyncSession, claim: Claim) -> None:
 async def open_claim(session: AsyncSession, vault: Vault, flow_id: str) -> SecretStr | None:
     """The code of a flow's claim while it can still be used."""
     code = code_of(vault, flow_id)
-    usable = select(Claim.id).where(_usable(vault, code))
+    usable = select(Claim.id).where(_usable(vault, code), col(Claim.claimed_at).is_(None))
     return code if (await session.exec(usable)).first() is not None else None
 
 
 async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr, owner: str) -> str:
-    """Make an installation the owner's, once; its id.
+    """Make an installation the owner's, once; its id. The same owner's repeat gets the same answer.
 
-    Raises `OwnerNotAllowed`, `ClaimNotFound` (never given, used, too late), `ClaimOfAnother` (the link was another
-    owner's) or `InstallationHeld` (somebody else has it). A refused claim changes nothing.
+    Raises `OwnerNotAllowed`, `ClaimNotFound` (never given, used by another, too late), `ClaimOfAnother` (the link was
+    another owner's) or `InstallationHeld` (another owner has it). A refused claim changes nothing.
     """
     if not key.may_act_for(owner):
         raise OwnerNotAllowed
     async with resources.database.session() as session:
         found, installation = await _lock(session, resources.vault, code)
+        if found.claimed_at is not None:
+            return _claimed_before(found, installation, owner)
         refusal = _refusal(found, installation, owner)
         outcome = Outcome.DONE if refusal is None else Outcome.REFUSED
         await audit.record(session, who, Action.INSTALLATION_CLAIMED, installation_id=installation.id, outcome=outcome)
@@ -131,7 +133,7 @@ async def _lock(session: AsyncSession, vault: Vault, code: SecretStr) -> tuple[C
         await session.exec(
             select(Installation)
             .where(col(Installation.id).in_(select(Claim.installation_id).where(_usable(vault, code))))
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
     ).first()
     found = (await session.exec(select(Claim).where(_usable(vault, code)).with_for_update())).first()
@@ -143,6 +145,13 @@ async def _lock(session: AsyncSession, vault: Vault, code: SecretStr) -> tuple[C
 def _usable(vault: Vault, code: SecretStr) -> ColumnElement[bool]:
     recognised = col(Claim.fingerprint) == vault.fingerprint(code, CLAIM_PURPOSE)
     return and_(recognised, col(Claim.expires_at) > func.now())
+
+
+def _claimed_before(found: Claim, installation: Installation, owner: str) -> str:
+    """A reload, or a repeat of a request whose answer got lost: the installation's id for the owner who has it."""
+    if found.owner != owner or installation.owner != owner or installation.status not in HOLDING:
+        raise ClaimNotFound
+    return installation.id
 
 
 def _refusal(found: Claim, installation: Installation, owner: str) -> ApiError | None:
@@ -160,9 +169,10 @@ async def _hand_over(
     if found.token_sealed is not None:
         token = resources.vault.open(found.token_sealed, Place(CLAIM_TOKEN_COLUMN, found.id))
         standing.keep_token(resources, installation, token)
-    installation.owner = owner
-    session.add(installation)
-    await session.delete(found)
+    installation.owner = found.owner = owner
+    found.claimed_at = now()
+    found.token_sealed = found.token_fingerprint = None
+    session.add_all([installation, found])
     if waited:
         await standing.connect(session, installation)
     await eventlog.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
@@ -173,7 +183,7 @@ def _is_nobodys() -> ColumnElement[bool]:
     of_it = col(Claim.installation_id) == col(Installation.id)
     return and_(
         col(Installation.status) == InstallationStatus.UNCLAIMED,
-        ~exists().where(of_it, col(Claim.expires_at) > func.now()),
+        ~exists().where(of_it, col(Claim.expires_at) > func.now(), col(Claim.claimed_at).is_(None)),
         or_(exists().where(of_it), col(Installation.connected_at) <= func.now() - LIFETIME),
     )
 

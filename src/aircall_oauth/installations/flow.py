@@ -301,8 +301,11 @@ async def _save_once(resources: Resources, flow: FlowState, identity: Identity, 
         )
         await _refuse_mixed_up(resources, session, installation, token)
         waits = _waits(resources, flow, installation)
-        beside = waits and not _is_nobodys(installation)
+        beside = waits and _in_use(installation)
         if not beside:
+            if not _in_use(installation):
+                # An owner who left gave it up.
+                installation.owner = None
             _tell(installation, identity)
             standing.keep_token(resources, installation, token)
             installation.status = InstallationStatus.UNCLAIMED if waits else InstallationStatus.ACTIVE
@@ -327,11 +330,6 @@ def _waits(resources: Resources, flow: FlowState, installation: Installation) ->
 
 def _in_use(installation: Installation) -> bool:
     return installation.status in {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
-
-
-def _is_nobodys(installation: Installation) -> bool:
-    """Whether nobody would notice if it changed: it is not in use, and no owner left it behind."""
-    return installation.owner is None and not _in_use(installation)
 
 
 async def _find(session: AsyncSession, identity: Identity) -> Installation | None:

@@ -58,8 +58,10 @@ class Page:
 
 
 START_AGAIN = "Start the installation again; it takes a minute."
-ANOTHER_LINK = "Ask whoever gave you the link for a new one."
-THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new one."
+ANOTHER_LINK = "Ask for a new link where you were given this one."
+THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new link."
+# Endings past the moment in which the link was used up: opening it again leads nowhere.
+LINK_SPENT = (CodeRefused, AircallAway, FlowUnknown)
 ENDINGS: dict[type[AppError], Page] = {
     ParametersInvalid: Page(
         "This link is incomplete",
@@ -159,12 +161,16 @@ ENDINGS: dict[type[AppError], Page] = {
 def ending(error: AppError, *, install_url: str, by_link: bool = False) -> str:
     """The page for a flow that ended without an installation.
 
-    Who came by an install link is not sent to the door without one: that would be a flow of nobody's.
+    A flow that began with an install link is not sent to the door without one: what came of that has no owner.
     """
     page = ENDINGS.get(type(error), ENDINGS[AppError])
     if by_link and page.start_again:
-        page = replace(page, next_step=THE_LINK_AGAIN, start_again=False)
+        page = replace(page, next_step=_next_with_a_link(error), start_again=False)
     return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
+
+
+def _next_with_a_link(error: AppError) -> str:
+    return ANOTHER_LINK if isinstance(error, LINK_SPENT) else THE_LINK_AGAIN
 
 
 def connected(company_name: str | None) -> str:

@@ -28,10 +28,17 @@ AHEAD_OF_A_CLICK = re.compile(r"prefetch|prerender|preview", re.IGNORECASE)
 
 def single_valued(request: Request) -> None:
     """A parameter given twice is refused: two readers could each believe another one."""
-    request.state.by_link = "link" in request.query_params
     names = [name for name, _ in request.query_params.multi_items()]
     if len(names) != len(set(names)):
         raise ParametersInvalid
+
+
+async def noting_a_link(request: Request, resources: ResourcesDep) -> None:
+    """Note whether the flow began with an install link, before anything ends it: its page offers no other way in."""
+    query = request.query_params
+    request.state.by_link = "link" in query or state.began_with_link(
+        resources.vault, query.get("state", ""), request.cookies
+    )
 
 
 class InstallQuery(BaseModel):
@@ -68,7 +75,7 @@ PAGES: dict[int | str, dict[str, Any]] = {
 @browser.get(
     "/install",
     summary="Begin an installation",
-    dependencies=[Depends(single_valued)],
+    dependencies=[Depends(noting_a_link), Depends(single_valued)],
     status_code=303,
     response_class=RedirectResponse,
     responses={400: PAGES[400], 303: {"description": "To Aircall's consent page"}},
@@ -96,7 +103,7 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
 @browser.get(
     "/callback",
     summary="Finish an installation",
-    dependencies=[Depends(single_valued)],
+    dependencies=[Depends(noting_a_link), Depends(single_valued)],
     responses={
         200: {"description": "Connected, or declined: a page"},
         303: {"description": "Connected: to the success page, or to the `return_to` with `?claim=`"},
@@ -110,7 +117,6 @@ async def callback(request: Request, query: Annotated[CallbackQuery, Query()], r
     _require_code_or_error(query)
     secure = resources.settings.secure_cookies
     known = state.judge(resources.vault, query.state, request.cookies, secure=secure)
-    request.state.by_link = known.link_id is not None
     connected = await flow.finish_install(resources, known, code=query.code, error=query.error)
     if connected.return_to is None and connected.claim is not None:
         return HTMLResponse(pages.to_be_claimed(connected.company_name, connected.claim), headers=pages.HEADERS)
@@ -327,8 +333,9 @@ async def claim_installation(
 ) -> InstallationView:
     """Make an installation the owner's, once. The owner must be that of the partner's logged-in session.
 
-    A claim that is unknown, used or older than an hour is 404; one of another owner's link 403; an installation that
-    another owner has 409. A refused claim changes nothing.
+    Sent again by the same owner, it answers with the same installation. A claim that is unknown, older than an hour or
+    used by another owner is 404; one of another owner's link 403; an installation that another owner has 409. A refused
+    claim changes nothing.
     """
     installation_id = await claims.claim(resources, key, who, code=body.claim, owner=body.owner)
     return await reading.show_installation(resources, key, installation_id)

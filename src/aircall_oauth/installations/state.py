@@ -22,6 +22,8 @@ LIFETIME = timedelta(minutes=10)
 CLOCK_SKEW_SECONDS = 60
 PURPOSE = "oauth-state"
 COOKIE_NAME = "aircall_oauth_"
+# Ends a cookie's value where its flow began with an install link.
+LINK_MARK = ".link"
 MAX_COOKIES = 20
 # No answer carries more of them, whatever a browser was made to send.
 MAX_DELETED = 40
@@ -51,6 +53,8 @@ def begin(
 ) -> tuple[str, str, FlowCookie]:
     """A new flow: its id, its sealed state and its cookie. Nothing is stored."""
     flow_id, browser_secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
+    if link_id is not None:
+        browser_secret += LINK_MARK
     flow = FlowState(flow_id, int(time.time()), _hash(browser_secret), return_to, link_id, owner)
     state = vault.seal_message(msgspec.json.encode(flow), PURPOSE)
     return flow_id, state, FlowCookie(cookie_name(flow_id, secure=secure), browser_secret)
@@ -72,6 +76,17 @@ def judge(vault: Vault, state: str, cookies: Mapping[str, str], *, secure: bool)
     return flow
 
 
+def began_with_link(vault: Vault, state: str, cookies: Mapping[str, str]) -> bool:
+    """Whether the flow that a browser comes back from began with an install link, however it ends.
+
+    The state tells; where it can't be read, the browser's cookies do.
+    """
+    try:
+        return _open(vault, state).link_id is not None
+    except StateInvalid:
+        return any(_is_ours(name) and value.endswith(LINK_MARK) for name, value in cookies.items())
+
+
 def cookie_name(flow_id: str, *, secure: bool) -> str:
     """`__Host-` pins a cookie to this host over https; browsers refuse it on http://localhost."""
     return f"{'__Host-' if secure else ''}{COOKIE_NAME}{flow_id}"
@@ -85,6 +100,10 @@ def surplus_cookies(cookies: Mapping[str, str], *, secure: bool) -> list[str]:
     given = re.compile(re.escape(cookie_name("", secure=secure)) + r"[A-Za-z0-9_-]{22}")
     ours = [name for name in cookies if given.fullmatch(name)]
     return ours[: max(0, len(ours) - MAX_COOKIES + 1)][:MAX_DELETED]
+
+
+def _is_ours(name: str) -> bool:
+    return name.removeprefix("__Host-").startswith(COOKIE_NAME)
 
 
 def _open(vault: Vault, state: str) -> FlowState:
