@@ -10,6 +10,7 @@ from pathlib import Path
 import alembic.command
 import alembic.config
 import asyncpg
+import stamina
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -40,6 +41,8 @@ DURABLY = """
 NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
+# PostgreSQL undid the transaction for the sake of another one: the same again may well do.
+UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # Connection failures, and a server that is starting, stopping or full: nothing is wrong with the statement.
 AWAY = (
     OSError,
@@ -49,13 +52,11 @@ AWAY = (
     # What the driver says of a connection that broke in the middle of an answer.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
+    asyncpg.OperatorInterventionError,  # SQLSTATE 57…: starting, stopping, cancelled
+    asyncpg.InsufficientResourcesError,  # 53…: a full disk, no memory, too many connections
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
+    *UNDONE,
     # A migration ran while this process was up; the driver prepares the statement anew next time.
     asyncpg.InvalidCachedStatementError,
 )
@@ -158,6 +159,15 @@ def database_errors() -> Iterator[None]:
         raise
     except AWAY as error:
         raise DatabaseAway from error
+
+
+def was_undone(error: Exception) -> bool:
+    """Whether a transaction met another one, and PostgreSQL undid it."""
+    return isinstance(error, DatabaseAway) and error.__cause__ is not None and isinstance(root(error.__cause__), UNDONE)
+
+
+# For a function that is one transaction, and does nothing else that can be seen.
+again_if_undone = stamina.retry(on=was_undone, attempts=3, wait_initial=0.05, wait_max=0.5, wait_jitter=0.1)
 
 
 def reason(error: Exception) -> str:

@@ -225,6 +225,7 @@ class TryAgainLater(FlowError):
     """This service cannot save an installation right now."""
 
     status = 503
+    retry_after_seconds = 2
 
 
 class ApiError(AppError):

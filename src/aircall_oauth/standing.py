@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.sql.expression import SelectOfScalar
 
 from aircall_oauth import eventlog, log
 from aircall_oauth.aircall import budget
@@ -74,6 +75,22 @@ async def look(
     except NotNow:
         return Look.UNCERTAIN, None
     return (Look.ALIVE if is_of(integration, installation) else Look.FOREIGN), integration
+
+
+def for_change(
+    installations: SelectOfScalar[Installation], *, skip_locked: bool = False
+) -> SelectOfScalar[Installation]:
+    """Installations, locked for the transaction: the first thing of each that changes one or what belongs to it.
+
+    So two transactions meet at the installation and never in the middle: none holds a webhook, a gap or a claim that
+    the other waits for. The lock lets foreign keys through: adding a row that belongs to one waits for nothing.
+    """
+    return installations.with_for_update(key_share=True, skip_locked=skip_locked)
+
+
+async def lock(session: AsyncSession, installation_id: str) -> None:
+    """Lock an installation before changing what belongs to it."""
+    await session.exec(for_change(select(Installation).where(col(Installation.id) == installation_id)))
 
 
 async def suspect_token(resources: Resources, installation_id: str, *, chore: bool = True) -> bool:
@@ -167,7 +184,7 @@ async def keep_facts(
     Only while the token is the one that was asked with. What is not told stays as it was.
     """
     async with resources.database.session() as session:
-        now_there = (await session.exec(select(Installation).where(_same(installation)).with_for_update())).first()
+        now_there = (await session.exec(for_change(select(Installation).where(_same(installation))))).first()
         if now_there is None:
             return False
         now_there.integration_id = now_there.integration_id or integration.id

@@ -17,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import audit, eventlog, log, standing
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
+from aircall_oauth.database import again_if_undone
 from aircall_oauth.errors import (
     ApiError,
     ClaimNotFound,
@@ -88,23 +89,13 @@ async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr,
     """
     if not key.may_act_for(owner):
         raise OwnerNotAllowed
-    async with resources.database.session() as session:
-        found, installation = await _lock(session, resources.vault, code)
-        if found.claimed_at is not None:
-            return _claimed_before(found, installation, owner)
-        refusal = _refusal(found, installation, owner)
-        outcome = Outcome.DONE if refusal is None else Outcome.REFUSED
-        await audit.record(session, who, Action.INSTALLATION_CLAIMED, installation_id=installation.id, outcome=outcome)
-        if refusal is None:
-            await _hand_over(resources, session, found, installation, owner)
-    if refusal is not None:
-        logger.warning("claim refused", installation_id=installation.id, actor=who.actor, reason=refusal.code())
-        raise refusal
-    logger.info("installation claimed", installation_id=installation.id, actor=who.actor)
-    resources.metrics.install_step(InstallStep.CLAIMED)
-    await upkeep.ensure_webhook(resources, installation.id)
-    await standing.refresh(resources, installation.id)
-    return installation.id
+    installation_id, is_repeat = await _claim(resources, who, code, owner)
+    if not is_repeat:
+        logger.info("installation claimed", installation_id=installation_id, actor=who.actor)
+        resources.metrics.install_step(InstallStep.CLAIMED)
+        await upkeep.ensure_webhook(resources, installation_id)
+        await standing.refresh(resources, installation_id)
+    return installation_id
 
 
 async def expire(resources: Resources) -> None:
@@ -127,13 +118,33 @@ async def expire(resources: Resources) -> None:
     await _forget_lapsed(resources)
 
 
+@again_if_undone
+async def _claim(resources: Resources, who: Who, code: SecretStr, owner: str) -> tuple[str, bool]:
+    """The installation's id, now the owner's, and whether it was already."""
+    async with resources.database.session() as session:
+        found, installation = await _lock(session, resources.vault, code)
+        if found.claimed_at is not None:
+            return _claimed_before(found, installation, owner), True
+        refusal = _refusal(found, installation, owner)
+        outcome = Outcome.DONE if refusal is None else Outcome.REFUSED
+        await audit.record(session, who, Action.INSTALLATION_CLAIMED, installation_id=installation.id, outcome=outcome)
+        if refusal is None:
+            await _hand_over(resources, session, found, installation, owner)
+    if refusal is not None:
+        logger.warning("claim refused", installation_id=installation.id, actor=who.actor, reason=refusal.code())
+        raise refusal
+    return installation.id, False
+
+
 async def _lock(session: AsyncSession, vault: Vault, code: SecretStr) -> tuple[Claim, Installation]:
     """The claim and its installation, for this transaction alone; always in that order: installation, then claim."""
     installation = (
         await session.exec(
-            select(Installation)
-            .where(col(Installation.id).in_(select(Claim.installation_id).where(_usable(vault, code))))
-            .with_for_update(key_share=True)
+            standing.for_change(
+                select(Installation).where(
+                    col(Installation.id).in_(select(Claim.installation_id).where(_usable(vault, code)))
+                )
+            )
         )
     ).first()
     found = (await session.exec(select(Claim).where(_usable(vault, code)).with_for_update())).first()
@@ -211,4 +222,4 @@ async def _forget_lapsed(resources: Resources) -> None:
 async def _lock_all(session: AsyncSession, *conditions: ColumnElement[bool]) -> Sequence[Installation]:
     """Installations of which nobody else has the lock, for this transaction alone."""
     found = select(Installation).where(*conditions).order_by(col(Installation.id)).limit(BATCH)
-    return (await session.exec(found.with_for_update(skip_locked=True))).all()
+    return (await session.exec(standing.for_change(found, skip_locked=True))).all()

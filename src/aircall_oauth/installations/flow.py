@@ -335,7 +335,7 @@ def _in_use(installation: Installation) -> bool:
 async def _find(session: AsyncSession, identity: Identity) -> Installation | None:
     """The installation this identity already has: by the integration's id, else by the company's."""
     of_company = select(Installation).where(col(Installation.company_id) == identity.company_id)
-    rows = (await session.exec(of_company.with_for_update().order_by(col(Installation.id)))).all()
+    rows = (await session.exec(standing.for_change(of_company.order_by(col(Installation.id))))).all()
     same = [row for row in rows if row.integration_id == identity.integration_id]
     if not same and identity.integration_id is not None:
         # First seen without an integration id; now Aircall tells it.

@@ -17,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import audit, log, standing
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
+from aircall_oauth.database import again_if_undone
 from aircall_oauth.errors import (
     AircallRefused,
     DatabaseAway,
@@ -55,22 +56,29 @@ async def disconnect(resources: Resources, key: Caller, who: Who, installation_i
 
     Raises `InstallationNotFound`. Where Aircall can't be reached now, the worker goes on with the rest.
     """
-    mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
-    async with resources.database.session() as session:
-        installation = (await session.exec(mine.with_for_update())).first()
-        if installation is None:
-            raise InstallationNotFound
-        if installation.status == InstallationStatus.REMOVED:
-            return
-        await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
-        farewell_id = await take_leave(resources, session, installation, reason="disconnected")
-    logger.info("installation disconnected", installation_id=installation.id, actor=who.actor)
+    farewell_id = await _end(resources, key, who, installation_id)
     if farewell_id is None:
         return
     try:
         await say_goodbye(resources, farewell_id)
     except DatabaseAway:
-        logger.warning("goodbye left to the worker", installation_id=installation.id)
+        logger.warning("goodbye left to the worker", installation_id=installation_id)
+
+
+@again_if_undone
+async def _end(resources: Resources, key: Caller, who: Who, installation_id: str) -> str | None:
+    """End an installation here; its farewell's id, None where there is none to say."""
+    mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
+    async with resources.database.session() as session:
+        installation = (await session.exec(standing.for_change(mine))).first()
+        if installation is None:
+            raise InstallationNotFound
+        if installation.status == InstallationStatus.REMOVED:
+            return None
+        await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
+        farewell_id = await take_leave(resources, session, installation, reason="disconnected")
+    logger.info("installation disconnected", installation_id=installation_id, actor=who.actor)
+    return farewell_id
 
 
 async def take_leave(

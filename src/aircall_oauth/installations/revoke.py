@@ -13,8 +13,9 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, select
 
-from aircall_oauth import audit
+from aircall_oauth import audit, standing
 from aircall_oauth.audit import OPERATOR, Action
+from aircall_oauth.database import again_if_undone
 from aircall_oauth.installations import leaving
 from aircall_oauth.installations.leaving import Goodbye
 from aircall_oauth.models import Farewell, Installation, InstallationStatus
@@ -84,11 +85,12 @@ async def revoke_all(resources: Resources, *, give_up_after: timedelta, tell: Te
     return Report(progress, refused, await _waiting(resources))
 
 
+@again_if_undone
 async def _end_some(resources: Resources) -> list[tuple[Installation, str | None]]:
     """From here on nothing of them is used any more; each with its farewell's id, if it has one."""
-    some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH).with_for_update()
+    some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH)
     async with resources.database.session() as session:
-        installations = (await session.exec(some)).all()
+        installations = (await session.exec(standing.for_change(some))).all()
         for installation in installations:
             await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
         return [

@@ -135,7 +135,9 @@ def _require_code_or_error(query: CallbackQuery) -> None:
 def ending_page(error: AppError, *, install_url: str, by_link: bool) -> HTMLResponse:
     """A browser's door answers every error with a page."""
     page = pages.ending(error, install_url=install_url, by_link=by_link)
-    return HTMLResponse(page, error.status, headers=pages.HEADERS)
+    pause = getattr(error, "retry_after_seconds", None)
+    told = {} if pause is None else {"retry-after": str(pause)}
+    return HTMLResponse(page, error.status, headers=pages.HEADERS | told)
 
 
 def came_by_link(request: Request) -> bool:

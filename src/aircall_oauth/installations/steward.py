@@ -184,6 +184,7 @@ async def _note_if_off(visit: Visit, known: AircallWebhook | None) -> list[Oddit
     )
     if visit.webhook.status != status:
         async with visit.resources.database.session() as session:
+            await standing.lock(session, visit.installation.id)
             if await leases.change(session, visit.webhook, status=status, checked_at=func.now()):
                 # It was well when it was last looked at.
                 await gaps.begin(session, visit.installation.id, reason=OFF[status], since=visit.webhook.checked_at)
@@ -254,6 +255,7 @@ async def _keep(
     webhook = visit.webhook
     rotated: dict[str, Any] = {"rotation_wanted": False} if webhook.rotation_wanted else {}
     async with visit.resources.database.session() as session:
+        await standing.lock(session, visit.installation.id)
         await _lock_webhooks(session, visit.installation)
         if registered.webhook_id != webhook.webhook_id and await _is_taken(session, visit, registered):
             raise AircallUnavailable("the webhook is another's by now")

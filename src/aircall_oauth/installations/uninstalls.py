@@ -33,6 +33,7 @@ NOTE = text(f"""
     SELECT DISTINCT e.installation_id, now() FROM event e JOIN installation i ON i.id = e.installation_id
     WHERE e.position > :stand AND e.position <= :end AND e.type = '{UNINSTALLED}' AND e.source = '{EventSource.AIRCALL}'
       AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
+    ORDER BY e.installation_id
     ON CONFLICT (installation_id) DO UPDATE SET due_at = excluded.due_at, looks = 0
 """)  # noqa: S608 - only constants of ours are put in
 
@@ -109,7 +110,7 @@ async def _end(resources: Resources, installation: Installation) -> None:
         col(Installation.token_fingerprint) == installation.token_fingerprint,
     )
     async with resources.database.session() as session:
-        still = (await session.exec(same.with_for_update())).first()
+        still = (await session.exec(standing.for_change(same))).first()
         if still is not None:
             await audit.record(session, SERVICE, Action.INSTALLATION_DISCONNECTED, installation_id=still.id)
             await standing.remove(session, still, reason="uninstalled")

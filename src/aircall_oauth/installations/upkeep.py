@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, Update, func
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth import log, standing
@@ -91,7 +91,7 @@ async def after_troubles(resources: Resources) -> None:
     in_use = select(Installation.id).where(col(Installation.status) == InstallationStatus.ACTIVE)
     async with resources.database.session() as session:
         if (await session.exec(delete(Trouble))).rowcount:
-            later = update(Webhook).where(col(Webhook.due_at) > func.now(), col(Webhook.installation_id).in_(in_use))
+            later = _these(col(Webhook.due_at) > func.now(), col(Webhook.installation_id).in_(in_use))
             looked_at = (await session.exec(later.values(due_at=func.least(Webhook.due_at, soon)))).rowcount
             logger.warning("all webhooks are looked at after troubles of our own", webhooks=looked_at)
 
@@ -99,9 +99,15 @@ async def after_troubles(resources: Resources) -> None:
 async def find_overlooked(resources: Resources) -> None:
     """The worker's chore: a webhook in use without a next look gets one. A version before this one left them so."""
     in_use = select(Installation.id).where(col(Installation.status).in_(LOOKED_AFTER))
-    overlooked = update(Webhook).where(col(Webhook.due_at).is_(None), col(Webhook.installation_id).in_(in_use))
+    overlooked = _these(col(Webhook.due_at).is_(None), col(Webhook.installation_id).in_(in_use))
     async with resources.database.session() as session:
         await session.exec(overlooked.values(due_at=func.now() + func.random() * SPREAD))
+
+
+def _these(*conditions: ColumnElement[bool]) -> Update:
+    """Change many webhooks, locked in the order of their installations, as the kill switch comes by them."""
+    in_order = select(Webhook.id).where(*conditions).order_by(col(Webhook.installation_id)).with_for_update()
+    return update(Webhook).where(col(Webhook.id).in_(in_order))
 
 
 async def _look(resources: Resources, webhook: Webhook, installation: Installation) -> None:
@@ -151,6 +157,7 @@ async def _put_off(resources: Resources, webhook: Webhook, installation: Install
         # It is nobody's fault: the next pause is as long.
         values["attempts"] = min(webhook.attempts, 2)
     async with resources.database.session() as session:
+        await standing.lock(session, installation.id)
         await leases.give_back(session, webhook, next_look=pause, **values)
         if webhook.webhook_id is None:
             await gaps.begin(
