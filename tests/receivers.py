@@ -25,6 +25,7 @@ class Received:
     headers: Mapping[str, str]
     body: bytes
     path: str = ""
+    target: str = ""  # path and query, as they came
 
     @property
     def event(self) -> dict[str, Any]:
@@ -65,6 +66,10 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     @property
+    def targets(self) -> list[str]:
+        return [received.target for received in self.received]
+
+    @property
     def numbers(self) -> list[int]:
         """The numbers of the events that were taken, in order."""
         return [event["data"]["n"] for event in self.taken if "n" in event["data"]]
@@ -73,7 +78,7 @@ class Receiver:
         return Counter(self.numbers)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        received = Received(dict(request.headers), await request.read(), request.path)
+        received = Received(dict(request.headers), await request.read(), request.path, request.raw_path)
         self.received.append(received)
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)

@@ -13,6 +13,7 @@ from tests.fakes import Service
 COMPANY, OTHER_COMPANY, THIRD_COMPANY = 70077, 70078, 70079
 HOME = "https://app.example.com/aircall"
 DAY = timedelta(days=1)
+IN_CLEAR = "SELECT EXISTS (SELECT FROM subscription WHERE url_sealed IS NULL)"
 # Leases are over, what was put off is due again, and so is each webhook's next look.
 A_WHILE_LATER = """
     UPDATE webhook SET due_at = now(), leased_until = NULL WHERE due_at IS NOT NULL;
@@ -244,6 +245,15 @@ async def lines_past_the_retention(service: Service) -> None:
     await service.sql("INSERT INTO audit (id, actor, action) VALUES ('aud_fresh', 'operator', 'token.read')")
 
 
+async def urls_in_clear(service: Service) -> None:
+    """As the version before this one left them."""
+    partner = await service.partner()
+    for number in range(2):
+        url = f"https://203.0.114.7/hook?token={number}"
+        made = await partner.post("/v1/subscriptions", json={"name": "crm", "kind": "http", "url": url})
+        await service.sql("UPDATE subscription SET url = $1, url_sealed = NULL WHERE id = $2", url, made.json()["id"])
+
+
 async def attempts_past_the_retention(service: Service) -> None:
     await service.sql("""
         INSERT INTO attempt (subscription_id, event_id, position, at, outcome, milliseconds)
@@ -346,6 +356,7 @@ SCENES = (
     Scene("forget fingerprints", "more than a batch", fingerprints_past_their_time),
     Scene("measure", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
+    Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),
     Scene("forget parked", "more than a batch", parked_events_that_the_log_has_dropped),
 )

@@ -44,6 +44,35 @@ async def test_types_are_told_by_name_or_by_how_they_begin(service: Service) -> 
     assert await read("%") == []
 
 
+async def test_types_are_bounded_however_they_are_separated(service: Service) -> None:
+    partner = await service.partner()
+    lists = [",".join(f"t{ten}{one}*" for one in range(10)) for ten in range(11)]
+
+    for door in ("/v1/events", "/v1/events/stream"):
+        refused = await partner.get(door, params={"type": lists})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), door
+    assert (await partner.get("/v1/events", params={"type": lists[:10]})).status_code == 200
+    assert (await partner.get("/v1/events", params={"type": [*lists[:10], *lists[:10]]})).status_code == 200
+
+
+async def test_a_page_that_looks_for_long_goes_as_it_is_and_the_next_one_goes_on(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "WINDOW", 2)
+    monkeypatch.setattr(feed, "LOOK_SECONDS", 0)
+    await service.install()
+    await tell(service, *NAMES)
+    partner = await service.partner()
+
+    pages, after = list[Any](), 0
+    while not pages or pages[-1]["more"]:
+        pages.append((await partner.get("/v1/events", params={"after": after, "type": "user.*"})).json())
+        after = pages[-1]["next"]
+
+    assert [page["next"] for page in pages] == [2, 4, 6]
+    assert [event["type"] for page in pages for event in page["events"]] == ["user.created"]
+
+
 async def test_next_goes_on_past_what_a_filter_leaves_out(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "WINDOW", 2)
     await service.install()

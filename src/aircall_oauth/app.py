@@ -10,7 +10,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
@@ -34,7 +36,7 @@ from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.metrics import Metrics, Role
-from aircall_oauth.problems import MEDIA_TYPE, headers, problem
+from aircall_oauth.problems import MEDIA_TYPE, fault, headers, problem
 from aircall_oauth.resources import Resources
 
 BROWSER_DOORS = "/aircall/oauth/"
@@ -132,9 +134,18 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if _is_browser(request):
         return _answer_error(request, ParametersInvalid())
-    # Where and why, and never the value: it may be a secret in the wrong place.
-    faults = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-    return _answer_error(request, InvalidRequest("; ".join(faults)))
+    fields = _fields_of(request.scope.get("route"))
+    return _answer_error(request, InvalidRequest("; ".join(fault(each, fields) for each in error.errors())))
+
+
+def _fields_of(door: object) -> set[str]:
+    """The names of all fields that a door's body may have."""
+    if not isinstance(door, APIRoute) or door.body_field is None:
+        return set()
+    body: Any = door.body_field.field_info.annotation
+    schema = TypeAdapter(body).json_schema()
+    models = [schema, *schema.get("$defs", {}).values()]
+    return {name for model in models for name in model.get("properties", ())}
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

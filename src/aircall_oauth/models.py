@@ -485,14 +485,14 @@ class Subscription(Table, table=True):
         _one_of("status", SubscriptionStatus),
         _one_of("health", Health),
         CheckConstraint("(kind = 'http') = (secret_sealed IS NOT NULL)", name="secret"),
-        CheckConstraint("(kind = 'http') = (url_sealed IS NULL)", name="url_sealed"),
+        CheckConstraint("kind = 'http' OR url_sealed IS NOT NULL", name="url_sealed"),
     )
 
     id: str = _text(primary_key=True)
     name: str = _text()
     kind: str = _text()
-    url: str = _text()  # as it is shown: a broker's without the credentials in it
-    url_sealed: str | None = _text(nullable=True)
+    url: str = _text()  # as it is shown (`destinations.kept_url`): without credentials, and without what a query says
+    url_sealed: str | None = _text(nullable=True)  # None: an earlier version wrote the row, and `url` is all
     subject: str | None = _text(nullable=True)
     exchange: str | None = _text(nullable=True)
     routing_key: str | None = _text(nullable=True)

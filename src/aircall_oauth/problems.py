@@ -1,5 +1,8 @@
 """Errors as the partner's systems see them: `application/problem+json` (RFC 9457)."""
 
+import re
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -8,6 +11,9 @@ from aircall_oauth.errors import AppError, BodyTooSlow, PositionGone, TooManyReq
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
+
+# A tag of an enum is told as `<Kind.HTTP: 'http'>`.
+QUOTED = re.compile("'[^']*'")
 
 MEANINGS = {
     400: "The request is malformed",
@@ -49,6 +55,22 @@ def problem(error: AppError, request_id: str | None) -> dict[str, Any]:
         code=error.code(),
         request_id=request_id,
     ).model_dump(exclude={"oldest"}) | ({"oldest": error.oldest} if isinstance(error, PositionGone) else {})
+
+
+def fault(error: Mapping[str, Any], fields: Collection[str] = ()) -> str:
+    """What is wrong with a request and where, of an error of pydantic's. `fields` are those that the door knows.
+
+    Never what was sent, be it a value or a name: it may be a secret in the wrong place.
+    """
+    place, said = [str(part) for part in error["loc"]], str(error["msg"])
+    match error["type"]:
+        case "extra_forbidden":
+            near = get_close_matches(place.pop(), fields, n=1)
+            said = "A field that is not known here" + (f"; did you mean {near[0]!r}?" if near else "")
+        case "union_tag_invalid":
+            place.append(str(error["ctx"]["discriminator"]).strip("'"))
+            said = f"Input should be {', '.join(QUOTED.findall(error['ctx']['expected_tags']))}"
+    return f"{'.'.join(place)}: {said}"
 
 
 def headers(error: AppError) -> dict[str, str]:

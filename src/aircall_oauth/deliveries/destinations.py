@@ -19,6 +19,9 @@ from aircall_oauth.models import (
 from aircall_oauth.resources import Resources
 from aircall_oauth.vault import Place
 
+MASK = "***"
+# The version before this one takes what stands in clear for the address: it must not send to one that is masked.
+NOT_AN_ADDRESS = "sealed:"
 BROKERS: dict[SubscriptionKind, brokers.Kind] = {
     SubscriptionKind.NATS: "nats",
     SubscriptionKind.RABBITMQ: "rabbitmq",
@@ -35,18 +38,18 @@ async def open(resources: Resources, subscription: Subscription) -> Destination:
     match SubscriptionKind(subscription.kind):
         case SubscriptionKind.HTTP:
             keys = _keys(resources, subscription)
-            return HttpDestination(subscription.url, keys, guard, at_once=settings.deliveries_at_once)
+            return HttpDestination(_url(resources, subscription), keys, guard, at_once=settings.deliveries_at_once)
         case SubscriptionKind.NATS:
             assert subscription.subject is not None
-            return brokers.nats(_broker_url(resources, subscription), subscription.subject, judge=guard.refusal)
+            return brokers.nats(_url(resources, subscription), subscription.subject, judge=guard.refusal)
         case SubscriptionKind.RABBITMQ:
             exchange, routing_key = subscription.exchange, subscription.routing_key
             assert exchange is not None
             assert routing_key is not None
-            return brokers.rabbitmq(_broker_url(resources, subscription), exchange, routing_key, judge=guard.refusal)
+            return brokers.rabbitmq(_url(resources, subscription), exchange, routing_key, judge=guard.refusal)
         case SubscriptionKind.KAFKA:
             assert subscription.topic is not None
-            return brokers.kafka(_broker_url(resources, subscription), subscription.topic, judge=guard.refusal)
+            return brokers.kafka(_url(resources, subscription), subscription.topic, judge=guard.refusal)
         case kind:
             assert_never(kind)
 
@@ -60,15 +63,33 @@ async def require_allowed(resources: Resources, kind: SubscriptionKind, url: str
         await guard.require_hosts(brokers.read(BROKERS[kind], url).servers)
 
 
-def shown_url(kind: SubscriptionKind, url: str) -> str:
-    """An address as everybody may see it: without credentials, which a broker's may hold."""
-    if kind == SubscriptionKind.HTTP:
-        return url
-    return brokers.read(BROKERS[kind], url).shown
+def kept_url(kind: SubscriptionKind, url: str) -> str:
+    """What stands of an address in clear beside the sealed one."""
+    if kind != SubscriptionKind.HTTP:
+        return brokers.read(BROKERS[kind], url).shown
+    masked = _masked(url)
+    return url if masked == url else NOT_AN_ADDRESS + masked
 
 
-def _broker_url(resources: Resources, subscription: Subscription) -> str:
-    assert subscription.url_sealed is not None
+def shown_url(kept: str) -> str:
+    """An address as everybody may see it: without a broker's credentials, and without what an HTTP query says."""
+    return _masked(kept.removeprefix(NOT_AN_ADDRESS))
+
+
+def _masked(url: str) -> str:
+    address, mark, query = url.partition("?")
+    return address + mark + "&".join(map(_without_value, query.split("&")))
+
+
+def _without_value(pair: str) -> str:
+    name, _, value = pair.partition("=")
+    # What ends with its `=` may be a secret in base64.
+    return f"{name}={MASK}" if value.strip("=") else MASK if pair else ""
+
+
+def _url(resources: Resources, subscription: Subscription) -> str:
+    if subscription.url_sealed is None:
+        return subscription.url
     return resources.vault.open(subscription.url_sealed, Place(URL_COLUMN, subscription.id)).get_secret_value()
 
 

@@ -95,8 +95,12 @@ async def change(resources: Resources, key: Caller, subscription_id: str, **fiel
     if "owners" in fields:
         fields["owners"] = _owners(key, fields["owners"])
     if "url" in fields:
-        kind = SubscriptionKind((await _find(resources, key, subscription_id)).kind)
-        fields |= await _addressed(resources, kind, subscription_id, fields["url"]) | FRESH
+        found = await _find(resources, key, subscription_id)
+        if fields["url"] == destinations.shown_url(found.url) != found.url:
+            # Sent back as it was shown, without its secrets.
+            del fields["url"]
+        else:
+            fields |= await _addressed(resources, SubscriptionKind(found.kind), subscription_id, fields["url"]) | FRESH
     await _update(resources, key, subscription_id, **fields)
 
 
@@ -226,13 +230,11 @@ def _owners(key: Caller, wanted: Sequence[str]) -> list[str]:
     return [key.owner]
 
 
-async def _addressed(
-    resources: Resources, kind: SubscriptionKind, subscription_id: str, url: str
-) -> dict[str, str | None]:
-    """The address as it is kept: a broker's may hold credentials, so it is sealed whole."""
+async def _addressed(resources: Resources, kind: SubscriptionKind, subscription_id: str, url: str) -> dict[str, str]:
+    """The address as it is kept: it may hold secrets, so it is sealed whole."""
     await destinations.require_allowed(resources, kind, url)
-    sealed = None if kind == SubscriptionKind.HTTP else resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
-    return {"url": destinations.shown_url(kind, url), "url_sealed": sealed}
+    sealed = resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
+    return {"url": destinations.kept_url(kind, url), "url_sealed": sealed}
 
 
 async def _position_of(session: AsyncSession, start: int | str | datetime) -> int:

@@ -9,7 +9,7 @@ from sqlmodel import col, select
 
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
-from aircall_oauth.deliveries import subscriptions
+from aircall_oauth.deliveries import destinations, subscriptions
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.eventjson import Filter
 from aircall_oauth.models import (
@@ -36,7 +36,10 @@ class SubscriptionView(BaseModel):
     id: str = Field(examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
     name: str = Field(examples=["crm"])
     kind: SubscriptionKind
-    url: str = Field(examples=["https://crm.example.com/aircall"], description="A broker's without its credentials")
+    url: str = Field(
+        examples=["https://crm.example.com/aircall"],
+        description="A broker's without its credentials, and what a query says as `***`",
+    )
     subject: str | None = Field(description="NATS only")
     exchange: str | None = Field(description="RabbitMQ only")
     routing_key: str | None = Field(description="RabbitMQ only")
@@ -157,7 +160,12 @@ async def _view(connection: asyncpg.Connection, row: Subscription, head: int) ->
     parked, dead = await connection.fetchrow(BESIDE, row.id)
     lag = await _lag(connection, row, head)
     return SubscriptionView(
-        **row.model_dump(), order=SubscriptionOrder(row.ordering), lag=lag, parked=parked, dead=dead
+        **row.model_dump(exclude={"url"}),
+        url=destinations.shown_url(row.url),
+        order=SubscriptionOrder(row.ordering),
+        lag=lag,
+        parked=parked,
+        dead=dead,
     )
 
 

@@ -21,6 +21,8 @@ STREAM_PAGE = 200
 # A filter may leave out almost everything: so far one statement looks, and so far one request goes.
 WINDOW = 50_000
 WINDOWS = 20
+# A page that looked this long goes as it is, so that nobody holds a connection for long.
+LOOK_SECONDS = 1.0
 MOST_BYTES = 4 * 1024 * 1024
 HEAD = "SELECT coalesce(max(position), 0) FROM event"
 DROPPED_TO = "SELECT max(dropped_to) FROM log_start"
@@ -59,6 +61,7 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
     conditions, values = _conditions(key, wanted)
     with database_errors():
         async with resources.database.driver_connection() as connection:
+            enough_at = time.monotonic() + LOOK_SECONDS
             head = max(await connection.fetchval(HEAD), wanted.after)
             end, rows, bytes_left = wanted.after, list[asyncpg.Record](), MOST_BYTES
             for _ in range(WINDOWS):
@@ -66,7 +69,8 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
                 some = wanted.limit + 1 - len(rows)
                 rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
                 bytes_left = MOST_BYTES - sum(len(row["data"]) for row in rows)
-                if (full := len(rows) > wanted.limit or bytes_left <= 0) or end >= head:
+                full = len(rows) > wanted.limit or bytes_left <= 0
+                if full or end >= head or time.monotonic() > enough_at:
                     break
             await _refuse_gone(connection, wanted.after)
     events = [event_of(row[:-1]) for row in rows[: wanted.limit]]

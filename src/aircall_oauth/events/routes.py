@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from aircall_oauth.bell import Bell
 from aircall_oauth.deps import EventsReader, ResourcesDep
 from aircall_oauth.doors import StrictRoute
+from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.events import became, feed
 from aircall_oauth.events.became import Became
 from aircall_oauth.events.feed import Wanted
@@ -20,6 +21,7 @@ api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
 
 LAST_POSITION = 2**63 - 1
 LONGEST_WAIT_SECONDS = 30
+MOST_TYPES = 100
 STREAMED = 'id: 4711\ndata: {"id": "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8", "position": 4711, …}\n\n'
 
 
@@ -73,14 +75,19 @@ def filters(
     type_: Annotated[
         list[TypePattern],
         Query(
-            alias="type", max_length=100, description="Event types; `call.*` is all that begin so", examples=["call.*"]
+            alias="type",
+            max_length=MOST_TYPES,
+            description=f"Event types; `call.*` is all that begin so; at most {MOST_TYPES}, separated by commas or not",
+            examples=["call.*"],
         ),
     ] = [],  # noqa: B006 - the framework copies it
     installation: Annotated[str | None, Query(pattern=r"^ins_[0-9a-f]{32}$")] = None,
     owner: OwnerName = None,
 ) -> Wanted:
     """Which events a reader wants, wherever it stands."""
-    types = [pattern for given in type_ for pattern in given.split(",") if pattern]
+    types = [*dict.fromkeys(pattern for given in type_ for pattern in given.split(",") if pattern)]
+    if len(types) > MOST_TYPES:
+        raise InvalidRequest(f"query.type: At most {MOST_TYPES} patterns, however they are separated")
     return Wanted(after=0, limit=1, types=types, installation=installation, owner=owner)
 
 

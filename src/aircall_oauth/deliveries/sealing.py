@@ -1,0 +1,31 @@
+"""Seals the destinations that the version before this one left in clear, before and while it is replaced."""
+
+from aircall_oauth.database import database_errors
+from aircall_oauth.deliveries import destinations
+from aircall_oauth.models import URL_COLUMN, SubscriptionKind
+from aircall_oauth.resources import Resources
+from aircall_oauth.vault import Place
+
+BATCH = 500
+IN_CLEAR = f"""
+    SELECT id, url FROM subscription
+    WHERE kind = '{SubscriptionKind.HTTP}' AND url_sealed IS NULL AND id > $1 ORDER BY id LIMIT $2
+"""
+# Whoever changes the address meanwhile wins.
+SEAL = "UPDATE subscription SET url = $3, url_sealed = $4 WHERE id = $1 AND url = $2 AND url_sealed IS NULL"
+
+
+async def seal_urls(resources: Resources) -> None:
+    """Seal every URL that stands in clear. Who reads for a subscription goes on with what it has."""
+    after = ""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            while rows := await connection.fetch(IN_CLEAR, after, BATCH):
+                after = rows[-1]["id"]
+                for row in rows:
+                    await connection.execute(SEAL, *_sealed(resources, *row))
+
+
+def _sealed(resources: Resources, subscription_id: str, url: str) -> tuple[str, str, str, str]:
+    kept = destinations.kept_url(SubscriptionKind.HTTP, url)
+    return subscription_id, url, kept, resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
