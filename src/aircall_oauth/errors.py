@@ -23,7 +23,7 @@
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · InvalidRequest
-    │   ├── SubscriptionNotFound · SubscriptionUnsigned · DestinationRefused · ExtraMissing
+    │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
     │   │   ├── TooManyTokenReads
@@ -332,6 +332,15 @@ class SubscriptionUnsigned(ApiError):
     """What goes to a broker is not signed, so there is no secret to rotate."""
 
     status = 409
+
+
+class SubscriptionsFull(ApiError):
+    """There are as many subscriptions as the settings allow."""
+
+    status = 409
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(f"There are as many subscriptions as AIRCALL_OAUTH_{setting} allows; delete one first.")
 
 
 class DestinationRefused(ApiError):

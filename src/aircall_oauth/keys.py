@@ -61,7 +61,7 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
     its fingerprint, so how long the search takes says nothing about a secret that is nearly right.
     """
     fingerprint = resources.vault.fingerprint(secret, API_KEY_PURPOSE)
-    async with resources.database.driver_connection() as connection:
+    async with resources.recognition.driver_connection() as connection:
         row = await connection.fetchrow(RECOGNISE, fingerprint)
         if row is None:
             return None
@@ -73,7 +73,7 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
 
 async def still_opens(resources: Resources, key: Caller) -> bool:
     """Whether a key that was recognised a while ago would be recognised now."""
-    async with resources.database.driver_connection() as connection:
+    async with resources.recognition.driver_connection() as connection:
         opens: bool = await connection.fetchval(STILL_OPENS, key.id)
     return opens
 

@@ -305,6 +305,7 @@ class Scope(StrEnum):
     EVENTS_READ = "events:read"
     SUBSCRIPTIONS_READ = "subscriptions:read"
     SUBSCRIPTIONS_WRITE = "subscriptions:write"
+    SUBSCRIPTIONS_BROKERS = "subscriptions:brokers"  # without it a key bound to an owner makes HTTP destinations only
 
 
 API_KEY_PREFIX = "aok_"

@@ -49,6 +49,8 @@ class Resources:
 
     settings: Settings
     database: Database
+    # Of its own, so that no door that waits for a statement keeps an API key from being recognised.
+    recognition: Database
     vault: Vault
     aircall: Aircall
     relay: Relay
@@ -125,7 +127,7 @@ async def open_resources(
     own_transport, callers_transport = (aircall_transport, aircall_transport) if aircall_transport else _transports()
     if tracing is not None:
         own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
-    database = Database(settings.database_url.get_secret_value())
+    database, recognition = (Database(settings.database_url.get_secret_value()) for _ in range(2))
     aircall = Aircall(
         api_url=settings.api_url,
         client_id=settings.client_id,
@@ -136,13 +138,14 @@ async def open_resources(
     relay = Relay(api_url=settings.api_url, transport=callers_transport)
     metrics = Metrics()
     vault = Vault.of(settings, on_refusal=partial(_alarm, metrics))
-    resources = Resources(settings, database, vault, aircall, relay, metrics, tracing)
+    resources = Resources(settings, database, recognition, vault, aircall, relay, metrics, tracing)
     try:
         await _look_ready(resources)
         yield resources
     finally:
         await relay.close()
         await aircall.close()
+        await recognition.close()
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)

@@ -192,6 +192,10 @@ class Settings(BaseSettings):
     destination_ports: Annotated[
         list[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_comma_list)
     ] = Field([], description="ports a delivery's HTTP destination may have, separated by commas; empty = any")
+    max_subscriptions: int = Field(2000, ge=1, le=100_000, description="subscriptions there may be in all")
+    max_subscriptions_per_owner: int = Field(
+        100, ge=1, le=100_000, description="subscriptions there may be for exactly one owner"
+    )
     deliveries_at_once: int = Field(64, ge=1, le=1000, description="deliveries under way for one subscription")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
     metrics_port: int = Field(

@@ -8,7 +8,6 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
@@ -17,15 +16,13 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from aircall_oauth.deliveries import lookups
 from aircall_oauth.errors import DestinationRefused
 from aircall_oauth.settings import Settings
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# A lookup that hangs holds a thread; with the loop's own few threads it would hold everybody's lookups.
-LOOKUPS_AT_ONCE = 64
-LOOKUP_SECONDS = 5.0
 # An IPv4 address travels inside these, and a gateway takes it out again: what counts is the one inside.
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # What `ipaddress` calls global, or leaves to the reader, and is still no place for a delivery.
@@ -50,14 +47,18 @@ REFUSED = [
 ]
 
 
+LIES_WHERE_NONE_MAY_GO = "This destination lies at an address that deliveries may not go to."
+
+
 class AddressBlocked(OSError):
     """The destination lies where no delivery may go."""
 
 
 class Guard:
-    """Knows which addresses, ports and schemes a delivery may use."""
+    """Knows which addresses, ports and schemes a delivery may use; looks names up within the share of `asker`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, asker: str = "") -> None:
+        self._asker = asker
         self._allowed: list[Network] = [ipaddress.ip_network(text) for text in settings.allowed_private_ranges]
         self._ports = frozenset(settings.destination_ports)
         self._judged = lru_cache(4096)(self._judge)
@@ -73,6 +74,35 @@ class Guard:
             raise AddressBlocked("blocked")
         return socket.socket(family, type_, socket.IPPROTO_TCP)
 
+    async def addresses_of(self, host: str, family: int = socket.AF_UNSPEC) -> lookups.Found:
+        """Every address that a host means now; raises `AddressBlocked` where one of them may not be connected to.
+
+        Raises `OSError` where it can't be looked up within five seconds. Not one is left out: a second answer must
+        not get a chance.
+        """
+        # With a dot at its end `localhost` is not found everywhere, and is this machine all the same where it is.
+        found = await lookups.find(host.rstrip("."), family, self._asker)
+        if not all(self.allows(address[0]) for _, address in found):
+            raise AddressBlocked("blocked")
+        return found
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        """A connection to one of a host's addresses; raises `AddressBlocked`, or the last address's `OSError`."""
+        failure = OSError("no address")
+        for family, address in await self.addresses_of(host):
+            connection = self.make_socket((family, socket.SOCK_STREAM, 0, "", address))
+            try:
+                connection.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(connection, (address[0], port, *address[2:]))
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, OSError):
+                    raise
+                failure = error
+            else:
+                return connection
+        raise failure
+
     async def require_url(self, url: str) -> None:
         """Raises `DestinationRefused` for an HTTP destination that would be refused at every attempt.
 
@@ -81,9 +111,10 @@ class Guard:
         scheme, host, port = _parts(url)
         if self._ports and port not in self._ports:
             raise DestinationRefused("This port is not among the AIRCALL_OAUTH_DESTINATION_PORTS.")
-        addresses = await _addresses_of(host, port)
-        if not all(map(self.allows, addresses)):
-            raise DestinationRefused("This destination lies at an address that deliveries may not go to.")
+        try:
+            addresses = await self._now(host)
+        except AddressBlocked:
+            raise DestinationRefused(LIES_WHERE_NONE_MAY_GO) from None
         if scheme != "https" and not (addresses and all(self._is_private(each) for each in addresses)):
             raise DestinationRefused("A destination outside AIRCALL_OAUTH_ALLOWED_PRIVATE_RANGES must be https://.")
 
@@ -91,14 +122,25 @@ class Guard:
         """Raises `DestinationRefused` where one of a broker's hosts lies where no delivery may go."""
         for host, port in hosts:
             if await self.refusal(host, port) == "blocked_address":
-                raise DestinationRefused("This destination lies at an address that deliveries may not go to.")
+                raise DestinationRefused(LIES_WHERE_NONE_MAY_GO)
 
     async def refusal(self, host: str, port: int) -> str | None:
         """Why a host may not be connected to now, in one word; None where it may."""
-        addresses = await _addresses_of(host, port)
-        if not addresses:
-            return "dns"
-        return None if all(map(self.allows, addresses)) else "blocked_address"
+        try:
+            return None if await self._now(host) else "dns"
+        except AddressBlocked:
+            return "blocked_address"
+
+    async def _now(self, host: str) -> Sequence[str]:
+        """Every address that a host means now; none for a name that can't be looked up."""
+        if _is_oddly_spelled(host):
+            raise DestinationRefused("An address must be in its usual spelling.")
+        try:
+            return [address[0] for _, address in await self.addresses_of(host)]
+        except AddressBlocked:
+            raise
+        except (OSError, UnicodeError):
+            return []
 
     def _judge(self, text: str) -> bool:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -111,7 +153,7 @@ class Guard:
 
 
 class JudgingResolver(AbstractResolver):
-    """Looks names up, and refuses one of which any address is refused: a second answer must not get a chance."""
+    """Looks names up for aiohttp, and refuses one of which any address is refused."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -119,9 +161,6 @@ class JudgingResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await _look_up(host, port, family)
-        if not all(self._guard.allows(address[0]) for _, address in found):
-            raise AddressBlocked("blocked")
         return [
             ResolveResult(
                 hostname=host,
@@ -131,11 +170,11 @@ class JudgingResolver(AbstractResolver):
                 proto=socket.IPPROTO_TCP,
                 flags=socket.AI_NUMERICHOST,
             )
-            for family_found, address in found
+            for family_found, address in await self._guard.addresses_of(host, family)
         ]
 
     async def close(self) -> None:
-        """The threads are everybody's."""
+        """There is nothing of its own to close."""
 
 
 def _parts(url: str) -> tuple[str, str, int]:
@@ -154,17 +193,6 @@ def _parts(url: str) -> tuple[str, str, int]:
     return parts.scheme, host, port or (443 if parts.scheme == "https" else 80)
 
 
-async def _addresses_of(host: str, port: int) -> Sequence[str]:
-    """Every address that a host means now; none for a name that can't be looked up."""
-    if _is_oddly_spelled(host):
-        raise DestinationRefused("An address must be in its usual spelling.")
-    try:
-        async with asyncio.timeout(LOOKUP_SECONDS):
-            return [address[0] for _, address in await _look_up(host, port, socket.AF_UNSPEC)]
-    except (OSError, TimeoutError, UnicodeError):
-        return []
-
-
 def _is_oddly_spelled(host: str) -> bool:
     """`127.1`, `0x7f.1` and `2130706433` are 127.0.0.1 for some who read them."""
     try:
@@ -175,18 +203,6 @@ def _is_oddly_spelled(host: str) -> bool:
         return str(IPv4Address(host)) != host
     except ValueError:
         return True
-
-
-_threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
-
-
-async def _look_up(host: str, port: int, family: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    # With a dot at its end `localhost` is not found everywhere, and is this machine all the same where it is.
-    name = host.rstrip(".")
-    infos = await asyncio.get_running_loop().run_in_executor(
-        _threads, lambda: socket.getaddrinfo(name, port, family=family, type=socket.SOCK_STREAM)
-    )
-    return [(found, address) for found, _, _, _, address in infos]
 
 
 def _inner(address: Address) -> Address:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import assert_never
 
+from aircall_oauth.callers import Caller
 from aircall_oauth.deliveries import brokers, signatures
 from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination
@@ -34,29 +35,32 @@ async def open(resources: Resources, subscription: Subscription) -> Destination:
 
     Raises `SealError` where its secrets do not open, `ExtraMissing` where a broker's client is not installed.
     """
-    guard, settings = Guard(resources.settings), resources.settings
+    guard, settings = Guard(resources.settings, _asker(subscription)), resources.settings
     match SubscriptionKind(subscription.kind):
         case SubscriptionKind.HTTP:
             keys = _keys(resources, subscription)
             return HttpDestination(_url(resources, subscription), keys, guard, at_once=settings.deliveries_at_once)
         case SubscriptionKind.NATS:
-            assert subscription.subject is not None
-            return brokers.nats(_url(resources, subscription), subscription.subject, judge=guard.refusal)
+            subject = subscription.subject
+            assert subject is not None
+            return brokers.nats(_url(resources, subscription), subject, judge=guard.refusal, connect=guard.connect)
         case SubscriptionKind.RABBITMQ:
             exchange, routing_key = subscription.exchange, subscription.routing_key
             assert exchange is not None
             assert routing_key is not None
-            return brokers.rabbitmq(_url(resources, subscription), exchange, routing_key, judge=guard.refusal)
+            url = _url(resources, subscription)
+            return brokers.rabbitmq(url, exchange, routing_key, judge=guard.refusal, connect=guard.connect)
         case SubscriptionKind.KAFKA:
-            assert subscription.topic is not None
-            return brokers.kafka(_url(resources, subscription), subscription.topic, judge=guard.refusal)
+            topic = subscription.topic
+            assert topic is not None
+            return brokers.kafka(_url(resources, subscription), topic, judge=guard.refusal, connect=guard.connect)
         case kind:
             assert_never(kind)
 
 
-async def require_allowed(resources: Resources, kind: SubscriptionKind, url: str) -> None:
+async def require_allowed(resources: Resources, key: Caller, kind: SubscriptionKind, url: str) -> None:
     """Raises `DestinationRefused` where deliveries may not go there, or would find nothing to speak to."""
-    guard = Guard(resources.settings)
+    guard = Guard(resources.settings, key.id if key.owner is None else key.owner)
     if kind == SubscriptionKind.HTTP:
         await guard.require_url(url)
     else:
@@ -85,6 +89,11 @@ def _without_value(pair: str) -> str:
     name, _, value = pair.partition("=")
     # What ends with its `=` may be a secret in base64.
     return f"{name}={MASK}" if value.strip("=") else MASK if pair else ""
+
+
+def _asker(subscription: Subscription) -> str:
+    """Whose share of lookups it takes: its owner's, or its own where it has not exactly one."""
+    return subscription.owners[0] if len(subscription.owners) == 1 else subscription.id
 
 
 def _url(resources: Resources, subscription: Subscription) -> str:

@@ -160,7 +160,7 @@ class DeadRetried(BaseModel):
     retried: int = Field(description="So many were put back", examples=[1])
 
 
-@api.post("", summary="Make a subscription", status_code=201, responses=problems(401, 403, 410, 422, 503))
+@api.post("", summary="Make a subscription", status_code=201, responses=problems(401, 403, 409, 410, 422, 503))
 async def create_subscription(
     new: NewSubscription, key: SubscriptionsWriter, resources: ResourcesDep, response: Response
 ) -> SubscriptionCreated:
@@ -191,7 +191,7 @@ async def show_subscription(
     return await views.show(resources, key, subscription_id)
 
 
-@api.patch("/{subscription_id}", summary="Change a subscription", responses=OF_ONE)
+@api.patch("/{subscription_id}", summary="Change a subscription", responses=OF_ONE | problems(409))
 async def change_subscription(
     subscription_id: SubscriptionId, change: SubscriptionChange, key: SubscriptionsWriter, resources: ResourcesDep
 ) -> SubscriptionView:

@@ -25,7 +25,9 @@ from aircall_oauth.errors import (
     InvalidRequest,
     OwnerNotAllowed,
     PositionGone,
+    ScopeMissing,
     SubscriptionNotFound,
+    SubscriptionsFull,
     SubscriptionUnsigned,
 )
 from aircall_oauth.eventjson import EventJson
@@ -35,6 +37,7 @@ from aircall_oauth.models import (
     URL_COLUMN,
     Health,
     Parked,
+    Scope,
     Subscription,
     SubscriptionKind,
     SubscriptionStatus,
@@ -50,6 +53,8 @@ HEAD = text(
     "coalesce((SELECT max(dropped_to) FROM log_start), 0)"
 )
 BEFORE = text("SELECT position - 1 FROM event WHERE received_at >= :since ORDER BY position LIMIT 1")
+ROOM_LOCK = 0x726F6F6D  # "room"
+COUNT = text("SELECT count(*), count(*) FILTER (WHERE owners = :owners) FROM subscription WHERE id <> :but")
 TEST_TYPE = "subscription.test"
 # Nothing is known against the destination.
 FRESH: dict[str, Any] = {"health": Health.UP, "quiet_until": None, "probes": 0}
@@ -68,16 +73,18 @@ async def create(
 ) -> tuple[Subscription, SecretStr | None]:
     """A subscription that begins at once, and its secret in clear, this one time.
 
-    `start` is `now`, `beginning` or a position. Raises `DestinationRefused`, `OwnerNotAllowed` or `PositionGone`.
+    `start` is `now`, `beginning` or a position. Raises `DestinationRefused`, `OwnerNotAllowed`, `PositionGone`
+    or `SubscriptionsFull`.
     """
     subscription_id = new_id("sub")
     fields["owners"] = _owners(key, fields["owners"])
     kind = SubscriptionKind(fields["kind"])
-    fields |= await _addressed(resources, kind, subscription_id, fields["url"])
+    fields |= await _addressed(resources, key, kind, subscription_id, fields["url"])
     secret = signatures.new_secret() if kind == SubscriptionKind.HTTP else None
     if secret is not None:
         fields["secret_sealed"] = resources.vault.seal(secret, Place(SECRET_COLUMN, subscription_id))
     async with resources.database.session() as session:
+        await _require_room(resources, session, fields["owners"])
         subscription = Subscription(
             id=subscription_id,
             status=SubscriptionStatus.ACTIVE,
@@ -100,7 +107,7 @@ async def change(resources: Resources, key: Caller, subscription_id: str, **fiel
             # Sent back as it was shown, without its secrets.
             del fields["url"]
         else:
-            fields |= await _addressed(resources, SubscriptionKind(found.kind), subscription_id, fields["url"]) | FRESH
+            fields |= await _addressed(resources, key, found.kind, subscription_id, fields["url"]) | FRESH
     await _update(resources, key, subscription_id, **fields)
 
 
@@ -209,9 +216,25 @@ async def _find(resources: Resources, key: Caller, subscription_id: str) -> Subs
 async def _update(resources: Resources, key: Caller, subscription_id: str, **fields: Any) -> None:
     changed = update(Subscription).where(*_one(key, subscription_id))
     async with resources.database.session() as session:
+        if "owners" in fields:
+            await _require_room(resources, session, fields["owners"], but=subscription_id)
         if (await session.exec(changed.values(version=Subscription.version + 1, **fields))).rowcount == 0:
             raise SubscriptionNotFound
         await _tell(session, subscription_id)
+
+
+async def _require_room(
+    resources: Resources, session: AsyncSession, owners: Sequence[str], but: str | None = None
+) -> None:
+    """Raises `SubscriptionsFull`; whoever makes another one waits until this one is committed."""
+    connection, settings = await session.connection(), resources.settings
+    await connection.execute(select(func.pg_advisory_xact_lock(ROOM_LOCK)))
+    counted = await connection.execute(COUNT, {"owners": list(owners), "but": but or ""})
+    in_all, of_the_owner = counted.one()
+    if len(owners) == 1 and of_the_owner >= settings.max_subscriptions_per_owner:
+        raise SubscriptionsFull("MAX_SUBSCRIPTIONS_PER_OWNER")
+    if in_all >= settings.max_subscriptions:
+        raise SubscriptionsFull("MAX_SUBSCRIPTIONS")
 
 
 async def _tell(session: AsyncSession, subscription_id: str) -> None:
@@ -230,9 +253,12 @@ def _owners(key: Caller, wanted: Sequence[str]) -> list[str]:
     return [key.owner]
 
 
-async def _addressed(resources: Resources, kind: SubscriptionKind, subscription_id: str, url: str) -> dict[str, str]:
+async def _addressed(resources: Resources, key: Caller, kind: str, subscription_id: str, url: str) -> dict[str, str]:
     """The address as it is kept: it may hold secrets, so it is sealed whole."""
-    await destinations.require_allowed(resources, kind, url)
+    kind = SubscriptionKind(kind)
+    if kind != SubscriptionKind.HTTP and key.owner is not None and not key.may(Scope.SUBSCRIPTIONS_BROKERS):
+        raise ScopeMissing(f"An API key bound to an owner needs the scope {Scope.SUBSCRIPTIONS_BROKERS} for a broker.")
+    await destinations.require_allowed(resources, key, kind, url)
     sealed = resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
     return {"url": destinations.kept_url(kind, url), "url_sealed": sealed}
 

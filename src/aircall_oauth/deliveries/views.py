@@ -1,9 +1,7 @@
 """What the partner's systems may know about subscriptions: never a secret."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
-import asyncpg
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
@@ -11,7 +9,6 @@ from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
 from aircall_oauth.deliveries import destinations, subscriptions
 from aircall_oauth.errors import SubscriptionNotFound
-from aircall_oauth.eventjson import Filter
 from aircall_oauth.models import (
     Attempt,
     Health,
@@ -25,10 +22,35 @@ from aircall_oauth.resources import Resources
 
 # So far the events behind are counted one by one; what lies further on is counted by its positions.
 COUNTED = 10_000
-HEAD = "SELECT coalesce(max(position), 0) FROM event"
-BESIDE = """
-    SELECT count(*) FILTER (WHERE dead_at IS NULL) AS parked, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead
-    FROM parked WHERE subscription_id = $1
+# And so many of them for all subscriptions of a list.
+COUNTED_IN_ALL = 100_000
+# `%` and `_` are letters of a type; `call.*` is all that begin so.
+LIKE = r"regexp_replace(regexp_replace(t, '([\\%_])', '\\\1', 'g'), '\*$', '%')"
+SHOWN = f"""
+    WITH shown AS MATERIALIZED (
+        SELECT * FROM subscription
+        WHERE ($1::text IS NULL OR owners = ARRAY[$1]) AND ($2::text IS NULL OR id = $2)
+          AND ($3::text IS NULL OR id > $3)
+        ORDER BY id LIMIT $4
+    ), measure AS MATERIALIZED (
+        SELECT (SELECT coalesce(max(position), 0) FROM event) AS head,
+            (SELECT least({COUNTED}, {COUNTED_IN_ALL} / greatest(count(*), 1)) FROM shown) AS counted
+    )
+    SELECT s.*, beside.parked, beside.dead, behind.count + greatest(m.head - s.position - m.counted, 0) AS lag
+    FROM shown s CROSS JOIN measure m
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE dead_at IS NULL) AS parked, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead
+        FROM parked WHERE subscription_id = s.id
+    ) AS beside
+    CROSS JOIN LATERAL (SELECT array_agg({LIKE}) AS types FROM unnest(s.types) AS t) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT count(*) FROM event e
+        WHERE e.position > s.position AND e.position <= s.position + m.counted
+          AND (wanted.types IS NULL OR e.type LIKE ANY (wanted.types))
+          AND (s.owners = '{{}}' OR e.owner = ANY (s.owners))
+          AND (s.installations = '{{}}' OR e.installation_id = ANY (s.installations))
+    ) AS behind
+    ORDER BY s.id
 """
 
 
@@ -95,19 +117,16 @@ class DeadList(BaseModel):
 
 async def show(resources: Resources, key: Caller, subscription_id: str) -> SubscriptionView:
     """One subscription with how far it is; raises `SubscriptionNotFound`."""
-    (view,) = await _views(resources, [await _row(resources, key, subscription_id)])
-    return view
+    found = await _views(resources, key.owner, subscription_id, None, 1)
+    if not found:
+        raise SubscriptionNotFound
+    return found[0]
 
 
 async def list_all(resources: Resources, key: Caller, *, cursor: str | None, limit: int) -> SubscriptionList:
     """Subscriptions, oldest first."""
-    query = select(Subscription).where(*subscriptions.visible(key)).order_by(col(Subscription.id)).limit(limit + 1)
-    if cursor is not None:
-        query = query.where(col(Subscription.id) > cursor)
-    async with resources.database.session() as session:
-        rows = (await session.exec(query)).all()
-    items = await _views(resources, rows[:limit])
-    return SubscriptionList(items=items, next=items[-1].id if len(rows) > limit else None)
+    found = await _views(resources, key.owner, None, cursor, limit + 1)
+    return SubscriptionList(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 async def list_attempts(
@@ -149,30 +168,11 @@ async def _row(resources: Resources, key: Caller, subscription_id: str) -> Subsc
     return row
 
 
-async def _views(resources: Resources, rows: Sequence[Subscription]) -> list[SubscriptionView]:
+async def _views(resources: Resources, *asked: str | int | None) -> list[SubscriptionView]:
     with database_errors():
         async with resources.database.driver_connection() as connection:
-            head = await connection.fetchval(HEAD)
-            return [await _view(connection, row, head) for row in rows]
-
-
-async def _view(connection: asyncpg.Connection, row: Subscription, head: int) -> SubscriptionView:
-    parked, dead = await connection.fetchrow(BESIDE, row.id)
-    lag = await _lag(connection, row, head)
-    return SubscriptionView(
-        **row.model_dump(exclude={"url"}),
-        url=destinations.shown_url(row.url),
-        order=SubscriptionOrder(row.ordering),
-        lag=lag,
-        parked=parked,
-        dead=dead,
-    )
-
-
-async def _lag(connection: asyncpg.Connection, row: Subscription, head: int) -> int:
-    conditions, values = Filter(row.types, row.owners, row.installations).sql(first=3)
-    end = row.position + COUNTED
-    counted: int = await connection.fetchval(
-        f"SELECT count(*) FROM event WHERE position > $1 AND position <= $2 {conditions}", row.position, end, *values
-    )
-    return counted + max(head - end, 0)
+            rows = await connection.fetch(SHOWN, *asked)
+    return [
+        SubscriptionView(**dict(row) | {"url": destinations.shown_url(row["url"]), "order": row["ordering"]})
+        for row in rows
+    ]

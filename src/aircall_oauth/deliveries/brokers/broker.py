@@ -5,11 +5,13 @@ later, or wait without an end. Here a delivery is confirmed, or it is not and th
 """
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from aircall_oauth import log
+from aircall_oauth.deliveries.brokers.sockets import Connect, Gate
 from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAgain
 
 logger = log.get(__name__)
@@ -55,12 +57,15 @@ class Broker:
         new_line: Callable[[], Line],
         servers: Sequence[tuple[str, int]],
         judge: Judge | None = None,
+        connect: Connect | None = None,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._new_line = new_line
         self._servers = servers
         self._judge = judge
         self._deadline_seconds = deadline_seconds
+        self._gate = None if connect is None else Gate(connect)
+        self._context = contextvars.copy_context() if self._gate is None else self._gate.context()
         self._closed = False
         self._opening: asyncio.Task[Line | TryAgain] | None = None
         self._out: dict[Line, set[asyncio.Task[None]]] = {}
@@ -72,11 +77,12 @@ class Broker:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 line = await self._line()
-                return line if isinstance(line, TryAgain) else await self._hand_over(line, message)
+                outcome = line if isinstance(line, TryAgain) else await self._hand_over(line, message)
         except TimeoutError:
             if line is not None and not isinstance(line, TryAgain):
                 self._end(line)
-            return TryAgain("timeout")
+            outcome = TryAgain("timeout")
+        return self._told(outcome)
 
     async def close(self) -> None:
         """Close the connection within `CLOSE_SECONDS`; what is still out on it is not confirmed."""
@@ -96,12 +102,17 @@ class Broker:
         for ending in self._ending.values():
             ending.cancel()
 
+    def _told(self, outcome: Outcome) -> Outcome:
+        """To a client that was kept from an address the broker looks slow."""
+        blocked = self._gate is not None and self._gate.blocked
+        return TryAgain("blocked_address") if blocked and outcome == TryAgain("timeout") else outcome
+
     async def _line(self) -> Line | TryAgain:
         """The line all share; one that is being opened is waited for together."""
         if self._closed:
             return TryAgain("closed")
         if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
+            self._opening = asyncio.create_task(self._open(), context=self._context)
         opening = self._opening
         # Not awaited itself: a client that cancels what it began must not look like our caller being cancelled.
         await asyncio.wait({opening})
@@ -134,7 +145,7 @@ class Broker:
 
     async def _hand_over(self, line: Line, message: Message) -> Outcome:
         # A task of its own, because not every client lets go when it is cancelled.
-        publishing = asyncio.create_task(line.publish(message))
+        publishing = asyncio.create_task(line.publish(message), context=self._context)
         out = self._out.get(line, set())
         out.add(publishing)
         publishing.add_done_callback(out.discard)
@@ -154,7 +165,7 @@ class Broker:
         if self._is_shared(line):
             self._opening = None
         if line not in self._ending:
-            self._ending[line] = asyncio.create_task(self._close(line))
+            self._ending[line] = asyncio.create_task(self._close(line), context=self._context)
             self._ending[line].add_done_callback(lambda _: self._ending.pop(line))
 
     def _is_shared(self, line: Line) -> bool:

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 
+from aircall_oauth.deliveries.addresses import AddressBlocked
 from aircall_oauth.deliveries.brokers.intake import Flooded
 from aircall_oauth.outgoing import tls_reason, trust
 
@@ -39,6 +40,8 @@ def _network_reason(error: BaseException | None) -> str:
 def _word(error: BaseException) -> str | None:
     word = None
     match error:
+        case AddressBlocked():
+            word = "blocked_address"
         case Flooded():
             word = "flood"
         case ssl.SSLError():

@@ -7,8 +7,8 @@ address to send to, so it delivers nothing there and loses nothing.
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
