@@ -173,18 +173,24 @@ class Churn:
 
 
 async def move_clock(fleet: Fleet, seconds: int) -> None:
-    """Let so much time go by for everything that is due later, and for what was spent of the budget."""
+    """Let so much time go by for everything that is due later, and for what was spent of the budget.
+
+    A row that is locked is passed over: waiting for it with others in hand could be a deadlock of our own making.
+    """
     columns = await fleet.sql(
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
         " AND column_name = ANY ($1) AND data_type = 'timestamp with time zone'",
         ["due_at", "leased_until", "quiet_until", "closed_until"],
     )
     for table, column in columns:
-        await fleet.sql(
-            f'UPDATE "{table}" SET {column} = {column} - make_interval(secs => $1) WHERE {column} IS NOT NULL',
-            float(seconds),
-        )
-    await fleet.sql("UPDATE budget SET second = second - $1", seconds)
+        earlier = f"{column} - make_interval(secs => {seconds})"
+        await fleet.sql(_of_free_rows(table, column, earlier))
+    await fleet.sql(_of_free_rows("budget", "second", f"second - {seconds}"))
+
+
+def _of_free_rows(table: str, column: str, value: str) -> str:
+    free = f"SELECT ctid FROM {table} WHERE {column} IS NOT NULL FOR UPDATE SKIP LOCKED"
+    return f"UPDATE {table} SET {column} = {value} WHERE ctid = ANY (ARRAY({free}))"
 
 
 def _query(answer: httpx.Response) -> dict[str, Any]:
