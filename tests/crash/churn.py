@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from tests.crash.processes import Fleet
+from tests.crash.processes import START_SECONDS, Fleet
 from tests.processes import a_client, eventually
 
 PAUSE_SECONDS = 0.6
@@ -67,7 +67,7 @@ class Partner:
             return (await partner.post("/v1/claims", json={"claim": claim, "owner": owner})).status_code == 200
 
     async def install_for_certain(self, company_id: int, owner: str | None = None) -> None:
-        await eventually(lambda: self.install(company_id, owner), 120)
+        await eventually(lambda: self.install(company_id, owner), START_SECONDS)
 
 
 class Churn:

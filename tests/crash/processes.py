@@ -24,7 +24,7 @@ from tests.crash.storage import Disk
 from tests.fakes import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
 from tests.processes import Process, a_client, eventually
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 RETURN_URL = "https://app.example.com/aircall"
 BUDGET_PER_MINUTE = 60
 DATABASE = "campaign"
