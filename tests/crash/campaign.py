@@ -90,6 +90,7 @@ class Campaign:
         """Load and faults, for as long as was asked."""
         end = self.fleet.now() + self.plan.seconds
         sending = asyncio.create_task(senders.send(self.plan.pace, end))
+        await asyncio.sleep(QUIET_SECONDS)
         if self.plan.is_hostile:
             await self._calm(self.fleet.now() + min(MOST_CALM_SECONDS, CALM_SHARE * self.plan.seconds))
         await self._faults(end)
