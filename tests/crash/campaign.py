@@ -115,20 +115,18 @@ class Campaign:
         waiting: list[str] = []
         down = self._destination("down and back, ordered")
         await down.close()
-        count = 0
         while self.fleet.now() + QUIET_SECONDS < end:
             waiting = waiting or faults.deck(chance, self.plan.faults)
             began = self.fleet.now()
             comes = chance.random() < HOSTILE_SHARE and self.plan.is_hostile
             await (self.hostile.come() if comes else self.hostile.go())
             await self._happen(waiting.pop(), scene)
-            count += 1
-            if count == 2:
+            if not down.is_open:
                 await down.open()
                 self.tell("a destination that was down is back")
             quiet = max(QUIET_SECONDS, began + FAULT_EVERY_SECONDS - self.fleet.now())
             await asyncio.sleep(max(min(quiet, end - self.fleet.now()), 0))
-        if count < 2:
+        if not down.is_open:
             await down.open()
 
     async def _happen(self, name: str, scene: faults.Scene) -> None:

@@ -20,8 +20,8 @@ AT_ONCE = 6
 # Marks the campaign's own requests at Aircall.
 OURS = {"by": "campaign"}
 STIR_SECONDS = 0.5
-COLLIDING = 6
-COLLIDE_WITHIN_SECONDS = 3.0
+COLLIDING = 10
+COLLIDE_WITHIN_SECONDS = 6.0
 MISSED_CALLS = 60
 MISSED_SECONDS = 240
 

@@ -35,6 +35,10 @@ class Destination:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}/hook"
 
+    @property
+    def is_open(self) -> bool:
+        return self._receiver is not None
+
     async def open(self) -> None:
         self._receiver = await self._stack.enter_async_context(receiver(port=self._port))
         self._receiver.answer = self._answer

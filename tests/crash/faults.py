@@ -66,9 +66,10 @@ async def silence_before_a_web(scene: Scene) -> None:
 
 
 async def slow_network(scene: Scene) -> None:
-    """A web and a worker are far from PostgreSQL; the others go on as ever."""
+    """PostgreSQL is far from a web and a worker, or from all."""
     chance = scene.chance
-    slow = [chance.choice(scene.fleet.webs), chance.choice(scene.fleet.workers)]
+    some = [chance.choice(scene.fleet.webs), chance.choice(scene.fleet.workers)]
+    slow = some if chance.random() < 0.5 else scene.fleet.members
     round_trip, seconds = chance.uniform(0.3, 1.0), 12.0
     async with _happening(
         scene, "slow network", f"{round_trip:.2f} s to PostgreSQL from {_names(slow)}, {seconds:.0f} s"
