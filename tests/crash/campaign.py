@@ -10,30 +10,30 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import uvloop
 
-from tests.crash import destinations, faults
-from tests.crash.churn import OURS, Churn, Partner, move_clock
+from tests.crash import destinations, evidence, faults
+from tests.crash.attacker import Hostile
+from tests.crash.churn import Churn, Partner, move_clock
 from tests.crash.destinations import STEADY, Destination, subscribed
 from tests.crash.load import Follower, Senders, Tokens
-from tests.crash.oracle import Verdict, judge, percentile
+from tests.crash.oracle import judge
 from tests.crash.processes import BUDGET_PER_MINUTE, Fleet, fleet
-from tests.crash.records import Call, Records, Standing, Stored, Window
+from tests.crash.records import Records, Window
+from tests.crash.report import figures, show
 from tests.crash.storage import disk
-from tests.fakes import free_port
-from tests.processes import Process, a_client, eventually
+from tests.processes import a_client
 
 COMPANIES = [70077, 70078, 70079, *range(80000, 80047)]
 CHURNED = COMPANIES[-14:]
@@ -53,9 +53,7 @@ PROGRESS_SECONDS = 10.0
 AFTER_SECONDS = 15 * 60
 STEP_SECONDS = 3 * 60
 QUIESCENCE_SECONDS = 90.0
-SHOWN = 3
 SCOPES = "installations:read,installations:write,aircall:call,events:read,subscriptions:read,subscriptions:write"
-ROWS = "SELECT position, id, installation_id, type, owner, data FROM event ORDER BY position"
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Campaign:
     destinations: list[Destination]
     churn: Churn
     partner: Partner
-    hostile: "Hostile"
+    hostile: Hostile
     windows: list[tuple[float, float, bool]] = field(default_factory=list)
     latest: float = 0.0  # seconds by which this very process came too late, lately
 
@@ -194,91 +192,8 @@ class Campaign:
             self.records.windows.append(Window(hostile, tuple(latencies)))
 
     async def _look(self) -> None:
-        rows = await self.fleet.sql(ROWS)
-        self.records.stored = [_stored(row) for row in rows]
-        self.records.standings = await _standings(self.fleet)
-
-
-def _stored(row: Any) -> Stored:
-    data = msgspec.json.decode(row["data"])
-    number = data.get("campaign") if isinstance(data, dict) else None
-    return Stored(row["position"], row["id"], row["installation_id"], row["type"], row["owner"], number)
-
-
-async def _standings(it: Fleet) -> list[Standing]:
-    state = (await it.aircall.get("/control/state")).json()
-    companies = {company["id"]: company for company in state["companies"]}
-    rows = await it.sql("SELECT id, status, company_id FROM installation")
-    ours = f"{it.url}/aircall/webhook"
-    return [
-        Standing(
-            row["id"],
-            row["status"],
-            any(hook["active"] and hook["url"] == ours for hook in companies[row["company_id"]]["webhooks"]),
-            companies[row["company_id"]]["integration"]["active"],
-        )
-        for row in rows
-    ]
-
-
-class Hostile:
-    """The hostile tenant, which comes and goes: a process, and subscriptions made with an API key of its own."""
-
-    def __init__(self, it: Fleet, key: dict[str, str]) -> None:
-        self._fleet = it
-        self._key = key
-        self._process: Process | None = None
-
-    async def come(self) -> None:
-        if self._process is not None:
-            return
-        port = free_port()
-        environment = {"PATH": os.environ["PATH"]}
-        log = self._fleet.folder / "hostile.log"
-        self._process = await Process.start(
-            "hostile", "tests.crash.hostile", str(port), self._fleet.url, environment=environment, log=log
-        )
-        async with a_client(self._fleet.url, headers=self._key) as client:
-            for path in ("continue", "continue/2", "huge"):
-                body = {"name": path, "kind": "http", "url": f"http://127.0.0.1:{port}/{path}"}
-                with suppress(httpx.HTTPError):
-                    await client.post("/v1/subscriptions", json=body)
-
-    async def go(self) -> None:
-        if self._process is None:
-            return
-        with suppress(TimeoutError):
-            await eventually(self._unsubscribe, 30)
-        await self._process.close()
-        self._process = None
-
-    async def close(self) -> None:
-        if self._process is not None:
-            await self._process.close()
-
-    async def _unsubscribe(self) -> bool:
-        """Whether none is left."""
-        with suppress(httpx.HTTPError, KeyError, ValueError):
-            async with a_client(self._fleet.url, headers=self._key) as client:
-                items = (await client.get("/v1/subscriptions")).json()["items"]
-                for item in items:
-                    await client.delete(f"/v1/subscriptions/{item['id']}")
-                return not items
-        return False
-
-
-async def _keep_ledger(it: Fleet) -> None:
-    """Note what Aircall was asked, from its ledger of the last thousand requests, until cancelled."""
-    seen: set[tuple[Any, ...]] = set()
-    ours = "&".join(f"{name}={value}" for name, value in OURS.items())
-    while True:
-        with suppress(httpx.HTTPError):
-            for row in (await it.aircall.get("/control/ledger")).json()["requests"]:
-                place = (row["at"], row["method"], row["path"], row["company_id"])
-                if row["company_id"] is not None and row["query"] != ours and place not in seen:
-                    seen.add(place)
-                    it.records.calls.append(Call(row["at"], row["company_id"]))
-        await asyncio.sleep(1)
+        self.records.stored = await evidence.the_log(self.fleet)
+        self.records.standings = await evidence.standings(self.fleet)
 
 
 @asynccontextmanager
@@ -297,7 +212,10 @@ async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def run(plan: Plan, folder: Path) -> Records:
-    """A whole campaign; what it noted."""
+    """A whole campaign; what it noted. SIGTERM ends it early, and all that it started with it."""
+    this = asyncio.current_task()
+    assert this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     records = Records(BUDGET_PER_MINUTE)
     async with AsyncExitStack() as stack:
         room = stack.enter_context(disk())
@@ -325,7 +243,11 @@ async def run(plan: Plan, folder: Path) -> Records:
         campaign = Campaign(plan, it, records, some, churn, partner, hostile)
         campaign.tell(f"{len(COMPANIES) - len(CHURNED)} installations, {len(some)} subscriptions: the campaign begins")
         async with _beside(
-            follower.follow(), campaign.progress(), campaign.notice_lateness(), tokens.keep_reading(), _keep_ledger(it)
+            follower.follow(),
+            campaign.progress(),
+            campaign.notice_lateness(),
+            tokens.keep_reading(),
+            evidence.keep_ledger(it),
         ):
             async with _beside(churn.go_on(), *(churn.call_aircall(company) for company in BUSY)):
                 await campaign.run(senders)
@@ -346,52 +268,6 @@ async def _install_all(partner: Partner) -> None:
     await asyncio.gather(*(install(company) for company in TOLD))
 
 
-def figures(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The run in numbers."""
-    tries = Counter(str(attempt.status) for sent in records.sent.values() for attempt in sent.attempts)
-    latencies = {
-        ("beside_a_hostile_tenant" if hostile else "baseline"): [
-            {"p50": percentile(window.latencies, 0.5), "p99": percentile(window.latencies, 0.99)}
-            for window in records.windows
-            if window.hostile == hostile and window.latencies
-        ]
-        for hostile in (False, True)
-    }
-    return {
-        **records.figures,
-        "others_share_of_the_machine": round(records.others_share, 2),
-        "sent": len(records.sent),
-        "acknowledged": sum(sent.is_acked for sent in records.sent.values()),
-        "stored": len(records.stored),
-        "followed": len(records.followed),
-        "deliveries": sum(len(reading.taken) for reading in records.readings),
-        "attempts_by_status": dict(tries),
-        "latency_seconds": latencies,
-        "peak_memory_mb": {name: round(size / 1024**2) for name, size in records.peak_memory.items()},
-        "happened": [
-            {"fault": one.fault, "detail": one.detail, "began": one.began, "ended": one.ended}
-            for one in records.occurrences
-        ],
-        "verdicts": [
-            {"number": one.number, "promise": one.promise, "holds": one.holds, "judged_by": one.judged_by}
-            | {"broken": list(one.broken[:20]), "times": len(one.broken)}
-            for one in verdicts
-        ],
-    }
-
-
-def show(verdicts: Sequence[Verdict]) -> None:
-    """The table, with the first counterexamples."""
-    print()
-    for verdict in verdicts:
-        word = "ok" if verdict.holds else "BROKEN"
-        print(f"{verdict.number:3}  {word:7} {verdict.promise}  ({verdict.judged_by})")
-        for example in Counter(verdict.broken).most_common(SHOWN):
-            print(f"             - {example[0]}" + (f" ({example[1]} times)" if example[1] > 1 else ""))
-        if len(set(verdict.broken)) > SHOWN:
-            print(f"             … {len(verdict.broken)} in all")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.campaign", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0, help="how long load and faults last (120)")
@@ -410,10 +286,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="campaign-", ignore_cleanup_errors=True) as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        began, busy = time.monotonic(), _busy_seconds()
-        records = uvloop.run(run(plan, folder))
+        began, busy = time.monotonic(), evidence.busy_seconds()
+        try:
+            records = uvloop.run(run(plan, folder))
+        except asyncio.CancelledError:
+            print("ended early")
+            return 128 + signal.SIGTERM
         seconds = time.monotonic() - began
-    records.others_share = max(_busy_seconds() - busy, 0.0) / (seconds * (os.cpu_count() or 1))
+    records.others_share = max(evidence.busy_seconds() - busy, 0.0) / (seconds * (os.cpu_count() or 1))
     verdicts = judge(records)
     if options.figures:
         options.figures.write_text(json.dumps(figures(records, verdicts), indent=2))
@@ -422,18 +302,6 @@ def main() -> int:
     said = f"{len(broken)} of {len(verdicts)} promises broken" if broken else "every promise held"
     print(f"\n{said} (seed {options.seed}, {seconds:.0f} s, others took {records.others_share:.0%} of the machine)")
     return 1 if broken else 0
-
-
-def _busy_seconds() -> float:
-    """Processor time of all others on this machine so far: of all, less our own and our ended children's."""
-    try:
-        first, *_ = Path("/proc/stat").read_text().splitlines()
-    except OSError:
-        return 0.0
-    user, nice, system, _idle, _waiting, hard, soft = (int(number) for number in first.split()[1:8])
-    ours = os.times()
-    all_of_it = (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
-    return all_of_it - (ours.user + ours.system + ours.children_user + ours.children_system)
 
 
 if __name__ == "__main__":
