@@ -17,9 +17,9 @@ from aircall_oauth import keys
 from aircall_oauth.aircall import relay, transport
 from aircall_oauth.app import create_app
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id
+from aircall_oauth.protocol import BoundedServer, Protocol
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
-from aircall_oauth.server import Protocol
 from aircall_oauth.vault import Place
 from tests.fakes import Service, loop_turns, settings_for, until
 
@@ -189,7 +189,7 @@ async def listening(resources: Resources) -> AsyncIterator[str]:
 
     app = create_app(already_open)
     config = uvicorn.Config(app, http=Protocol, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = BoundedServer(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -49,6 +49,7 @@ WRONG = {
     "deliveries_at_once": CANARY,
     "aircall_rate_per_minute": CANARY,
     "metrics_port": f"{CANARY}",
+    "metrics_host": f"{CANARY}",
     "traces": CANARY,
     "drain": CANARY,
     "log_level": CANARY,

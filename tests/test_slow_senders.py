@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import uvicorn
 
-from aircall_oauth import server
+from aircall_oauth import protocol, server
 from tests.fakes import Service, until
 from tests.forked import web_processes
 
@@ -94,7 +94,7 @@ async def test_two_thousand_slow_senders_keep_nobody_out_and_are_cut_off(databas
 
 
 async def test_no_door_waits_for_a_body_for_long(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
     async with _serving(service) as port:
         slow = await _begin(port, HEAD + b"content-length: 500\r\n\r\n{")
 
@@ -114,12 +114,12 @@ async def test_a_head_that_does_not_end_is_refused_before_it_is_large(service: S
 
 
 async def test_a_long_body_and_long_heads_one_after_the_other_are_taken(service: Service) -> None:
-    long_head = HEAD + OFFER + b"x: " + b"a" * (server.HEAD_BYTES // 2) + b"\r\n"
+    long_head = HEAD + OFFER + b"x: " + b"a" * (protocol.HEAD_BYTES // 2) + b"\r\n"
     sent = b"".join([long_head + b"content-length: 2\r\n\r\n{}"] * 4)
-    sent += HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % (10 * server.HEAD_BYTES)
+    sent += HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % (10 * protocol.HEAD_BYTES)
     async with _serving(service) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent + b" " * (10 * server.HEAD_BYTES))
+        writer.write(sent + b" " * (10 * protocol.HEAD_BYTES))
         got = await asyncio.wait_for(reader.read(), CUT_OFF_SECONDS)
         writer.close()
 
@@ -130,7 +130,7 @@ async def test_a_long_body_and_long_heads_one_after_the_other_are_taken(service:
 async def _serving(service: Service) -> AsyncIterator[int]:
     """The service of this process on a real port."""
     config = uvicorn.Config(
-        service.app, interface="asgi3", http=server.Protocol, ws="none", lifespan="off", log_config=None
+        service.app, interface="asgi3", http=protocol.Protocol, ws="none", lifespan="off", log_config=None
     )
     running = server.Server(config, service.resources)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -151,7 +151,7 @@ async def _begin(port: int, begun: bytes) -> SlowSender:
 
 async def _go_on(writer: asyncio.StreamWriter) -> None:
     for _ in range(MANY_PIECES):
-        writer.write(b"x" * server.HEAD_BYTES)
+        writer.write(b"x" * protocol.HEAD_BYTES)
         await writer.drain()
 
 

@@ -32,6 +32,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events import receiver
 from aircall_oauth.events.inbox import open_inbox
+from aircall_oauth.events.streams import Streams
 from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
@@ -54,6 +55,7 @@ class App(FastAPI):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.receiver = receiver.Receiver(self.state)
+        self.state.streams = Streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -26,13 +26,13 @@
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
-    │   │   ├── TooManyTokenReads
+    │   │   ├── TooManyTokenReads · TooManyStreams
     │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
     │   ├── PathRefused · PathNotAllowed · RedirectRefused
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
-        ├── DatabaseAway · InboxFull
+        ├── DatabaseAway · InboxFull · IntakeFull
         ├── BackfillPutOff
         └── NotReady · Leaving
 
@@ -373,6 +373,10 @@ class TooManyTokenReads(TooManyRequests):
     """This API key has read too many raw tokens within a minute."""
 
 
+class TooManyStreams(TooManyRequests):
+    """This API key has too many streams open; close one first."""
+
+
 class BudgetSpent(TooManyRequests):
     """This Aircall company's budget of requests is spent; try again later."""
 
@@ -438,6 +442,10 @@ class DatabaseAway(Unavailable):
 
 class InboxFull(Unavailable):
     """More events are coming in than can be kept right now; send it again."""
+
+
+class IntakeFull(Unavailable):
+    """More is being sent in than can be held right now; send it again."""
 
 
 class BackfillPutOff(Unavailable):

@@ -126,6 +126,13 @@ def _ip_network(value: str) -> str:
         raise ValueError("must be networks like 10.0.0.0/8, separated by commas") from None
 
 
+def _address(value: str) -> str:
+    try:
+        return value if value == "*" else str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("must be an IP address of this machine, or *") from None
+
+
 def _event_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9_.]{1,100}", value):
         raise ValueError("must be event names like call.ended, separated by commas")
@@ -198,8 +205,10 @@ class Settings(BaseSettings):
     )
     deliveries_at_once: int = Field(64, ge=1, le=1000, description="deliveries under way for one subscription")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
-    metrics_port: int = Field(
-        9090, ge=0, le=65535, description="port of `/metrics`, on every address of the machine; 0 = off"
+    metrics_port: int = Field(9090, ge=0, le=65535, description="port of `/metrics`; 0 = off")
+    metrics_host: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1",
+        description="the address that `/metrics` listens on; `*` = every one, where a scraper comes from elsewhere",
     )
     traces: bool = Field(
         False,

@@ -17,7 +17,9 @@ from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_eve
 from aircall_oauth.resources import Resources
 
 HEARTBEAT_SECONDS = 15.0
+# A stream that is not read holds two pages at most, each one event larger than this at most.
 STREAM_PAGE = 200
+STREAM_BYTES = 128 * 1024
 # A filter may leave out almost everything: so far one statement looks, and so far one request goes.
 WINDOW = 50_000
 WINDOWS = 20
@@ -52,7 +54,7 @@ class Page:
     more: bool
 
 
-async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
+async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_bytes: int) -> Page:
     """At most `limit` events past a position, fewer where they are large, and at least one where there is one.
 
     An API key bound to an owner sees that owner's only.
@@ -63,14 +65,11 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
         async with resources.database.driver_connection() as connection:
             enough_at = time.monotonic() + LOOK_SECONDS
             head = max(await connection.fetchval(HEAD), wanted.after)
-            end, rows, bytes_left = wanted.after, list[asyncpg.Record](), MOST_BYTES
+            end, rows, bytes_left = wanted.after, list[asyncpg.Record](), most_bytes
             for _ in range(WINDOWS):
                 start, end = end, head if not conditions else min(head, end + WINDOW)
                 some = wanted.limit + 1 - len(rows)
                 rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
-                bytes_left = MOST_BYTES - sum(len(row["data"]) for row in rows)
-                full = len(rows) > wanted.limit or bytes_left <= 0
-                if full or end >= head or time.monotonic() > enough_at:
                     break
             await _refuse_gone(connection, wanted.after)
     events = [event_of(row[:-1]) for row in rows[: wanted.limit]]
@@ -84,7 +83,7 @@ async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hu
     answer_by, waited = time.monotonic() + seconds, False
     while True:
         ring = hung.next_ring()
-        page = await read_page(resources, key, wanted)
+        page = await read_page(resources, key, wanted, most_bytes=MOST_BYTES)
         if page.events and waited and not await keys.still_opens(resources, key):
             raise Unauthenticated
         rest = answer_by - time.monotonic()
@@ -93,6 +92,11 @@ async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hu
         wanted, waited = wanted.at(page.next, wanted.limit), True
         if not page.more:
             await bell.wait_for(ring, rest)
+
+
+async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
+    """What a stream begins with; raises `PositionGone`."""
+    return await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
 
 
 async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, *, hung: Bell) -> AsyncIterator[bytes]:
@@ -108,7 +112,7 @@ async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, 
         wanted, ring = wanted.at(page.next, STREAM_PAGE), hung.next_ring()
         if hung.stopped:
             return
-        page = await read_page(resources, key, wanted)
+        page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
         silent = not page.events and not page.more and not await bell.wait_for(ring, HEARTBEAT_SECONDS)
         if (silent or page.events) and not await keys.still_opens(resources, key):
             return

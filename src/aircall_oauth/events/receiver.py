@@ -15,6 +15,7 @@ from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, Unavai
 from aircall_oauth.events import envelope
 from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
+from aircall_oauth.events.large import LARGE_BYTES, LargeBodies
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem, problems
 from aircall_oauth.resources import Resources
@@ -47,6 +48,7 @@ class Receiver:
     def __init__(self, state: State) -> None:
         self._state = state
         self._bodies = Bodies()
+        self._large = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -55,7 +57,7 @@ class Receiver:
         status, answer = 0, "hung_up"
         try:
             _refuse_early(sent)
-            answer = (await _take_in(self._state, await self._bodies.read(receive))).name.lower()
+            answer = (await self._take_in(await self._bodies.read(receive))).name.lower()
             status = await _answer(send, 200, ACCEPTED, request_id, ACCEPTED_HEADERS)
         except ConnectionError:
             return
@@ -71,6 +73,33 @@ class Receiver:
             self._state.troubles.note(status)
             log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
 
+    async def _take_in(self, body: bytes) -> TakenIn:
+        resources: Resources = self._state.resources
+        inbox: Inbox = self._state.inbox
+        event = envelope.read(body) if len(body) <= LARGE_BYTES else await self._large.read(resources, body)
+        await _wait_until_ready(resources)
+        arrival = Arrival(
+            token_fingerprint=resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
+            type=event.event,
+            resource=envelope.resource(event),
+            occurred_at=envelope.occurred_at(event),
+            fingerprint=envelope.fingerprint(event),
+            data=event.data,
+            call=calls.key_of(event.data) if event.event == calls.ENDED else None,
+        )
+        taken = await inbox.take_in(arrival)
+        if taken is TakenIn.UNKNOWN_TOKEN:
+            # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
+            raise WebhookTokenUnknown
+        return taken
+
+
+async def _wait_until_ready(resources: Resources) -> None:
+    if not resources.ready:
+        with database_errors():
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await resources.require_ready()
+
 
 def _refuse_early(sent: dict[bytes, bytes]) -> None:
     """What the headers alone give away."""
@@ -79,30 +108,6 @@ def _refuse_early(sent: dict[bytes, bytes]) -> None:
     declared = sent.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
         raise BodyTooLarge
-
-
-async def _take_in(state: State, body: bytes) -> TakenIn:
-    resources: Resources = state.resources
-    inbox: Inbox = state.inbox
-    event = envelope.read(body)
-    if not resources.ready:
-        with database_errors():
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await resources.require_ready()
-    arrival = Arrival(
-        token_fingerprint=resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
-        type=event.event,
-        resource=envelope.resource(event),
-        occurred_at=envelope.occurred_at(event),
-        fingerprint=envelope.fingerprint(event),
-        data=event.data,
-        call=calls.key_of(event.data) if event.event == calls.ENDED else None,
-    )
-    taken = await inbox.take_in(arrival)
-    if taken is TakenIn.UNKNOWN_TOKEN:
-        # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
-        raise WebhookTokenUnknown
-    return taken
 
 
 async def _refuse(send: Send, error: AppError, request_id: str) -> int:

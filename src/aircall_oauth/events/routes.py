@@ -1,5 +1,7 @@
 """The doors to the log, for the partner's systems."""
 
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -7,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.bell import Bell
 from aircall_oauth.deps import EventsReader, ResourcesDep
@@ -15,6 +18,7 @@ from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.events import became, feed
 from aircall_oauth.events.became import Became
 from aircall_oauth.events.feed import Wanted
+from aircall_oauth.events.streams import Streams
 from aircall_oauth.problems import problems
 
 api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
@@ -102,6 +106,14 @@ def bell_of(request: Request) -> Bell:
 BellDep = Annotated[Bell, Depends(bell_of)]
 
 
+async def streams_of(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams
+
+
+StreamsDep = Annotated[Streams, Depends(streams_of)]
+
+
 @api.get("", summary="Read the log", response_model=EventPage, responses=problems(401, 403, 410, 422, 503))
 async def list_events(
     key: EventsReader,
@@ -124,24 +136,40 @@ async def list_events(
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events", "content": {"text/event-stream": {"example": STREAMED}}},
-        **problems(401, 403, 410, 422, 503),
+        **problems(401, 403, 410, 422, 429, 503),
     },
 )
 async def stream_events(
     key: EventsReader,
     resources: ResourcesDep,
     bell: BellDep,
+    streams: StreamsDep,
     wanted: Filters,
     after: After = 0,
     last_event_id: Annotated[int | None, Header(ge=0, le=LAST_POSITION)] = None,
 ) -> Response:
-    """The log as server-sent events: `id` is the position, `data` the event. Resumed by `Last-Event-ID`."""
+    """The log as server-sent events: `id` is the position, `data` the event. Resumed by `Last-Event-ID`.
+
+    One API key may have twenty streams open in each process.
+    """
     place = wanted.at(after if last_event_id is None else last_event_id, feed.STREAM_PAGE)
-    first = await feed.read_page(resources, key, place)
+    first = await feed.first_page(resources, key, place)
     body = feed.stream(resources, key, place, first, hung=bell)
-    return StreamingResponse(
-        body, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
-    )
+    return EventStream(body, streams.one_of(key.id))
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, counted for as long as they are sent."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, body: AsyncIterator[bytes], counted: AbstractContextManager[None]) -> None:
+        super().__init__(body, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._counted:
+            await super().__call__(scope, receive, send)
 
 
 @api.get(

@@ -1,0 +1,67 @@
+"""Large bodies: whether their token is known is asked first, since to parse one may take half a second."""
+
+import asyncio
+import json
+import re
+from collections.abc import Collection
+from itertools import islice
+
+from aircall_oauth.database import database_errors
+from aircall_oauth.errors import EventMalformed, WebhookTokenUnknown
+from aircall_oauth.events import envelope
+from aircall_oauth.events.envelope import MAX_TOKEN, Envelope
+from aircall_oauth.events.inbox import ANSWER_SECONDS
+from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.resources import Resources
+
+LARGE_BYTES = 64 * 1024
+# Inside `data` there may be a few that are not the webhook's.
+MOST_TOKENS = 8
+ASKING_AT_ONCE = 2
+TOKEN = re.compile(rb'"token"[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.){1,%d}")' % MAX_TOKEN)
+IS_ANY_KNOWN = """
+    SELECT EXISTS (
+        SELECT FROM webhook WHERE token_fingerprint = ANY ($1)
+        UNION ALL SELECT FROM retired_webhook WHERE token_fingerprint = ANY ($1)
+    )
+"""
+
+
+class LargeBodies:
+    """Reads them so that strangers' do not hold up the events of the webhooks we know."""
+
+    def __init__(self) -> None:
+        self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
+        self._parsing = asyncio.Lock()
+
+    async def read(self, resources: Resources, body: bytes) -> Envelope:
+        """The envelope; raises `EventMalformed`, `WebhookTokenUnknown` or `DatabaseAway`."""
+        tokens = _tokens(body)
+        if tokens and await self._is_any_known(resources, tokens):
+            return envelope.read(body)
+        if b"\\u" not in body and len(tokens) < MOST_TOKENS:
+            # Nothing in it can be another token, however it is spelled.
+            raise WebhookTokenUnknown if tokens else EventMalformed
+        async with self._parsing:
+            return await asyncio.to_thread(envelope.read, body)
+
+    async def _is_any_known(self, resources: Resources, tokens: Collection[str]) -> bool:
+        fingerprints = [resources.vault.fingerprint(token, WEBHOOK_TOKEN_PURPOSE) for token in tokens]
+        with database_errors():
+            async with asyncio.timeout(ANSWER_SECONDS), self._asking:
+                await resources.require_ready()
+                async with resources.database.driver_connection() as connection:
+                    known: bool = await connection.fetchval(IS_ANY_KNOWN, fingerprints)
+        return known
+
+
+def _tokens(body: bytes) -> list[str]:
+    """The first strings that may be the webhook's token, where its name is spelled plainly."""
+    return [_text(match[1]) for match in islice(TOKEN.finditer(body), MOST_TOKENS)]
+
+
+def _text(literal: bytes) -> str:
+    try:
+        return str(json.loads(literal))
+    except ValueError:
+        return ""
