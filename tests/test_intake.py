@@ -16,9 +16,9 @@ import pytest
 from aircall_oauth import server
 from aircall_oauth.app import App
 from aircall_oauth.events import envelope
-from tests.fakes import Service, free_port, until
+from aircall_oauth.scraping import metrics_served
+from tests.fakes import Service, free_port, run_service, settings_for, until
 from tests.forked import WebProcess, web_processes
-from tests.processes import world
 
 MIB = 1024 * 1024
 WAIT_SECONDS = 60.0
@@ -128,30 +128,27 @@ async def test_a_head_of_very_many_headers_is_refused(service: Service) -> None:
     assert got.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_metrics_are_told_on_loopback_only_unless_asked_for_elsewhere(tmp_path: Path, database_url: str) -> None:
+async def test_metrics_are_told_on_loopback_only_unless_asked_for_elsewhere(database_url: str) -> None:
+    port = str(free_port())
+    async with run_service(settings_for(database_url, METRICS_PORT=port)) as it, metrics_served(it.resources):
+        assert (is_open("127.0.0.1", int(port)), is_open("127.0.0.2", int(port))) == (True, False)
+
+    everywhere = settings_for(database_url, METRICS_PORT=port, METRICS_HOST="*")
+    async with run_service(everywhere) as it, metrics_served(it.resources):
+        assert is_open("127.0.0.2", int(port))
+
+
+async def test_an_endless_head_is_refused_on_the_metrics_port_too(database_url: str) -> None:
     port = free_port()
-    async with world(tmp_path, database_url, METRICS_PORT=str(port)) as it:
-        service = await it.start_service()
-        assert not is_open("127.0.0.2", port)
-        assert is_open("127.0.0.1", port)
-
-        await service.close()
-        it.environment["AIRCALL_OAUTH_METRICS_HOST"] = "*"
-        await it.start_service()
-        assert is_open("127.0.0.2", port)
-
-
-async def test_an_endless_head_is_refused_on_the_metrics_port_too(tmp_path: Path, database_url: str) -> None:
-    port = free_port()
-    async with world(tmp_path, database_url, METRICS_PORT=str(port)) as it:
-        await it.start_service()
+    async with run_service(settings_for(database_url, METRICS_PORT=str(port))) as it, metrics_served(it.resources):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with suppress(ConnectionError):
             await send(writer, b"GET /metrics HTTP/1.1\r\nx: " + b"a" * (8 * MIB))
         with suppress(ConnectionError):
             assert (await asyncio.wait_for(reader.read(), WAIT_SECONDS))[:13] in (b"", b"HTTP/1.1 400 ")
         writer.close()
-        assert (await it.browser.get(f"http://127.0.0.1:{port}/metrics")).status_code == 200
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.status == 200
 
 
 async def test_a_large_body_of_a_stranger_is_not_parsed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

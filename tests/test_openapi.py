@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
-from dirty_equals import Contains, IsStr
+from dirty_equals import Contains, IsPartialDict, IsStr
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from aircall_oauth import openapi
+from aircall_oauth.models import new_id
 from tests.fakes import Service
 
 COMMITTED = Path(__file__).parents[1] / "docs" / "openapi.json"
@@ -47,7 +50,12 @@ DOORS = {
     "GET /livez": "livez",
     "GET /readyz": "readyz",
 }
-PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PROBLEM = {
+    "application/problem+json": {
+        "schema": {"$ref": "#/components/schemas/Problem"},
+        "example": IsPartialDict(code=IsStr()),
+    }
+}
 PAGE = {"text/html": {"schema": {"type": "string"}}}
 OF_API_KEYS = {"401", "403", "422", "503"}
 
@@ -57,6 +65,52 @@ def test_the_committed_document_is_the_served_one(capsys: pytest.CaptureFixture[
     openapi.main()
 
     assert capsys.readouterr().out == COMMITTED.read_text()
+
+
+def test_the_document_is_valid() -> None:
+    OPENAPI_31_VALIDATOR.validate(openapi.document())
+
+
+def test_every_schema_is_one_and_every_default_and_example_fits_its_own() -> None:
+    document = openapi.document()
+
+    for place, schema, value in _examples(document):
+        whole = {**schema, "components": document["components"]}
+        assert jsonschema_rs.Draft202012Validator(whole).is_valid(value), (place, value)
+
+
+def _examples(part: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Every default and example in the document, with the schema that stands beside it or over it."""
+    if isinstance(part, list):
+        for number, each in enumerate(part):
+            yield from _examples(each, f"{place}/{number}")
+    if not isinstance(part, dict):
+        return
+    schema = part.get("schema", part)
+    if isinstance(schema, dict) and {"type", "$ref", "anyOf", "oneOf", "allOf"} & schema.keys():
+        yield from ((place, schema, part[key]) for key in ("default", "example") if key in part)
+        yield from ((place, schema, value) for value in part.get("examples", []))
+    for name, each in part.items():
+        if name not in {"default", "example", "examples", "enum", "const"}:
+            yield from _examples(each, f"{place}/{name}")
+
+
+async def test_the_example_of_a_refusal_is_what_a_door_answers(service: Service) -> None:
+    refusals = dict(_operations())["GET /v1/installations/{installation_id}"]["responses"]
+    path = f"/v1/installations/{new_id('ins')}"
+
+    answers = [await service.browser.get(path), await (await service.partner()).get(path)]
+
+    for status, answer in zip(("401", "404"), answers, strict=True):
+        example = refusals[status]["content"]["application/problem+json"]["example"]
+        assert answer.json() | {"request_id": example["request_id"]} == example
+
+
+def test_an_example_of_a_refusal_stands_under_its_own_status() -> None:
+    for door, operation in _operations():
+        for status, answer in operation["responses"].items():
+            if example := answer.get("content", {}).get("application/problem+json", {}).get("example"):
+                assert (str(example["status"]), example["type"].rpartition(":")[2]) == (status, example["code"]), door
 
 
 async def test_the_document_is_served(service: Service) -> None:
@@ -166,12 +220,13 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
 async def test_the_documentation_is_shown_without_asking_anybody_else(service: Service) -> None:
     page = await service.browser.get("/docs")
 
+    # Relative, so that a proxy may show it under any path.
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "//" not in re.sub(r"^\s*//.*$|<!--.*?-->", "", page.text, flags=re.MULTILINE)
-    assert "url: '/openapi.json'" in page.text
+    assert "url: 'openapi.json'" in page.text
     assets = re.findall(r'(?:src|href)="([^"]*)"', page.text)
-    assert assets == Contains("/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css")
+    assert assets == Contains("docs/assets/swagger-ui-bundle.js", "docs/assets/swagger-ui.css")
     for asset in assets:
         answer = await service.browser.get(asset)
         assert answer.status_code == 200, asset

@@ -7,7 +7,7 @@ from dirty_equals import IsStr
 from aircall_oauth.errors import AircallError, ApiError, AppError, Unavailable
 from aircall_oauth.models import Scope, new_id
 from aircall_oauth.problems import MEANINGS
-from tests.fakes import Service
+from tests.fakes import Service, run_service, settings_for
 
 REQUEST_ID = IsStr(regex="req_[0-9a-f]{32}")
 SECRET = "hunter2-in-a-message"
@@ -62,7 +62,7 @@ async def test_another_method_is_405_and_told_which_one_there_is(service: Servic
     partner = await service.partner()
     one = "/v1/installations/x"
 
-    for path in ("/v1/installations", f"{one}/token", "/v1/events", "/livez", "/readyz"):
+    for path in ("/v1/installations", f"{one}/token", "/v1/events"):
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
             answer = await partner.request(method, path)
 
@@ -186,3 +186,43 @@ async def test_a_browser_gets_a_page_and_no_problem(service: Service) -> None:
 
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
+
+
+async def test_probes_of_every_common_kind_are_answered(service: Service) -> None:
+    for path in ("/livez", "/healthz", "/readyz"):
+        for method in ("GET", "HEAD", "OPTIONS"):
+            answer = await service.browser.request(method, path)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json"), (method, path)
+
+        refused = await service.browser.post(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+async def test_a_probe_by_another_method_sees_a_process_that_leaves(service: Service) -> None:
+    service.resources.leaving = True
+
+    assert [(await service.browser.request(method, "/readyz")).status_code for method in ("HEAD", "OPTIONS")] == [
+        503
+    ] * 2
+
+
+async def test_a_page_that_says_start_again_has_the_button_for_it(service: Service) -> None:
+    nowhere = await service.browser.get("/aircall/oauth/nowhere")
+    by_link = await service.browser.get("/aircall/oauth/nowhere?link=x")
+
+    assert nowhere.status_code == by_link.status_code == 404
+    assert f'href="{service.settings.public_url}/aircall/oauth/install"' in nowhere.text
+    assert "href=" not in by_link.text
+
+
+@pytest.mark.parametrize(("hsts", "told"), [("true", "max-age=31536000"), ("false", None)])
+async def test_browsers_are_told_to_come_by_https(database_url: str, hsts: str, told: str | None) -> None:
+    settings = settings_for(database_url, PUBLIC_URL="https://connect.example.com", HSTS=hsts)
+    async with run_service(settings) as secure:
+        for path in ("/aircall/oauth/install", "/aircall/oauth/callback", "/aircall/oauth/nowhere"):
+            answer = await secure.browser.get(path)
+            assert answer.headers.get("strict-transport-security") == told, path
+
+
+async def test_browsers_on_this_machine_are_not_told_to_come_by_https(service: Service) -> None:
+    assert "strict-transport-security" not in (await service.browser.get("/aircall/oauth/install")).headers

@@ -35,6 +35,7 @@ WRONG = {
     "success_url": f"https://{CANARY}:{CANARY}@x.example.com",
     "return_urls": f"https://x.example.com,{CANARY}",
     "claim": CANARY,
+    "hsts": CANARY,
     "pkce": CANARY,
     "webhook_name": CANARY * 100,
     "webhook_events": f"call.ended,{CANARY}!",

@@ -50,15 +50,23 @@ async def test_one_key_has_so_many_streams_and_no_more(service: Service) -> None
     await service.install()
     key, other = [await keys.create(service.resources, name="test", scopes=[Scope.EVENTS_READ]) for _ in range(2)]
     async with serving(service) as port:
-        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(streams.STREAMS_PER_KEY + 1)]
-        statuses = [await status_of(*each, key) for each in opened]
-        another_keys = await status_of(*await asyncio.open_connection("127.0.0.1", port), other)
-        opened[0][1].close()
+        with ExitStack() as stack:
 
-        async def opens() -> bool:
-            return await status_of(*await asyncio.open_connection("127.0.0.1", port), key) == 200
+            async def status_of(with_key: str, within: ExitStack = stack) -> int:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                within.enter_context(closing(writer))
+                writer.write(follow(with_key))
+                return int((await asyncio.wait_for(reader.readline(), 30)).split()[1])
 
-        await eventually(opens)
+            statuses = [await status_of(key, last := ExitStack())]
+            statuses += [await status_of(key) for _ in range(streams.STREAMS_PER_KEY)]
+            another_keys = await status_of(other)
+            last.close()
+
+            async def opens() -> bool:
+                return await status_of(key) == 200
+
+            await eventually(opens, 30)
         service.app.state.bell.stop()
 
     assert statuses == [200] * streams.STREAMS_PER_KEY + [429]
@@ -67,8 +75,3 @@ async def test_one_key_has_so_many_streams_and_no_more(service: Service) -> None
 
 def follow(key: str) -> bytes:
     return f"GET /v1/events/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n".encode()
-
-
-async def status_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> int:
-    writer.write(follow(key))
-    return int((await asyncio.wait_for(reader.readline(), 30)).split()[1])

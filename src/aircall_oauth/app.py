@@ -42,6 +42,7 @@ from aircall_oauth.resources import Resources
 
 BROWSER_DOORS = "/aircall/oauth/"
 DOCS_ASSETS = "/docs/assets"
+HSTS = b"max-age=31536000"
 
 # The framework's own would export query strings and what errors said, wherever the environment tells it to.
 NO_TELEMETRY_BUT_OURS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -63,7 +64,10 @@ class App(FastAPI):
             return
         resources: Resources = self.state.resources
         if resources.leaving:
-            send = _last_on_its_connection(send)
+            # A client that keeps connections finds another process now, not when this one hangs up.
+            send = _with_header(send, b"connection", b"close")
+        if resources.settings.tells_hsts and scope["path"].startswith(BROWSER_DOORS):
+            send = _with_header(send, b"strict-transport-security", HSTS)
         door = self._door(scope)
         if resources.tracing is None:
             await door(scope, receive, send)
@@ -116,15 +120,13 @@ def _expect_failures(app: FastAPI, metrics: Metrics) -> None:
     metrics.expect_acks(receiver.UNWELCOME)
 
 
-def _last_on_its_connection(send: Send) -> Send:
-    """Who keeps connections finds another process now, not when this one hangs up."""
-
-    async def closing(message: Message) -> None:
+def _with_header(send: Send, name: bytes, value: bytes) -> Send:
+    async def adding(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"connection", b"close")]
+            message["headers"] = [*message["headers"], (name, value)]
         await send(message)
 
-    return closing
+    return adding
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:
@@ -157,7 +159,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         return _answer_error(request, error.__cause__)
     allowed = {"allow": _methods_of(request) or "GET"} if error.status_code == 405 else {}
     if _is_browser(request):
-        return HTMLResponse(pages.nothing_here(), error.status_code, headers=pages.HEADERS | allowed)
+        page = pages.nothing_here(install_url=_install_url(request), by_link="link" in request.query_params)
+        return HTMLResponse(page, error.status_code, headers=pages.HEADERS | allowed)
     known = {404: NotFound, 405: MethodNotAllowed}
     return _answer_error(request, known.get(error.status_code, InvalidRequest)(), allowed)
 
@@ -166,7 +169,7 @@ def _methods_of(request: Request) -> str:
     """Every method of this address: a door knows its own only."""
     doors = [*request.app.routes, *(route for router in openapi.DOORS for route in router.routes)]
     here = [door for door in doors if isinstance(door, Route) and door.matches(request.scope)[0] != Match.NONE]
-    return ", ".join(sorted({method for door in here for method in door.methods or ()} - {"HEAD"}))
+    return ", ".join(sorted({method for door in here for method in door.methods or ()}))
 
 
 def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
@@ -188,6 +191,10 @@ def _as_ending(error: AppError) -> AppError:
     return TryAgainLater() if error.status == 503 else error
 
 
+def _install_url(request: Request) -> str:
+    return f"{request.app.state.resources.settings.public_url}/aircall/oauth/install"
+
+
 def _is_browser(request: Request) -> bool:
     return request.url.path.startswith(BROWSER_DOORS)
 
@@ -199,14 +206,17 @@ def _serve_docs(app: FastAPI) -> None:
     assert spec.origin is not None
     app.mount(DOCS_ASSETS, StaticFiles(directory=Path(spec.origin).parent / "static"))
 
+    # Relative to `/docs`, wherever a proxy shows it.
+    openapi_url, assets = "openapi.json", DOCS_ASSETS.removeprefix("/")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url=openapi_url,
             title=openapi.TITLE,
-            swagger_js_url=f"{DOCS_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{DOCS_ASSETS}/favicon.png",
+            swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+            swagger_css_url=f"{assets}/swagger-ui.css",
+            swagger_favicon_url=f"{assets}/favicon.png",
         )
 
     app.openapi = openapi.document  # type: ignore[method-assign]

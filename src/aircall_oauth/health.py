@@ -19,7 +19,7 @@ async def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Can it serve?", responses=problems(503))
+@router.get("/readyz", summary="Can it serve?", responses=problems(NotReady()))
 async def readyz(resources: ResourcesDep) -> dict[str, str]:
     """Database reachable, schema current, keys fit; and not about to stop."""
     if resources.leaving:
@@ -31,3 +31,9 @@ async def readyz(resources: ResourcesDep) -> dict[str, str]:
     except TimeoutError:
         raise NotReady("The database does not answer.") from None
     return {"status": "ok"}
+
+
+# Probes come by other methods and by the older name too.
+for _path, _probe in (("/livez", livez), ("/healthz", livez), ("/readyz", readyz)):
+    _methods = ["GET", "HEAD", "OPTIONS"] if _path == "/healthz" else ["HEAD", "OPTIONS"]
+    router.add_api_route(_path, _probe, methods=_methods, include_in_schema=False)

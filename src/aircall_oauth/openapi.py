@@ -59,7 +59,7 @@ def document() -> dict[str, Any]:
         summary="The Aircall connections of a software company",
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        servers=[{"url": "/", "description": "This service"}],
+        servers=[{"url": ".", "description": "This service, wherever this document is served"}],
         routes=doors.routes,
         tags=[{"name": name, "description": description} for name, description in TAGS.items()],
     )

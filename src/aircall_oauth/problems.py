@@ -7,7 +7,22 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from aircall_oauth.errors import AppError, BodyTooSlow, PositionGone, TooManyRequests, Unavailable
+from aircall_oauth.errors import (
+    AircallUnavailable,
+    AppError,
+    BodyTooLarge,
+    BodyTooSlow,
+    DatabaseAway,
+    EncodingRefused,
+    EventMalformed,
+    InvalidRequest,
+    NotFound,
+    PositionGone,
+    ScopeMissing,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
@@ -31,6 +46,25 @@ MEANINGS = {
     502: "Aircall could not be reached, or its answer could not be passed on",
     503: "Try again after `Retry-After` seconds",
 }
+EXAMPLE_REQUEST_ID = "req_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"
+# What stands for a status for where a door names no error of its own.
+EXAMPLES: dict[int, AppError] = {
+    error.status: error
+    for error in (
+        EventMalformed(),
+        Unauthenticated(),
+        ScopeMissing(),
+        NotFound(),
+        BodyTooSlow(),
+        PositionGone(4000),
+        BodyTooLarge(),
+        EncodingRefused(),
+        InvalidRequest("query.limit: Input should be less than or equal to 1000"),
+        TooManyRequests(13),
+        AircallUnavailable("timeout"),
+        DatabaseAway(),
+    )
+}
 
 
 class Problem(BaseModel):
@@ -41,7 +75,7 @@ class Problem(BaseModel):
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no such installation."])
     code: str = Field(examples=["installation_not_found"])
-    request_id: str | None = Field(examples=["req_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    request_id: str | None = Field(examples=[EXAMPLE_REQUEST_ID])
     oldest: int | None = Field(None, description="With `position_gone`: the oldest valid position", examples=[4000])
 
 
@@ -86,7 +120,12 @@ def headers(error: AppError) -> dict[str, str]:
     return known
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """A door's errors, for its documentation."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": MEANINGS[status], "content": content} for status in statuses}
+def problems(*refusals: int | AppError) -> dict[int | str, dict[str, Any]]:
+    """A door's errors, for its documentation: each by its status, or as the very error that serves as the example."""
+    errors = [EXAMPLES[refusal] if isinstance(refusal, int) else refusal for refusal in refusals]
+    return {error.status: {"description": MEANINGS[error.status], "content": _content(error)} for error in errors}
+
+
+def _content(error: AppError) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {MEDIA_TYPE: {"schema": schema, "example": problem(error, EXAMPLE_REQUEST_ID)}}

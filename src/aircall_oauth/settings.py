@@ -180,6 +180,10 @@ class Settings(BaseSettings):
     claim: Literal["optional", "required"] = Field(
         "optional", description="`required`: an installation stays `unclaimed` until its owner claims it"
     )
+    hsts: bool = Field(
+        True,
+        description="tell browsers to come by https only (`Strict-Transport-Security`), where `PUBLIC_URL` is https",
+    )
     pkce: bool = Field(False, description="send PKCE (S256) too; Aircall does not document it")
     webhook_name: str = Field(
         "aircall-oauth", min_length=1, max_length=100, description="`custom_name` of the webhooks we create"
@@ -243,6 +247,10 @@ class Settings(BaseSettings):
     @property
     def secure_cookies(self) -> bool:
         return self.public_url.startswith("https://")
+
+    @property
+    def tells_hsts(self) -> bool:
+        return self.hsts and self.public_url.startswith("https://")
 
     @property
     def sealing_keys(self) -> dict[str, bytes]:

@@ -12,13 +12,14 @@ from aircall_oauth.deliveries.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
 from aircall_oauth.deps import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
 from aircall_oauth.doors import StrictRoute
+from aircall_oauth.errors import SubscriptionNotFound, SubscriptionUnsigned
 from aircall_oauth.models import SubscriptionKind, SubscriptionOrder
 from aircall_oauth.problems import problems
 
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 
 LAST_POSITION = 2**63 - 1
-OF_ONE = problems(401, 403, 404, 422, 503)
+OF_ONE = problems(401, 403, SubscriptionNotFound(), 422, 503)
 
 SubscriptionId = Annotated[str, Path(pattern=r"^sub_[0-9a-f]{32}$", examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])]
 # PostgreSQL has no text with a NUL in it.
@@ -91,12 +92,13 @@ NewSubscription = Annotated[NewHttp | NewNats | NewRabbitmq | NewKafka, Field(di
 class SubscriptionChange(_Body):
     """What is left out stays as it is."""
 
-    name: Name = ""
-    url: Url = ""
-    types: Types = []
-    owners: Owners = []
-    installations: Installations = []
-    order: Order = SubscriptionOrder.NONE
+    # No field has a default that a generated client could send.
+    name: Name = Field(default_factory=str)
+    url: Url = Field(default_factory=str)
+    types: Types = Field(default_factory=list)
+    owners: Owners = Field(default_factory=list)
+    installations: Installations = Field(default_factory=list)
+    order: Order = Field(default_factory=lambda: SubscriptionOrder.NONE)
 
 
 class SubscriptionCreated(SubscriptionView):
@@ -242,7 +244,7 @@ async def replay_subscription(
 @api.post(
     "/{subscription_id}/rotate-secret",
     summary="Make a new signing secret",
-    responses=OF_ONE | problems(409),
+    responses=OF_ONE | problems(SubscriptionUnsigned()),
 )
 async def rotate_subscription_secret(
     subscription_id: SubscriptionId,

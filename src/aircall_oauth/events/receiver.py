@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth import log
 from aircall_oauth.aircall import calls
 from aircall_oauth.database import database_errors
-from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, Unavailable, WebhookTokenUnknown
+from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxFull, Unavailable, WebhookTokenUnknown
 from aircall_oauth.events import envelope
 from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
@@ -158,7 +158,7 @@ def documentation() -> dict[str, Any]:
                         "application/json": {"schema": {"type": "object"}, "example": {"ok": True}},
                     },
                 },
-                **{str(k): v for k, v in problems(400, 401, 408, 413, 415, 503).items()},
+                **{str(k): v for k, v in problems(400, WebhookTokenUnknown(), 408, 413, 415, InboxFull()).items()},
             },
         }
     }

@@ -14,11 +14,11 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth.bell import Bell
 from aircall_oauth.deps import EventsReader, ResourcesDep
 from aircall_oauth.doors import StrictRoute
-from aircall_oauth.errors import InvalidRequest
+from aircall_oauth.errors import EventNotFound, InvalidRequest, TooManyStreams
 from aircall_oauth.events import became, feed
 from aircall_oauth.events.became import Became
 from aircall_oauth.events.feed import Wanted
-from aircall_oauth.events.streams import Streams
+from aircall_oauth.events.streams import RETRY_SECONDS, Streams
 from aircall_oauth.problems import problems
 
 api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
@@ -82,7 +82,7 @@ def filters(
             alias="type",
             max_length=MOST_TYPES,
             description=f"Event types; `call.*` is all that begin so; at most {MOST_TYPES}, separated by commas or not",
-            examples=["call.*"],
+            examples=[["call.*"]],
         ),
     ] = [],  # noqa: B006 - the framework copies it
     installation: Annotated[str | None, Query(pattern=r"^ins_[0-9a-f]{32}$")] = None,
@@ -136,7 +136,7 @@ async def list_events(
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events", "content": {"text/event-stream": {"example": STREAMED}}},
-        **problems(401, 403, 410, 422, 429, 503),
+        **problems(401, 403, 410, 422, TooManyStreams(RETRY_SECONDS), 503),
     },
 )
 async def stream_events(
@@ -176,7 +176,7 @@ class EventStream(StreamingResponse):
     "/{event_id}",
     summary="Show an event",
     response_model=EventShown,
-    responses=problems(401, 403, 404, 422, 503),
+    responses=problems(401, 403, EventNotFound(), 422, 503),
 )
 async def show_event(
     event_id: Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")], key: EventsReader, resources: ResourcesDep

@@ -193,10 +193,12 @@ def to_be_claimed(company_name: str | None, claim: SecretStr) -> str:
     return _render(page, tone="good", claim=claim.get_secret_value())
 
 
-def nothing_here() -> str:
+def nothing_here(*, install_url: str, by_link: bool = False) -> str:
     """The page for an address that is none, or that is asked in another way than by opening it."""
     page = Page("Nothing to see here", "This address leads nowhere.", START_AGAIN)
-    return _render(page, tone="trouble")
+    if by_link:
+        page = replace(page, next_step=THE_LINK_AGAIN, start_again=False)
+    return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
 
 
 def _render(page: Page, *, tone: str, install_url: str | None = None, claim: str | None = None) -> str:

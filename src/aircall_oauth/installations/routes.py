@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from aircall_oauth.deps import InstallationsReader, InstallationsWriter, ResourcesDep, TokensReader, WhoDep
 from aircall_oauth.doors import StrictRoute
-from aircall_oauth.errors import AppError, ParametersInvalid, PrefetchRefused
+from aircall_oauth.errors import (
+    AppError,
+    CheckUnderWay,
+    ClaimNotFound,
+    ClaimOfAnother,
+    InstallationHeld,
+    InstallationNotActive,
+    InstallationNotFound,
+    ParametersInvalid,
+    PrefetchRefused,
+)
 from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.reading import InstallationList, InstallationView
 from aircall_oauth.models import InstallationStatus
@@ -185,7 +195,9 @@ async def list_installations(
     return await reading.list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=limit)
 
 
-@api.get("/{installation_id}", summary="Show an installation", responses=problems(401, 403, 404, 422, 503))
+@api.get(
+    "/{installation_id}", summary="Show an installation", responses=problems(401, 403, InstallationNotFound(), 422, 503)
+)
 async def show_installation(
     installation_id: InstallationId, key: InstallationsReader, resources: ResourcesDep
 ) -> InstallationView:
@@ -197,7 +209,7 @@ async def show_installation(
     "/{installation_id}",
     summary="Disconnect an installation",
     status_code=204,
-    responses=problems(401, 403, 404, 422, 503),
+    responses=problems(401, 403, InstallationNotFound(), 422, 503),
 )
 async def disconnect(
     installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
@@ -228,7 +240,7 @@ class CheckView(BaseModel):
 @api.post(
     "/{installation_id}/check",
     summary="Check an installation now",
-    responses=problems(401, 403, 404, 409, 422, 429, 502, 503),
+    responses=problems(401, 403, InstallationNotFound(), CheckUnderWay(), 422, 429, 502, 503),
 )
 async def check_installation(
     installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
@@ -265,7 +277,7 @@ class TokenView(BaseModel):
     "/{installation_id}/token",
     summary="Read an installation's token",
     response_model=TokenView,
-    responses=problems(401, 403, 404, 409, 422, 429, 503),
+    responses=problems(401, 403, InstallationNotFound(), InstallationNotActive(), 422, 429, 503),
 )
 async def read_token(
     installation_id: InstallationId, key: TokensReader, who: WhoDep, resources: ResourcesDep
@@ -329,7 +341,11 @@ class NewClaim(BaseModel):
     owner: Owner
 
 
-@custody.post("/claims", summary="Claim an installation", responses=problems(401, 403, 404, 409, 422, 503))
+@custody.post(
+    "/claims",
+    summary="Claim an installation",
+    responses=problems(401, ClaimOfAnother(), ClaimNotFound(), InstallationHeld(), 422, 503),
+)
 async def claim_installation(
     body: NewClaim, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
 ) -> InstallationView:

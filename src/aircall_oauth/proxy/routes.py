@@ -13,7 +13,15 @@ from aircall_oauth import log
 from aircall_oauth.aircall.relay import Answer, Asked
 from aircall_oauth.deps import AircallCaller, ResourcesDep, WhoDep
 from aircall_oauth.doors import KeyedRoute
-from aircall_oauth.errors import AircallUnavailable, BodyTooLarge, BodyTooSlow
+from aircall_oauth.errors import (
+    AircallUnavailable,
+    BodyTooLarge,
+    BodyTooSlow,
+    InstallationNotActive,
+    InstallationNotFound,
+    PathNotAllowed,
+    PathRefused,
+)
 from aircall_oauth.problems import problems
 from aircall_oauth.proxy import forward, headers
 from aircall_oauth.proxy.path import judged
@@ -123,7 +131,19 @@ WITH_BODY = {"POST", "PUT", "PATCH"}
 
 def _answers() -> dict[int | str, dict[str, Any]]:
     """Aircall has errors of its own under our numbers; only ours are `application/problem+json`."""
-    ours = problems(400, 401, 403, 404, 408, 409, 413, 422, 429, 502, 503)
+    ours = problems(
+        PathRefused(),
+        401,
+        PathNotAllowed(),
+        InstallationNotFound(),
+        408,
+        InstallationNotActive(),
+        413,
+        422,
+        429,
+        502,
+        503,
+    )
     for refusal in ours.values():
         refusal["description"] += "; or what Aircall answers"
         refusal["content"] = refusal["content"] | ANYTHING
