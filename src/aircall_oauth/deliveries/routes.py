@@ -12,13 +12,14 @@ from aircall_oauth.deliveries.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
 from aircall_oauth.deps import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
 from aircall_oauth.doors import StrictRoute
-from aircall_oauth.errors import SubscriptionNotFound, SubscriptionUnsigned
+from aircall_oauth.errors import SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
 from aircall_oauth.models import SubscriptionKind, SubscriptionOrder
 from aircall_oauth.problems import problems
 
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 
 LAST_POSITION = 2**63 - 1
+FULL = SubscriptionsFull("MAX_SUBSCRIPTIONS_PER_OWNER")
 OF_ONE = problems(401, 403, SubscriptionNotFound(), 422, 503)
 
 SubscriptionId = Annotated[str, Path(pattern=r"^sub_[0-9a-f]{32}$", examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])]
@@ -162,7 +163,7 @@ class DeadRetried(BaseModel):
     retried: int = Field(description="So many were put back", examples=[1])
 
 
-@api.post("", summary="Make a subscription", status_code=201, responses=problems(401, 403, 409, 410, 422, 503))
+@api.post("", summary="Make a subscription", status_code=201, responses=problems(401, 403, FULL, 410, 422, 503))
 async def create_subscription(
     new: NewSubscription, key: SubscriptionsWriter, resources: ResourcesDep, response: Response
 ) -> SubscriptionCreated:
@@ -193,7 +194,7 @@ async def show_subscription(
     return await views.show(resources, key, subscription_id)
 
 
-@api.patch("/{subscription_id}", summary="Change a subscription", responses=OF_ONE | problems(409))
+@api.patch("/{subscription_id}", summary="Change a subscription", responses=OF_ONE | problems(FULL))
 async def change_subscription(
     subscription_id: SubscriptionId, change: SubscriptionChange, key: SubscriptionsWriter, resources: ResourcesDep
 ) -> SubscriptionView:

@@ -70,6 +70,9 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
                 start, end = end, head if not conditions else min(head, end + WINDOW)
                 some = wanted.limit + 1 - len(rows)
                 rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
+                bytes_left = most_bytes - sum(len(row["data"]) for row in rows)
+                full = len(rows) > wanted.limit or bytes_left <= 0
+                if full or end >= head or time.monotonic() > enough_at:
                     break
             await _refuse_gone(connection, wanted.after)
     events = [event_of(row[:-1]) for row in rows[: wanted.limit]]
