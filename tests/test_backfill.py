@@ -468,8 +468,8 @@ async def test_the_ledger_of_a_days_outage(tmp_path: Path, database_url: str) ->
         await more_budget(it)
         await eventually(lambda: it.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), 30)
         await worker.kill()
-        await holder.close()
         half_done = await the_gap(it)
+        await holder.close()
 
         await it.run("work")
         for call_id in missed[25::50]:

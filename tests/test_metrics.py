@@ -318,7 +318,7 @@ async def test_a_sealed_value_that_does_not_open_is_counted(service: Service) ->
 
 def test_a_measurement_that_is_old_is_not_said() -> None:
     metrics = Metrics()
-    fresh = Measurement({"active": 1}, {}, 0, 0, 0, {}, 0.0, 8, 100)
+    fresh = Measurement({"active": 1}, {}, 0, 0, 0, {}, 0.0, 0.0, 8, 100)
 
     said = []
     for measurement in (fresh, replace(fresh, measured_at=time.monotonic() - MEASURED_KEPT_SECONDS - 1)):

@@ -40,9 +40,12 @@ SCHEMA = """
     WHERE c.relnamespace = 'public'::regnamespace AND c.relname !~ '^alembic_version'
     ORDER BY c.relname, a.attname
 """
+# Triggers apart: those are the migrations' own, with their functions.
 CONSTRAINTS = """
     SELECT conrelid::regclass::text, conname, contype::text, pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2
+    WHERE connamespace = 'public'::regnamespace AND contype <> 't'
+        AND conrelid::regclass::text <> 'alembic_version'
+    ORDER BY 1, 2
 """
 
 

@@ -2,28 +2,31 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import alembic.config
 import asyncpg
 import stamina
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import database_url
 from aircall_oauth.database_faults import explain, root
 from aircall_oauth.database_fitness import require_fit
-from aircall_oauth.errors import AppError, DatabaseAway
+from aircall_oauth.database_hosts import Hosts
+from aircall_oauth.errors import AppError, DatabaseAway, PoolerRefused
 
-CONNECT_TIMEOUT_SECONDS = 3.0
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
 DRIVER_POOL_SIZE = 5
@@ -41,6 +44,8 @@ DURABLY = """
 NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
+CLOSE_SECONDS = 3.0
+BACKEND = "SELECT pg_backend_pid()"
 # PostgreSQL undid the transaction for the sake of another one: the same again may well do.
 UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # Connection failures, and a server that is starting, stopping or full: nothing is wrong with the statement.
@@ -56,17 +61,20 @@ AWAY = (
     asyncpg.InsufficientResourcesError,  # 53…: a full disk, no memory, too many connections
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     *UNDONE,
     # A migration ran while this process was up; the driver prepares the statement anew next time.
     asyncpg.InvalidCachedStatementError,
 )
+# Of these, what says nothing about the connection.
+OF_THE_STATEMENT = (*UNDONE, asyncpg.LockNotAvailableError)
 
 
 class Database:
     """The connections of one process: a pool for sessions, and one of the driver's own for what is asked often."""
 
     def __init__(self, url: str, *, command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> None:
-        self._address = database_url.read(url)
+        self._hosts = Hosts(database_url.read(url))
         self._command_timeout_seconds = command_timeout_seconds
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -77,24 +85,41 @@ class Database:
             pool_pre_ping=True,
             hide_parameters=True,
         )
+        event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
+        event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
         self._driver_pool: asyncpg.Pool | None = None
 
-    async def connect(self) -> asyncpg.Connection:
+    async def connect(self, **options: Any) -> asyncpg.Connection:
         """A connection of asyncpg's own, outside the pool; `DatabaseAway` for whatever reason there is none."""
-        address = self._address
         try:
-            address.require_files()
-            connection = await asyncpg.connect(
-                address.dsn,
-                ssl=address.tls and address.tls(),
-                timeout=address.connect_timeout_seconds or CONNECT_TIMEOUT_SECONDS,
-                command_timeout=self._command_timeout_seconds,
-            )
-            # asyncpg has no public way to its socket.
-            address.tune(connection._transport.get_extra_info("socket").fileno())
-            return connection
+            return await self._hosts.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
             raise DatabaseAway from error
+
+    async def require_own_sessions(self) -> None:
+        """Go on only where a session is ours for as long as its connection; raises `PoolerRefused`, `DatabaseAway`.
+
+        A pooler shows another process id than PostgreSQL's when one connects. One that lends a session for a
+        transaction lends the same to two connections, or different ones to one.
+        """
+        with database_errors():
+            async with self._unprepared() as first:
+                own = await _backend(first)
+                if own == first.get_server_pid():
+                    return
+                async with self._unprepared() as second, second.transaction():
+                    other = await second.fetchval(BACKEND)
+                    if other == own or await _backend(first) != own:
+                        raise PoolerRefused
+
+    @asynccontextmanager
+    async def _unprepared(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection that leaves no prepared statement in a session."""
+        connection = await self.connect(statement_cache_size=0)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
 
     async def _connect_durably(self) -> asyncpg.Connection:
         connection = await self.connect()
@@ -128,7 +153,17 @@ class Database:
                 )
             pool = await self._driver_pool
             async with pool.acquire(timeout=POOL_TIMEOUT_SECONDS) as connection:
-                yield connection
+                try:
+                    yield connection
+                except OF_THE_STATEMENT:
+                    raise
+                except AWAY:
+                    # What is wrong with one of them is wrong with all that were made before.
+                    await pool.expire_connections()
+                    raise
+                finally:
+                    if not connection.is_closed() and _only_reads(connection):
+                        connection.terminate()
 
     async def schema_version(self) -> str | None:
         """The revision the database stands at; None where nothing was migrated yet."""
@@ -139,13 +174,45 @@ class Database:
             return version or None
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        """Close the connections; one whose server is silent is dropped."""
+        with suppress(*AWAY):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.engine.dispose()
         if self._driver_pool is not None:
-            await self._driver_pool.close()
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._driver_pool.close()
+            except AWAY:
+                self._driver_pool.terminate()
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
     """Whoever has a driver's connection changes no setting but for its own transaction."""
+
+
+async def _backend(connection: asyncpg.Connection) -> int:
+    """The process that serves this connection for a transaction; asked within one, or two might answer."""
+    async with connection.transaction():
+        backend: int = await connection.fetchval(BACKEND)
+        return backend
+
+
+def _only_reads(connection: asyncpg.Connection) -> bool:
+    """What PostgreSQL reports of the session unasked: it was made while nothing could be written, or on a standby."""
+    settings = connection.get_settings()
+    return "on" in {getattr(settings, name, None) for name in ("default_transaction_read_only", "in_hot_standby")}
+
+
+def _keep_what_can_write(connection: Any, record: ConnectionPoolEntry) -> None:
+    if connection is not None and _only_reads(connection.driver_connection):
+        record.invalidate(soft=True)
+
+
+def _give_up_the_pool(context: ExceptionContext) -> None:
+    """Keep no connection that proved useless, and none that was made before it; whatever the error was."""
+    errors = (context.original_exception, context.original_exception.__cause__)
+    if any(isinstance(error, AWAY) and not isinstance(error, OF_THE_STATEMENT) for error in errors):
+        context.is_disconnect = True
 
 
 @contextmanager
@@ -213,6 +280,7 @@ async def migrate(
     """
     database = Database(url)
     try:
+        await database.require_own_sessions()
         async with database.driver_connection() as connection:
             await require_fit(connection)
         version = await database.schema_version()

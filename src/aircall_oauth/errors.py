@@ -4,7 +4,8 @@
     ├── StartRefused                  the process does not start
     │   ├── SettingsInvalid
     │   ├── DatabaseUnfit
-    │   └── KeysUnfit
+    │   ├── KeysUnfit
+    │   └── PoolerRefused
     ├── RotationUnderWay              only one at a time
     ├── SealError                     a sealed secret that does not open
     │   ├── SealBroken
@@ -91,6 +92,17 @@ class DatabaseUnfit(StartRefused):
 
 class KeysUnfit(StartRefused):
     """The configured keys cannot open what is stored."""
+
+
+class PoolerRefused(StartRefused):
+    """The database is reached through a pooler in transaction mode."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "AIRCALL_OAUTH_DATABASE_URL leads through a connection pooler in transaction mode, which lends each "
+            "transaction another session. Connect to PostgreSQL directly, or through a pool in session mode "
+            "(PgBouncer: pool_mode=session)."
+        )
 
 
 class RotationUnderWay(AppError):

@@ -1,47 +1,38 @@
 """The order of the log: every writer takes one lock before it draws a position, so positions commit in order.
 
-A reader may therefore read `position > cursor` and never skip an event. The lock is the last thing a transaction
-waits for before it commits; nothing that can wait may come after it.
+A reader may therefore read `position > cursor` and never skip an event. The lock is taken, and given back, within one
+message to PostgreSQL: by the inbox in its only statement, by every other transaction as it commits, where a trigger
+appends its drafts. So no client holds it up, and nothing that can wait comes after it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+import asyncpg
 import msgspec
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth import partitions
-from aircall_oauth.models import Event, EventSource, Installation, new_id
+from aircall_oauth.models import EventDraft, EventSource, Gap, Installation, new_id
 
 APPEND_LOCK = 0x61697263616C6C2D6C6F67 & 0x7FFFFFFFFFFFFFFF
 CHANNEL = "aircall_oauth_log"
-# A call whose end was told already, by its event or by an earlier back-fill, is not told again.
-FILL = text(f"""
-    WITH locked AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock({APPEND_LOCK}), pg_notify('{CHANNEL}', '')
-    ), missed AS MATERIALIZED (
-        SELECT DISTINCT ON (fingerprint) a.*, sha256(convert_to(:installation_id, 'UTF8') || a.key) AS fingerprint
-        FROM locked, unnest(CAST(:keys AS bytea[]), CAST(:ids AS text[]), CAST(:times AS timestamptz[]),
-                            CAST(:texts AS text[])) WITH ORDINALITY AS a (key, id, occurred_at, data, number)
-        ORDER BY fingerprint, number
-    ), new AS (
-        INSERT INTO told_call (fingerprint, received_at, back_filled) SELECT fingerprint, now(), true FROM missed
-        ON CONFLICT (fingerprint) DO NOTHING
-        RETURNING fingerprint
-    ), kept AS (
-        INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
-                           occurred_at, source, data)
-        SELECT nextval('event_position'), clock_timestamp(), id, :installation_id, :company_id, :owner, :type,
-               :resource, occurred_at, '{EventSource.BACKFILL}', data
-        FROM (SELECT missed.* FROM missed JOIN new USING (fingerprint) ORDER BY number) AS in_order
-        RETURNING id
-    )
-    SELECT count(*) FROM kept
-""")  # noqa: S608 - only constants of ours are put in
+# The sessions that have the log's lock: the lock's number in the two halves that PostgreSQL shows.
+HOLDERS = f"""
+    SELECT a.pid, a.wait_event_type, clock_timestamp() - a.state_change AS held_for
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.classid = {APPEND_LOCK >> 32} AND l.objid = {APPEND_LOCK & 0xFFFFFFFF}
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""  # noqa: S608 - only constants of ours are put in
+# A holder that waits for its client has got all it needs but the end of a message, which is there at once or never.
+SILENT = timedelta(seconds=2)
+FREE = f"""
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM ({HOLDERS}) AS holder
+    WHERE wait_event_type = 'Client' AND held_for > $1::interval
+"""  # noqa: S608 - only constants of ours are put in
 
 
 @dataclass(frozen=True)
@@ -54,51 +45,52 @@ class Missed:
 
 
 async def append(session: AsyncSession, installation: Installation, type_: str, data: dict[str, Any]) -> None:
-    """Add an event of the service's own, as the last act of the session's transaction."""
-    connection = await _ready(session)
-    await connection.execute(text(f"SELECT pg_advisory_xact_lock({APPEND_LOCK}), pg_notify('{CHANNEL}', '')"))
-    # The days are PostgreSQL's, and so is the hour.
-    at = await connection.scalar(text("SELECT clock_timestamp()"))
-    session.add(
-        Event(
-            id=new_id("evt"),
-            installation_id=installation.id,
-            company_id=installation.company_id,
-            owner=installation.owner,
-            type=type_,
-            resource=type_.partition(".")[0],
-            occurred_at=at,
-            received_at=at,
-            source=EventSource.SERVICE,
-            data=msgspec.json.encode(data).decode(),
-        )
-    )
+    """Have an event of the service's own added to the log when the session's transaction commits."""
+    draft = _draft(installation, type_, type_.partition(".")[0], EventSource.SERVICE)
+    draft.ids, draft.keys, draft.times = [new_id("evt")], [None], [None]
+    draft.texts = [msgspec.json.encode(data).decode()]
+    await _add(session, draft)
 
 
 async def fill(
-    session: AsyncSession, installation: Installation, missed: Sequence[Missed], *, type_: str, resource: str
-) -> int:
-    """Add what the log lacks of these, oldest first; how many. Takes the log's lock, as `append` does."""
-    connection = await _ready(session)
-    values = {
-        "installation_id": installation.id,
-        "company_id": installation.company_id,
-        "owner": installation.owner,
-        "type": type_,
-        "resource": resource,
-        "ids": [new_id("evt") for _ in missed],
-        "keys": [one.key for one in missed],
-        "times": [one.occurred_at for one in missed],
-        "texts": [one.data for one in missed],
-    }
-    return int(await connection.scalar(FILL, values) or 0)
+    session: AsyncSession, gap: Gap, installation: Installation, missed: Sequence[Missed], *, type_: str, resource: str
+) -> None:
+    """Have what the log lacks of these added to it when the session's transaction commits, and counted in the gap."""
+    draft = _draft(installation, type_, resource, EventSource.BACKFILL)
+    draft.gap_id = gap.id
+    draft.ids = [new_id("evt") for _ in missed]
+    draft.keys = [one.key for one in missed]
+    draft.times = [one.occurred_at for one in missed]
+    draft.texts = [one.data for one in missed]
+    await _add(session, draft)
 
 
-async def _ready(session: AsyncSession) -> AsyncConnection:
-    """Everything else of the transaction written, and a day to write to."""
+async def free(connection: asyncpg.Connection) -> int:
+    """End the sessions that have the log's lock and a client that fell silent; how many. What they did is undone."""
+    ended: int = await connection.fetchval(FREE, SILENT)
+    return ended
+
+
+def _draft(installation: Installation, type_: str, resource: str, source: EventSource) -> EventDraft:
+    return EventDraft(
+        installation_id=installation.id,
+        company_id=installation.company_id,
+        owner=installation.owner,
+        type=type_,
+        resource=resource,
+        source=source,
+        ids=[],
+        keys=[],
+        times=[],
+        texts=[],
+    )
+
+
+async def _add(session: AsyncSession, draft: EventDraft) -> None:
+    """Write it down, and make sure of a day for what it holds."""
+    session.add(draft)
     await session.flush()
     connection = await session.connection()
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None
     await partitions.ensure(driver)
-    return connection

@@ -7,6 +7,7 @@ import json
 from enum import StrEnum
 
 from aircall_oauth.database import database_errors
+from aircall_oauth.eventlog import HOLDERS
 from aircall_oauth.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 from aircall_oauth.models import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
 from aircall_oauth.partitions import DAYS_AHEAD
@@ -48,6 +49,7 @@ MEASURE = f"""
            (SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0) FROM pg_stat_activity
             WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
            ) AS oldest_transaction_seconds,
+           (SELECT coalesce(max(extract(epoch FROM held_for)), 0) FROM ({HOLDERS}) AS holder) AS log_held_seconds,
            ({DAYS_AHEAD}) AS days_ahead,
            (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM event_position) AS position
 """  # noqa: S608 - only constants of ours are put in
@@ -67,6 +69,7 @@ async def measure(resources: Resources) -> None:
             gaps_to_fill=row["gaps_to_fill"],
             subscriptions=_readings(row["subscriptions"]),
             oldest_transaction_seconds=float(row["oldest_transaction_seconds"]),
+            log_held_seconds=float(row["log_held_seconds"]),
             days_ahead=row["days_ahead"],
             position=row["position"],
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from aircall_oauth.deps import ResourcesDep
 from aircall_oauth.errors import Leaving, NotReady
@@ -20,16 +20,18 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", summary="Can it serve?", responses=problems(NotReady()))
-async def readyz(resources: ResourcesDep) -> dict[str, str]:
-    """Database reachable, schema current, keys fit; and not about to stop."""
+async def readyz(request: Request, resources: ResourcesDep) -> dict[str, str]:
+    """Database reachable, schema current, keys fit, events can be kept; and not about to stop."""
     if resources.leaving:
         raise Leaving
     try:
         async with asyncio.timeout(PING_SECONDS):
             await resources.require_ready()
+            # First, because leaving it takes no time where the database is silent.
+            await request.app.state.inbox.prove()
             await resources.database.schema_version()
     except TimeoutError:
-        raise NotReady("The database does not answer.") from None
+        raise NotReady("The database does not answer, or keeps nothing.") from None
     return {"status": "ok"}
 
 

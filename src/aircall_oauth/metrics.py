@@ -86,6 +86,7 @@ class Measurement:
     gaps_to_fill: int
     subscriptions: Mapping[str, Reading]
     oldest_transaction_seconds: float
+    log_held_seconds: float
     days_ahead: int
     position: int
     measured_at: float = field(default_factory=time.monotonic)
@@ -313,6 +314,11 @@ class _Measured(Collector):
                 "oldest_transaction_seconds",
                 "Age of the oldest transaction in the database",
                 last.oldest_transaction_seconds,
+            ),
+            (
+                "log_held_seconds",
+                "How long a session that has the log's lock has been at the same statement, or waiting for its client",
+                last.log_held_seconds,
             ),
             ("partition_horizon_days", "Days of the log that are ready, today included", last.days_ahead),
             ("log_position", "The newest position of the log", last.position),

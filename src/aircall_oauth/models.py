@@ -276,6 +276,29 @@ class Event(Table, table=True):
     data: str = _text()
 
 
+class EventDraft(Table, table=True):
+    """Events that a transaction adds to the log as it commits, one beside the other; nothing of it stays here.
+
+    A deferred trigger of its migration takes the log's lock, draws the positions and deletes the draft.
+    """
+
+    __tablename__ = "event_draft"
+    __table_args__ = {"prefixes": ["UNLOGGED"]}
+
+    id: int | None = _column(BigInteger, Identity(always=True), primary_key=True)
+    gap_id: str | None = _text(nullable=True)  # counts what was added
+    installation_id: str = _text()
+    company_id: int = _column(BigInteger)
+    owner: str | None = _text(nullable=True)
+    type: str = _text()
+    resource: str | None = _text(nullable=True)
+    source: str = _text()
+    ids: list[str] = _column(ARRAY(Text))
+    keys: list[bytes | None] = _column(ARRAY(LargeBinary))  # with one, the event is added where it was not told before
+    times: list[datetime | None] = _column(ARRAY(DateTime(timezone=True)))  # without one, it occurs at the commit
+    texts: list[str] = _column(ARRAY(Text))
+
+
 class EventFingerprint(Table, table=True):
     """An event already taken in, so that its repeat is recognised."""
 

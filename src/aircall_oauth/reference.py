@@ -55,7 +55,7 @@ def settings_table() -> str:
 def metrics_table() -> str:
     """Every metric of our own with its kind and meaning, as a Markdown table."""
     metrics = Metrics()
-    metrics.measured(Measurement({}, {}, 0, 0, 0, {}, 0.0, 0, 0))
+    metrics.measured(Measurement({}, {}, 0, 0, 0, {}, 0.0, 0.0, 0, 0))
     rows = [("metric", "kind", "meaning"), ("---", "---", "---")]
     for family in metrics.registry.collect():
         if family.name.startswith(PREFIX):

@@ -67,10 +67,11 @@ class Resources:
     async def require_ready(self) -> None:
         """Go on only with a current schema and keys that open what is stored.
 
-        Looked at until it was right once. Raises `DatabaseAway`, `DatabaseUnfit`, `NotReady` (the schema is behind) or
-        `KeysUnfit`.
+        Looked at until it was right once. Raises `DatabaseAway`, `DatabaseUnfit`, `NotReady` (the schema is behind),
+        `KeysUnfit` or `PoolerRefused`.
         """
         if not self._checked:
+            await self.database.require_own_sessions()
             async with self.database.driver_connection() as connection:
                 await require_fit(connection)
             await self._check_schema()
@@ -119,7 +120,7 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
 async def open_resources(
     settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None, span_exporter: Any = None
 ) -> AsyncIterator[Resources]:
-    """Open what a process needs; raises `DatabaseUnfit` or `KeysUnfit` where these do not do.
+    """Open what a process needs; raises `DatabaseUnfit`, `KeysUnfit` or `PoolerRefused` where these do not do.
 
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """

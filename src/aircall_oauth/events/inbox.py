@@ -7,6 +7,7 @@ new. Losing the answer of a commit is harmless: the group is committed again, an
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection
@@ -17,7 +18,7 @@ from enum import Enum, auto
 import asyncpg
 import msgspec
 
-from aircall_oauth import log, partitions
+from aircall_oauth import eventlog, log, partitions
 from aircall_oauth.database import AWAY, DURABLY, Database, reason
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
@@ -38,6 +39,9 @@ WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 # Aircall gives five seconds. Within these an event is answered, if only with "again".
 ANSWER_SECONDS = 2.5
 PAUSE_SECONDS = 0.05
+RECONNECT_SECONDS = 1.0
+# So long a commit shows that another one will do, however often it is asked.
+PROVED_SECONDS = 1.0
 WATCH_SECONDS = 0.1
 WRITERS = 2
 MAX_GROUP = 256
@@ -91,6 +95,9 @@ TAKE_IN = f"""
     )
     SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
 """  # noqa: S608 - only constants of ours are put in
+
+# What a group needs of the database: the log's lock, a commit, and that it may write.
+PROVE = f"SELECT current_setting('transaction_read_only') = 'off', pg_advisory_xact_lock({APPEND_LOCK}), {DURABLY}"
 
 
 class TakenIn(Enum):
@@ -146,6 +153,9 @@ class Inbox:
         self._something = asyncio.Event()
         self._hurried = False
         self._closing = False
+        self._proof: asyncio.Future[None] | None = None
+        self._proof_wanted = False
+        self._proved_at = -PROVED_SECONDS
         self.committed = asyncio.Event()
 
     @property
@@ -170,10 +180,35 @@ class Inbox:
             self._something.set()
         return await outcome
 
-    async def next_group(self) -> list[_Waiting]:
-        """What is waiting, as one group; waits until it is worth while. Empty when the inbox is closed and drained."""
+    async def prove(self) -> None:
+        """Wait until a commit shows that events can be kept now; returns at once where one was just made."""
+        if self._proved_at > time.monotonic() - PROVED_SECONDS:
+            return
+        if self._proof is None:
+            self._proof = asyncio.get_running_loop().create_future()
+        self._proof_wanted = True
+        self._something.set()
+        await asyncio.shield(self._proof)
+
+    def proved(self) -> None:
+        """A commit was made."""
+        self._proved_at = time.monotonic()
+        self._proof_wanted = False
+        if self._proof is not None:
+            self._proof.set_result(None)
+            self._proof = None
+
+    async def next_group(self, *, patience: float = math.inf) -> list[_Waiting] | None:
+        """What is waiting, as one group; waits until it is worth while. None when the inbox is closed and drained.
+
+        Empty where a proof is wanted instead, or nothing came for `patience` seconds.
+        """
+        until = time.monotonic() + patience
         while not self._worthwhile:
             if self._closing:
+                return None
+            if self._proof_wanted or time.monotonic() > until:
+                self._proof_wanted = False
                 return []
             self._something.clear()
             await self._something.wait()
@@ -254,9 +289,10 @@ class _Writer:
         self._left_waiting = False
 
     async def run(self) -> None:
-        while group := await self._inbox.next_group():
+        await self._prove()
+        while (group := await self._inbox.next_group(patience=self._patience)) is not None:
             try:
-                await self._keep(group)
+                await (self._keep(group) if group else self._prove())
             except Exception as error:
                 logger.exception("group not kept")
                 for entry in group:
@@ -264,6 +300,24 @@ class _Writer:
             finally:
                 self._inbox.ended(group)
         await self._disconnect()
+
+    @property
+    def _patience(self) -> float:
+        """Connected for the next event, before it comes: later the server may have no connection left."""
+        return RECONNECT_SECONDS if self._connection is None or self._connection.is_closed() else math.inf
+
+    async def _prove(self) -> None:
+        """Commit nothing, as a group would be committed."""
+        try:
+            connection = await self._connected()
+            if not await connection.fetchval(PROVE, timeout=ANSWER_SECONDS):
+                raise asyncpg.ReadOnlySQLTransactionError
+            self._judge_wait()
+        except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
+            await self._put_off(error)
+        else:
+            self._put_off_by = None
+            self._inbox.proved()
 
     async def _keep(self, group: list[_Waiting]) -> None:
         """Commit a group: in halves where PostgreSQL refuses a row of it, again and again where it can't do it now."""
@@ -283,7 +337,7 @@ class _Writer:
                 return
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        connection = self._connection or await self._connect()
+        connection = await self._connected()
         ids = [new_id("evt") for _ in group]
         started = time.perf_counter()
         try:
@@ -294,8 +348,8 @@ class _Writer:
             # The day has no partition.
             await partitions.ensure(connection)
             unknown, stored = await _insert(connection, group, ids)
-        if self._left_waiting:
-            raise DatabaseAway
+        self._judge_wait()
+        self._inbox.proved()
         self._inbox.metrics.flushed(events=len(group), started=started)
         _tell(group, ids, set(unknown or ()), set(stored or ()))
         if stored:
@@ -317,9 +371,19 @@ class _Writer:
             self._put_off_by = why
             logger.warning("events are put off", reason=why)
         await self._disconnect()
+        if isinstance(error, TimeoutError):
+            await self._free_the_log()
         await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _connect(self) -> asyncpg.Connection:
+    async def _free_the_log(self) -> None:
+        """Another session may have the log's lock, and a client that is gone without a word."""
+        with contextlib.suppress(*AWAY, DatabaseAway, asyncpg.PostgresError):
+            if ended := await eventlog.free(await self._connected()):
+                logger.warning("sessions that held the log fell silent and were ended", ended=ended)
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
         self._connection = connection = await self._database.connect()
         self._left_waiting = False
         connection.add_log_listener(self._hear)
@@ -330,6 +394,10 @@ class _Writer:
         """A commit that is made to stop waiting for its standby succeeds, with a warning; the repeat waits again."""
         if getattr(message, "server_source_function", None) == WAIT_FOR_STANDBY:
             self._left_waiting = True
+
+    def _judge_wait(self) -> None:
+        if self._left_waiting:
+            raise DatabaseAway
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

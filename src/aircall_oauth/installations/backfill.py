@@ -255,10 +255,16 @@ async def _move(
         if moved is None:
             return None
         if missed:
-            moved.added += await eventlog.fill(
-                session, installation, missed, type_=calls.ENDED, resource=calls.RESOURCE
-            )
+            await eventlog.fill(session, moved, installation, missed, type_=calls.ENDED, resource=calls.RESOURCE)
+    if missed:
+        moved.added = await _added(resources, moved)
     return Step(moved, total)
+
+
+async def _added(resources: Resources, gap: Gap) -> int:
+    """Counted by the database, as the page is kept."""
+    async with resources.database.session() as session:
+        return (await session.exec(select(Gap.added).where(col(Gap.id) == gap.id))).first() or gap.added
 
 
 async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:

@@ -1,0 +1,82 @@
+"""The servers of a database's URL: each is given a time of its own, so that one that hangs keeps no other away."""
+
+import os
+from itertools import product
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from aircall_oauth.database_faults import DRIVER_ERRORS
+from aircall_oauth.database_url import Address
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+# PostgreSQL ends a session of ours that fell silent, in a transaction or altogether; the URL's say is about our end.
+ENDED_WHEN_SILENT = """
+    SELECT set_config('idle_in_transaction_session_timeout', '5s', false),
+           set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '1', false),
+           set_config('tcp_keepalives_count', '4', false), set_config('tcp_user_timeout', '9000', false)
+"""
+
+
+class Hosts:
+    """The one that answered last is asked first.
+
+    Where several are named and no `target_session_attrs`, it is the primary that is wanted: a standby takes no event.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._dsns = each_host(address.dsn)
+        given = dict(parse_qsl(urlsplit(address.dsn).query)).get("target_session_attrs")
+        wanted = given or os.environ.get("PGTARGETSESSIONATTRS")
+        self._wanted: tuple[str | None, ...] = (wanted,)
+        if len(self._dsns) > 1:
+            # The driver would prefer among those that it is given at once.
+            self._wanted = ("standby", "any") if wanted == "prefer-standby" else (wanted or "primary",)
+
+    async def connect(self, **options: Any) -> asyncpg.Connection:
+        """The first that answers and is what is wanted; raises what the last one came to."""
+        self._address.require_files()
+        last: Exception = TimeoutError()
+        for wanted, dsn in product(self._wanted, self._dsns):
+            try:
+                connection = await self._connect(dsn, target_session_attrs=wanted, **options)
+            except (OSError, *DRIVER_ERRORS) as error:
+                last = error
+            else:
+                self._ask_first(dsn)
+                return connection
+        raise last
+
+    async def _connect(self, dsn: str, **options: Any) -> asyncpg.Connection:
+        tls, timeout = self._address.tls, self._address.connect_timeout_seconds or CONNECT_TIMEOUT_SECONDS
+        connection = await asyncpg.connect(dsn, ssl=tls and tls(), timeout=timeout, **options)
+        try:
+            # asyncpg has no public way to its socket.
+            self._address.tune(connection._transport.get_extra_info("socket").fileno())
+            await connection.execute(ENDED_WHEN_SILENT, timeout=timeout)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def _ask_first(self, dsn: str) -> None:
+        first = self._dsns.index(dsn)
+        self._dsns = self._dsns[first:] + self._dsns[:first]
+
+
+def each_host(dsn: str) -> list[str]:
+    """An address for each server that the address names, in its order."""
+    parts = urlsplit(dsn)
+    credentials, at, named = parts.netloc.rpartition("@")
+    if named:
+        return [urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}")) for host in named.split(",")]
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    hosts, ports = query.get("host", "").split(","), query.get("port", "").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    if len(hosts) == 1 or len(hosts) != len(ports):
+        return [dsn]
+    each = ({"host": host} | ({"port": port} if port else {}) for host, port in zip(hosts, ports, strict=True))
+    others = {name: value for name, value in query.items() if name not in {"host", "port"}}
+    return [urlunsplit(parts._replace(query=urlencode(others | one))) for one in each]
