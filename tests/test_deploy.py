@@ -181,6 +181,31 @@ def test_a_web_pod_is_given_time_to_finish() -> None:
     assert container["startupProbe"]["httpGet"]["path"] == "/readyz"
 
 
+def test_a_worker_is_probed_on_the_port_of_its_metrics() -> None:
+    container = next(c for name, _, c in _containers() if name == "aircall-oauth-worker")
+    probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
+
+    assert probes == {
+        "startup": {"path": "/readyz", "port": "metrics"},
+        "readiness": {"path": "/readyz", "port": "metrics"},
+        "liveness": {"path": "/livez", "port": "metrics"},
+    }
+
+
+def test_one_that_exits_soon_after_its_start_replaces_none() -> None:
+    deployments = [
+        document["spec"]
+        for file in _manifest_files()
+        for document in yaml.safe_load_all(file.read_text())
+        if document["kind"] == "Deployment" and "template" in document["spec"]
+    ]
+
+    assert len(deployments) == 2
+    for spec in deployments:
+        assert spec["minReadySeconds"] >= 10
+        assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
 def test_the_dockerfile_takes_the_whole_build_backend_from_the_lock() -> None:
     wanted = re.search(r"keep = /\^\(([a-z0-9|-]+)\)==/", DOCKERFILE.read_text())
 

@@ -1,7 +1,9 @@
 """What is counted: once, where it happens, and under words of ours only."""
 
 import asyncio
+import base64
 import json
+import signal
 import socket
 import time
 from collections import Counter
@@ -20,8 +22,18 @@ from aircall_oauth import gauges, reference, standing, worker
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
+from aircall_oauth.scraping import CHORES_HANG_SECONDS, MetricsDoors
 from aircall_oauth.vault import Place
-from tests.fakes import Service, command_environment, free_port, run_command, run_service, settings_for
+from tests.fakes import (
+    Service,
+    command_environment,
+    free_port,
+    run_command,
+    run_service,
+    settings_for,
+    start_command,
+    until,
+)
 from tests.processes import World, eventually, world
 from tests.receivers import LOOPBACK, answer_with, fill, receiver, subscribe, tell
 
@@ -369,6 +381,58 @@ async def test_each_process_serves_its_own_metrics(tmp_path: Path, database_url:
         assert not {process.running for process in (worker_process, it.processes[1])} - {False}
         with pytest.raises(httpx.ConnectError):
             await it.browser.get(f"http://127.0.0.1:{work}/metrics")
+
+
+async def test_a_worker_has_probes_which_a_frozen_one_fails(tmp_path: Path, database_url: str) -> None:
+    port = free_port()
+    async with world(tmp_path, database_url, METRICS_PORT=str(port)) as it:
+        worker_process = await it.run("work")
+
+        async def ready() -> bool:
+            return (await it.browser.get(f"http://127.0.0.1:{port}/readyz")).is_success
+
+        await eventually(ready)
+        alive = await it.browser.get(f"http://127.0.0.1:{port}/livez")
+        worker_process.tell(signal.SIGSTOP)
+        with pytest.raises(httpx.TimeoutException):
+            await it.browser.get(f"http://127.0.0.1:{port}/livez", timeout=2)
+        worker_process.tell(signal.SIGCONT)
+
+        assert (alive.status_code, alive.text) == (200, "ok")
+        await eventually(ready)
+
+
+async def test_a_worker_that_the_keys_do_not_fit_is_never_ready(service: Service, database_url: str) -> None:
+    await service.install()
+    port, other_key = free_port(), "other:" + base64.b64encode(bytes(32)).decode()
+    wrong = await start_command(
+        "work", environment=command_environment(database_url, METRICS_PORT=str(port), SECRET_KEYS=other_key)
+    )
+
+    answers = []
+    async with httpx.AsyncClient() as probes:
+        while wrong.returncode is None:
+            with suppress(httpx.TransportError):
+                answers.append((await probes.get(f"http://127.0.0.1:{port}/readyz")).status_code)
+            await asyncio.sleep(0.05)
+    await wrong.communicate()
+
+    assert (wrong.returncode, 200 in answers) == (1, False)
+
+
+async def test_a_worker_in_which_no_chore_ends_is_not_alive(service: Service) -> None:
+    probes = httpx.AsyncClient(transport=httpx.ASGITransport(MetricsDoors(service.resources)), base_url="http://probes")
+    long_ago = time.monotonic() - CHORES_HANG_SECONDS - 1
+
+    async with probes:
+        without_a_worker = await probes.get("/livez")
+        service.resources.chore_ended_at = long_ago
+        hanging = await probes.get("/livez")
+        async with working(service):
+            await until(lambda: service.resources.chore_ended_at != long_ago)
+            at_work = await probes.get("/livez")
+
+    assert [answer.status_code for answer in (without_a_worker, hanging, at_work)] == [200, 503, 200]
 
 
 async def test_a_metrics_port_in_use_is_one_line_and_no_start(database_url: str) -> None:

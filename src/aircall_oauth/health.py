@@ -1,12 +1,14 @@
 """Whether this process lives, and whether it can do its work."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
 
 from aircall_oauth.deps import ResourcesDep
 from aircall_oauth.errors import Leaving, NotReady
 from aircall_oauth.problems import problems
+from aircall_oauth.resources import Resources
 
 router = APIRouter(tags=["Operations"])
 
@@ -22,17 +24,26 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Can it serve?", responses=problems(NotReady()))
 async def readyz(request: Request, resources: ResourcesDep) -> dict[str, str]:
     """Database reachable, schema current, keys fit, events can be kept; and not about to stop."""
+    await require_serving(resources, prove=request.app.state.inbox.prove)
+    return {"status": "ok"}
+
+
+async def require_serving(resources: Resources, *, prove: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Raise `Leaving`, `NotReady`, `DatabaseAway` or `KeysUnfit` where this process cannot do its work now.
+
+    `prove` tries what else this process must be able to do, such as to commit an event.
+    """
     if resources.leaving:
         raise Leaving
     try:
         async with asyncio.timeout(PING_SECONDS):
             await resources.require_ready()
-            # First, because leaving it takes no time where the database is silent.
-            await request.app.state.inbox.prove()
+            if prove is not None:
+                # First, because leaving it takes no time where the database is silent.
+                await prove()
             await resources.database.schema_version()
     except TimeoutError:
         raise NotReady("The database does not answer, or keeps nothing.") from None
-    return {"status": "ok"}
 
 
 # Probes come by other methods and by the older name too.

@@ -56,6 +56,8 @@ class Resources:
     relay: Relay
     metrics: Metrics
     tracing: Tracing | None
+    # When a chore last ended, by the monotonic clock; None in a process without a worker.
+    chore_ended_at: float | None = field(default=None, init=False)
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
 

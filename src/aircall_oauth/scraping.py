@@ -1,15 +1,18 @@
-"""`/metrics` on a port of its own, beside a process's real work."""
+"""`/metrics`, `/livez` and `/readyz` on a port of their own, beside a process's real work."""
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from prometheus_client import make_asgi_app
+from starlette.types import Receive, Scope, Send
 
 from aircall_oauth import log
-from aircall_oauth.errors import StartRefused
+from aircall_oauth.errors import AppError, StartRefused
+from aircall_oauth.health import require_serving
 from aircall_oauth.intake import Intake
 from aircall_oauth.listener import listening
 from aircall_oauth.protocol import BoundedServer, Protocol
@@ -23,6 +26,8 @@ STOP_SECONDS = 1
 # A scraper needs one connection, and sends a head of a few hundred bytes.
 MOST_CONNECTIONS = 32
 SHARE_BYTES = 1024 * 1024
+# Some chore ends every few seconds, also where the database is away. A worker in which none does hangs.
+CHORES_HANG_SECONDS = 300.0
 
 
 class MetricsServer(BoundedServer):
@@ -35,13 +40,13 @@ class MetricsServer(BoundedServer):
 
 @asynccontextmanager
 async def metrics_served(resources: Resources) -> AsyncIterator[None]:
-    """`/metrics` on its own port while the block lasts."""
+    """`/metrics` and the probes on their own port while the block lasts."""
     listener = _listener(resources.settings)
     if listener is None:
         yield
         return
     config = uvicorn.Config(
-        make_asgi_app(resources.metrics.registry),
+        MetricsDoors(resources),
         interface="asgi3",
         http=Protocol,
         lifespan="off",
@@ -61,6 +66,43 @@ async def metrics_served(resources: Resources) -> AsyncIterator[None]:
         finally:
             server.should_exit = True
             await task
+
+
+class MetricsDoors:
+    """Metrics for a scraper, and the probes of a process that has no other port, such as the worker."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._metrics = make_asgi_app(resources.metrics.registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["path"]:
+            case "/livez":
+                await _probe(self._alive(), send)
+            case "/readyz":
+                await _probe(await self._ready(), send)
+            case _:
+                await self._metrics(scope, receive, send)
+
+    def _alive(self) -> str | None:
+        ended = self._resources.chore_ended_at
+        if ended is not None and time.monotonic() - ended > CHORES_HANG_SECONDS:
+            return "No chore has ended for minutes."
+        return None
+
+    async def _ready(self) -> str | None:
+        try:
+            await require_serving(self._resources)
+        except AppError as error:
+            return error.detail
+        return None
+
+
+async def _probe(trouble: str | None, send: Send) -> None:
+    body = (trouble or "ok").encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 503 if trouble else 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _listener(settings: Settings) -> socket.socket | None:

@@ -209,7 +209,9 @@ class Settings(BaseSettings):
     )
     deliveries_at_once: int = Field(64, ge=1, le=1000, description="deliveries under way for one subscription")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
-    metrics_port: int = Field(9090, ge=0, le=65535, description="port of `/metrics`; 0 = off")
+    metrics_port: int = Field(
+        9090, ge=0, le=65535, description="port of `/metrics`, and of the probes of a worker; 0 = off"
+    )
     metrics_host: Annotated[str, AfterValidator(_address)] = Field(
         "127.0.0.1",
         description="the address that `/metrics` listens on; `*` = every one, where a scraper comes from elsewhere",

@@ -70,6 +70,7 @@ async def working(resources: Resources) -> AsyncIterator[None]:
     had claimed falls due again when its lease is over.
     """
     resources.metrics.acts_as(Role.WORKER)
+    resources.chore_ended_at = time.monotonic()
     resources.metrics.expect_chores(chore.name for chore in CHORES)
     tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:
@@ -90,6 +91,7 @@ async def _repeat(chore: Chore, resources: Resources) -> None:
 async def _run(chore: Chore, resources: Resources) -> None:
     started = time.perf_counter()
     outcome = await _outcome(chore, resources)
+    resources.chore_ended_at = time.monotonic()
     resources.metrics.chore_ran(chore.name, outcome, started=started)
 
 
