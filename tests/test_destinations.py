@@ -228,6 +228,13 @@ async def test_a_cookie_is_not_kept_and_a_proxy_of_the_environment_not_used(monk
         assert "Cookie" not in to.received[1].headers
 
 
+def _named(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
 def certificate(folder: Path, host: str) -> tuple[ssl.SSLContext, Path]:
     """A server's context with a certificate nobody vouches for, and the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -240,7 +247,7 @@ def certificate(folder: Path, host: str) -> tuple[ssl.SSLContext, Path]:
         .serial_number(1)
         .not_valid_before(datetime.now(UTC) - timedelta(days=1))
         .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_named(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

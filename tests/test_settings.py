@@ -45,6 +45,8 @@ WRONG = {
     "audit_retention": "29d",
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "destination_ports": f"443,{CANARY}",
+    "aircall_proxy": f"socks5://{CANARY}:1",
+    "deliveries_proxy": f"http://{CANARY}",
     "max_subscriptions": "0 c4n4ry",
     "max_subscriptions_per_owner": "c4n4ry",
     "deliveries_at_once": CANARY,

@@ -1,7 +1,11 @@
 """Connections over which many requests go out: to Aircall for its callers, and to the partner's systems."""
 
+import asyncio
+import base64
+import socket
 import ssl
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
@@ -36,6 +40,44 @@ def tls_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return CERTIFICATE_WORDS.get(error.verify_code, "tls_certificate")
     return "tls"
+
+
+MAX_PROXY_HEAD_BYTES = 16 * 1024
+
+
+class ProxyRefused(ConnectionError):
+    """The proxy does not open a tunnel."""
+
+
+async def open_tunnel(proxy: str, host: str, port: int) -> socket.socket:
+    """A connection to an address through an HTTP proxy; raises `OSError`, of which `ProxyRefused` is one."""
+    at, loop = urlsplit(proxy), asyncio.get_running_loop()
+    (family, kind, _, _, address), *_ = await loop.getaddrinfo(at.hostname, at.port, type=socket.SOCK_STREAM)
+    connection = socket.socket(family, kind)
+    try:
+        connection.setblocking(False)
+        await loop.sock_connect(connection, address)
+        await loop.sock_sendall(connection, _connect(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", proxy))
+        head = bytearray()
+        # By bytes, so that nothing of what comes through the tunnel is taken.
+        while not head.endswith(b"\r\n\r\n") and (piece := await loop.sock_recv(connection, 1)):
+            head += piece
+            if len(head) > MAX_PROXY_HEAD_BYTES:
+                break
+        if not head.endswith(b"\r\n\r\n") or head.split(b" ", 2)[1:2] != [b"200"]:
+            raise ProxyRefused("the proxy opens no tunnel")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(target: str, proxy: str) -> bytes:
+    at, lines = urlsplit(proxy), [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if at.username is not None:
+        named = f"{unquote(at.username)}:{unquote(at.password or '')}"
+        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(named.encode()).decode()}")
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 class OnlyAnswer(aiohttp.ClientRequest):

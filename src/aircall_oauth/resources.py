@@ -127,7 +127,9 @@ async def open_resources(
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """
     tracing = open_tracing(span_exporter) if settings.traces else None
-    own_transport, callers_transport = (aircall_transport, aircall_transport) if aircall_transport else _transports()
+    own_transport, callers_transport = (
+        (aircall_transport, aircall_transport) if aircall_transport else _transports(settings)
+    )
     if tracing is not None:
         own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
     database, recognition = (Database(settings.database_url.get_secret_value()) for _ in range(2))
@@ -162,10 +164,12 @@ async def _look_ready(resources: Resources) -> None:
         logger.warning("not ready yet", reason=reason(error))
 
 
-def _transports() -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
+def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
     """For the service's own requests, and for its callers'. The certificates are read once: it takes a while."""
     context = trust_for_aircall()
-    return httpx.AsyncHTTPTransport(verify=context, trust_env=False), QuickTransport(context)
+    proxy = settings.aircall_proxy.get_secret_value() if settings.api_url.startswith("https://") else ""
+    own = httpx.AsyncHTTPTransport(verify=context, trust_env=False, proxy=httpx.Proxy(proxy) if proxy else None)
+    return own, QuickTransport(context, proxy)
 
 
 def trust_for_aircall() -> ssl.SSLContext:

@@ -119,6 +119,18 @@ def _thirty_days_at_least(length: timedelta) -> timedelta:
     return length
 
 
+def _proxy(value: SecretStr) -> SecretStr:
+    """`http://host:port`, a user name and password in front where it asks for them."""
+    try:
+        parts = urlsplit(value.get_secret_value())
+        fits = parts.scheme == "http" and parts.hostname and parts.port and parts.path in {"", "/"}
+    except ValueError:
+        fits = False
+    if value.get_secret_value() and not fits:
+        raise ValueError("must look like http://host:port or http://user:password@host:port")
+    return value
+
+
 def _ip_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
@@ -142,6 +154,7 @@ def _event_name(value: str) -> str:
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 OptionalWebUrl = Annotated[str, AfterValidator(lambda value: value and _web_url(value))]
+Proxy = Annotated[SecretStr, AfterValidator(_proxy)]
 NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
 
 
@@ -170,6 +183,11 @@ class Settings(BaseSettings):
         "https://dashboard-v2.aircall.io/oauth/authorize", description="Aircall's consent page"
     )
     api_url: BaseUrl = Field("https://api.aircall.io/v1", description="Aircall's Public API")
+    aircall_proxy: Proxy = Field(
+        SecretStr(""),
+        description="`http://[user:password@]host:port`: the proxy that everything to Aircall goes through, by "
+        "`CONNECT`; empty = none. `HTTPS_PROXY` and its like are ignored",
+    )
     success_url: OptionalWebUrl = Field(
         "https://dashboard-v2.aircall.io/oauth/success",
         description="where the browser ends without a `return_to`; empty = our own page",
@@ -206,6 +224,11 @@ class Settings(BaseSettings):
     max_subscriptions: int = Field(2000, ge=1, le=100_000, description="subscriptions there may be in all")
     max_subscriptions_per_owner: int = Field(
         100, ge=1, le=100_000, description="subscriptions there may be for exactly one owner"
+    )
+    deliveries_proxy: Proxy = Field(
+        SecretStr(""),
+        description="the same for deliveries by HTTP outside of the `…_ALLOWED_PRIVATE_RANGES`; it is asked for the "
+        "address that was judged",
     )
     deliveries_at_once: int = Field(64, ge=1, le=1000, description="deliveries under way for one subscription")
     aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")

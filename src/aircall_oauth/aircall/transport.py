@@ -35,7 +35,8 @@ class QuickTransport(httpx.AsyncBaseTransport):
     errors.
     """
 
-    def __init__(self, trust: ssl.SSLContext) -> None:
+    def __init__(self, trust: ssl.SSLContext, proxy: str = "") -> None:
+        self._proxy = proxy
         # The connector's own limit would be told like an Aircall that is away.
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._session = open_session(
@@ -58,6 +59,7 @@ class QuickTransport(httpx.AsyncBaseTransport):
                     headers=_headers(request),
                     data=body if body.expected else None,
                     allow_redirects=False,
+                    proxy=self._proxy if self._proxy and request.url.scheme == "https" else None,
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=seconds.get("connect"), sock_read=seconds.get("read")
                     ),

@@ -59,6 +59,7 @@ class Guard:
 
     def __init__(self, settings: Settings, asker: str = "") -> None:
         self._asker = asker
+        self._proxy = settings.deliveries_proxy.get_secret_value()
         self._allowed: list[Network] = [ipaddress.ip_network(text) for text in settings.allowed_private_ranges]
         self._ports = frozenset(settings.destination_ports)
         self._judged = lru_cache(4096)(self._judge)
@@ -85,6 +86,10 @@ class Guard:
         if not all(self.allows(address[0]) for _, address in found):
             raise AddressBlocked("blocked")
         return found
+
+    def proxy_to(self, address: str) -> str:
+        """The proxy on the way to an address; empty where there is none, as inside of what the operator allowed."""
+        return "" if self._is_private(address) else self._proxy
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """A connection to one of a host's addresses; raises `AddressBlocked`, or the last address's `OSError`."""

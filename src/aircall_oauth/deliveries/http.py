@@ -1,5 +1,6 @@
 """Hands events over by HTTP POST: signed, once per attempt, to the address that was judged and nowhere else."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from aircall_oauth.deliveries import signatures
 from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
 from aircall_oauth.deliveries.answers import AnswerConnector, Flooded
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
-from aircall_oauth.outgoing import open_session, tls_reason, trust
+from aircall_oauth.outgoing import ProxyRefused, open_session, open_tunnel, tls_reason, trust
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -34,6 +35,7 @@ WORDS: tuple[tuple[Any, type, str], ...] = (
     (Exception, AddressBlocked, "blocked_address"),
     (aiohttp.InvalidURL, object, "blocked_address"),
     (Flooded, object, "flood"),
+    (aiohttp.ClientConnectorError, ProxyRefused, "proxy"),
     (aiohttp.ClientConnectorDNSError, object, "dns"),
     (aiohttp.ClientConnectorError, ConnectionRefusedError, "refused"),
     (aiohttp.ClientConnectorError, ConnectionResetError, "reset"),
@@ -45,6 +47,34 @@ WORDS: tuple[tuple[Any, type, str], ...] = (
 Keys = Callable[[], Sequence[bytes]]
 
 
+class JudgedConnector(AnswerConnector):
+    """Connects to addresses that were judged, through the proxy where there is one: it is told the address."""
+
+    def __init__(self, guard: Guard, **options: Any) -> None:
+        super().__init__(socket_factory=guard.make_socket, **options)
+        self._guard = guard
+
+    async def _wrap_create_connection(self, *arguments: Any, addr_infos: Any, req: Any, **options: Any) -> Any:
+        address, port = addr_infos[0][4][:2]
+        if not self._guard.allows(address):
+            raise aiohttp.ClientConnectorError(req.connection_key, AddressBlocked("blocked"))
+        proxy = self._guard.proxy_to(address)
+        if not proxy:
+            return await super()._wrap_create_connection(*arguments, addr_infos=addr_infos, req=req, **options)
+        timeout: aiohttp.ClientTimeout = options.pop("timeout")
+        options.pop("client_error", None)
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                tunnel = await open_tunnel(proxy, address, port)
+                return await self._loop.create_connection(*arguments, sock=tunnel, **options)
+        except ssl.SSLError as error:
+            raise aiohttp.ClientConnectorSSLError(req.connection_key, error) from error
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+
+
 class HttpDestination:
     """One URL, with connections of its own that are kept."""
 
@@ -52,11 +82,11 @@ class HttpDestination:
         self._url = as_written(url)
         self._keys = keys
         self._session = open_session(
-            AnswerConnector(
+            JudgedConnector(
+                guard,
                 limit=at_once,
                 keepalive_timeout=KEPT_SECONDS,
                 resolver=JudgingResolver(guard),
-                socket_factory=guard.make_socket,
                 ssl=_trust(),
             ),
             timeout=aiohttp.ClientTimeout(total=DEADLINE_SECONDS, sock_connect=CONNECT_SECONDS),
