@@ -19,6 +19,7 @@ A_WHILE_LATER = """
     UPDATE webhook SET due_at = now(), leased_until = NULL WHERE due_at IS NOT NULL;
     UPDATE retired_webhook SET due_at = now();
     UPDATE farewell SET due_at = now();
+    UPDATE installation SET switch_on_at = now() WHERE switch_on_at IS NOT NULL;
     UPDATE uninstall SET due_at = now();
     UPDATE gap SET due_at = now() WHERE due_at IS NOT NULL;
     DELETE FROM budget;
@@ -169,6 +170,14 @@ async def a_farewell(service: Service) -> None:
     partner = await service.partner()
     assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
     await service.sql("UPDATE farewell SET due_at = now()")
+
+
+async def two_that_came_back(service: Service) -> None:
+    """… one of which is off at Aircall."""
+    for company in (COMPANY, OTHER_COMPANY):
+        await service.install(company)
+    service.aircall.companies[0].integration.active = False
+    await service.sql("UPDATE installation SET switch_on_at = now()")
 
 
 async def a_gap_of_three_pages(service: Service) -> None:
@@ -341,6 +350,12 @@ SCENES = (
         tells=("installation.removed",),
     ),
     Scene("say goodbyes", "one", a_farewell, left="SELECT EXISTS (SELECT FROM farewell)"),
+    Scene(
+        "switch on again",
+        "two that came back",
+        two_that_came_back,
+        left="SELECT EXISTS (SELECT FROM installation WHERE switch_on_at IS NOT NULL)",
+    ),
     Scene(
         "fill gaps",
         "one of three pages",

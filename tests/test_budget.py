@@ -105,6 +105,16 @@ async def test_who_is_refused_is_told_when_to_come_back(database: Database) -> N
     await budget.draw(database, COMPANY, per_minute=LIMIT)
 
 
+@pytest.mark.parametrize("calls", [1, LIMIT])
+async def test_nobody_is_told_to_wait_longer_than_the_minute(database: Database, calls: int) -> None:
+    await drawn(database, LIMIT)
+
+    with pytest.raises(BudgetSpent) as refused:
+        await budget.draw(database, COMPANY, per_minute=LIMIT, calls=calls)
+
+    assert 50 < refused.value.retry_after_seconds <= 60
+
+
 async def test_chores_leave_callers_half_of_the_budget(database: Database) -> None:
     assert await drawn(database, LIMIT, chore=True) == LIMIT // 2
     assert await drawn(database, LIMIT) == LIMIT // 2

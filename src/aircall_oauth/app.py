@@ -36,6 +36,7 @@ from aircall_oauth.events.streams import Streams
 from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
+from aircall_oauth.installations.brake import Brake
 from aircall_oauth.metrics import Metrics, Role
 from aircall_oauth.problems import MEDIA_TYPE, fault, headers, problem
 from aircall_oauth.resources import Resources
@@ -94,7 +95,7 @@ def create_app(open_resources: Opener) -> App:
             pulse.beating(resources),
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
-            app.state.troubles = troubles
+            app.state.troubles, app.state.brake = troubles, Brake()
             _expect_failures(app, resources.metrics)
             resources.metrics.acts_as(Role.WEB)
             yield

@@ -19,7 +19,7 @@
     │   ├── LinkInvalid · LinkExpired · LinkUsed
     │   ├── StateInvalid · StateExpired · WrongBrowser
     │   ├── Declined · CodeRefused · AppRefused · TokenMixedUp
-    │   ├── AircallAway · FlowUnknown · TryAgainLater
+    │   ├── AircallAway · FlowUnknown · TryAgainLater · TooManyFailedInstalls
     ├── ApiError                      a problem+json answer
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
@@ -238,6 +238,16 @@ class TryAgainLater(FlowError):
 
     status = 503
     retry_after_seconds = 2
+
+
+class TooManyFailedInstalls(FlowError):
+    """Too many installations failed here within a minute; try again later."""
+
+    status = 429
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__()
 
 
 class ApiError(AppError):

@@ -149,6 +149,9 @@ class Installation(Table, table=True):
     integration_active: bool = Field(
         default=True, sa_column=Column(Boolean, nullable=False, server_default=text("true"))
     )
+    # When to see to it that the integration is on at Aircall: once it was connected, and once whatever we told Aircall
+    # to switch it off is over. Counts only while the installation is active.
+    switch_on_at: datetime | None = _time(nullable=True)
     token_sealed: str | None = _text(nullable=True)
     token_fingerprint: bytes | None = _column(LargeBinary, nullable=True)
     connected_at: datetime = _time()

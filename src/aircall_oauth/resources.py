@@ -2,12 +2,12 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from sqlalchemy import Row, text
@@ -18,7 +18,7 @@ from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.database import Database, newest_schema_version, reason
 from aircall_oauth.database_fitness import require_fit
-from aircall_oauth.errors import DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
+from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.outgoing import trust
@@ -29,6 +29,10 @@ from aircall_oauth.vault import Place, Vault
 logger = log.get(__name__)
 
 ROWS_PER_KEY = 5
+# What requests left under way is waited for at the end, as long as a server waits for its last requests.
+LAST_SECONDS = 10.0
+
+Result = TypeVar("Result")
 
 
 def _some_rows_per_key(sealed: Sealed) -> str:
@@ -60,6 +64,7 @@ class Resources:
     chore_ended_at: float | None = field(default=None, init=False)
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
+    _under_way: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
 
     @property
     def ready(self) -> bool:
@@ -81,6 +86,30 @@ class Resources:
             async with self.database.driver_connection() as connection:
                 await partitions.ensure(connection)
             self._checked = True
+
+    def go_on(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Start what may outlive the request that it is for; the process waits for it before it closes anything."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._came_to_its_end)
+        return task
+
+    def _came_to_its_end(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, AppError):
+            logger.info("went on in vain", reason=failure.code())
+        elif failure is not None:
+            logger.error("what went on failed", exc_info=failure)
+
+    async def finish(self) -> None:
+        """Wait for what is still under way, within bounds."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=LAST_SECONDS)
+        left = list(self._under_way)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _check_schema(self) -> None:
         version, wanted = await self.database.schema_version(), newest_schema_version()
@@ -148,6 +177,7 @@ async def open_resources(
         await _look_ready(resources)
         yield resources
     finally:
+        await resources.finish()
         await relay.close()
         await aircall.close()
         await recognition.close()

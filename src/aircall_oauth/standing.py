@@ -7,6 +7,7 @@ what it is then is found out here, once for all rooms.
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
 from enum import StrEnum, auto
 from typing import Any
 
@@ -44,6 +45,10 @@ from aircall_oauth.vault import Place
 logger = log.get(__name__)
 
 LOOK_SECONDS = 15.0
+# Telling Aircall to switch an integration off takes less, however it ends.
+SWITCHING_OFF = timedelta(seconds=90)
+# Whoever connects switches it on at once; this is when the worker makes sure of it.
+SWITCHED_ON_AFTER = timedelta(seconds=30)
 # Why Aircall could not be asked, or did not do what it was asked. A token that does not open is among them: the vault
 # has raised the alarm, and nobody else is held up by it.
 NotNow = (AircallError, BudgetSpent, SealError, TimeoutError)
@@ -112,22 +117,36 @@ async def suspect_token(resources: Resources, installation_id: str, *, chore: bo
     return False
 
 
-async def refresh(resources: Resources, installation_id: str) -> None:
+async def refresh(resources: Resources, installation_id: str) -> bool:
     """Bring up to date what Aircall tells of an installation, and switch its integration on where it is off.
 
-    A token that answers for another company or integration than before is not used any further.
+    Returns whether it is on. A token that answers for another company or integration than before is not used any
+    further.
     """
     async with resources.database.session() as session:
         installation = await session.get(Installation, installation_id)
     if installation is None or installation.status != InstallationStatus.ACTIVE:
-        return
+        return False
     found, integration = await look(resources, installation)
     if found in {Look.DEAD, Look.FOREIGN}:
         await mark_unauthorized(resources, installation, found)
-    elif integration is not None:
-        await keep_facts(resources, installation, integration)
-        if integration.active is False:
-            await switch_on(resources, installation)
+    if found != Look.ALIVE or integration is None:
+        return False
+    if integration.active is False and await switch_on(resources, installation):
+        integration = integration.model_copy(update={"active": True})
+    await keep_facts(resources, installation, integration)
+    return integration.active is not False
+
+
+async def note_switching_off(session: AsyncSession, *installation_ids: str) -> None:
+    """Write down that Aircall is about to be told to switch these off, whose rows the caller has locked.
+
+    Committed before it is told: so a customer who comes back meanwhile is switched on again afterwards, even if the
+    process that switched off was killed.
+    """
+    over_at = func.now() + SWITCHING_OFF
+    about_to_be_off = update(Installation).where(col(Installation.id).in_(installation_ids))
+    await session.exec(about_to_be_off.values(switch_on_at=over_at))
 
 
 async def switch_on(resources: Resources, installation: Installation) -> bool:
@@ -187,7 +206,8 @@ async def keep_facts(
         now_there = (await session.exec(for_change(select(Installation).where(_same(installation))))).first()
         if now_there is None:
             return False
-        now_there.integration_id = now_there.integration_id or integration.id
+        if now_there.integration_id is None and not await _is_anothers(session, integration.id):
+            now_there.integration_id = integration.id
         before = _facts(now_there)
         if set(integration.number_ids) != set(now_there.number_ids):
             now_there.number_ids = integration.number_ids
@@ -249,6 +269,9 @@ async def connect(session: AsyncSession, installation: Installation) -> None:
     await session.exec(_webhook_wanted(installation))
     await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation.id))
     await session.exec(delete(Farewell).where(col(Farewell.installation_id) == installation.id))
+    make_sure_at = func.coalesce(col(Installation.switch_on_at), func.now() + SWITCHED_ON_AFTER)
+    is_wanted = update(Installation).where(col(Installation.id) == installation.id)
+    await session.exec(is_wanted.values(switch_on_at=make_sure_at))
     await eventlog.append(session, installation, "installation.connected", {"company_name": installation.company_name})
 
 
@@ -289,6 +312,12 @@ def keep_token(resources: Resources, installation: Installation, token: SecretSt
 def is_of(integration: Integration, installation: Installation) -> bool:
     same_integration = integration.id is None or installation.integration_id in {None, integration.id}
     return integration.company_id == installation.company_id and same_integration
+
+
+async def _is_anothers(session: AsyncSession, integration_id: int | None) -> bool:
+    """Whether an installation has this integration's id; its own has none yet."""
+    another = select(Installation.id).where(col(Installation.integration_id) == integration_id)
+    return (await session.exec(another)).first() is not None
 
 
 def _facts(installation: Installation) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from aircall_oauth.installations import (
     leaving,
     retiring,
     silence,
+    switching,
     uninstalls,
     upkeep,
 )
@@ -48,6 +49,7 @@ CHORES = (
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),
     Chore("look at uninstalls", uninstalls.look_at_uninstalls, timedelta(seconds=2)),
     Chore("say goodbyes", leaving.say_goodbyes, timedelta(seconds=5)),
+    Chore("switch on again", switching.make_sure, timedelta(seconds=5)),
     Chore("fill gaps", backfill.fill_gaps, timedelta(seconds=2)),
     Chore("forget gaps", backfill.forget_gaps, timedelta(hours=1)),
     Chore("learn rhythms", silence.learn_rhythms, timedelta(minutes=1)),

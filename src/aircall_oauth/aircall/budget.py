@@ -19,6 +19,8 @@ logger = log.get(__name__)
 
 # A minute, the second that has begun, and three for a request that is slow to arrive.
 SECONDS = 64
+# The window that is waited for. What lies beyond it guards Aircall's minute, wherever that begins.
+WINDOW_SECONDS = 60
 # Two processes may draw in another order than they looked at the clock; more than this is a clock set back.
 SKEW_SECONDS = 5
 LONGEST_CLOSED_SECONDS = 120
@@ -115,7 +117,8 @@ async def refusal(connection: asyncpg.Connection, company_id: int, *, calls: int
     """Why nothing was drawn, with the time to come back."""
     await connection.execute(FOLLOW_CLOCK, company_id)
     row = await connection.fetchrow(LOOK, company_id)
-    wait = max(_seconds_until_free(row["spent"], calls, allowed), math.ceil(row["closed_seconds"]))
+    until_free = min(_seconds_until_free(row["spent"], calls, allowed), WINDOW_SECONDS)
+    wait = max(until_free, math.ceil(row["closed_seconds"]))
     return BudgetSpent(wait)
 
 

@@ -47,8 +47,6 @@ MAX_CALLS_BYTES = 8 * 1024 * 1024
 ATTEMPTS = 3
 WEBHOOKS_PER_PAGE = 50
 MAX_PAGES = 20
-# Refused now, but not for good. 408 and 425 ask to repeat; 429 says when.
-TEMPORARY = {408, 425, 429}
 MILLISECONDS_FROM = 1e12
 # What is said of our app, not of a code.
 APP_REFUSED = {"invalid_client", "unauthorized_client"}
@@ -113,7 +111,8 @@ class Aircall:
     async def exchange_code(self, code: SecretStr, *, verifier: str | None = None) -> SecretStr:
         """Turn an authorization code into the permanent access token.
 
-        A code works once, so this is repeated only where no connection was made. Body: the five fields of
+        A code works once, so this is repeated only where no connection was made, or where Aircall says that it did not
+        take the request (408, 425). Body: the five fields of
         Aircall's tutorial (developer.aircall.io/tutorials/how-aircall-oauth-flow-works, step 5).
         """
         body = {
@@ -125,7 +124,7 @@ class Aircall:
         }
         if verifier is not None:
             body["code_verifier"] = verifier
-        async for attempt in _repeat(on=NeverSent):
+        async for attempt in _repeat(on=NotTaken):
             with attempt:
                 answer = await self._call("POST", "/oauth/token", json=body)
         return _read(TokenAnswer, answer).access_token
@@ -284,8 +283,16 @@ class Aircall:
             raise AircallUnavailable(type(error).__name__) from None
 
 
-class NeverSent(AircallUnavailable):
+class NotTaken(AircallUnavailable):
+    """Aircall has not taken the request: the same again does nothing twice."""
+
+
+class NeverSent(NotTaken):
     """Aircall could not be reached: no byte of the request left."""
+
+
+# Refused now, but not for good. 408 and 425 ask to repeat; 429 says when.
+TEMPORARY: dict[int, type[AircallUnavailable]] = {408: NotTaken, 425: NotTaken, 429: AircallBusy}
 
 
 def _repeat(*, on: type[AircallUnavailable]) -> AsyncIterable[stamina.Attempt]:
@@ -322,7 +329,7 @@ def _judge(response: httpx.Response, body: bytes, secrets: list[str]) -> Any:
         return content
     if response.is_client_error and status not in TEMPORARY:
         raise AircallRefused(aircall_status=status, reason=error_reason(content, secrets=secrets))
-    unavailable = AircallBusy if status == 429 else AircallUnavailable
+    unavailable = TEMPORARY.get(status, AircallUnavailable)
     raise unavailable(f"status {status}", retry_after_seconds=_retry_after(response))
 
 

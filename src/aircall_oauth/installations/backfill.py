@@ -198,7 +198,7 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation,
     length = gap.part_to - gap.listed_to
     if _is_cut_off(gap, page) and length > SHORTEST_PART:
         return await _move(resources, gap, [], {"part_to": gap.listed_to + length / 2, "page": 1}, page.total)
-    if _is_cut_off(gap, page) and not page.more:
+    if _is_cut_off(gap, page) and not _has_next(gap, page):
         logger.error("more calls in a second than Aircall lists", installation_id=installation.id)
     told = (call for call in page.calls if call.number_id is None or call.number_id in numbers)
     missed = [missed for call in told if (missed := _missed(gap, call)) is not None]
@@ -208,7 +208,12 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation,
 
 def _is_cut_off(gap: Gap, page: CallPage) -> bool:
     """Whether the part has more calls than Aircall lists; some lists tell how many there are, up to that bound."""
-    return page.total >= calls.MOST_LISTED or (page.more and gap.page * calls.PER_PAGE >= calls.MOST_LISTED)
+    return page.total >= calls.MOST_LISTED or (page.more and not _has_next(gap, page))
+
+
+def _has_next(gap: Gap, page: CallPage) -> bool:
+    """Whether there is a page behind this one that Aircall lists: one past its bound is refused."""
+    return page.more and gap.page * calls.PER_PAGE < calls.MOST_LISTED
 
 
 def _missed(gap: Gap, call: ListedCall) -> Missed | None:
@@ -223,12 +228,16 @@ def _behind(gap: Gap, page: CallPage) -> dict[str, Any]:
     """The place behind a page: the next one, the next part, or the end."""
     assert gap.listed_to is not None
     assert gap.part_to is not None
-    if page.more:
+    if _has_next(gap, page):
         return {"page": gap.page + 1}
     if gap.part_to >= _end(gap):
         return _done()
-    # What fitted once will fit again. The second where two parts meet is listed twice.
-    next_part_to = min(gap.part_to + (gap.part_to - gap.listed_to), _end(gap))
+    # What fitted once will fit again, and twice as much where it was less than half of what Aircall lists: so a crowded
+    # second does not cut all that follows it as fine. The second where two parts meet is listed twice.
+    length = gap.part_to - gap.listed_to
+    if 2 * gap.page * calls.PER_PAGE <= calls.MOST_LISTED:
+        length *= 2
+    next_part_to = min(gap.part_to + length, _end(gap))
     return {"listed_to": gap.part_to, "part_to": next_part_to, "page": 1}
 
 

@@ -102,10 +102,11 @@ async def expire(resources: Resources) -> None:
     """The worker's chore: forget what was not claimed within an hour, and erase installations that wait for nobody.
 
     Aircall is told first, for the token that it takes to tell is erased. Whoever is killed in between tells it again.
+    An installation that is claimed in this very moment is switched on again.
     """
-    nobodys = select(Installation).where(_is_nobodys()).order_by(col(Installation.id)).limit(BATCH)
     async with resources.database.session() as session:
-        lapsed = (await session.exec(nobodys)).all()
+        lapsed = await _lock_all(session, _is_nobodys())
+        await standing.note_switching_off(session, *(installation.id for installation in lapsed))
     await asyncio.gather(*(_switch_off(resources, installation) for installation in lapsed))
     of_these = col(Installation.id).in_([installation.id for installation in lapsed])
     async with resources.database.session() as session:
@@ -115,6 +116,9 @@ async def expire(resources: Resources) -> None:
         for installation in locked:
             if installation.id in still:
                 await standing.erase(session, installation)
+    for installation in lapsed:
+        if installation.id not in still:
+            await standing.refresh(resources, installation.id)
     await _forget_lapsed(resources)
 
 

@@ -7,16 +7,19 @@ be spent, so it is never exchanged again, and the way out is to start again.
 import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import stamina
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import or_, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -26,9 +29,11 @@ from aircall_oauth.aircall.client import APP_REFUSED, counted
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import (
     AircallAway,
+    AircallBusy,
     AircallError,
     AircallRefused,
     AircallUnavailable,
+    AppError,
     AppRefused,
     CodeRefused,
     DatabaseAway,
@@ -40,6 +45,7 @@ from aircall_oauth.errors import (
     TokenMixedUp,
 )
 from aircall_oauth.installations import claims, links, state, upkeep
+from aircall_oauth.installations.brake import Turn
 from aircall_oauth.installations.state import FlowCookie, FlowState
 from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
@@ -55,13 +61,21 @@ from aircall_oauth.resources import Resources
 
 logger = log.get(__name__)
 
-# A flow still unknown after this has died: its two steps at Aircall together take less.
-UNDER_WAY = timedelta(seconds=60)
+# A flow still unknown after this has died: its two steps at Aircall and the saving together take less.
+UNDER_WAY = timedelta(seconds=110)
 KEPT = timedelta(days=1)
+# A browser waits 15 seconds at most; this leaves one for everything around the flow.
+ANSWER_SECONDS = 14.0
 STEP_SECONDS = 25.0
-WAIT_FOR_FIRST_SECONDS = 20.0
+SAVE_SECONDS = 45.0
+WAIT_FOR_FIRST_SECONDS = 12.0
+# Aircall says "not now" without saying until when, or "at once".
+USUAL_PAUSE_SECONDS = 1.0
+SHORTEST_PAUSE_SECONDS = 0.2
 LOOK_AGAIN_SECONDS = 0.2
 IDENTITY_LOCK = 1
+
+Answer = TypeVar("Answer")
 SCOPE = "public_api"
 
 
@@ -127,36 +141,75 @@ def begin_install(resources: Resources, *, return_to: str | None = None, link: s
 
 
 async def finish_install(
-    resources: Resources, flow: FlowState, *, code: SecretStr | None, error: str | None
+    resources: Resources, flow: FlowState, *, code: SecretStr | None, error: str | None, turn: Turn | None = None
 ) -> Connected:
     """Turn what Aircall sent back into an installation that receives events, once per flow and per install link.
 
     Where it must be claimed first, it only waits. Every other ending is a `FlowError`. A repeat of the same flow shows
-    the first one's ending.
+    the first one's ending. After `ANSWER_SECONDS` the browser has its answer, `FlowUnknown` where there is no ending
+    yet: a code that is spent must not be lost, so the rest goes on without it. `turn` is given back where no
+    installation failed.
     """
-    await resources.require_ready()
-    if not await _use_up(resources, flow, granted=error is None and code is not None):
-        return await _first_ending(resources, flow)
+    latest = _time() + ANSWER_SECONDS
+    connecting = resources.go_on(_connect(resources, flow, code, error, turn, latest))
+    await asyncio.wait({connecting}, timeout=ANSWER_SECONDS)
+    if not connecting.done():
+        logger.warning("install goes on without its browser", flow_id=flow.flow_id)
+        raise FlowUnknown
+    connected, settling = connecting.result()
+    if settling is not None:
+        await asyncio.wait({settling}, timeout=max(0.0, latest - _time()))
+    return connected
+
+
+async def _connect(
+    resources: Resources,
+    flow: FlowState,
+    code: SecretStr | None,
+    error: str | None,
+    turn: Turn | None,
+    latest: float,
+) -> tuple[Connected, asyncio.Task[None] | None]:
+    """The flow up to its ending, and what is left to do at Aircall for an installation that is in use."""
+    try:
+        await resources.require_ready()
+        is_first = await _use_up(resources, flow, granted=error is None and code is not None)
+    except AppError:
+        _give_back(turn)
+        raise
+    if not is_first:
+        _give_back(turn)
+        return await _first_ending(resources, flow), None
     try:
         if error is not None or code is None:
             raise _refusal(error)
         resources.metrics.install_step(InstallStep.CONSENTED)
-        token = await _exchange(resources, flow.flow_id, code)
+        token = await _exchange(resources, flow.flow_id, code, latest)
         resources.metrics.install_step(InstallStep.EXCHANGED)
-        identity = await _identify(resources, token)
+        identity = await _identify(resources, token, latest)
         installation = await _save(resources, flow, identity, token)
     except FlowError as ending:
         logger.info("install ended", flow_id=flow.flow_id, ending=ending.code())
         await _record_ending(resources, flow.flow_id, ending)
         raise
+    _give_back(turn)
     logger.info("installation connected", installation_id=installation.id, status=installation.status)
     waits = _waits(resources, flow, installation)
-    if not waits:
-        if identity.active is False:
-            await standing.switch_on(resources, installation)
-        await upkeep.ensure_webhook(resources, installation.id)
+    settling = None if waits else resources.go_on(_settle(resources, installation, identity))
     claim = claims.code_of(resources.vault, flow.flow_id) if waits or flow.return_to is not None else None
-    return Connected(installation.company_name, flow.return_to, claim)
+    return Connected(installation.company_name, flow.return_to, claim), settling
+
+
+async def _settle(resources: Resources, installation: Installation, identity: Identity) -> None:
+    """What an installation in use needs at Aircall; where this fails, the worker sees to it."""
+    if identity.active is False:
+        await standing.switch_on(resources, installation)
+    await upkeep.ensure_webhook(resources, installation.id)
+
+
+def _give_back(turn: Turn | None) -> None:
+    if turn is not None:
+        turn.give_back()
 
 
 async def forget_flows(resources: Resources) -> None:
@@ -237,11 +290,11 @@ def _refusal(error: str | None) -> FlowError:
             return CodeRefused()
 
 
-async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> SecretStr:
+async def _exchange(resources: Resources, flow_id: str, code: SecretStr, latest: float) -> SecretStr:
     verifier = _verifier(resources, flow_id) if resources.settings.pkce else None
     try:
         async with asyncio.timeout(STEP_SECONDS):
-            return await resources.aircall.exchange_code(code, verifier=verifier)
+            return await _patiently(partial(resources.aircall.exchange_code, code, verifier=verifier), latest)
     except AircallRefused as refused:
         if refused.aircall_status in {401, 403} or refused.reason in APP_REFUSED:
             logger.error("Aircall refuses this app's credentials", aircall_status=refused.aircall_status)
@@ -251,16 +304,33 @@ async def _exchange(resources: Resources, flow_id: str, code: SecretStr) -> Secr
         raise _away("exchange", error) from None
 
 
-async def _identify(resources: Resources, token: SecretStr) -> Identity:
+async def _identify(resources: Resources, token: SecretStr, latest: float) -> Identity:
     with counted() as sent:
         try:
             async with asyncio.timeout(STEP_SECONDS):
-                identity = await resources.aircall.identify(token)
+                identity = await _patiently(partial(resources.aircall.identify, token), latest)
         except (AircallError, TimeoutError) as error:
             raise _away("identify", error) from None
     with suppress(DatabaseAway):
         await budget.spend(resources.database, identity.company_id, calls=sent.requests)
     return identity
+
+
+async def _patiently(ask: Callable[[], Awaitable[Answer]], latest: float) -> Answer:
+    """Ask Aircall again when it says to, while the browser waits: what it answers with 429 it has not done."""
+    while True:
+        try:
+            return await ask()
+        except AircallBusy as busy:
+            told = USUAL_PAUSE_SECONDS if busy.retry_after_seconds is None else busy.retry_after_seconds
+            pause = max(told, SHORTEST_PAUSE_SECONDS)
+            if _time() + pause >= latest:
+                raise
+        await asyncio.sleep(pause)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _away(step: str, error: Exception) -> AircallAway:
@@ -279,10 +349,15 @@ async def _record_ending(resources: Resources, flow_id: str, ending: FlowError) 
 
 
 async def _save(resources: Resources, flow: FlowState, identity: Identity, token: SecretStr) -> Installation:
-    """Keep what was granted; tried a few times, because a code is spent on it."""
-    async for attempt in stamina.retry_context(on=DatabaseAway, attempts=5, wait_initial=0.2, wait_max=2.0):
+    """Keep what was granted; tried for a good while, because a code is spent on it."""
+    trying = stamina.retry_context(on=DatabaseAway, attempts=100, timeout=SAVE_SECONDS, wait_initial=0.2, wait_max=2.0)
+    async for attempt in trying:
         with attempt:
-            installation = await _save_once(resources, flow, identity, token)
+            try:
+                installation = await _save_once(resources, flow, identity, token)
+            except IntegrityError as error:
+                # Two companies came with one integration at once: the second one is refused as it would be later.
+                raise _mixed_up() from error
     return installation
 
 
@@ -333,10 +408,18 @@ def _in_use(installation: Installation) -> bool:
 
 
 async def _find(session: AsyncSession, identity: Identity) -> Installation | None:
-    """The installation this identity already has: by the integration's id, else by the company's."""
-    of_company = select(Installation).where(col(Installation.company_id) == identity.company_id)
-    rows = (await session.exec(standing.for_change(of_company.order_by(col(Installation.id))))).all()
+    """The installation this identity already has: by the integration's id, else by the company's.
+
+    Raises `TokenMixedUp` where another company's installation has that integration (docs/decisions/0057).
+    """
+    known = col(Installation.company_id) == identity.company_id
+    if identity.integration_id is not None:
+        known = or_(known, col(Installation.integration_id) == identity.integration_id)
+    found = standing.for_change(select(Installation).where(known).order_by(col(Installation.id)))
+    rows = (await session.exec(found)).all()
     same = [row for row in rows if row.integration_id == identity.integration_id]
+    if same and same[0].company_id != identity.company_id and same[0].status != InstallationStatus.REMOVED:
+        raise _mixed_up(same[0].id)
     if not same and identity.integration_id is not None:
         # First seen without an integration id; now Aircall tells it.
         same = [row for row in rows if row.integration_id is None]
@@ -355,12 +438,17 @@ async def _refuse_mixed_up(
         col(Installation.token_fingerprint) == fingerprint, col(Installation.id) != installation.id
     )
     if (await session.exec(another)).first() is not None:
-        logger.error("a token answers for another company", alarm=True, installation_id=installation.id)
-        raise TokenMixedUp
+        raise _mixed_up(installation.id)
+
+
+def _mixed_up(installation_id: str | None = None) -> TokenMixedUp:
+    logger.error("a token answers for another company", alarm=True, installation_id=installation_id)
+    return TokenMixedUp()
 
 
 def _tell(installation: Installation, identity: Identity) -> None:
     """What Aircall tells of it, where nobody's use of it is disturbed."""
+    installation.company_id = identity.company_id
     installation.integration_id = identity.integration_id or installation.integration_id
     installation.company_name = identity.company_name or installation.company_name
     installation.number_ids = identity.number_ids

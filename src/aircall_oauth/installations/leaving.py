@@ -91,6 +91,7 @@ async def take_leave(
     farewell = await _farewell(resources, session, installation)
     if farewell is not None:
         session.add(farewell)
+        await standing.note_switching_off(session, installation.id)
     if installation.status == InstallationStatus.UNCLAIMED:
         # Nobody ever heard of it.
         await standing.erase(session, installation)
@@ -178,12 +179,15 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
         .values(due_at=func.now() + LEASE, attempts=Farewell.attempts + 1)
         .returning(Farewell, Installation)
     )
+    of_it = select(Farewell.installation_id).where(col(Farewell.id) == farewell_id)
     async with resources.database.session() as session:
+        await session.exec(standing.for_change(select(Installation).where(col(Installation.id).in_(of_it))))
         row = (await session.exec(take)).first()
         if row is None:
             return None
         farewell, installation = row[0], row[1]
         if farewell.begun_at > now() - KEPT:
+            await standing.note_switching_off(session, installation.id)
             return farewell, installation
         await session.delete(farewell)
     logger.error("left behind at Aircall", installation_id=installation.id, reason=farewell.last_error)

@@ -23,6 +23,7 @@ from aircall_oauth.errors import (
     StateExpired,
     StateInvalid,
     TokenMixedUp,
+    TooManyFailedInstalls,
     TryAgainLater,
     WrongBrowser,
 )
@@ -61,7 +62,7 @@ START_AGAIN = "Start the installation again; it takes a minute."
 ANOTHER_LINK = "Ask for a new link where you were given this one."
 THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new link."
 # Endings past the moment in which the link was used up: opening it again leads nowhere.
-LINK_SPENT = (CodeRefused, AircallAway, FlowUnknown)
+LINK_SPENT = (CodeRefused, AircallAway)
 ENDINGS: dict[type[AppError], Page] = {
     ParametersInvalid: Page(
         "This link is incomplete",
@@ -142,8 +143,14 @@ ENDINGS: dict[type[AppError], Page] = {
     ),
     FlowUnknown: Page(
         "We can't tell whether it was finished",
-        "The installation was interrupted. It may or may not have been completed.",
-        "Start it again: if the connection is already there, it is renewed, not doubled.",
+        "The installation takes long or was interrupted. It may or may not have been completed.",
+        "Reload this page in a minute. If it says the same, start again: what is connected is renewed.",
+    ),
+    TooManyFailedInstalls: Page(
+        "Please wait a minute",
+        "Too many installations failed here just now. Yours was not tried yet.",
+        "Reload this page in a minute.",
+        start_again=False,
     ),
     TryAgainLater: Page(
         "Please try again in a moment",
@@ -170,6 +177,8 @@ def ending(error: AppError, *, install_url: str, by_link: bool = False) -> str:
 
 
 def _next_with_a_link(error: AppError) -> str:
+    if isinstance(error, FlowUnknown):
+        return f"Reload this page in a minute. If it says the same: {ANOTHER_LINK[0].lower()}{ANOTHER_LINK[1:]}"
     return ANOTHER_LINK if isinstance(error, LINK_SPENT) else THE_LINK_AGAIN
 
 

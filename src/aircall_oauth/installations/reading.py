@@ -125,7 +125,7 @@ async def read_token(resources: Resources, key: Caller, installation_id: str, *,
             return token
         await _record_refusal(session, who, installation.id)
     logger.error("too many token reads", alarm=True, actor=who.actor, address=who.address)
-    raise TooManyTokenReads(max(1, ceil(wait.total_seconds())))
+    raise TooManyTokenReads(max(1, ceil(min(wait, audit.MINUTE).total_seconds())))
 
 
 async def _record_refusal(session: AsyncSession, who: Who, installation_id: str) -> None:

@@ -104,7 +104,11 @@ async def _delete(resources: Resources, retired: RetiredWebhook, installation: I
 async def _note_deleted(resources: Resources, retired: RetiredWebhook) -> None:
     gone = update(RetiredWebhook).where(col(RetiredWebhook.webhook_id) == retired.webhook_id)
     async with resources.database.session() as session:
-        await session.exec(gone.values(deleted_at=func.now(), due_at=func.now() + FORGOTTEN_AFTER))
+        noted = (await session.exec(gone.values(deleted_at=func.now(), due_at=func.now() + FORGOTTEN_AFTER))).rowcount
+        if not noted:
+            # The installation ended meanwhile. If it came back, it may have taken this very webhook into use.
+            look_again = update(Webhook).where(col(Webhook.installation_id) == retired.installation_id)
+            await session.exec(look_again.where(col(Webhook.due_at).is_not(None)).values(due_at=func.now()))
 
 
 async def _put_off(resources: Resources, retired: RetiredWebhook, error: Exception) -> None:

@@ -22,6 +22,7 @@ from aircall_oauth.errors import (
     PrefetchRefused,
 )
 from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
+from aircall_oauth.installations.brake import Brake
 from aircall_oauth.installations.reading import InstallationList, InstallationView
 from aircall_oauth.models import InstallationStatus
 from aircall_oauth.problems import problems
@@ -76,6 +77,7 @@ PAGES: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "A page that says what is wrong with the request",
         409: "It is not known whether the installation was finished",
+        429: "Too many installations failed within a minute; try again after `Retry-After` seconds",
         502: "Aircall could not be reached, or refuses this app",
         503: "The service cannot do this right now",
     }.items()
@@ -121,13 +123,19 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
     },
 )
 async def callback(request: Request, query: Annotated[CallbackQuery, Query()], resources: ResourcesDep) -> Response:
-    """Use up the state once, exchange the code, keep the token sealed, register the webhook."""
+    """Use up the state once, exchange the code, keep the token sealed, register the webhook.
+
+    The browser has its answer within 15 seconds: where Aircall takes longer, the installation goes on without it, and
+    the page (409) asks to reload.
+    """
     if any(AHEAD_OF_A_CLICK.search(request.headers.get(name, "")) for name in PREFETCH_HEADERS):
         raise PrefetchRefused
     _require_code_or_error(query)
     secure = resources.settings.secure_cookies
     known = state.judge(resources.vault, query.state, request.cookies, secure=secure)
-    connected = await flow.finish_install(resources, known, code=query.code, error=query.error)
+    brake: Brake = request.app.state.brake
+    turn = brake.take(request.client and request.client.host) if known.link_id is None else None
+    connected = await flow.finish_install(resources, known, code=query.code, error=query.error, turn=turn)
     if connected.return_to is None and connected.claim is not None:
         return HTMLResponse(pages.to_be_claimed(connected.company_name, connected.claim), headers=pages.HEADERS)
     target = connected.way_home or resources.settings.success_url

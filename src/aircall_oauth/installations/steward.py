@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import exists, func, or_, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -252,6 +253,20 @@ async def _keep(
 
     Two installations of one company could find the same stray webhook; the company's lock makes one of them first.
     """
+    try:
+        retired = await _keep_these(visit, registered, doubles, replaced)
+    except IntegrityError:
+        # Its events could not be told from those of another installation.
+        logger.error("a webhook has another one's token", alarm=True, installation_id=visit.installation.id)
+        raise AircallUnavailable("the webhook's token is another webhook's") from None
+    if retired is not None and visit.webhook.status == WebhookStatus.PENDING:
+        visit.resources.metrics.install_step(InstallStep.WEBHOOK_LIVE)
+    return retired
+
+
+async def _keep_these(
+    visit: Visit, registered: AircallWebhook, doubles: Sequence[AircallWebhook], replaced: AircallWebhook | None
+) -> int | None:
     webhook = visit.webhook
     rotated: dict[str, Any] = {"rotation_wanted": False} if webhook.rotation_wanted else {}
     async with visit.resources.database.session() as session:
@@ -277,8 +292,6 @@ async def _keep(
         retired = await _retire(session, visit, doubles, replaced)
         if webhook.status in OFF:
             await _tell(session, visit, "webhook.restored", {"was": str(webhook.status)})
-    if webhook.status == WebhookStatus.PENDING:
-        visit.resources.metrics.install_step(InstallStep.WEBHOOK_LIVE)
     return retired
 
 

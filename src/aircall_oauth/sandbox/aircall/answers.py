@@ -36,10 +36,17 @@ async def json_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def page(request: Request, base_url: str, name: str, rows: list[dict[str, Any]]) -> Response:
-    """One page of the rows, with `meta`, under `name`."""
+def page(
+    request: Request, base_url: str, name: str, rows: list[dict[str, Any]], *, bound: int | None = None
+) -> Response:
+    """One page of the rows, with `meta`, under `name`.
+
+    A page past the bound is refused (`RefusedError`, 400), though the one before links to it.
+    """
     number = max(1, whole_number(request, "page", 1))
     size = min(MOST_PER_PAGE, max(1, whole_number(request, "per_page", PER_PAGE)))
+    if bound is not None and number * size > bound:
+        raise refusals.bad_request(f"no more than {bound} {name} are listed")
     shown = rows[(number - 1) * size : number * size]
     meta = {
         "count": len(shown),

@@ -95,7 +95,7 @@ async def list_calls(visit: Visit) -> Response:
     until = whole_number(visit.request, "to", 10**15)
     rows = [call for call in visit.company.calls.values() if since <= call["started_at"] <= until]
     rows.sort(key=lambda call: (call["started_at"], call["id"]))
-    return page(visit.request, visit.aircall.base_url, "calls", in_order(visit.request, rows)[:CALLS_BOUND])
+    return page(visit.request, visit.aircall.base_url, "calls", in_order(visit.request, rows), bound=CALLS_BOUND)
 
 
 async def get_call(visit: Visit) -> Response:

@@ -66,7 +66,7 @@ class Edge:
             case "huge":
                 return StreamingResponse(_huge(fault.size), media_type="application/json")
             case "status_429":
-                limit, reset_at = self._aircall.habits.rate_per_minute, int(self._aircall.clock()) + 60
+                limit, reset_at = self._aircall.habits.rate_per_minute, int(self._aircall.clock() + fault.seconds)
                 return refused(refusals.too_many_requests(limit, reset_at))
             case _:
                 return refused(refusals.server_error())

@@ -55,7 +55,7 @@ class Break(msgspec.Struct, forbid_unknown_fields=True):
     how: How
     door: str = ALL_DOORS
     times: Times = 1
-    seconds: Seconds = 10.0
+    seconds: Seconds | None = None
     size: Annotated[int, msgspec.Meta(ge=0, le=2**30)] = 50 * 1024 * 1024
 
 

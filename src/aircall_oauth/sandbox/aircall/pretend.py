@@ -188,12 +188,15 @@ class PretendAircall:
         return [hook for hook in self.webhooks.of(company.id) if hook.active and hook.wants(name)]
 
     def break_next(
-        self, door: str, how: How, times: int = 1, *, seconds: float = 10.0, size: int = 50 * 1024 * 1024
+        self, door: str, how: How, times: int = 1, *, seconds: float | None = None, size: int = 50 * 1024 * 1024
     ) -> None:
         """Break the next requests of a door (`oauth/token`, `POST webhooks`, `all`).
 
-        `seconds` is how slow, `size` how huge (bytes). Raises `ValueError`.
+        `seconds` is how slow, or in how many there are requests left again; `size` how huge (bytes). Raises
+        `ValueError`.
         """
+        if seconds is None:
+            seconds = 60.0 if how == "status_429" else 10.0
         self.faults.add(Fault(door, how, times, seconds, size))
 
     def heal(self) -> None:
