@@ -3,14 +3,19 @@
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aircall_oauth.deliveries.addresses import Guard
+from aircall_oauth.deliveries.brokers.sockets import Gate
 from tests.brokers import Kafka
 from tests.fakes import Service, run_service, settings_for
+from tests.test_destinations import certificate
 
 pytestmark = pytest.mark.broker
 
@@ -123,3 +128,29 @@ async def test_a_broker_that_kafka_names_is_judged_too(database_url: str) -> Non
         outcome = await tried(service, kind="kafka", url=kafka.address, topic=kafka.topic)
 
     assert (outcome, came) == ("blocked_address", [])
+
+
+async def test_tls_is_made_with_the_name_of_the_host_that_was_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_name_that_changes(monkeypatch, looks=99)
+    context, pem = certificate(tmp_path, "moving.example")
+    trusted = ssl.create_default_context(cafile=str(pem))
+    gate = Gate(Guard(settings_for("postgresql:///", ALLOWED_PRIVATE_RANGES=f"{HERE}/32")).connect)
+
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    async def connect(host: str) -> bytes:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection(host, port, ssl=trusted)
+        said = await reader.read()
+        writer.close()
+        return said
+
+    server = await asyncio.start_server(greet, HERE, 0, ssl=context)
+    assert await asyncio.create_task(connect("moving.example"), context=gate.context()) == b"hello"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.create_task(connect(HERE), context=gate.context())
+    server.close()
