@@ -13,6 +13,7 @@ from tests.fakes import Service
 COMPANY, OTHER_COMPANY, THIRD_COMPANY = 70077, 70078, 70079
 HOME = "https://app.example.com/aircall"
 DAY = timedelta(days=1)
+A_MONTH_AHEAD = "SELECT EXISTS (SELECT FROM webhook WHERE due_at > now() + interval '1 day')"
 IN_CLEAR = "SELECT EXISTS (SELECT FROM subscription WHERE url_sealed IS NULL)"
 # Leases are over, what was put off is due again, and so is each webhook's next look.
 A_WHILE_LATER = """
@@ -299,6 +300,15 @@ TWO_DAYS_GO = """
     END $$
 """
 TOLD_TWICE = ("webhook.disabled", "webhook.restored")
+
+
+async def moments_a_month_ahead(service: Service) -> None:
+    await service.install()
+    await service.sql(
+        "UPDATE webhook SET due_at = due_at + interval '32 days', leased_until = now() + interval '32 days'"
+    )
+
+
 SCENES = (
     Scene(
         "look after webhooks",
@@ -369,6 +379,9 @@ SCENES = (
     Scene("make days", "two", an_installation, once_open=TWO_DAYS_GO, changes=False),
     Scene("drop days", "two", days_past_the_retention),
     Scene("forget fingerprints", "more than a batch", fingerprints_past_their_time),
+    Scene(
+        "bring moments back", "a lease and a look a month ahead", moments_a_month_ahead, left=A_MONTH_AHEAD, later=""
+    ),
     Scene("measure", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
     Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth import audit, gauges, log
+from aircall_oauth import audit, gauges, log, moments
 from aircall_oauth.database import reason
 from aircall_oauth.deliveries import sealing, sweep
 from aircall_oauth.deliveries.readers import reading
@@ -56,6 +56,7 @@ CHORES = (
     Chore("make days", retention.make_days, timedelta(hours=1)),
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
+    Chore("bring moments back", moments.bring_back, timedelta(seconds=30)),
     Chore("measure", gauges.measure, timedelta(seconds=15)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),

@@ -1,0 +1,64 @@
+"""Undo what a clock that jumped ahead has put off.
+
+Leases and due times are written as "now, and so much". A clock that is a month ahead for a moment puts them a month
+off: nothing would look at a webhook, or read for a subscription, until then. So a moment that lies further ahead than
+its writer allows is brought back.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from aircall_oauth import log
+from aircall_oauth.database import database_errors
+from aircall_oauth.models import InstallationStatus
+from aircall_oauth.resources import Resources
+
+logger = log.get(__name__)
+
+OF_ACTIVE = f"installation_id IN (SELECT id FROM installation WHERE status = '{InstallationStatus.ACTIVE}')"  # noqa: S608
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A column that holds a moment to come, and how far ahead it may lie, with some room."""
+
+    table: str
+    column: str
+    furthest: timedelta
+    only: str = "true"
+
+
+MOMENTS = (
+    Moment("webhook", "leased_until", timedelta(minutes=5)),
+    Moment("webhook", "due_at", timedelta(minutes=20), only=OF_ACTIVE),
+    Moment("webhook", "due_at", timedelta(hours=30)),
+    Moment("retired_webhook", "due_at", timedelta(hours=2)),
+    Moment("installation", "switch_on_at", timedelta(hours=2)),
+    Moment("uninstall", "due_at", timedelta(hours=1)),
+    Moment("farewell", "due_at", timedelta(hours=2)),
+    Moment("gap", "due_at", timedelta(hours=2)),
+    Moment("claim", "expires_at", timedelta(hours=1)),
+    Moment("subscription", "lease_until", timedelta(minutes=1)),
+    Moment("subscription", "quiet_until", timedelta(hours=25)),
+    Moment("subscription", "old_secret_until", timedelta(hours=24)),
+    Moment("parked", "due_at", timedelta(hours=30)),
+)
+
+
+async def bring_back(resources: Resources) -> None:
+    """The worker's chore: bring each moment that lies too far ahead back to as far as it may lie."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            for moment in MOMENTS:
+                answer = await connection.execute(_statement(moment), moment.furthest)
+                if rows := int(answer.split()[-1]):
+                    logger.warning(
+                        "moments brought back: was a clock ahead?", table=moment.table, column=moment.column, rows=rows
+                    )
+
+
+def _statement(moment: Moment) -> str:
+    return f"""
+        UPDATE {moment.table} SET {moment.column} = now() + $1::interval
+        WHERE {moment.column} > now() + $1::interval AND {moment.only}
+    """  # noqa: S608 - names are ours
