@@ -380,7 +380,12 @@ SCENES = (
     Scene("drop days", "two", days_past_the_retention),
     Scene("forget fingerprints", "more than a batch", fingerprints_past_their_time),
     Scene(
-        "bring moments back", "a lease and a look a month ahead", moments_a_month_ahead, left=A_MONTH_AHEAD, later=""
+        "bring moments back",
+        "a lease and a look a month ahead",
+        moments_a_month_ahead,
+        left=A_MONTH_AHEAD,
+        shows=A_MONTH_AHEAD,
+        later="",
     ),
     Scene("measure", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
