@@ -228,6 +228,8 @@ async def days_past_the_retention(service: Service) -> None:
             VALUES ($1::date + interval '12 hours', $2, $3, 70077, 'call.created', 'aircall', '{}')
         """
         await service.sql(kept, day, f"evt_{days}", installation_id)
+    # What came last is what was written today.
+    await service.sql("UPDATE event SET position = nextval('event_position') WHERE source = 'service'")
 
 
 async def fingerprints_past_their_time(service: Service) -> None:
@@ -298,6 +300,10 @@ TWO_DAYS_GO = """
             WHERE inhparent = 'event'::regclass ORDER BY 1 DESC LIMIT 2
         ) AS last);
     END $$
+"""
+DAYS_LEFT = """
+    SELECT EXISTS (SELECT FROM pg_class WHERE relname < 'event_' || to_char(now() - interval '32 days', 'YYYYMMDD')
+                   AND relname ~ '^event_[0-9]{8}$')
 """
 TOLD_TWICE = ("webhook.disabled", "webhook.restored")
 
@@ -377,7 +383,7 @@ SCENES = (
     Scene("learn rhythms", "two", two_who_spoke),
     # Whoever starts makes the days himself, so these go when he is up; in the end all are there as in the beginning.
     Scene("make days", "two", an_installation, once_open=TWO_DAYS_GO, changes=False),
-    Scene("drop days", "two", days_past_the_retention),
+    Scene("drop days", "two", days_past_the_retention, left=DAYS_LEFT),
     Scene("forget fingerprints", "more than a batch", fingerprints_past_their_time),
     Scene(
         "bring moments back",

@@ -1,6 +1,7 @@
 """The log's days: no event is refused because one is missing, and old ones go."""
 
 import asyncio
+import contextlib
 import json
 import time
 from datetime import timedelta
@@ -8,9 +9,11 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from aircall_oauth import partitions
+from aircall_oauth import partitions, worker
+from aircall_oauth.errors import AppError
 from aircall_oauth.events import feed, retention
-from tests.fakes import Service, run_service, settings_for
+from tests.fakes import Service, command_environment, run_command, run_service, settings_for
+from tests.scenes import HOME
 
 
 def body_of(service: Service, number: int, timestamp: float | str | None = None) -> bytes:
@@ -154,7 +157,7 @@ async def test_a_worker_that_was_off_for_a_month_catches_up(service: Service) ->
     partner = await service.partner()
 
     answer = await service.post_event(body_of(service, 1))
-    for chore in (retention.make_days, retention.drop_days, retention.forget_fingerprints):
+    for chore in (retention.make_days, *[retention.drop_days] * 30, retention.forget_fingerprints):
         await chore(service.resources)
 
     # A day goes when its last event is thirty days old.
@@ -206,9 +209,112 @@ async def test_a_day_past_the_retention_goes_and_readers_are_told(service: Servi
     ]
 
 
+async def test_one_day_is_dropped_a_run(service: Service) -> None:
+    await service.install()
+    await drop_all_days(service)
+    await service.sql(OLD_DAY)
+    for days_ago in (45, 44, 43):
+        await service.sql("SELECT old_day($1)", days_ago)
+    await service.post_event(body_of(service, 1))
+
+    left = []
+    for _ in range(4):
+        await retention.drop_days(service.resources)
+        left.append(len(await all_days(service)))
+
+    # Making one day makes the week.
+    assert [10, 9, 8, 8] == left
+
+
+# All that deletes what is old.
+FORGETTING = {
+    "drop days",
+    "forget fingerprints",
+    "forget flows",
+    "forget gaps",
+    "forget the audit",
+    "forget attempts",
+    "expire claims",
+    "say goodbyes",
+}
+COUNTS = """
+    SELECT (SELECT count(*) FROM event) AS events, (SELECT count(*) FROM event_fingerprint) AS fingerprints,
+           (SELECT count(*) FROM told_call) AS calls, (SELECT count(*) FROM flow) AS flows,
+           (SELECT count(*) FROM gap) AS gaps, (SELECT count(*) FROM audit) AS audit,
+           (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM installation) AS installations,
+           (SELECT count(*) FROM claim) AS claims, (SELECT count(*) FROM farewell) AS farewells
+"""
+
+
+@pytest.mark.parametrize("jump", ["32 days", "1000 days", "5 minutes"])
+async def test_nothing_is_forgotten_by_a_database_whose_clock_runs_ahead(database_url: str, jump: str) -> None:
+    await set_a_clock(database_url)
+    async with run_service(settings_for(database_url, RETURN_URLS=HOME)) as service:
+        await service.install()
+        await service.install_by_link("acme", service.aircall.companies[1])
+        assert (await service.post_event(body_of(service, 1))).status_code == 200
+        await service.sql(
+            """
+            WITH it AS (SELECT min(id) AS id FROM installation)
+            , a AS (INSERT INTO told_call VALUES ('x', now(), false))
+            , b AS (INSERT INTO gap (id, installation_id, reason, since, until, done_at)
+                    SELECT 'gap_1', id, 'by_hand', now(), now(), now() FROM it)
+            , c AS (INSERT INTO attempt (subscription_id, event_id, position, at, outcome, milliseconds)
+                    VALUES ('sub_1', 'evt_1', 1, now(), '200', 5))
+            SELECT 1
+            """
+        )
+        await service.sql("UPDATE claim SET expires_at = now() + interval '2 minutes'")
+        before = await service.sql(COUNTS)
+
+        await service.sql("UPDATE clock SET ahead = $1::text::interval", jump)
+        for chore in worker.CHORES:
+            if chore.name in FORGETTING:
+                with contextlib.suppress(AppError):
+                    await chore.work(service.resources)
+
+        assert before == await service.sql(COUNTS)
+        assert 0 not in [count for name, count in before[0].items() if name != "farewells"]
+
+
+async def test_the_log_stays_where_nothing_came_since(service: Service) -> None:
+    """As it looks where the clock of the whole machine is a month ahead."""
+    await service.install()
+    await service.post_event(body_of(service, 1))
+    await as_if_of_an_old_day(service)
+
+    await retention.drop_days(service.resources)
+
+    assert len(await all_days(service)) == 9
+    asked = await run_command(
+        *("events", "drop", "--older-than", "30d", "--yes"),
+        environment=command_environment(service.settings.database_url.get_secret_value()),
+    )
+    assert (asked.exit_code, asked.stderr) == (0, "1 days dropped.\n")
+    assert len(await all_days(service)) == 8
+
+
+async def test_a_day_that_a_clock_wrote_while_it_was_behind_stays(database_url: str) -> None:
+    await set_a_clock(database_url)
+    async with run_service(settings_for(database_url)) as service:
+        await service.install()
+        answers = [await service.post_event(body_of(service, 1))]
+        await service.sql("UPDATE clock SET ahead = '-45 days'")
+        answers.append(await service.post_event(body_of(service, 2)))
+        await service.sql("UPDATE clock SET ahead = '0'")
+        answers.append(await service.post_event(body_of(service, 3)))
+
+        await retention.drop_days(service.resources)
+
+        assert [200] * 3 == [answer.status_code for answer in answers]
+        events = (await (await service.partner()).get("/v1/events")).json()["events"]
+        assert [1, 2, 3] == [event["data"]["id"] for event in events if event["type"] == "call.created"]
+
+
 async def test_a_day_that_is_being_read_is_dropped_another_time(service: Service) -> None:
     await service.install()
     await as_if_of_an_old_day(service)
+    await service.post_event(body_of(service, 99))
     reader = await asyncpg.connect(service.settings.database_url.get_secret_value())
     try:
         async with reader.transaction():

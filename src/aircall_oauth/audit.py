@@ -12,6 +12,7 @@ from sqlalchemy import func, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from aircall_oauth import clocks
 from aircall_oauth.database import database_errors
 from aircall_oauth.models import Audit, new_id
 from aircall_oauth.resources import Resources
@@ -21,7 +22,7 @@ MINUTE = timedelta(minutes=1)
 BATCH = 5000
 COLUMNS = "id, actor, action, installation_id, request_id, address, outcome"
 FORGET = """
-    DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < now() - $1::interval ORDER BY at LIMIT $2)
+    DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)
 """
 
 
@@ -127,9 +128,10 @@ async def lines(resources: Resources, *, installation_id: str | None = None, lim
 
 async def forget_old(resources: Resources) -> None:
     """The worker's chore: drop lines past `AIRCALL_OAUTH_AUDIT_RETENTION`, some at a time."""
+    before = await clocks.agreed_now(resources.database) - resources.settings.audit_retention
     forgotten = BATCH
     while forgotten == BATCH:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(FORGET, resources.settings.audit_retention, BATCH)
+                answer = await connection.execute(FORGET, before, BATCH)
         forgotten = int(answer.split()[-1])

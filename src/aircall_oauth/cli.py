@@ -35,6 +35,8 @@ installations_app = typer.Typer(help="The Aircall companies that are connected."
 app.add_typer(installations_app, name="installations")
 backfill_app = typer.Typer(help="Calls that ended while they could not be received.")
 app.add_typer(backfill_app, name="backfill")
+events_app = typer.Typer(help="The log of events.", no_args_is_help=True)
+app.add_typer(events_app, name="events")
 
 secrets_app = typer.Typer(help="The keys that stored secrets are sealed under.", no_args_is_help=True)
 app.add_typer(secrets_app, name="secrets")
@@ -317,6 +319,21 @@ def rotate_webhook(installation_id: InstallationId) -> None:
 
     done = _with_resources(lambda resources: retiring.rotate(resources, OPERATOR, installation_id))
     _say("Rotated." if done else "The worker rotates it as soon as it can.")
+
+
+@events_app.command("drop")
+def drop_events(
+    older_than: Annotated[str, typer.Option(help="Days that ended longer ago than this go, such as 30d.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop all old days of the log now. The worker drops one in ten minutes, counted back from the newest event."""
+    from aircall_oauth.events import retention
+
+    age = _usage(parse_duration, older_than, "--older-than")
+    if not yes:
+        typer.confirm(f"Drop every day of the log that ended more than {older_than} ago, for every reader?", abort=True)
+    days = _with_resources(lambda resources: retention.drop_all_before(resources, age))
+    _say(f"{len(days)} days dropped.")
 
 
 @backfill_app.callback(invoke_without_command=True)

@@ -34,7 +34,7 @@
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     └── Unavailable                   nothing is lost, try again
         ├── DatabaseAway · InboxFull · IntakeFull
-        ├── BackfillPutOff
+        ├── BackfillPutOff · ClocksDisagree
         └── NotReady · Leaving
 
 A class's name is its stable `code`, its docstring the message, its `status` the HTTP status.
@@ -42,6 +42,7 @@ No message ever carries a secret, a code, a token or a body.
 """
 
 import re
+from datetime import timedelta
 
 
 class AppError(Exception):
@@ -472,6 +473,17 @@ class IntakeFull(Unavailable):
 
 class BackfillPutOff(Unavailable):
     """Aircall has to be waited for; the worker goes on with it."""
+
+
+class ClocksDisagree(Unavailable):
+    """The clocks of the database and of this process disagree."""
+
+    def __init__(self, ahead: timedelta) -> None:
+        seconds = round(ahead.total_seconds())
+        super().__init__(
+            f"The database's clock is {abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} this machine's: "
+            "nothing is deleted for its age until they agree."
+        )
 
 
 class NotReady(Unavailable):

@@ -24,6 +24,10 @@ PRESENT = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'event'::regclass ORDER BY c.relname
 """
+FIRST_BETWEEN = """
+    SELECT min(position) FROM event
+    WHERE received_at >= $1::date::timestamp AT TIME ZONE 'UTC' AND received_at <= $2::timestamptz
+"""
 # How many days from today on are there, today included, until the first one missing.
 DAYS_AHEAD = """
     SELECT n::int FROM generate_series(0, 3650) AS n
@@ -45,21 +49,33 @@ async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEA
     return len(missing)
 
 
-async def drop_older(connection: asyncpg.Connection, retention: timedelta) -> int:
-    """Drop the days that ended before the retention; how many.
+async def ended_before(connection: asyncpg.Connection, moment: datetime) -> list[str]:
+    """The days of the log that ended before a moment, oldest first."""
+    names = [row["relname"] for row in await connection.fetch(PRESENT)]
+    return [name for name in names if _day_of(name) + timedelta(days=1) <= moment.astimezone(UTC).date()]
+
+
+async def holds_what_came_late(connection: asyncpg.Connection, name: str, *, until: datetime) -> bool:
+    """Whether a day has events that came after some of later days: then a clock was wrong when they were written.
+
+    Later days are those up to `until`; what lies beyond was written under a wrong clock itself.
+    """
+    end = _day_of(name) + timedelta(days=1)
+    first_kept = await connection.fetchval(FIRST_BETWEEN, end, until)
+    newest = await connection.fetchval(f"SELECT max(position) FROM {name}")
+    return first_kept is not None and newest is not None and bool(newest > first_kept)
+
+
+async def drop(connection: asyncpg.Connection, name: str) -> None:
+    """Drop a day.
 
     Everybody else waits while this waits for readers to step aside, so it does not wait long: a day that is read too
     busily to be dropped now is dropped the next time.
     """
-    names = [row["relname"] for row in await connection.fetch(PRESENT)]
-    now: datetime = await connection.fetchval("SELECT clock_timestamp()")
-    old = [name for name in names if _day_of(name) + timedelta(days=1) <= (now - retention).astimezone(UTC).date()]
-    for name in old:
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-            await _remember_the_end(connection, name)
-            await connection.execute(f"DROP TABLE {name}")
-    return len(old)
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        await _remember_the_end(connection, name)
+        await connection.execute(f"DROP TABLE {name}")
 
 
 async def days_ahead(connection: asyncpg.Connection) -> int:

@@ -1,11 +1,12 @@
 """The worker's chores around deliveries: what is past the retention is forgotten."""
 
+from aircall_oauth import clocks
 from aircall_oauth.database import database_errors
 from aircall_oauth.resources import Resources
 
 BATCH = 5000
 FORGET_ATTEMPTS = """
-    DELETE FROM attempt WHERE id IN (SELECT id FROM attempt WHERE at < now() - $1::interval LIMIT $2)
+    DELETE FROM attempt WHERE id IN (SELECT id FROM attempt WHERE at < $1 LIMIT $2)
 """
 FORGET_PARKED = """
     DELETE FROM parked WHERE (subscription_id, position) IN (
@@ -16,7 +17,8 @@ FORGET_PARKED = """
 
 async def forget_attempts(resources: Resources) -> None:
     """Forget what was tried before `AIRCALL_OAUTH_EVENT_RETENTION`."""
-    await _in_batches(resources, FORGET_ATTEMPTS, resources.settings.event_retention)
+    before = await clocks.log_now(resources.database) - resources.settings.event_retention
+    await _in_batches(resources, FORGET_ATTEMPTS, before)
 
 
 async def forget_parked(resources: Resources) -> None:

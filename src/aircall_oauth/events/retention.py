@@ -1,8 +1,8 @@
 """The worker's chores around the log: days made ahead, days dropped, fingerprints forgotten."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from aircall_oauth import log, partitions
+from aircall_oauth import clocks, log, partitions
 from aircall_oauth.database import database_errors
 from aircall_oauth.resources import Resources
 
@@ -15,8 +15,8 @@ BATCH = 5000
 FORGET = """
     WITH old AS MATERIALIZED (
         SELECT fingerprint FROM event_fingerprint
-        WHERE fingerprint > $1 AND fingerprint < int8send(extract(epoch FROM now() - $2::interval)::bigint)
-              AND received_at < now() - $2::interval
+        WHERE fingerprint > $1 AND fingerprint < int8send(extract(epoch FROM $2::timestamptz)::bigint)
+              AND received_at < $2
         ORDER BY fingerprint LIMIT $3
     ), forgotten AS (
         DELETE FROM event_fingerprint USING old WHERE event_fingerprint.fingerprint = old.fingerprint
@@ -25,7 +25,7 @@ FORGET = """
 """
 FORGET_CALLS = """
     DELETE FROM told_call WHERE fingerprint IN (
-        SELECT fingerprint FROM told_call WHERE received_at < now() - $1::interval LIMIT $2
+        SELECT fingerprint FROM told_call WHERE received_at < $1 LIMIT $2
     )
 """
 # A day of the log goes as a whole, and not at once.
@@ -40,12 +40,31 @@ async def make_days(resources: Resources) -> None:
 
 
 async def drop_days(resources: Resources) -> None:
-    """Drop the days past `AIRCALL_OAUTH_EVENT_RETENTION`."""
+    """Drop the oldest day past `AIRCALL_OAUTH_EVENT_RETENTION`: one a run, so that a mistake costs one.
+
+    The retention is counted back from the newest event, and a day that a wrong clock wrote stays.
+    """
     with database_errors():
         async with resources.database.driver_connection() as connection:
-            dropped = await partitions.drop_older(connection, resources.settings.event_retention)
-    if dropped:
-        logger.info("days dropped", days=dropped)
+            now = await clocks.of_the_log(connection)
+            for day in await partitions.ended_before(connection, now - resources.settings.event_retention):
+                if await partitions.holds_what_came_late(connection, day, until=now):
+                    logger.warning("day kept: events in it came after those of later days", day=day)
+                else:
+                    await partitions.drop(connection, day)
+                    logger.info("day dropped", day=day)
+                    return
+
+
+async def drop_all_before(resources: Resources, age: timedelta) -> list[str]:
+    """Drop every day that ended longer ago, as an operator asks; which. Raises `ClocksDisagree`."""
+    await resources.require_ready()
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            days = await partitions.ended_before(connection, await clocks.agreed(connection) - age)
+            for day in days:
+                await partitions.drop(connection, day)
+    return days
 
 
 async def forget_fingerprints(resources: Resources) -> None:
@@ -53,18 +72,19 @@ async def forget_fingerprints(resources: Resources) -> None:
 
     Some at a time, each in a transaction of its own.
     """
+    now = await clocks.log_now(resources.database)
     last: bytes | None = b""
     while last is not None:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                last = await connection.fetchval(FORGET, last, FINGERPRINTS_KEPT, BATCH)
-    await _forget_calls(resources, resources.settings.event_retention + CALLS_OUTLAST_EVENTS)
+                last = await connection.fetchval(FORGET, last, now - FINGERPRINTS_KEPT, BATCH)
+    await _forget_calls(resources, now - resources.settings.event_retention - CALLS_OUTLAST_EVENTS)
 
 
-async def _forget_calls(resources: Resources, age: timedelta) -> None:
+async def _forget_calls(resources: Resources, before: datetime) -> None:
     forgotten = BATCH
     while forgotten == BATCH:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(FORGET_CALLS, age, BATCH)
+                answer = await connection.execute(FORGET_CALLS, before, BATCH)
         forgotten = int(answer.split()[-1])

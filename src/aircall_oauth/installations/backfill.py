@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import eventlog, log, standing
+from aircall_oauth import clocks, eventlog, log, standing
 from aircall_oauth.aircall import calls
 from aircall_oauth.aircall.calls import CallPage, ListedCall
 from aircall_oauth.errors import (
@@ -84,8 +84,9 @@ async def fill_gaps(resources: Resources) -> None:
 
 async def forget_gaps(resources: Resources) -> None:
     """The worker's chore: gaps that were filled long ago are of no interest any more."""
+    before = await clocks.agreed_now(resources.database) - KEPT
     async with resources.database.session() as session:
-        await session.exec(delete(Gap).where(col(Gap.done_at) < func.now() - KEPT))
+        await session.exec(delete(Gap).where(col(Gap.done_at) < before))
 
 
 async def list_gaps(resources: Resources, *, installation_id: str | None = None, limit: int = 100) -> Sequence[Gap]:

@@ -7,14 +7,14 @@ own (OAuth session fixation) never gets to see it, and nobody else's claim is ac
 import asyncio
 import base64
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, eventlog, log, standing
+from aircall_oauth import audit, clocks, eventlog, log, standing
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import again_if_undone
@@ -104,22 +104,23 @@ async def expire(resources: Resources) -> None:
     Aircall is told first, for the token that it takes to tell is erased. Whoever is killed in between tells it again.
     An installation that is claimed in this very moment is switched on again.
     """
+    at = await clocks.agreed_now(resources.database)
     async with resources.database.session() as session:
-        lapsed = await _lock_all(session, _is_nobodys())
+        lapsed = await _lock_all(session, _is_nobodys(at))
         await standing.note_switching_off(session, *(installation.id for installation in lapsed))
     await asyncio.gather(*(_switch_off(resources, installation) for installation in lapsed))
     of_these = col(Installation.id).in_([installation.id for installation in lapsed])
     async with resources.database.session() as session:
         locked = await _lock_all(session, of_these)
         # Asked anew, now that they are locked: somebody may have come back.
-        still = set((await session.exec(select(Installation.id).where(of_these, _is_nobodys()))).all())
+        still = set((await session.exec(select(Installation.id).where(of_these, _is_nobodys(at)))).all())
         for installation in locked:
             if installation.id in still:
                 await standing.erase(session, installation)
     for installation in lapsed:
         if installation.id not in still:
             await standing.refresh(resources, installation.id)
-    await _forget_lapsed(resources)
+    await _forget_lapsed(resources, at)
 
 
 @again_if_undone
@@ -193,13 +194,13 @@ async def _hand_over(
     await eventlog.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
 
 
-def _is_nobodys() -> ColumnElement[bool]:
+def _is_nobodys(at: datetime) -> ColumnElement[bool]:
     """Unclaimed for an hour, and waited for by no claim that can still be used."""
     of_it = col(Claim.installation_id) == col(Installation.id)
     return and_(
         col(Installation.status) == InstallationStatus.UNCLAIMED,
-        ~exists().where(of_it, col(Claim.expires_at) > func.now(), col(Claim.claimed_at).is_(None)),
-        or_(exists().where(of_it), col(Installation.connected_at) <= func.now() - LIFETIME),
+        ~exists().where(of_it, col(Claim.expires_at) > at, col(Claim.claimed_at).is_(None)),
+        or_(exists().where(of_it), col(Installation.connected_at) <= at - LIFETIME),
     )
 
 
@@ -212,15 +213,13 @@ async def _switch_off(resources: Resources, installation: Installation) -> None:
         logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
 
 
-async def _forget_lapsed(resources: Resources) -> None:
+async def _forget_lapsed(resources: Resources, at: datetime) -> None:
     """Forget the claims past their time on what is in use."""
-    past = exists().where(col(Claim.installation_id) == col(Installation.id), col(Claim.expires_at) <= func.now())
+    past = exists().where(col(Claim.installation_id) == col(Installation.id), col(Claim.expires_at) <= at)
     async with resources.database.session() as session:
         in_use = await _lock_all(session, past, col(Installation.status) != InstallationStatus.UNCLAIMED)
         ids = [installation.id for installation in in_use]
-        await session.exec(
-            delete(Claim).where(col(Claim.installation_id).in_(ids), col(Claim.expires_at) <= func.now())
-        )
+        await session.exec(delete(Claim).where(col(Claim.installation_id).in_(ids), col(Claim.expires_at) <= at))
 
 
 async def _lock_all(session: AsyncSession, *conditions: ColumnElement[bool]) -> Sequence[Installation]:

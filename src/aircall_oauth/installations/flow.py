@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import log, standing
+from aircall_oauth import clocks, log, standing
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import APP_REFUSED, counted
 from aircall_oauth.aircall.payloads import Identity
@@ -214,8 +214,9 @@ def _give_back(turn: Turn | None) -> None:
 
 async def forget_flows(resources: Resources) -> None:
     """The worker's chore: drop flows whose state has long expired, so that it can't be used again anyway."""
+    before = await clocks.agreed_now(resources.database) - KEPT
     async with resources.database.session() as session:
-        await session.exec(delete(Flow).where(col(Flow.used_at) < now() - KEPT))
+        await session.exec(delete(Flow).where(col(Flow.used_at) < before))
 
 
 async def _use_up(resources: Resources, flow: FlowState, *, granted: bool) -> bool:

@@ -177,7 +177,7 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
             col(Installation.id) == col(Farewell.installation_id),
         )
         .values(due_at=func.now() + LEASE, attempts=Farewell.attempts + 1)
-        .returning(Farewell, Installation)
+        .returning(Farewell, Installation, func.now())
     )
     of_it = select(Farewell.installation_id).where(col(Farewell.id) == farewell_id)
     async with resources.database.session() as session:
@@ -185,8 +185,9 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
         row = (await session.exec(take)).first()
         if row is None:
             return None
-        farewell, installation = row[0], row[1]
-        if farewell.begun_at > now() - KEPT:
+        farewell, installation, at = row
+        # Old by both clocks: what is deleted here is the only way to undo it at Aircall.
+        if farewell.begun_at > min(at, now()) - KEPT:
             await standing.note_switching_off(session, installation.id)
             return farewell, installation
         await session.delete(farewell)
