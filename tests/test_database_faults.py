@@ -38,7 +38,8 @@ LASTING = [
 
 
 def a_url(port: int, query: str = "") -> str:
-    return f"postgresql://shop:c4n4ry@127.0.0.1:{port}/log?{query}"
+    # Patient, for a busy machine.
+    return f"postgresql://shop:c4n4ry@127.0.0.1:{port}/log?connect_timeout=60&{query}"
 
 
 async def line_of(*command: str, url: str, **environment: str) -> str:
@@ -234,7 +235,7 @@ async def test_a_command_that_waits_ends_on_sigterm(command: tuple[str, ...]) ->
     async with silent_postgres() as (port, came):
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", LIKE_PROCESS_ONE, "sh", sys.executable, "-m", "aircall_oauth", *arguments),
-            env=command_environment(a_url(port, "connect_timeout=60")),
+            env=command_environment(a_url(port)),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from aircall_oauth import epochs
 from aircall_oauth.database_faults import DRIVER_ERRORS
 from aircall_oauth.database_url import Address
 
@@ -56,6 +57,7 @@ class Hosts:
             # asyncpg has no public way to its socket.
             self._address.tune(connection._transport.get_extra_info("socket").fileno())
             await connection.execute(ENDED_WHEN_SILENT, timeout=timeout)
+            await epochs.notice(connection)
         except BaseException:
             connection.terminate()
             raise

@@ -23,7 +23,7 @@
     ├── ApiError                      a problem+json answer
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · MethodNotAllowed
-    │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · InvalidRequest
+    │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · PositionUnknown · InvalidRequest
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           come back when told
@@ -337,6 +337,20 @@ class PositionGone(ApiError):
     def __init__(self, oldest: int) -> None:
         self.oldest = oldest
         super().__init__(f"Events past this position were already dropped; the oldest valid position is {oldest}.")
+
+
+class PositionUnknown(ApiError):
+    """The log was restored or failed over: it does not have the position that the reader has come to."""
+
+    status = 409
+
+    def __init__(self, *, resume_from: int, newest: int) -> None:
+        self.resume_from, self.newest = resume_from, newest
+        super().__init__(
+            "The log was restored or failed over: it does not have the position that the reader has come to. Up to "
+            f"{resume_from} it is the same: go on with after={resume_from} and without epoch; its newest position is "
+            f"{newest}."
+        )
 
 
 class InvalidRequest(ApiError):

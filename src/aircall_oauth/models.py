@@ -323,6 +323,18 @@ class LogStart(Table, table=True):
     dropped_to: int = _column(BigInteger)
 
 
+class LogEpoch(Table, table=True):
+    """Since when the log is that of one database, and which: a restored log begins another epoch (`epochs.py`)."""
+
+    __tablename__ = "log_epoch"
+
+    number: int | None = _column(BigInteger, Identity(always=True), primary_key=True)
+    id: str = _text()
+    database: str = _text()
+    began_after: int = _column(BigInteger)
+    began_at: datetime = _time(server_default=text("now()"))
+
+
 class Scope(StrEnum):
     INSTALLATIONS_READ = "installations:read"
     INSTALLATIONS_WRITE = "installations:write"

@@ -18,6 +18,7 @@ from aircall_oauth.errors import (
     InvalidRequest,
     NotFound,
     PositionGone,
+    PositionUnknown,
     ScopeMissing,
     TooManyRequests,
     Unauthenticated,
@@ -77,6 +78,10 @@ class Problem(BaseModel):
     code: str = Field(examples=["installation_not_found"])
     request_id: str | None = Field(examples=[EXAMPLE_REQUEST_ID])
     oldest: int | None = Field(None, description="With `position_gone`: the oldest valid position", examples=[4000])
+    resume_from: int | None = Field(
+        None, description="With `position_unknown`: the `after` from which nothing is missed", examples=[4711]
+    )
+    newest: int | None = Field(None, description="With `position_unknown`: the log's newest position", examples=[4800])
 
 
 def problem(error: AppError, request_id: str | None) -> dict[str, Any]:
@@ -88,7 +93,17 @@ def problem(error: AppError, request_id: str | None) -> dict[str, Any]:
         detail=error.detail,
         code=error.code(),
         request_id=request_id,
-    ).model_dump(exclude={"oldest"}) | ({"oldest": error.oldest} if isinstance(error, PositionGone) else {})
+    ).model_dump(exclude={"oldest", "resume_from", "newest"}) | _more(error)
+
+
+def _more(error: AppError) -> dict[str, Any]:
+    match error:
+        case PositionGone():
+            return {"oldest": error.oldest}
+        case PositionUnknown():
+            return {"resume_from": error.resume_from, "newest": error.newest}
+        case _:
+            return {}
 
 
 def fault(error: Mapping[str, Any], fields: Collection[str] = ()) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from aircall_oauth import bell, keys
+from aircall_oauth import bell, epochs, keys
 from aircall_oauth.bell import Bell
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import database_errors
-from aircall_oauth.errors import EventNotFound, PositionGone, Unauthenticated
+from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_events
 from aircall_oauth.resources import Resources
 
@@ -26,23 +26,31 @@ WINDOWS = 20
 # A page that looked this long goes as it is, so that nobody holds a connection for long.
 LOOK_SECONDS = 1.0
 MOST_BYTES = 4 * 1024 * 1024
-HEAD = "SELECT coalesce(max(position), 0) FROM event"
+HEAD = f"SELECT {epochs.END}"
 DROPPED_TO = "SELECT max(dropped_to) FROM log_start"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which events, and past which position; `after` 0 is the beginning of what is kept."""
+    """Which events, and past which position; `after` 0 is the beginning of what is kept.
+
+    `epoch` is the log's in which the reader came to `after`, where it is known.
+    """
 
     after: int
     limit: int
     types: Sequence[str] = ()
     installation: str | None = None
     owner: str | None = None
+    epoch: str | None = None
 
     def at(self, after: int, limit: int) -> "Wanted":
         """The same events, from another place."""
         return replace(self, after=after, limit=limit)
+
+    def of(self, epoch: str) -> "Wanted":
+        """The same events, by a reader that is in an epoch."""
+        return replace(self, epoch=epoch)
 
 
 @dataclass(frozen=True)
@@ -52,19 +60,22 @@ class Page:
     events: list[EventJson]
     next: int
     more: bool
+    epoch: str
 
 
 async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_bytes: int) -> Page:
     """At most `limit` events past a position, fewer where they are large, and at least one where there is one.
 
     An API key bound to an owner sees that owner's only.
-    Raises `PositionGone` where events past `after` were already dropped.
+    Raises `PositionGone` where events past `after` were already dropped, and `PositionUnknown` where the log does not
+    have `after`, or had it only in an epoch that was lost.
     """
     conditions, values = _conditions(key, wanted)
     with database_errors():
         async with resources.database.driver_connection() as connection:
             enough_at = time.monotonic() + LOOK_SECONDS
-            head = max(await connection.fetchval(HEAD), wanted.after)
+            head = await connection.fetchval(HEAD)
+            epoch = await _refuse_unknown(connection, wanted, head)
             end, rows, bytes_left = wanted.after, list[asyncpg.Record](), most_bytes
             for _ in range(WINDOWS):
                 start, end = end, head if not conditions else min(head, end + WINDOW)
@@ -77,8 +88,8 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
             await _refuse_gone(connection, wanted.after)
     events = [event_of(row[:-1]) for row in rows[: wanted.limit]]
     if full:
-        return Page(events, next=events[-1].position, more=True)
-    return Page(events, next=max(end, wanted.after), more=end < head)
+        return Page(events, next=events[-1].position, more=True, epoch=epoch)
+    return Page(events, next=max(end, wanted.after), more=end < head, epoch=epoch)
 
 
 async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hung: Bell, seconds: float) -> Page:
@@ -92,13 +103,13 @@ async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hu
         rest = answer_by - time.monotonic()
         if page.events or rest <= 0 or hung.stopped:
             return page
-        wanted, waited = wanted.at(page.next, wanted.limit), True
+        wanted, waited = wanted.at(page.next, wanted.limit).of(page.epoch), True
         if not page.more:
             await bell.wait_for(ring, rest)
 
 
 async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
-    """What a stream begins with; raises `PositionGone`."""
+    """What a stream begins with; raises `PositionGone` or `PositionUnknown`."""
     return await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
 
 
@@ -106,16 +117,20 @@ async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, 
     """Every event from a first page on as server-sent events, and now and then a sign of life.
 
     It ends when the process is about to stop, or when the database is away; a reader resumes where it was. It ends for
-    good when the key is revoked or past its time: no event is sent after that.
+    good when the key is revoked or past its time: no event is sent after that. And it ends when the log was restored:
+    the reader that resumes is told where to go on from.
     """
     yield b": connected\n\n"
     while True:
         if page.events:
             yield b"".join(_sent_event(event) for event in page.events)
-        wanted, ring = wanted.at(page.next, STREAM_PAGE), hung.next_ring()
+        wanted, ring = wanted.at(page.next, STREAM_PAGE).of(page.epoch), hung.next_ring()
         if hung.stopped:
             return
-        page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
+        try:
+            page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
+        except PositionUnknown:
+            return
         silent = not page.events and not page.more and not await bell.wait_for(ring, HEARTBEAT_SECONDS)
         if (silent or page.events) and not await keys.still_opens(resources, key):
             return
@@ -139,7 +154,18 @@ async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
 
 
 def as_json(page: Page) -> bytes:
-    return msgspec.json.encode({"events": page.events, "next": page.next, "more": page.more})
+    return msgspec.json.encode({"events": page.events, "next": page.next, "more": page.more, "epoch": page.epoch})
+
+
+async def _refuse_unknown(connection: asyncpg.Connection, wanted: Wanted, head: int) -> str:
+    """The log's epoch; raises `PositionUnknown` where the log is not the one that the reader has read up to `after`."""
+    epoch, began_after = await epochs.newest(connection)
+    common = None if wanted.epoch is None else await epochs.common_to(connection, wanted.epoch)
+    if common is not None and common < wanted.after:
+        raise PositionUnknown(resume_from=min(common, head), newest=head)
+    if wanted.after > head:
+        raise PositionUnknown(resume_from=min(began_after, head), newest=head)
+    return epoch
 
 
 async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:

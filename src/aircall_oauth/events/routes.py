@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -66,10 +67,18 @@ class EventPage(BaseModel):
     events: list[EventView]
     next: int = Field(description="The `after` of the next page", examples=[4711])
     more: bool = Field(description="Whether there is more to read right now")
+    epoch: str = Field(
+        description="Which log this is: another one after a restore. Keep it with `next` and pass both",
+        examples=["log_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"],
+    )
 
 
 After = Annotated[
     int, Query(ge=0, le=LAST_POSITION, description="Read past this position; 0 is the beginning of what is kept")
+]
+Epoch = Annotated[
+    str | None,
+    Query(pattern=r"^[a-z0-9_]{0,64}$", description="The `epoch` of the page whose `next` is passed as `after`"),
 ]
 TypePattern = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 OwnerName = Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")]
@@ -114,18 +123,23 @@ async def streams_of(request: Request) -> Streams:
 StreamsDep = Annotated[Streams, Depends(streams_of)]
 
 
-@api.get("", summary="Read the log", response_model=EventPage, responses=problems(401, 403, 410, 422, 503))
+@api.get("", summary="Read the log", response_model=EventPage, responses=problems(401, 403, 409, 410, 422, 503))
 async def list_events(
     key: EventsReader,
     resources: ResourcesDep,
     bell: BellDep,
     wanted: Filters,
     after: After = 0,
+    epoch: Epoch = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Fewer come where they are large")] = 100,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for the first event")] = 0,
 ) -> Response:
-    """A page of events in order. Keep `next` and pass it as `after`: nothing is skipped, nothing comes twice."""
-    place = wanted.at(after, limit)
+    """A page of events in order. Keep `next` and pass it as `after`: nothing is skipped, nothing comes twice.
+
+    Keep `epoch` too and pass it with `after`: a log that was restored, and lacks what you have read, is answered
+    409 `position_unknown` with `resume_from`. Without it only a log that is shorter than `after` is noticed.
+    """
+    place = replace(wanted.at(after, limit), epoch=epoch)
     page = await feed.wait_for_page(resources, key, place, hung=bell, seconds=wait)
     return Response(feed.as_json(page), media_type="application/json")
 
@@ -136,7 +150,7 @@ async def list_events(
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events", "content": {"text/event-stream": {"example": STREAMED}}},
-        **problems(401, 403, 410, 422, TooManyStreams(RETRY_SECONDS), 503),
+        **problems(401, 403, 409, 410, 422, TooManyStreams(RETRY_SECONDS), 503),
     },
 )
 async def stream_events(
@@ -146,16 +160,19 @@ async def stream_events(
     streams: StreamsDep,
     wanted: Filters,
     after: After = 0,
+    epoch: Epoch = None,
     last_event_id: Annotated[int | None, Header(ge=0, le=LAST_POSITION)] = None,
 ) -> Response:
     """The log as server-sent events: `id` is the position, `data` the event. Resumed by `Last-Event-ID`.
 
-    One API key may have twenty streams open in each process.
+    The header `Log-Epoch` is the log's epoch, for `epoch` when you resume: see "Read the log". One API key may have
+    twenty streams open in each process.
     """
-    place = wanted.at(after if last_event_id is None else last_event_id, feed.STREAM_PAGE)
+    start = after if last_event_id is None else last_event_id
+    place = replace(wanted.at(start, feed.STREAM_PAGE), epoch=epoch)
     first = await feed.first_page(resources, key, place)
     body = feed.stream(resources, key, place, first, hung=bell)
-    return EventStream(body, streams.one_of(key.id))
+    return EventStream(body, streams.one_of(key.id), epoch=first.epoch)
 
 
 class EventStream(StreamingResponse):
@@ -163,8 +180,9 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, body: AsyncIterator[bytes], counted: AbstractContextManager[None]) -> None:
-        super().__init__(body, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    def __init__(self, body: AsyncIterator[bytes], counted: AbstractContextManager[None], *, epoch: str) -> None:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no", "log-epoch": epoch}
+        super().__init__(body, headers=headers)
         self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,59 @@
+"""The log's epochs: a log that was restored, or that a standby took over, may lack what its readers have read.
+
+Each connection looks, before it is used, whether the database is the one that the newest epoch was begun in; where it
+is not, it begins another one at the log's end. So nothing is written into a restored log before its epoch has begun.
+"""
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+LOCK = 0x65706F63682D6C6F67 & 0x7FFFFFFFFFFFFFFF  # "epoch-log"
+# Another cluster, another database of it, or another timeline: what a restore and a promotion change.
+DATABASE = """
+    concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+              (SELECT oid FROM pg_database WHERE datname = current_database()),
+              left(pg_walfile_name(pg_current_wal_lsn()), 8))
+"""
+END = "greatest((SELECT max(position) FROM event), (SELECT max(dropped_to) FROM log_start), 0)"
+IS_KNOWN = f"""
+    SELECT CASE WHEN pg_is_in_recovery() THEN true
+           ELSE coalesce((SELECT database = {DATABASE} FROM log_epoch ORDER BY number DESC LIMIT 1), false) END
+"""
+BEGIN = f"INSERT INTO log_epoch (id, database, began_after) SELECT $1, {DATABASE}, {END}"
+# How far the log is the same as one of a given epoch: to where the first epoch after that began.
+COMMON = """
+    SELECT min(began_after) FROM log_epoch
+    WHERE number > (SELECT number FROM log_epoch WHERE id = $1)
+"""
+NEWEST = "SELECT id, began_after FROM log_epoch ORDER BY number DESC LIMIT 1"
+# PostgreSQL is another one than PostgreSQL's own where these are refused: then a restore is seen by positions only.
+NOT_TOLD = (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFunctionError)
+
+
+async def notice(connection: asyncpg.Connection) -> None:
+    """Begin an epoch where the database is another one than before; nothing before the tables are made."""
+    try:
+        if await connection.fetchval(IS_KNOWN):
+            return
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            if not await connection.fetchval(IS_KNOWN):
+                await connection.execute(BEGIN, f"log_{uuid7().hex}")
+    except (asyncpg.UndefinedTableError, asyncpg.ReadOnlySQLTransactionError, *NOT_TOLD):
+        return
+
+
+async def newest(connection: asyncpg.Connection) -> tuple[str, int]:
+    """The log's epoch, and the position that it began after; nothing is known of one where none has begun."""
+    row = await connection.fetchrow(NEWEST)
+    return (row["id"], row["began_after"]) if row is not None else ("", 0)
+
+
+async def common_to(connection: asyncpg.Connection, epoch: str) -> int | None:
+    """Up to which position the log is what a reader of that epoch has read; None where it is all of it."""
+    name, began_after = await newest(connection)
+    if epoch == name:
+        return None
+    common: int | None = await connection.fetchval(COMMON, epoch)
+    # An epoch that this log does not know began after it was copied.
+    return began_after if common is None else common
