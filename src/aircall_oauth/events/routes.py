@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth.bell import Bell
 from aircall_oauth.deps import EventsReader, ResourcesDep
 from aircall_oauth.doors import StrictRoute
-from aircall_oauth.errors import EventNotFound, InvalidRequest, TooManyStreams
+from aircall_oauth.errors import EventNotFound, InvalidRequest, PositionUnknown, TooManyStreams
 from aircall_oauth.events import became, feed
 from aircall_oauth.events.became import Became
 from aircall_oauth.events.feed import Wanted
@@ -27,6 +27,7 @@ api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
 LAST_POSITION = 2**63 - 1
 LONGEST_WAIT_SECONDS = 30
 MOST_TYPES = 100
+RESTORED = PositionUnknown(resume_from=4711, newest=4800)
 STREAMED = 'id: 4711\ndata: {"id": "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8", "position": 4711, …}\n\n'
 
 
@@ -123,7 +124,7 @@ async def streams_of(request: Request) -> Streams:
 StreamsDep = Annotated[Streams, Depends(streams_of)]
 
 
-@api.get("", summary="Read the log", response_model=EventPage, responses=problems(401, 403, 409, 410, 422, 503))
+@api.get("", summary="Read the log", response_model=EventPage, responses=problems(401, 403, RESTORED, 410, 422, 503))
 async def list_events(
     key: EventsReader,
     resources: ResourcesDep,
@@ -150,7 +151,7 @@ async def list_events(
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events", "content": {"text/event-stream": {"example": STREAMED}}},
-        **problems(401, 403, 409, 410, 422, TooManyStreams(RETRY_SECONDS), 503),
+        **problems(401, 403, RESTORED, 410, 422, TooManyStreams(RETRY_SECONDS), 503),
     },
 )
 async def stream_events(
