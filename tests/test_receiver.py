@@ -747,3 +747,22 @@ async def _everything(service: Service) -> list[str]:
         for table in tables
         for row in await service.sql(f'SELECT whole::text AS row FROM "{table["tablename"]}" whole')
     ]
+
+
+async def test_a_repeat_is_recognised_whatever_the_clock_says_meanwhile(service: Service) -> None:
+    """To a clock that goes on by a second, or comes back from afar, a time ahead is a time past."""
+    await service.install()
+    (row,) = await service.sql("SELECT extract(epoch FROM now())::bigint + 86401 AS timestamp")
+    event = {"event": "call.ended", "token": service.webhook_token(), "timestamp": row["timestamp"], "data": {"id": 1}}
+
+    answers = [await service.post_event(json.dumps(event).encode())]
+
+    async def it_is_no_day_ahead() -> bool:
+        passed = "SELECT now() + interval '1 day' > to_timestamp($1::float8) AS passed"
+        return bool((await service.sql(passed, float(row["timestamp"])))[0]["passed"])
+
+    await eventually(it_is_no_day_ahead)
+    answers.append(await service.post_event(json.dumps(event).encode()))
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len(await service.sql("SELECT id FROM event WHERE type = 'call.ended'")) == 1

@@ -50,13 +50,13 @@ MAX_WAITING = 2048
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 # A fingerprint begins with the time of its event: so new ones lie together in their index, however large it grows, and
-# old ones are found by it. A time far ahead counts as none, or it would be kept as long. A repeat is answered like the
-# event it repeats, whose commit may still wait for a standby: so its own commit waits for what the first one waits for.
+# old ones are found by it. No clock of ours has a part in it: one that jumps would make another event of a repeat.
+# A repeat is answered like the event it repeats, whose commit may still wait for a standby: so its own commit waits for
+# what the first one waits for.
 TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
-               int8send(CASE WHEN a.occurred_at < now() + interval '1 day'
-                             THEN extract(epoch FROM a.occurred_at)::bigint ELSE 0 END)
+               int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0))
                    || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
                     $8::bytea[])

@@ -23,6 +23,13 @@ FORGET = """
     )
     SELECT fingerprint FROM old ORDER BY fingerprint DESC LIMIT 1
 """
+# A time that lies ahead never becomes old; before 1970 it stands behind all others. Both are rare.
+FORGET_AHEAD = """
+    DELETE FROM event_fingerprint WHERE fingerprint IN (
+        SELECT fingerprint FROM event_fingerprint
+        WHERE fingerprint >= int8send(extract(epoch FROM $1::timestamptz)::bigint) AND received_at < $2 LIMIT $3
+    )
+"""
 FORGET_CALLS = """
     DELETE FROM told_call WHERE fingerprint IN (
         SELECT fingerprint FROM told_call WHERE received_at < $1 LIMIT $2
@@ -78,13 +85,14 @@ async def forget_fingerprints(resources: Resources) -> None:
         with database_errors():
             async with resources.database.driver_connection() as connection:
                 last = await connection.fetchval(FORGET, last, now - FINGERPRINTS_KEPT, BATCH)
-    await _forget_calls(resources, now - resources.settings.event_retention - CALLS_OUTLAST_EVENTS)
+    await _in_batches(resources, FORGET_AHEAD, now, now - FINGERPRINTS_KEPT)
+    await _in_batches(resources, FORGET_CALLS, now - resources.settings.event_retention - CALLS_OUTLAST_EVENTS)
 
 
-async def _forget_calls(resources: Resources, before: datetime) -> None:
+async def _in_batches(resources: Resources, statement: str, *moments: datetime) -> None:
     forgotten = BATCH
     while forgotten == BATCH:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(FORGET_CALLS, before, BATCH)
+                answer = await connection.execute(statement, *moments, BATCH)
         forgotten = int(answer.split()[-1])
