@@ -1,6 +1,7 @@
 """Settings: all problems at once, no value ever, and documents that stay true."""
 
 import base64
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -179,6 +180,24 @@ def test_secrets_are_read_from_a_mounted_folder(environment: pytest.MonkeyPatch,
     assert settings.sealing_keys == {"k7": b"k" * 32}
     assert settings.fingerprint_key_bytes == b"f" * 32
     assert settings.return_urls == ["https://a.example.com"]
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {}\t"])
+def test_white_space_around_a_value_is_left_out_whichever_way_it_comes(
+    environment: pytest.MonkeyPatch, tmp_path: Path, around: str
+) -> None:
+    plain = Settings.load()
+
+    names = [name for name in os.environ if name.startswith("AIRCALL_OAUTH_")]
+    for name in names:
+        environment.setenv(name, around.format(os.environ[name]))
+    assert Settings.load() == plain
+
+    for name in names:
+        (tmp_path / name).write_text(os.environ[name])
+        environment.delenv(name)
+    environment.setenv("AIRCALL_OAUTH_SECRETS_DIR", str(tmp_path))
+    assert Settings.load() == plain
 
 
 def test_the_environment_goes_before_a_mounted_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

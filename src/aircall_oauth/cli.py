@@ -14,10 +14,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
-from rich.table import Table
 
 from aircall_oauth import log, terminal
-from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
+from aircall_oauth.errors import AppError, DatabaseAway, OutputLost, SettingsInvalid
 from aircall_oauth.settings import Settings, parse_duration
 
 T = TypeVar("T")
@@ -185,12 +184,18 @@ def create_key(
     wanted = _scopes(scopes)
     rules = _aircall_rules(aircall or [], wanted)
     lifetime = None if expires is None else _usage(parse_duration, expires, "--expires")
-    secret = _with_resources(
-        lambda resources: keys.create(
+
+    async def make(resources: Any) -> None:
+        secret = await keys.create(
             resources, name=name, scopes=wanted, owner=owner, aircall_rules=rules, lifetime=lifetime
         )
-    )
-    sys.stdout.write(f"{secret}\n")
+        try:
+            terminal.write(f"{secret}\n")
+        except (OutputLost, BrokenPipeError):
+            await keys.withdraw(resources, secret)
+            raise OutputLost("The key could not be printed, so it was revoked.") from None
+
+    _with_resources(make)
 
 
 @keys_app.command("list")
@@ -199,16 +204,23 @@ def list_keys() -> None:
     from aircall_oauth import keys
     from aircall_oauth.models import now
 
-    table = Table("id", "name", "standing", "owner", "scopes", "created", "last used", "expires", "Aircall", box=None)
-    for key in _with_resources(keys.list_all):
-        used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
-        standing, created = keys.standing(key, now()), f"{key.created_at:%Y-%m-%d %H:%M}"
-        expires = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
-        rules = "; ".join(key.aircall_rules or ["any"])
-        table.add_row(
-            key.id, key.name, standing, key.owner or "any", " ".join(key.scopes), created, used, expires, rules
-        )
-    terminal.show(table)
+    terminal.print_table(
+        ("id", "name", "standing", "owner", "scopes", "created", "last used", "expires", "Aircall"),
+        (
+            (
+                key.id,
+                key.name,
+                keys.standing(key, now()),
+                key.owner or "any",
+                " ".join(key.scopes),
+                terminal.minute(key.created_at),
+                terminal.minute(key.last_used_at) or "never",
+                terminal.minute(key.expires_at) or "never",
+                "; ".join(key.aircall_rules or ["any"]),
+            )
+            for key in _with_resources(keys.list_all)
+        ),
+    )
 
 
 @keys_app.command("revoke")
@@ -228,7 +240,7 @@ def new_sealing_key() -> None:
     from aircall_oauth.models import now
 
     _say("A new entry for AIRCALL_OAUTH_SECRET_KEYS. At the end of the list it opens; at its beginning it seals, too:")
-    sys.stdout.write(f"{rotation.new_key(now())}\n")
+    terminal.write(f"{rotation.new_key(now())}\n")
 
 
 @secrets_app.command("rotate")
@@ -275,7 +287,7 @@ def list_installations(
                     one.id,
                     one.status,
                     one.owner,
-                    one.company_name or str(one.company_id),
+                    terminal.company(one.company_name, one.company_id),
                     one.webhook.status,
                     terminal.minute(one.connected_at),
                     terminal.minute(one.last_event_at),
@@ -388,7 +400,12 @@ def list_gaps(
 def main() -> None:
     """Entry point of the `aircall-oauth` command."""
     signal.signal(signal.SIGTERM, _end_at_once)
-    app()
+    terminal.configure()
+    try:
+        app()
+    except OutputLost as error:
+        _say(f"aircall-oauth: {error.detail}")
+        sys.exit(1)
 
 
 def _end_at_once(number: int, _frame: Any) -> None:
@@ -490,7 +507,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    terminal.say(line)
 
 
 def _fail(reason: str) -> NoReturn:

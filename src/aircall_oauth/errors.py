@@ -6,6 +6,7 @@
     │   ├── DatabaseUnfit
     │   ├── KeysUnfit
     │   └── PoolerRefused
+    ├── OutputLost                    nobody saw what a command printed
     ├── RotationUnderWay              only one at a time
     ├── SealError                     a sealed secret that does not open
     │   ├── SealBroken
@@ -104,6 +105,10 @@ class PoolerRefused(StartRefused):
             "transaction another session. Connect to PostgreSQL directly, or through a pool in session mode "
             "(PgBouncer: pool_mode=session)."
         )
+
+
+class OutputLost(AppError):
+    """The output could not be written."""
 
 
 class RotationUnderWay(AppError):

@@ -100,6 +100,13 @@ async def revoke(resources: Resources, which: str) -> int:
         return revoked
 
 
+async def withdraw(resources: Resources, secret: str) -> None:
+    """Revoke a key that was made just now and reached nobody."""
+    caller = await recognise(resources, secret)
+    if caller is not None:
+        await revoke(resources, caller.id)
+
+
 def standing(key: ApiKey, moment: datetime) -> str:
     """One word on whether a key still opens anything."""
     if key.revoked_at is not None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any, TextIO
 
 import structlog
@@ -47,7 +48,10 @@ def configure(level: str, format_: str) -> None:
     renderers: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if format_ == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback)]
+        else [
+            _make_readable,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback),
+        ]
     )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -88,8 +92,22 @@ def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> Mutabl
     return line
 
 
-def _plain_traceback(sio: Any, exc_info: Any) -> None:
-    structlog.dev.plain_traceback(sio, exc_info)
+def readable(text: str) -> str:
+    """Text on one line with control characters, and others that cannot be seen, as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _make_readable(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in line.items():
+        if isinstance(value, str):
+            line[name] = readable(value)
+    return line
+
+
+def _plain_traceback(sio: TextIO, exc_info: Any) -> None:
+    written = StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    sio.write("\n".join(map(readable, written.getvalue().split("\n"))))
 
 
 def request(

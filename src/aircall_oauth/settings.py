@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aircall_oauth import database_url
@@ -260,6 +260,12 @@ class Settings(BaseSettings):
     ] = Field(timedelta(days=400), description="how long the audit is kept; `30d` at least")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_white_space_around(cls, value: Any) -> Any:
+        """As of a mounted file: a trailing newline is nobody's secret."""
+        return value.strip() if isinstance(value, str) else value
 
     @property
     def redirect_uri(self) -> str:

@@ -1,14 +1,20 @@
 """How the command line shows what it found: tables, JSON, and bars where somebody looks at them."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import TextIOWrapper
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+
+from aircall_oauth.errors import OutputLost
+from aircall_oauth.log import readable
 
 if TYPE_CHECKING:
     # For the names only: the front desk imports late.
@@ -16,43 +22,106 @@ if TYPE_CHECKING:
     from aircall_oauth.installations.revoke import Progress, Report
     from aircall_oauth.rotation import Rotation
 
+STDERR = 2
+
+
+def configure() -> None:
+    """Show what the terminal's encoding lacks as escapes, and keep the numbers of closed standard streams taken.
+
+    A socket that got one of those numbers would be written to by who means the stream, and libuv ends the process.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def print_line(text: str) -> None:
+    """One line of stdout; raises `OutputLost` where it cannot be written."""
+    write(f"{readable(text)}\n")
+
+
+def write(text: str) -> None:
+    if sys.stdout is None:
+        raise OutputLost
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _let_go_of(sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputLost from None
+
+
+def _let_go_of(descriptor: int) -> None:
+    """What is still buffered for it would be written, and fail, once more when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """Lines of stderr, where there is one."""
+    with suppress(OSError):
+        if sys.stderr is not None:
+            sys.stderr.writelines(f"{readable(line)}\n" for line in text.split("\n"))
+
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(cell or "-" for cell in row))
-    show(table)
+    """A table, no cell of it cut; on a terminal that is too narrow, each row as lines of its own."""
+    names = list(columns)
+    cells = [[readable(cell or "-") for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    if sys.stdout is not None and sys.stdout.isatty() and sum(widths) + 2 * len(widths) > get_terminal_size().columns:
+        write("\n".join(_as_lines(names, row) for row in cells))
+    else:
+        write("".join(f"{_as_row(row, widths)}\n" for row in [names, *cells]))
 
 
-def show(table: Table) -> None:
-    """As wide as the terminal; into a pipe never cut, so that a script reads whole words."""
-    terminal = sys.stdout.isatty()
-    Console(soft_wrap=not terminal, width=None if terminal else 500).print(table)
+def _as_row(cells: list[str], widths: list[int]) -> str:
+    padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(padded).rstrip()
+
+
+def _as_lines(names: list[str], cells: list[str]) -> str:
+    width = max(map(len, names))
+    return "".join(f"{name:<{width}}  {cell}\n" for name, cell in zip(names, cells, strict=True))
 
 
 def print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """As JSON, in which nothing is written as it is that cannot be seen, or that the encoding lacks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    plain = json.dumps(content, indent=2, ensure_ascii=encoding.lower() not in ("utf-8", "utf8"))
+    write("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in plain) + "\n")
 
 
 def print_findings(findings: "Iterable[Finding]") -> None:
     for finding in findings:
         whose = f" {finding.installation_id}" if finding.installation_id else ""
-        sys.stdout.write(f"{finding.level:<8} {finding.check}{whose}: {finding.seen}\n")
+        print_line(f"{finding.level:<8} {finding.check}{whose}: {finding.seen}")
         if finding.advice:
-            sys.stdout.write(f"{'':<8} → {finding.advice}\n")
+            print_line(f"{'':<8} → {finding.advice}")
 
 
 def print_report(report: "Report") -> None:
     done = report.progress
-    sys.stdout.write(f"{done.ended} installations ended here, {done.said} of {done.farewells} undone at Aircall.\n")
+    print_line(f"{done.ended} installations ended here, {done.said} of {done.farewells} undone at Aircall.")
     for heading, left in (
         ("Aircall refused, or the token does not open (their webhooks may still be there):", report.refused),
         ("Could not be reached (a worker goes on for three days, or run this again):", report.waiting),
     ):
         if left:
-            sys.stdout.write(f"{heading}\n")
+            print_line(heading)
         for one in left:
-            sys.stdout.write(f"  {one.installation_id}  {one.company_name or one.company_id}: {one.why}\n")
+            print_line(f"  {one.installation_id}  {company(one.company_name, one.company_id)}: {one.why}")
+
+
+def company(name: str | None, company_id: int | None) -> str:
+    """A company's name and Aircall's id of it: names may be alike, and may hold anything."""
+    return f"{name} ({company_id})" if name else str(company_id)
 
 
 @contextmanager
@@ -61,7 +130,7 @@ def progress() -> "Iterator[Callable[[Progress], None]]":
     from rich import progress as bar
 
     columns = (bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(), bar.TimeElapsedColumn())
-    with bar.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with bar.Progress(*columns, console=Console(stderr=True), disable=not _is_watched()) as bars:
         here, there = bars.add_task("ended here", total=None), bars.add_task("undone at Aircall", total=None)
 
         def tell(done: "Progress") -> None:
@@ -82,7 +151,7 @@ def rotation_bar() -> "Iterator[Callable[[Rotation], None]]":
         bar.MofNCompleteColumn(),
         bar.TimeRemainingColumn(),
     )
-    with bar.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with bar.Progress(*columns, console=Console(stderr=True), disable=not _is_watched()) as bars:
         task = bars.add_task("sealed anew", total=None)
         yield lambda rotation: bars.update(task, total=rotation.total, completed=rotation.done)
 
@@ -92,10 +161,14 @@ def share() -> Iterator[Callable[[float, str], None]]:
     """One bar on stderr, told how much of the whole is done, and a word to it; nothing in a pipe."""
     from rich import progress as bar
 
-    with bar.Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with bar.Progress(console=Console(stderr=True), disable=not _is_watched()) as bars:
         task = bars.add_task("", total=1.0)
         yield lambda done, word: bars.update(task, completed=done, description=word)
 
 
 def minute(at: datetime | None) -> str | None:
     return f"{at:%Y-%m-%d %H:%M}" if at is not None else None
+
+
+def _is_watched() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
