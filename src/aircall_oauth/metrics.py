@@ -152,6 +152,10 @@ class Metrics:
             counter = self._attempts_by_outcome[outcome] = self._attempts.labels(outcome)
         counter.inc()
 
+    def reader_failed(self) -> None:
+        """A subscription's reader ended by an error of ours."""
+        self._reader_failures.inc()
+
     def budget_refused(self, by: Asker) -> None:
         """A call to Aircall did not fit its company's budget."""
         self._budget_refusals.labels(by).inc()
@@ -250,6 +254,11 @@ class Metrics:
         )
         # As with the answers to events: one for every delivery.
         self._attempts_by_outcome: dict[str, Counter] = {}
+        self._reader_failures = Counter(
+            f"{PREFIX}_reader_failures",
+            "Times a subscription's reader ended by an error of this service; its log has it",
+            registry=self.registry,
+        )
 
     def _about_refusals(self) -> None:
         registry = self.registry

@@ -51,6 +51,8 @@ MILLISECONDS_FROM = 1e12
 # What is said of our app, not of a code.
 APP_REFUSED = {"invalid_client", "unauthorized_client"}
 NO_CODE = "no-code"
+# What is told beyond it is not believed.
+LONGEST_RETRY_AFTER_SECONDS = 86400.0
 SECRET_FIELDS = ("code", "client_secret", "code_verifier")
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -341,14 +343,15 @@ def _json(body: bytes) -> Any:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds to stay away, where it is told: `Retry-After`, or when Aircall's own minute begins anew."""
+    """Seconds to stay away, a day at most, where told: `Retry-After`, or when Aircall's own minute begins anew."""
     value, reset_at = response.headers.get("retry-after", ""), response.headers.get("x-aircallapi-reset", "")
     if value.isdecimal():
-        return float(value)
+        return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
     if response.status_code == 429 and reset_at.isdecimal():
         # A timestamp whose unit Aircall does not document.
         moment = float(reset_at)
-        return max(0.0, (moment if moment < MILLISECONDS_FROM else moment / 1000) - time.time())
+        seconds = (moment if moment < MILLISECONDS_FROM else moment / 1000) - time.time()
+        return min(max(0.0, seconds), LONGEST_RETRY_AFTER_SECONDS)
     return None
 
 

@@ -24,7 +24,7 @@ LONGEST_PAUSE_SECONDS = 300.0
 # So many deliveries at first; one more with every success.
 FIRST_LANES = 8
 # Outcomes that an event may well be to blame for; all others speak of the destination.
-ABOUT_THE_EVENT = re.compile(r"http_(?!408|429|502|503|504)[45]\d\d|redirect|not_http|too_large")
+ABOUT_THE_EVENT = re.compile(r"http_(?!408|429|502|503|504)[45]\d\d|redirect|not_http|too_large|internal_error")
 ABOUT_THE_EVENT_IN_ORDER = re.compile(r"http_(?!408|429)4\d\d|redirect|too_large")
 # Outcomes that say nothing about the event.
 NEVER_THE_EVENT = re.compile(r"refused|dns|tls(_\w+)?|unreachable|blocked_address")

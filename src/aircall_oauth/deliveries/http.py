@@ -153,9 +153,10 @@ def _retry_after(told: str | None) -> float | None:
     else:
         try:
             at = parsedate_to_datetime(told)
-        except ValueError:
+            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+        # A date that no calendar has: an error of a few kinds, by where it is noticed.
+        except (ArithmeticError, LookupError, TypeError, ValueError):
             return None
-        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
 
 

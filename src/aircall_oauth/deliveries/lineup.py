@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 
@@ -24,6 +24,11 @@ class Item:
 
     @property
     def installation_id(self) -> str:
+        return self.message.installation_id
+
+    @property
+    def order_key(self) -> str:
+        """Events with the same key keep their order, where a subscription asks for order."""
         return self.message.installation_id
 
 
@@ -68,16 +73,26 @@ class Window:
             self.position = self.read_to
 
 
+@dataclass(slots=True)
+class Chain:
+    """An event that is under way, or about to be, and those of its order key that wait for its end."""
+
+    first: Item
+    waiting: deque[Item] = field(default_factory=deque)
+
+
 class Line:
-    """Whose turn it is. With `ordered`, one event of an installation at a time, and none past a parked one."""
+    """Whose turn it is. With `ordered`, one event of an order key at a time, and none past a parked one.
+
+    Events are taken by `take`, `take_for_probe` or `take_untried`; one of them that `is_behind` must not go out.
+    """
 
     def __init__(self, *, ordered: bool) -> None:
         self._ordered = ordered
         self._waiting: deque[Item] = deque()
         self._ready: deque[Item] = deque()
-        # Installations with an event under way, and what waits for it to end.
-        self._chains: dict[str, deque[Item]] = {}
-        self.blocked: dict[str, int] = {}  # installations with parked events, and how many
+        self._chains: dict[str, Chain] = {}
+        self.blocked: dict[str, int] = {}  # order keys with parked events, and how many
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._ready)
@@ -93,94 +108,104 @@ class Line:
                 self._ready.append(item)
 
     def take(self) -> Item | None:
-        """The next event that may go out."""
+        """The next event whose turn it is."""
         if self._ready:
             return self._ready.popleft()
         while self._waiting:
             item = self._waiting.popleft()
-            if self._may_go(item):
+            if self.is_behind(item) or self._may_go(item):
                 return item
         return None
 
     def take_for_probe(self, turn: int, most: int) -> Item | None:
-        """One of the first that may go out, another one each turn."""
+        """One of the first whose turn it is, another one each turn. Parked events leave the line."""
         self.hold(())
         candidates: dict[object, Item] = {}
         for item in self._waiting:
-            candidates.setdefault(item.installation_id if self._ordered else item, item)
+            candidates.setdefault(item.order_key if self._ordered else item, item)
             if len(candidates) == most:
                 break
         return self._taken(list(candidates.values())[turn % len(candidates)]) if candidates else None
 
     def take_untried(self) -> Item | None:
-        """The first event that the destination has not seen yet."""
+        """The first event that the destination has not seen yet. Parked events leave the line."""
+        self.hold(())
         seen: set[str] = set()
         for item in self._waiting:
-            if not item.tried and not (self._ordered and item.installation_id in seen):
+            if not item.tried and not (self._ordered and item.order_key in seen):
                 return self._taken(item)
-            seen.add(item.installation_id)
+            seen.add(item.order_key)
         return None
 
     def done(self, item: Item) -> None:
-        """It is settled: the next of its installation may go."""
-        if self._ordered:
-            chain = self._chains.pop(item.installation_id, None)
-            if chain:
-                self._ready.append(chain.popleft())
-                self._chains[item.installation_id] = chain
+        """It is settled: the next of its order key may go."""
+        waiting = self.withdraw(item)
+        if waiting:
+            first = waiting.popleft()
+            self._chains[item.order_key] = Chain(first, waiting)
+            self._ready.append(first)
 
-    def withdraw(self, item: Item) -> Iterable[Item]:
-        """It is parked: what waited for it, which now waits beside the log too."""
-        return self._chains.pop(item.installation_id, ())
+    def withdraw(self, item: Item) -> deque[Item]:
+        """It is parked, or must not go: what waited for its end."""
+        chain = self._chains.get(item.order_key)
+        if chain is None or chain.first is not item:
+            return deque()
+        return self._chains.pop(item.order_key).waiting
+
+    def pass_by(self, item: Item) -> deque[Item]:
+        """It is parked and still under way, so its order key stays busy: what waited for its end."""
+        chain = self._chains.get(item.order_key)
+        if chain is None or chain.first is not item:
+            return deque()
+        waiting, chain.waiting = chain.waiting, deque()
+        return waiting
 
     def hold(self, items: Iterable[Item]) -> None:
-        """Back into the line, in the order of the log, with what waited for them."""
+        """Back into the line, in the order of the log, with what waited for them. Parked events leave the line."""
         back = [*items, *self._ready]
-        if not back:
-            return
         for item in back.copy():
-            back.extend(self._chains.pop(item.installation_id, ()))
+            back.extend(self.withdraw(item))
         self._ready.clear()
-        self._waiting = deque(sorted([*back, *self._waiting], key=attrgetter("position")))
+        for chain in self._chains.values():
+            chain.waiting = deque(item for item in chain.waiting if not item.parked)
+        if back:
+            waiting = [item for item in (*back, *self._waiting) if not item.parked]
+            self._waiting = deque(sorted(waiting, key=attrgetter("position")))
 
     def drop(self, item: Item) -> None:
         """It leaves the line, if it is there."""
         if item in self._waiting:
             self._waiting.remove(item)
 
-    def drop_parked(self) -> None:
-        """Parked events leave the line; their rows say when they are due again."""
-        self._waiting = deque(item for item in self._waiting if not item.parked)
-
     def is_behind(self, item: Item) -> bool:
-        """Whether an earlier event of its installation is parked."""
-        return self._ordered and not item.parked and item.installation_id in self.blocked
+        """Whether an earlier event of its order key is parked."""
+        return self._ordered and not item.parked and item.order_key in self.blocked
 
-    def block(self, installation_id: str) -> None:
-        self.blocked[installation_id] = self.blocked.get(installation_id, 0) + 1
+    def block(self, order_key: str) -> None:
+        self.blocked[order_key] = self.blocked.get(order_key, 0) + 1
 
-    def unblock(self, installation_id: str) -> None:
-        left = self.blocked.get(installation_id, 0) - 1
+    def unblock(self, order_key: str) -> None:
+        left = self.blocked.get(order_key, 0) - 1
         if left > 0:
-            self.blocked[installation_id] = left
+            self.blocked[order_key] = left
         else:
-            self.blocked.pop(installation_id, None)
+            self.blocked.pop(order_key, None)
 
-    def is_busy(self, installation_id: str) -> bool:
-        return installation_id in self._chains
+    def is_busy(self, order_key: str) -> bool:
+        return order_key in self._chains
 
     def _may_go(self, item: Item) -> bool:
         if not self._ordered:
             return True
-        chain = self._chains.get(item.installation_id)
+        chain = self._chains.get(item.order_key)
         if chain is None:
-            self._chains[item.installation_id] = deque()
+            self._chains[item.order_key] = Chain(item)
             return True
-        chain.append(item)
+        chain.waiting.append(item)
         return False
 
     def _taken(self, item: Item) -> Item:
         self._waiting.remove(item)
-        if self._ordered:
-            self._chains.setdefault(item.installation_id, deque())
+        if self._ordered and not self.is_behind(item):
+            self._chains[item.order_key] = Chain(item)
         return item

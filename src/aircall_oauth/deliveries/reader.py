@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 
 from aircall_oauth import log
@@ -17,7 +18,16 @@ from aircall_oauth.deliveries import parked, statements
 from aircall_oauth.deliveries.condition import RUN, Condition
 from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.lineup import Item, Line, Window
-from aircall_oauth.deliveries.outcomes import Delivered, Destination, Gone, Outcome, TryAgain, word
+from aircall_oauth.deliveries.outcomes import (
+    Delivered,
+    Destination,
+    Gone,
+    Outcome,
+    TryAgain,
+    attempt,
+    raised_at,
+    word,
+)
 from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventjson import Filter
@@ -84,6 +94,7 @@ class Reader:
         self._more = True
         self._finishing = self._fenced = self._gone = False
         self._broken: BaseException | None = None
+        self._unexpected: set[type[BaseException]] = set()  # kinds of errors that were logged
         self._keep_at: float | None = None
         self._look_at = self._count_at = 0.0
         self._lease_seconds = lease_seconds
@@ -91,17 +102,21 @@ class Reader:
         self._kept = self._place()
 
     async def run(self) -> None:
-        """Read and deliver until told otherwise; everything that came of it is kept in the end."""
+        """Read and deliver until told otherwise; everything that came of it is kept in the end.
+
+        An error of its own ends it, once what was delivered is written down: what was taken is not sent again.
+        """
         try:
             while not (self._finishing or self._gone):
                 await self._step()
             await self._finish()
         except FencedOff:
             logger.info("reader fenced off", subscription_id=self.subscription.id)
+        except Exception:
+            await self._rescue()
+            raise
         finally:
-            for task in self._out:
-                task.cancel()
-            await asyncio.gather(*self._out, return_exceptions=True)
+            await self._let_go()
 
     def log_grew(self) -> None:
         self._more = True
@@ -182,8 +197,8 @@ class Reader:
             self._findings.beside[item.position] = Beside(item, 0, parked.SLOW, now() + parked.SLOW_TAKES, None)
             item.parked = True
             self._retried[item.position] = item
-            self._line.block(item.installation_id)
-            self._leave_behind(self._line.withdraw(item))
+            self._line.block(item.order_key)
+            self._leave_behind(self._line.pass_by(item))
             self._window.settle(item)
             self._keep_within(0)
 
@@ -208,13 +223,14 @@ class Reader:
                 items = await statements.due_chains(connection, self.subscription.id, idle)
             else:
                 items = await statements.due(connection, self.subscription.id, but=under_way, limit=room)
-        self._retried |= {item.position: item for item in items}
-        self._line.join_parked(items)
+        if not self._condition.down:  # as it may be by now
+            self._retried |= {item.position: item for item in items}
+            self._line.join_parked(items)
         self._look_at = time.monotonic() + LOOK_FOR_DUE_SECONDS
 
     def _chain_of(self, item: Item) -> object:
-        """At most half of the deliveries at once are for parked events, and an installation's chain counts as one."""
-        return item.installation_id if self._ordered else item
+        """At most half of the deliveries at once are for parked events, and an order key's chain counts as one."""
+        return item.order_key if self._ordered else item
 
     def _judge(self) -> None:
         to_blame, held = self._condition.judge_overdue(under_way=bool(self._out))
@@ -228,7 +244,7 @@ class Reader:
             if not self._is_stopping():
                 self._send_probe()
         else:
-            while self._may_send(1) and (item := self._next()) is not None:
+            while self._may_send(1) and (item := self._next(self._line.take)) is not None:
                 self._send(item, probe=False)
 
     def _may_send(self, more: int) -> bool:
@@ -243,17 +259,20 @@ class Reader:
         if self._out:
             return
         if not self._condition.quiet():
-            if not len(self._window):
+            if not (len(self._window) or self._more):
                 self._condition.come_up()
-            elif (item := self._line.take_for_probe(self._condition.turn(), RUN)) is not None:
+            elif (item := self._next(partial(self._line.take_for_probe, self._condition.turn(), RUN))) is not None:
                 self._send(item, probe=True)
-        elif self._condition.may_try_another() and (item := self._line.take_untried()) is not None:
+        elif self._condition.may_try_another() and (item := self._next(self._line.take_untried)) is not None:
             self._condition.doubt_less()
             self._send(item, probe=False)
 
-    def _next(self) -> Item | None:
-        """Whose turn it is; those behind a parked one are parked on the way."""
-        while (item := self._line.take()) is not None and self._line.is_behind(item):
+    def _next(self, take: Callable[[], Item | None]) -> Item | None:
+        """The event that goes out next, by whichever rule it is taken: nothing goes out any other way.
+
+        Those behind a parked one are parked on the way.
+        """
+        while (item := take()) is not None and self._line.is_behind(item):
             self._put_behind(item)
         return item
 
@@ -268,11 +287,11 @@ class Reader:
             item.tried, item.out_since = True, time.monotonic()
             await self._deliver_one(item, self._condition.begin(), probe=probe)
             self._keep_within(KEEP_SECONDS if len(self._findings.tried) < KEEP_AT else 0)
-            item = None if probe or not self._may_send(0) else self._next()
+            item = None if probe or not self._may_send(0) else self._next(self._line.take)
 
     async def _deliver_one(self, item: Item, number: int, *, probe: bool) -> None:
         at, started = now(), time.perf_counter()
-        outcome = await self._destination.deliver(item.message)
+        outcome = await attempt(self._destination, item.message, self._note_unexpected)
         item.out_since = None
         milliseconds = round((time.perf_counter() - started) * 1000)
         in_one_word = word(outcome)
@@ -282,12 +301,14 @@ class Reader:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._out.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._broken = task.exception()
-            self._wake.set()
-            return
-        self._send_out()
-        if self._condition.down or not self._out:
+        try:
+            if not task.cancelled():
+                task.result()
+            self._send_out()
+        # Nothing awaits the task: `run` ends by it.
+        except Exception as error:
+            self._broken = error
+        if self._broken or self._condition.down or not self._out:
             self._wake.set()
 
     def _take_note(self, item: Item, outcome: Outcome, number: int, *, probe: bool) -> None:
@@ -295,8 +316,9 @@ class Reader:
             case Delivered():
                 self._settle(item)
                 for suspect in self._condition.succeeded(item, number):
-                    self._line.drop(suspect.item)
-                    self._park(suspect.item, suspect.outcome)
+                    if not suspect.item.settled:
+                        self._line.drop(suspect.item)
+                        self._park(suspect.item, suspect.outcome)
             case TryAgain():
                 self._note_error(outcome.reason)
                 if item.parked:
@@ -314,13 +336,13 @@ class Reader:
             self._findings.delivered.append(item.position)
             self._findings.beside.pop(item.position, None)
             self._retried.pop(item.position, None)
-            self._line.unblock(item.installation_id)
+            self._line.unblock(item.order_key)
         else:
             self._window.settle(item)
             if self._may_read():
                 self._wake.set()
         self._line.done(item)
-        if item.parked and not (self._line.is_busy(item.installation_id) if self._ordered else self._retried):
+        if item.parked and not (self._line.is_busy(item.order_key) if self._ordered else self._retried):
             self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN_SECONDS)
 
     def _park(self, item: Item, outcome: TryAgain) -> None:
@@ -332,12 +354,12 @@ class Reader:
         if item.parked:
             self._retried.pop(item.position, None)
         else:
-            self._line.block(item.installation_id)
+            self._line.block(item.order_key)
             self._window.settle(item)
         if dead_at is None:
             self._leave_behind(self._line.withdraw(item))
         else:
-            self._line.unblock(item.installation_id)
+            self._line.unblock(item.order_key)
             self._line.done(item)
         self._keep_within(KEEP_SECONDS)
 
@@ -350,7 +372,7 @@ class Reader:
 
     def _put_behind(self, item: Item) -> None:
         self._findings.beside[item.position] = Beside(item, 0, parked.BEHIND, None, None)
-        self._line.block(item.installation_id)
+        self._line.block(item.order_key)
         self._leave_behind(self._line.withdraw(item))
         self._window.settle(item)
         self._keep_within(KEEP_SECONDS if len(self._findings.beside) < KEEP_AT else 0)
@@ -359,10 +381,20 @@ class Reader:
         """The destination is down: what failed goes back into the line, and parked events wait where they are."""
         if items:
             self._line.hold(items)
-            self._line.drop_parked()
             under_way = {position for position, item in self._retried.items() if item.tried}
             self._retried = {position: self._retried[position] for position in under_way}
             self._keep_within(KEEP_SECONDS)
+
+    def _note_unexpected(self, error: BaseException) -> None:
+        """A destination raised what it should have turned into an outcome: each kind of error is logged once."""
+        if type(error) not in self._unexpected:
+            self._unexpected.add(type(error))
+            logger.error(
+                "delivery failed unexpectedly",
+                subscription_id=self.subscription.id,
+                error=type(error).__name__,
+                at=raised_at(error),
+            )
 
     def _note_error(self, reason: str) -> None:
         self._findings.last_error, self._findings.last_error_at = reason, now()
@@ -418,15 +450,34 @@ class Reader:
             seconds.append(self._keep_at - clock)
         if self._line.blocked and not self._condition.down:
             seconds.append(self._look_at - clock)
-        if self._more and not self._may_read():
-            seconds.append(SLOW_SECONDS / 2)
+        if self._more:
+            seconds.append(0.0 if self._may_read() else SLOW_SECONDS / 2)
+        await self._woken_within(min(*seconds, LONGEST_SLEEP_SECONDS))
+
+    async def _woken_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(min(*seconds, LONGEST_SLEEP_SECONDS), 0)):
+            async with asyncio.timeout(max(seconds, 0)):
                 await self._wake.wait()
 
     async def _finish(self) -> None:
         """Wait for what is out, as long as a delivery may take, and keep what came of it."""
-        if self._out:
-            await asyncio.wait(self._out, timeout=FINISH_SECONDS)
+        ends = time.monotonic() + FINISH_SECONDS
+        while self._out and (left := ends - time.monotonic()) > 0:
+            self._wake.clear()
+            self._check()
+            await self._woken_within(left)
         self._check()
         await self._keep()
+
+    async def _rescue(self) -> None:
+        """Wait for what is out, and keep what came of it, although the reader is broken."""
+        self._finishing = True
+        if self._out:
+            await asyncio.wait(self._out, timeout=FINISH_SECONDS)
+        with contextlib.suppress(DatabaseAway, FencedOff):
+            await self._keep()
+
+    async def _let_go(self) -> None:
+        for task in self._out:
+            task.cancel()
+        await asyncio.gather(*self._out, return_exceptions=True)

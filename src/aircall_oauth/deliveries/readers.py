@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -14,6 +16,7 @@ from aircall_oauth.bell import Bell, hang_bell
 from aircall_oauth.database import reason
 from aircall_oauth.deliveries import destinations, leases
 from aircall_oauth.deliveries.connections import Connections
+from aircall_oauth.deliveries.outcomes import UNEXPECTED
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.models import Subscription, new_id
@@ -26,7 +29,14 @@ CLAIM_SECONDS = 1.0
 LEFT_TO_OTHERS_SECONDS = 20.0
 # Its holder lets go of a lease a little before anybody else may take it.
 LEASE_SECONDS = leases.LENGTH.total_seconds() - 1.0
-NOT_OPENED = "UPDATE subscription SET last_error = $3, last_error_at = now() WHERE id = $1 AND lease_number = $2"
+FIRST_PAUSE = timedelta(seconds=10)
+LONGEST_PAUSE = timedelta(minutes=1)
+WELL_SECONDS = 300.0  # a reader that lasted so long begins anew with the pauses
+# The lease is kept, so that no other worker tries before.
+PUT_OFF = """
+    UPDATE subscription SET last_error = $3, last_error_at = now(), lease_until = clock_timestamp() + $4
+    WHERE id = $1 AND lease_number = $2
+"""
 
 
 @asynccontextmanager
@@ -64,6 +74,7 @@ class Readers:
         self._askers: set[str] = set()
         # What was given to others, and until when it is left to them.
         self._given: dict[str, float] = {}
+        self._failures = Counter[str]()  # of each subscription's readers, one after the other
         self._finishing = False
 
     def changed(self, *_notification: Any) -> None:
@@ -116,8 +127,9 @@ class Readers:
             await self._give_shares(connection)
             if not self._finishing:
                 self._given = {given: until for given, until in self._given.items() if until > asked_at}
+                claimed_at = time.monotonic()
                 for subscription in await leases.claim(connection, self._holder, but=list(self._given)):
-                    self._begin(subscription)
+                    self._begin(subscription, claimed_at)
 
     async def _ask_for_share(self, connection: asyncpg.Connection) -> None:
         if not self._finishing and (await leases.shares(connection)).wants_more(self._holder):
@@ -148,24 +160,28 @@ class Readers:
             if standing is not None:
                 reader.lease_renewed(asked_at)
 
-    def _begin(self, subscription: Subscription) -> None:
-        task = asyncio.create_task(self._read_for(subscription), name=f"reader of {subscription.id}")
+    def _begin(self, subscription: Subscription, claimed_at: float) -> None:
+        task = asyncio.create_task(self._read_for(subscription, claimed_at), name=f"reader of {subscription.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _read_for(self, subscription: Subscription) -> None:
-        """Read until it ends. After a failure the lease is left to run out, so that the next try comes later."""
+    async def _read_for(self, subscription: Subscription, claimed_at: float) -> None:
+        """Read until it ends. After a failure the lease is kept for a while, so that the next try comes later."""
         try:
-            await self._read(subscription)
+            await self._read(subscription, claimed_at)
         except AppError as error:
             logger.warning("reader put off", subscription_id=subscription.id, reason=reason(error))
-            await self._note_not_opened(subscription, error)
+            await self._put_off(subscription, error.code(), FIRST_PAUSE)
         except Exception:
-            logger.exception("reader failed", subscription_id=subscription.id)
+            pause = self._pause_after_failure(subscription, claimed_at)
+            logger.exception("reader failed", subscription_id=subscription.id, pause_seconds=pause.total_seconds())
+            self._resources.metrics.reader_failed()
+            await self._put_off(subscription, UNEXPECTED, pause)
         else:
+            self._failures.pop(subscription.id, None)
             await self._give_back(subscription)
 
-    async def _read(self, subscription: Subscription) -> None:
+    async def _read(self, subscription: Subscription, claimed_at: float) -> None:
         destination = await destinations.open(self._resources, subscription)
         reader = Reader(
             self._resources.settings,
@@ -175,6 +191,7 @@ class Readers:
             lease_seconds=LEASE_SECONDS,
             attempted=self._resources.metrics.attempted,
         )
+        reader.lease_renewed(claimed_at)
         self._readers.add(reader)
         try:
             if self._finishing:
@@ -190,9 +207,14 @@ class Readers:
                 await leases.give_back(connection, subscription.id, subscription.lease_number)
         self._woken.set()
 
-    async def _note_not_opened(self, subscription: Subscription, error: AppError) -> None:
-        if isinstance(error, DatabaseAway):
-            return
+    def _pause_after_failure(self, subscription: Subscription, claimed_at: float) -> timedelta:
+        if time.monotonic() - claimed_at > WELL_SECONDS:
+            self._failures.pop(subscription.id, None)
+        self._failures[subscription.id] += 1
+        pause: timedelta = FIRST_PAUSE * 2 ** min(self._failures[subscription.id] - 1, 16)
+        return min(pause, LONGEST_PAUSE)
+
+    async def _put_off(self, subscription: Subscription, why: str, pause: timedelta) -> None:
         with contextlib.suppress(DatabaseAway):
             async with self._connections.one() as connection:
-                await connection.execute(NOT_OPENED, subscription.id, subscription.lease_number, error.code())
+                await connection.execute(PUT_OFF, subscription.id, subscription.lease_number, why, pause)

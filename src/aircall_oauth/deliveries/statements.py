@@ -23,12 +23,13 @@ HEAD = "SELECT coalesce(max(position), 0) FROM event"
 DUE = f"""
     SELECT {COLUMNS}, attempts FROM event JOIN (
         SELECT position AS place, received_at AS day, attempts FROM parked
-        WHERE subscription_id = $1 AND due_at <= clock_timestamp() AND position <> ALL ($2::bigint[])
+        WHERE subscription_id = $1 AND due_at <= statement_timestamp() AND position <> ALL ($2::bigint[])
         ORDER BY due_at LIMIT $3
     ) AS due ON position = place AND received_at = day
     ORDER BY position
 """
-# An installation's first parked event decides for those behind it; one that was never tried is due at once.
+# An installation's first parked event decides for those behind it; one that was never tried is due at once. By one
+# moment for all rows of a chain: by a clock that goes on, its first ones could be left out, and the others not.
 DUE_CHAINS = f"""
     SELECT {COLUMNS}, attempts FROM unnest($2::text[]) AS blocked
     CROSS JOIN LATERAL (
@@ -41,7 +42,7 @@ DUE_CHAINS = f"""
         ORDER BY position LIMIT {CHAIN}
     ) AS chain
     JOIN event ON position = place AND received_at = day
-    WHERE head.due_at IS NULL OR head.due_at <= clock_timestamp()
+    WHERE head.due_at IS NULL OR head.due_at <= statement_timestamp()
     ORDER BY position
 """
 BLOCKED = """

@@ -17,10 +17,11 @@ from sqlalchemy import ColumnElement, delete, func, text, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from aircall_oauth import log
 from aircall_oauth.callers import Caller
 from aircall_oauth.deliveries import destinations, signatures
 from aircall_oauth.deliveries.leases import CHANGED
-from aircall_oauth.deliveries.outcomes import Message, Outcome
+from aircall_oauth.deliveries.outcomes import Message, Outcome, attempt, raised_at
 from aircall_oauth.errors import (
     InvalidRequest,
     OwnerNotAllowed,
@@ -46,6 +47,8 @@ from aircall_oauth.models import (
 )
 from aircall_oauth.resources import Resources
 from aircall_oauth.vault import Place
+
+logger = log.get(__name__)
 
 OLD_SECRET_WORKS = timedelta(hours=24)
 HEAD = text(
@@ -175,7 +178,7 @@ async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Tr
     destination = await destinations.open(resources, subscription)
     started = time.perf_counter()
     try:
-        outcome = await destination.deliver(_sample(subscription))
+        outcome = await attempt(destination, _sample(subscription), _note_unexpected)
     finally:
         await destination.close()
     return Tried(outcome, round((time.perf_counter() - started) * 1000))
@@ -280,6 +283,10 @@ async def _position_of(session: AsyncSession, start: int | str | datetime) -> in
             return max(start, int(dropped_to))
         case _:
             raise InvalidRequest(f"The newest position is {head}.")
+
+
+def _note_unexpected(error: BaseException) -> None:
+    logger.error("sample failed unexpectedly", error=type(error).__name__, at=raised_at(error))
 
 
 def _sample(subscription: Subscription) -> Message:
