@@ -15,9 +15,11 @@ from aiohttp import web
 
 from aircall_oauth.deliveries import condition, leases, parked, reader
 from aircall_oauth.deliveries.connections import Connections
+from aircall_oauth.deliveries.memory import Memory
 from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAgain
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.models import Subscription
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe
@@ -171,6 +173,8 @@ class Worker:
             self._connections,
             subscription,
             self._to,
+            tail=Tail(),
+            memory=Memory(),
             lease_seconds=60.0,
             attempted=lambda _: None,
         )

@@ -16,6 +16,7 @@ from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.database import Database, database_errors, newest_schema_version
 from aircall_oauth.database_faults import explain
 from aircall_oauth.database_fitness import require_fit
+from aircall_oauth.deliveries import troubled
 from aircall_oauth.errors import (
     AircallError,
     AircallRefused,
@@ -32,6 +33,7 @@ from aircall_oauth.models import (
     Farewell,
     Installation,
     InstallationStatus,
+    SubscriptionStatus,
     Webhook,
     WebhookStatus,
     now,
@@ -46,6 +48,8 @@ OVERDUE_AFTER = timedelta(minutes=15)
 PUBLIC_URL_SECONDS = 5.0
 LOOKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
+DOWN_ADVICE = "Look at its destination. It is probed every few minutes, and at once after POST …/resume."
+DISABLED_ADVICE = "Its destination wanted no more events; POST …/resume goes on where it stood."
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Resources]]
 
@@ -102,6 +106,8 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
     yield await _public_url(resources.settings)
     yield await _worker(resources)
+    async for finding in subscription_findings(resources):
+        yield finding
     aircall = [await _clock(resources), await _app(resources)]
     for finding in aircall:
         yield finding
@@ -158,6 +164,19 @@ async def _worker(resources: Resources) -> Finding:
             "worker", Level.PROBLEM, "work is overdue", "Run `aircall-oauth work`, or `serve --with-worker`."
         )
     return Finding("worker", Level.OK, f"nothing is overdue; the log has {days} days ahead")
+
+
+async def subscription_findings(resources: Resources) -> AsyncIterator[Finding]:
+    """Of subscriptions that get nothing; the log says the same."""
+    for each in await troubled.taking_nothing(resources):
+        disabled = each.status == SubscriptionStatus.DISABLED
+        stands = "is disabled" if disabled else "is down"
+        advice = DISABLED_ADVICE if disabled else DOWN_ADVICE
+        seen = f"{each.subscription_id} {stands} ({each.last_error or 'not tried yet'})"
+        yield Finding("destination", Level.WARNING, seen, advice)
+    for subscription_id in await troubled.matching_nothing(resources):
+        seen = f"{subscription_id} matched no event for a day, and there were some"
+        yield Finding("filter", Level.WARNING, seen, "Look at its types, owners and installations.")
 
 
 def _of_active() -> ColumnElement[bool]:

@@ -60,6 +60,10 @@ def like(pattern: str) -> str:
     return escaped[:-1] + "%" if escaped.endswith("*") else escaped
 
 
+def _matches(type_: str, pattern: str) -> bool:
+    return type_.startswith(pattern[:-1]) if pattern.endswith("*") else type_ == pattern
+
+
 @dataclass(frozen=True)
 class Filter:
     """Which events a subscription wants; an empty list leaves nothing out."""
@@ -78,3 +82,11 @@ class Filter:
         asked = [(condition, values) for condition, values in wanted if values]
         conditions = [f"AND {condition.format(number)}" for number, (condition, _) in enumerate(asked, start=first)]
         return " ".join(conditions), [values for _, values in asked]
+
+    def takes(self, event: EventJson) -> bool:
+        """The same in memory: whether an event is wanted."""
+        return (
+            (not self.owners or event.owner in self.owners)
+            and (not self.installations or event.installation_id in self.installations)
+            and (not self.types or any(_matches(event.type, pattern) for pattern in self.types))
+        )

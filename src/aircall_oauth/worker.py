@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from aircall_oauth import audit, gauges, log, moments
 from aircall_oauth.database import reason
-from aircall_oauth.deliveries import sealing, sweep
+from aircall_oauth.deliveries import sealing, sweep, troubled
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
@@ -60,6 +60,7 @@ CHORES = (
     Chore("measure", gauges.measure, timedelta(seconds=15)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
+    Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
     Chore("forget attempts", sweep.forget_attempts, timedelta(minutes=10)),
     Chore("forget parked", sweep.forget_parked, timedelta(minutes=10)),
 )

@@ -14,10 +14,10 @@ MOST = 4
 class Connections:
     """A few connections for all readers of a process, opened when they are needed first."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most: int = MOST) -> None:
         self._database = database
         self._free: asyncio.LifoQueue[asyncpg.Connection | None] = asyncio.LifoQueue()
-        for _ in range(MOST):
+        for _ in range(most):
             self._free.put_nowait(None)
 
     @asynccontextmanager

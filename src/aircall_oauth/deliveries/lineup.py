@@ -8,6 +8,9 @@ from operator import attrgetter
 
 from aircall_oauth.deliveries.outcomes import Message
 
+# What an event takes beside its body.
+ITEM_BYTES = 1024
+
 
 @dataclass(slots=True, eq=False)
 class Item:
@@ -25,6 +28,11 @@ class Item:
     @property
     def installation_id(self) -> str:
         return self.message.installation_id
+
+    @property
+    def bytes(self) -> int:
+        """The memory it takes, about."""
+        return len(self.message.body) + ITEM_BYTES
 
     @property
     def order_key(self) -> str:
@@ -48,7 +56,7 @@ class Window:
         """The next events of the log, and the place up to which there are no others."""
         for item in items:
             self._items.append(item)
-            self.bytes += len(item.message.body)
+            self.bytes += item.bytes
         self.read_to = read_to
         self._move()
 
@@ -67,7 +75,7 @@ class Window:
     def _move(self) -> None:
         while self._items and self._items[0].settled:
             first = self._items.popleft()
-            self.bytes -= len(first.message.body)
+            self.bytes -= first.bytes
             self.position = first.position
         if not self._items:
             self.position = self.read_to

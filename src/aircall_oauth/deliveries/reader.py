@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -18,6 +19,7 @@ from aircall_oauth.deliveries import parked, statements
 from aircall_oauth.deliveries.condition import RUN, Condition
 from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.lineup import Item, Line, Window
+from aircall_oauth.deliveries.memory import Memory
 from aircall_oauth.deliveries.outcomes import (
     Delivered,
     Destination,
@@ -29,6 +31,7 @@ from aircall_oauth.deliveries.outcomes import (
     word,
 )
 from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
+from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventjson import Filter
 from aircall_oauth.models import Health, Subscription, SubscriptionOrder, now
@@ -37,7 +40,6 @@ from aircall_oauth.settings import Settings
 logger = log.get(__name__)
 
 KEEP_SECONDS = 0.25
-KEEP_SKIPPED_SECONDS = 2.0
 KEEP_AT = 256
 LOOK_FOR_DUE_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 0.05
@@ -67,11 +69,14 @@ class Reader:
         subscription: Subscription,
         destination: Destination,
         *,
+        tail: Tail,
+        memory: Memory,
         lease_seconds: float,
         attempted: Callable[[str], None],
     ) -> None:
         self.subscription = subscription
         self._connections = connections
+        self._tail, self._memory = tail, memory
         self._attempted = attempted
         self._destination = destination
         self._at_once = settings.deliveries_at_once
@@ -87,11 +92,14 @@ class Reader:
             at_once=self._at_once,
             ordered=self._ordered,
         )
+        self._health = self._condition.health
+        self._last_error = subscription.last_error
         self._findings = Findings()
         self._out: set[asyncio.Task[None]] = set()
         self._retried: dict[int, Item] = {}  # parked events in the line or under way
         self._wake = asyncio.Event()
         self._more = True
+        self._reading = self._keeping = False
         self._finishing = self._fenced = self._gone = False
         self._broken: BaseException | None = None
         self._unexpected: set[type[BaseException]] = set()  # kinds of errors that were logged
@@ -100,6 +108,7 @@ class Reader:
         self._lease_seconds = lease_seconds
         self._lease_ends = time.monotonic() + lease_seconds
         self._kept = self._place()
+        self._note_memory()
 
     async def run(self) -> None:
         """Read and deliver until told otherwise; everything that came of it is kept in the end.
@@ -118,9 +127,31 @@ class Reader:
         finally:
             await self._let_go()
 
+    @property
+    def keeps_up(self) -> bool:
+        """Whether it has read the log to its end, as far as it knows."""
+        return not (self._more or self._reading)
+
     def log_grew(self) -> None:
+        """Pass over what it does not want, where that is known; and look, where there is more."""
+        if self.keeps_up and self._tail.covers(self._window.read_to):
+            self._window.add((), self._tail.unwanted_to(self._filter, self._window.read_to))
+            if self._window.read_to == self._tail.head:
+                return
         self._more = True
         self._wake.set()
+
+    def idle_place(self) -> Place | None:
+        """Where it stands, if it only passed over events since that was kept: for `statements.keep_positions`."""
+        place = self._place()
+        only_moved = place != self._kept and replace(self._kept, position=place.position) == place
+        busy = self._keeping or self._finishing or self._keep_at is not None
+        return place if only_moved and not busy else None
+
+    def kept(self, place: Place) -> None:
+        """That place was kept."""
+        if place.position > self._kept.position:
+            self._kept = place
 
     def lease_renewed(self, at: float) -> None:
         """`at` is when it was asked for, by the monotonic clock."""
@@ -144,12 +175,14 @@ class Reader:
         self._wake.clear()
         self._check()
         try:
+            self._note_memory()
             await self._count_blocked()
             self._set_slow_aside()
             await self._read()
             await self._look_for_due()
             self._judge()
             self._send_out()
+            self._note_health()
             await self._keep_if_due()
         except DatabaseAway:
             await asyncio.sleep(PAUSE_SECONDS)
@@ -174,20 +207,26 @@ class Reader:
         """The next batch, where there is room and may be more."""
         if not self._may_read():
             return
-        self._more = False
+        self._more, self._reading = False, True
         try:
-            async with self._connections.one() as connection:
-                items, read_to, more = await statements.read(
-                    connection, self._filter, self._window.read_to, limit=self._batch, most_bytes=MOST_BYTES
-                )
+            items, read_to, more = await self._next_events()
         except BaseException:
             self._more = True
             raise
+        finally:
+            self._reading = False
         self._more |= more
         self._window.add(items, read_to)
+        self._note_memory()
         self._line.join(items)
-        if self._window.position != self._kept.position:
-            self._keep_within(KEEP_SKIPPED_SECONDS)
+
+    async def _next_events(self) -> tuple[list[Item], int, bool]:
+        after = self._window.read_to
+        room = max(self._room(), 1)
+        if self._tail.covers(after):
+            return self._tail.read(self._filter, after, limit=self._batch, most_bytes=room)
+        async with self._connections.one() as connection:
+            return await statements.read(connection, self._filter, after, limit=self._batch, most_bytes=room)
 
     def _set_slow_aside(self) -> None:
         """A few that are slow to end must not stop everything behind them: they get their rows while under way."""
@@ -203,8 +242,15 @@ class Reader:
             self._keep_within(0)
 
     def _may_read(self) -> bool:
-        room = len(self._window) <= (BATCHES - 1) * self._batch and self._window.bytes < MOST_BYTES
-        return self._more and room
+        few = len(self._window) <= (BATCHES - 1) * self._batch
+        return self._more and few and (self._room() > 0 or not len(self._window))
+
+    def _room(self) -> int:
+        """How many bytes of events more it may hold."""
+        return min(MOST_BYTES - self._window.bytes, self._memory.room(self))
+
+    def _note_memory(self) -> None:
+        self._memory.note(self, self._window.bytes + sum(item.bytes for item in self._retried.values()))
 
     async def _look_for_due(self) -> None:
         """Parked events whose time has come, while the destination is up."""
@@ -216,13 +262,16 @@ class Reader:
         idle = list(islice((each for each in self._line.blocked if not self._line.is_busy(each)), max(room, 0)))
         if self._findings.delivered or self._findings.beside:
             await self._keep()
+        most_bytes = max(self._room(), 1)
         async with self._connections.one() as connection:
             if not idle:
                 items = []
             elif self._ordered:
-                items = await statements.due_chains(connection, self.subscription.id, idle)
+                items = await statements.due_chains(connection, self.subscription.id, idle, most_bytes=most_bytes)
             else:
-                items = await statements.due(connection, self.subscription.id, but=under_way, limit=room)
+                items = await statements.due(
+                    connection, self.subscription.id, but=under_way, limit=room, most_bytes=most_bytes
+                )
         if not self._condition.down:  # as it may be by now
             self._retried |= {item.position: item for item in items}
             self._line.join_parked(items)
@@ -328,6 +377,10 @@ class Reader:
                     self._hold(self._condition.failed(item, outcome, probe=probe))
             case Gone():
                 self._note_error(outcome.reason)
+                if not self._gone:
+                    logger.warning(
+                        "destination wants no more", subscription_id=self.subscription.id, reason=outcome.reason
+                    )
                 self._gone = True
                 self._wake.set()
 
@@ -397,13 +450,26 @@ class Reader:
             )
 
     def _note_error(self, reason: str) -> None:
-        self._findings.last_error, self._findings.last_error_at = reason, now()
+        self._last_error = self._findings.last_error = reason
+        self._findings.last_error_at = now()
 
     def _keep_within(self, seconds: float) -> None:
         at = time.monotonic() + seconds
         if self._keep_at is None or at < self._keep_at:
             self._keep_at = at
             self._wake.set()
+
+    def _note_health(self) -> None:
+        """Say once that the destination is down, and once that it is back; the row says it too."""
+        health = self._condition.health
+        if health == self._health:
+            return
+        self._health = health
+        self._keep_within(KEEP_SECONDS)
+        if health == Health.DOWN:
+            logger.warning("destination down", subscription_id=self.subscription.id, reason=self._last_error)
+        else:
+            logger.info("destination up again", subscription_id=self.subscription.id)
 
     async def _keep_if_due(self) -> None:
         if self._keep_at is not None and self._keep_at <= time.monotonic():
@@ -412,7 +478,7 @@ class Reader:
     async def _keep(self) -> None:
         """Write down how far it is and what came of the deliveries, in one statement."""
         findings, place = self._findings, self._place()
-        self._findings, self._keep_at = Findings(), None
+        self._findings, self._keep_at, self._keeping = Findings(), None, True
         try:
             async with self._connections.one() as connection:
                 stands = await statements.keep(connection, place, findings)
@@ -420,6 +486,8 @@ class Reader:
             self._findings = self._findings.after(findings)
             self._keep_within(PAUSE_SECONDS)
             raise
+        finally:
+            self._keeping = False
         if stands is None:
             raise FencedOff
         self._kept = place

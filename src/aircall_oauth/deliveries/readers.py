@@ -14,10 +14,12 @@ import asyncpg
 from aircall_oauth import bell, log
 from aircall_oauth.bell import Bell, hang_bell
 from aircall_oauth.database import reason
-from aircall_oauth.deliveries import destinations, leases
+from aircall_oauth.deliveries import destinations, leases, statements
 from aircall_oauth.deliveries.connections import Connections
+from aircall_oauth.deliveries.memory import Memory
 from aircall_oauth.deliveries.outcomes import UNEXPECTED
 from aircall_oauth.deliveries.reader import Reader
+from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.models import Subscription, new_id
 from aircall_oauth.resources import Resources
@@ -25,6 +27,9 @@ from aircall_oauth.resources import Resources
 logger = log.get(__name__)
 
 CLAIM_SECONDS = 1.0
+# Positions that only moved over what was left out are kept so seldom.
+KEEP_SKIPPED_SECONDS = 2.0
+TAIL_PAUSE_SECONDS = 0.5
 # Longer than what a reader has out takes to end.
 LEFT_TO_OTHERS_SECONDS = 20.0
 # Its holder lets go of a lease a little before anybody else may take it.
@@ -65,12 +70,15 @@ class Readers:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._connections = Connections(resources.database)
+        # Leases are kept, and ended subscriptions let go, however long the readers' statements take.
+        self._own_connection = Connections(resources.database, most=1)
         self._holder = new_id("wrk")
         # One that was fenced off may still be ending when its successor here begins: both are told what they must know.
         self._readers: set[Reader] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
-        self._renew_at = 0.0
+        self._renew_at = self._keep_at = 0.0
+        self._tail, self._memory = Tail(), Memory()
         self._askers: set[str] = set()
         # What was given to others, and until when it is left to them.
         self._given: dict[str, float] = {}
@@ -89,11 +97,38 @@ class Readers:
             self._woken.set()
 
     async def pass_on_rings(self, hung: Bell) -> None:
-        """Tell every reader when the log grew."""
+        """Read what came once for all readers that keep up, and tell every reader."""
+        ring, more = hung.next_ring(), False
         while not hung.stopped:
-            await hung.next_ring().wait()
-            for reader in self._readers:
+            if not more:
+                await ring.wait()
+                ring = hung.next_ring()
+            try:
+                more = await self._follow()
+            except Exception as error:
+                logger.warning("the log's end not read", error=type(error).__name__)
+                self._tail.forget()
+                more = False
+                await asyncio.sleep(TAIL_PAUSE_SECONDS)
+            for reader in list(self._readers):
                 reader.log_grew()
+
+    async def _follow(self) -> bool:
+        """Whether there is more of the log's end to read; where all readers are behind it, they read for themselves."""
+        if not any(reader.keeps_up for reader in self._readers):
+            self._tail.forget()
+            return False
+        async with self._connections.one() as connection:
+            return await self._tail.follow(connection)
+
+    async def _keep_positions(self, connection: asyncpg.Connection) -> None:
+        """Of the readers that only passed over events, in one statement."""
+        idle = [(reader, place) for reader in self._readers if (place := reader.idle_place()) is not None]
+        if idle:
+            kept = await statements.keep_positions(connection, [place for _, place in idle])
+            for reader, place in idle:
+                if place.subscription_id in kept:
+                    reader.kept(place)
 
     async def keep_leases(self) -> None:
         """Renew what is held, take what is free, again and again."""
@@ -116,15 +151,19 @@ class Readers:
 
     async def close(self) -> None:
         await self._connections.close()
+        await self._own_connection.close()
 
     async def _renew_and_claim(self) -> None:
         asked_at = time.monotonic()
-        async with self._connections.one() as connection:
+        async with self._own_connection.one() as connection:
             if asked_at >= self._renew_at:
                 self._renew_at = asked_at + leases.RENEW_SECONDS
                 await self._renew(connection, asked_at)
                 await self._ask_for_share(connection)
             await self._give_shares(connection)
+            if asked_at >= self._keep_at:
+                self._keep_at = asked_at + KEEP_SKIPPED_SECONDS
+                await self._keep_positions(connection)
             if not self._finishing:
                 self._given = {given: until for given, until in self._given.items() if until > asked_at}
                 claimed_at = time.monotonic()
@@ -188,6 +227,8 @@ class Readers:
             self._connections,
             subscription,
             destination,
+            tail=self._tail,
+            memory=self._memory,
             lease_seconds=LEASE_SECONDS,
             attempted=self._resources.metrics.attempted,
         )

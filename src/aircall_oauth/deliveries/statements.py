@@ -11,7 +11,7 @@ import msgspec
 
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import Message
-from aircall_oauth.eventjson import COLUMNS, Filter, event_of, next_events
+from aircall_oauth.eventjson import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.models import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: so far one statement looks.
@@ -21,29 +21,35 @@ SPARE = 1000
 CHAIN = 32
 HEAD = "SELECT coalesce(max(position), 0) FROM event"
 DUE = f"""
-    SELECT {COLUMNS}, attempts FROM event JOIN (
-        SELECT position AS place, received_at AS day, attempts FROM parked
-        WHERE subscription_id = $1 AND due_at <= statement_timestamp() AND position <> ALL ($2::bigint[])
-        ORDER BY due_at LIMIT $3
-    ) AS due ON position = place AND received_at = day
-    ORDER BY position
+    SELECT {COLUMNS}, attempts FROM (
+        SELECT *, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past FROM event JOIN (
+            SELECT position AS place, received_at AS day, attempts FROM parked
+            WHERE subscription_id = $1 AND due_at <= statement_timestamp() AND position <> ALL ($3::bigint[])
+            ORDER BY due_at LIMIT $4
+        ) AS due ON position = place AND received_at = day
+    ) AS next
+    WHERE past < $2 ORDER BY position
 """
 # An installation's first parked event decides for those behind it; one that was never tried is due at once. By one
-# moment for all rows of a chain: by a clock that goes on, its first ones could be left out, and the others not.
+# moment for all rows of a chain: by a clock that goes on, its first ones could be left out, and the others not. What is
+# cut off by its bytes is the end of each chain.
 DUE_CHAINS = f"""
-    SELECT {COLUMNS}, attempts FROM unnest($2::text[]) AS blocked
-    CROSS JOIN LATERAL (
-        SELECT due_at FROM parked WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
-        ORDER BY position LIMIT 1
-    ) AS head
-    CROSS JOIN LATERAL (
-        SELECT position AS place, received_at AS day, attempts FROM parked
-        WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
-        ORDER BY position LIMIT {CHAIN}
-    ) AS chain
-    JOIN event ON position = place AND received_at = day
-    WHERE head.due_at IS NULL OR head.due_at <= statement_timestamp()
-    ORDER BY position
+    SELECT {COLUMNS}, attempts FROM (
+        SELECT event.*, attempts, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
+        FROM unnest($3::text[]) AS blocked
+        CROSS JOIN LATERAL (
+            SELECT due_at FROM parked WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
+            ORDER BY position LIMIT 1
+        ) AS head
+        CROSS JOIN LATERAL (
+            SELECT position AS place, received_at AS day, attempts FROM parked
+            WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
+            ORDER BY position LIMIT {CHAIN}
+        ) AS chain
+        JOIN event ON position = place AND received_at = day
+        WHERE head.due_at IS NULL OR head.due_at <= statement_timestamp()
+    ) AS next
+    WHERE past < $2 ORDER BY position
 """
 BLOCKED = """
     SELECT installation_id, count(*) AS parked FROM parked WHERE subscription_id = $1 AND dead_at IS NULL GROUP BY 1
@@ -77,6 +83,13 @@ KEEP = f"""
             due_at = excluded.due_at, dead_at = excluded.dead_at
     )
     SELECT version, status FROM mine
+"""
+KEEP_POSITIONS = """
+    UPDATE subscription SET position = place.position
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS place (subscription_id, lease_number, position)
+    WHERE id = subscription_id AND subscription.lease_number = place.lease_number
+      AND subscription.position < place.position
+    RETURNING id
 """
 
 
@@ -154,16 +167,54 @@ async def read(
     return items, end, end < head
 
 
-async def due(connection: asyncpg.Connection, subscription_id: str, *, but: Sequence[int], limit: int) -> list[Item]:
-    """Parked events whose time has come, without those that are under way."""
-    return [_parked(row) for row in await connection.fetch(DUE, subscription_id, but, limit)]
+async def newest(connection: asyncpg.Connection) -> int:
+    """The position at which the log ends."""
+    position: int = await connection.fetchval(HEAD)
+    return position
+
+
+async def came(
+    connection: asyncpg.Connection, after: int, *, limit: int, most_bytes: int
+) -> tuple[list[EventJson], int, bool]:
+    """As `read`, for all events alike, and with one statement where there are any."""
+    end = after + limit + SPARE
+    rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
+    if not rows:
+        # The end of the log is asked for before what lies ahead of it: what is committed in between must not be passed.
+        head = await newest(connection)
+        end = min(head, end)
+        if head <= after:
+            return [], head, False
+        rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
+        if not rows:
+            return [], end, head > end
+    events = [event_of(row[:-1]) for row in rows]
+    return events, events[-1].position, rows[0]["found"] == limit or rows[0]["found"] > len(rows)
+
+
+async def keep_positions(connection: asyncpg.Connection, places: Sequence[Place]) -> set[str]:
+    """Move the positions of many subscriptions, of which nothing else is to be kept; of which that was done."""
+    rows = await connection.fetch(
+        KEEP_POSITIONS,
+        [place.subscription_id for place in places],
+        [place.lease_number for place in places],
+        [place.position for place in places],
+    )
+    return {row["id"] for row in rows}
+
+
+async def due(
+    connection: asyncpg.Connection, subscription_id: str, *, but: Sequence[int], limit: int, most_bytes: int
+) -> list[Item]:
+    """Parked events whose time has come, without those that are under way; one at least where there is one."""
+    return [_parked(row) for row in await connection.fetch(DUE, subscription_id, most_bytes, but, limit)]
 
 
 async def due_chains(
-    connection: asyncpg.Connection, subscription_id: str, installation_ids: Sequence[str]
+    connection: asyncpg.Connection, subscription_id: str, installation_ids: Sequence[str], *, most_bytes: int
 ) -> list[Item]:
-    """Of these installations, the first parked events of those whose very first is due."""
-    return [_parked(row) for row in await connection.fetch(DUE_CHAINS, subscription_id, installation_ids)]
+    """Of these installations, the first parked events of those whose very first is due; one at least."""
+    return [_parked(row) for row in await connection.fetch(DUE_CHAINS, subscription_id, most_bytes, installation_ids)]
 
 
 async def blocked(connection: asyncpg.Connection, subscription_id: str) -> Counter[str]:
@@ -204,10 +255,14 @@ async def keep(connection: asyncpg.Connection, place: Place, findings: Findings)
     return None if row is None else (row["version"], row["status"] == SubscriptionStatus.ACTIVE)
 
 
+def message_of(event: EventJson) -> Message:
+    """What goes out of an event."""
+    return Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))
+
+
 def _item(row: Any) -> Item:
     event = event_of(row)
-    message = Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))
-    return Item(message, event.position, event.received_at)
+    return Item(message_of(event), event.position, event.received_at)
 
 
 def _parked(row: Any) -> Item:
