@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aircall_oauth.deliveries import condition, parked, reader
+from aircall_oauth.deliveries import condition, parked, reader, statements
 from aircall_oauth.deliveries.condition import Condition
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import Message, TryAgain
@@ -190,6 +190,32 @@ async def test_an_outage_of_errors_is_one_too(service: Service, status: int, ord
 
     assert (down["position"], down["parked"], up["parked"]) == (1, 0, 0)
     assert to.count() == dict.fromkeys(range(500), 1)
+
+
+async def test_a_pause_that_ends_while_the_reader_writes_is_over(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = statements.keep
+
+    async def keep_slowly(*kept: Any) -> tuple[int, bool] | None:
+        await asyncio.sleep(0.3)
+        return await keep(*kept)
+
+    monkeypatch.setattr(statements, "keep", keep_slowly)
+    monkeypatch.setattr(reader, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(condition, "LONGEST_PAUSE_SECONDS", 0.1)
+    await service.install()
+    async with receiver() as to, reading(service.resources):
+        to.answer = answer_with(503)
+        partner = await subscribe(service, to.url)
+        await fill(service, 20)
+        await partner.stands(health="down")
+        await until(lambda: len(to.received) > 14)
+        to.answer = answer_with(200)
+        await partner.stands(lag=0, health="up")
+
+    assert to.count() == dict.fromkeys(range(20), 1)
 
 
 @pytest.mark.usefixtures("quick")

@@ -7,7 +7,6 @@ and only while the lease is ours.
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -99,7 +98,7 @@ class Reader:
         self._retried: dict[int, Item] = {}  # parked events in the line or under way
         self._wake = asyncio.Event()
         self._more = True
-        self._reading = self._keeping = False
+        self._reading = self._keeping = self._was_quiet = False
         self._finishing = self._fenced = self._gone = False
         self._broken: BaseException | None = None
         self._unexpected: set[type[BaseException]] = set()  # kinds of errors that were logged
@@ -155,6 +154,8 @@ class Reader:
 
     def lease_renewed(self, at: float) -> None:
         """`at` is when it was asked for, by the monotonic clock."""
+        if time.monotonic() > self._lease_ends:
+            self._wake.set()
         self._lease_ends = at + self._lease_seconds
 
     @property
@@ -289,6 +290,7 @@ class Reader:
 
     def _send_out(self) -> None:
         """Begin as many deliveries as may be under way."""
+        self._was_quiet = self._condition.quiet()
         if self._condition.down:
             if not self._is_stopping():
                 self._send_probe()
@@ -510,17 +512,17 @@ class Reader:
     async def _sleep(self) -> None:
         """Until there is something to do."""
         clock = time.monotonic()
-        seconds = [
-            self._condition.seconds_to_judgement(under_way=bool(self._out)),
-            self._condition.quiet_seconds() or math.inf,
-        ]
+        seconds = [LONGEST_SLEEP_SECONDS, self._condition.seconds_to_judgement(under_way=bool(self._out))]
+        # Also where the pause has just ended: nothing went out because of it.
+        if self._was_quiet:
+            seconds.append(self._condition.quiet_seconds())
         if self._keep_at is not None:
             seconds.append(self._keep_at - clock)
         if self._line.blocked and not self._condition.down:
             seconds.append(self._look_at - clock)
         if self._more:
             seconds.append(0.0 if self._may_read() else SLOW_SECONDS / 2)
-        await self._woken_within(min(*seconds, LONGEST_SLEEP_SECONDS))
+        await self._woken_within(min(seconds))
 
     async def _woken_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
