@@ -181,11 +181,16 @@ class Inbox:
         return await outcome
 
     async def prove(self) -> None:
-        """Wait until a commit shows that events can be kept now; returns at once where one was just made."""
+        """Wait until a commit shows that events can be kept now; returns at once where one was just made.
+
+        Raises `DatabaseAway` where the next try fails; how long a try takes is the caller's to bound.
+        """
         if self._proved_at > time.monotonic() - PROVED_SECONDS:
             return
         if self._proof is None:
             self._proof = asyncio.get_running_loop().create_future()
+            # Whoever asked may have gone.
+            self._proof.add_done_callback(asyncio.Future.exception)
         self._proof_wanted = True
         self._something.set()
         await asyncio.shield(self._proof)
@@ -196,6 +201,14 @@ class Inbox:
         self._proof_wanted = False
         if self._proof is not None:
             self._proof.set_result(None)
+            self._proof = None
+
+    def disproved(self, error: Exception) -> None:
+        """A commit failed."""
+        if self._proof is not None:
+            away = DatabaseAway()
+            away.__cause__ = error.__cause__ if isinstance(error, DatabaseAway) else error
+            self._proof.set_exception(away)
             self._proof = None
 
     async def next_group(self, *, patience: float = math.inf) -> list[_Waiting] | None:
@@ -367,6 +380,7 @@ class _Writer:
 
     async def _put_off(self, error: Exception) -> None:
         """Wait a moment, and come back over a fresh connection. A reason is told once, not at every try."""
+        self._inbox.disproved(error)
         if self._put_off_by != (why := reason(error)):
             self._put_off_by = why
             logger.warning("events are put off", reason=why)
