@@ -198,20 +198,20 @@ async def test_a_pause_that_ends_while_the_reader_writes_is_over(
     keep = statements.keep
 
     async def keep_slowly(*kept: Any) -> tuple[int, bool] | None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.4)
         return await keep(*kept)
 
     monkeypatch.setattr(statements, "keep", keep_slowly)
-    monkeypatch.setattr(reader, "KEEP_SECONDS", 0)
-    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(condition, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(reader, "KEEP_SECONDS", 0.3)
+    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(condition, "LONGEST_PAUSE_SECONDS", 0.5)
     await service.install()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(503)
         partner = await subscribe(service, to.url)
         await fill(service, 20)
         await partner.stands(health="down")
-        await until(lambda: len(to.received) > 14)
+        await until(lambda: len(to.received) > 12)
         to.answer = answer_with(200)
         await partner.stands(lag=0, health="up")
 

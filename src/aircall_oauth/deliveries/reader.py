@@ -133,12 +133,21 @@ class Reader:
 
     def log_grew(self) -> None:
         """Pass over what it does not want, where that is known; and look, where there is more."""
-        if self.keeps_up and self._tail.covers(self._window.read_to):
-            self._window.add((), self._tail.unwanted_to(self._filter, self._window.read_to))
-            if self._window.read_to == self._tail.head:
+        try:
+            if self._passes_over():
                 return
+        # It is this reader's, and must not keep the others from being told.
+        except Exception as error:
+            self._broken = error
         self._more = True
         self._wake.set()
+
+    def _passes_over(self) -> bool:
+        """Move on to the end of the log, if nothing up to there is wanted; else to what is."""
+        if not (self.keeps_up and self._tail.covers(self._window.read_to)):
+            return False
+        self._window.add((), self._tail.unwanted_to(self._filter, self._window.read_to))
+        return self._window.read_to == self._tail.head
 
     def idle_place(self) -> Place | None:
         """Where it stands, if it only passed over events since that was kept: for `statements.keep_positions`."""
