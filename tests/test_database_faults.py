@@ -39,7 +39,8 @@ LASTING = [
 
 def a_url(port: int, query: str = "") -> str:
     # Patient, for a busy machine.
-    return f"postgresql://shop:c4n4ry@127.0.0.1:{port}/log?connect_timeout=60&{query}"
+    parameters = "&".join(part for part in ("connect_timeout=60", query) if part)
+    return f"postgresql://shop:c4n4ry@127.0.0.1:{port}/log?{parameters}"
 
 
 async def line_of(*command: str, url: str, **environment: str) -> str:

@@ -313,8 +313,12 @@ async def test_pages_are_bounded_and_so_is_the_list_of_calls(
     first = (await client.get("/v1/calls", params={"per_page": 500})).json()
     last = (await client.get("/v1/calls", params={"per_page": 50, "page": 200})).json()
 
-    assert (len(first["calls"]), first["meta"]["total"]) == (50, 10_000)
-    assert (last["calls"][-1]["id"], last["meta"]["next_page_link"]) == (10_000, None)
+    beyond = await client.get("/v1/calls", params={"per_page": 50, "page": 201})
+
+    assert (len(first["calls"]), first["meta"]["total"]) == (50, 10_002)
+    assert last["calls"][-1]["id"] == 10_000
+    assert last["meta"]["next_page_link"], "the page that is refused is linked"
+    assert beyond.status_code == 400
 
 
 @pytest.mark.parametrize("query", ["page=x", "per_page=-1", "page=²", "from=1.5", "order=up", "page=" + "9" * 99])

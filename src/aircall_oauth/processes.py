@@ -22,6 +22,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT: then not ready any more, no new connection, what is in flight is finished."""
     async with open_resources(settings) as resources, metrics_served(resources):
+        _say_what_is_waited_for(resources)
         server = web_server(create_app(partial(_with_worker if with_worker else _alone, resources)), resources)
         with listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
@@ -34,9 +35,16 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
 async def work(settings: Settings) -> None:
     """Do the chores until SIGTERM or SIGINT."""
     async with open_resources(settings) as resources, metrics_served(resources), worker.working(resources):
+        _say_what_is_waited_for(resources)
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _told_to_stop()
         logger.info("stopping")
+
+
+def _say_what_is_waited_for(resources: Resources) -> None:
+    """Log why the process is not ready: with a wrong setting it would wait in vain."""
+    if resources.waits_for is not None:
+        logger.warning("not ready yet", reason=resources.waits_for)
 
 
 async def _told_to_stop() -> None:

@@ -60,6 +60,7 @@ class Resources:
     relay: Relay
     metrics: Metrics
     tracing: Tracing | None
+    waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
     chore_ended_at: float | None = field(default=None, init=False)
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
@@ -174,7 +175,10 @@ async def open_resources(
     vault = Vault.of(settings, on_refusal=partial(_alarm, metrics))
     resources = Resources(settings, database, recognition, vault, aircall, relay, metrics, tracing)
     try:
-        await _look_ready(resources)
+        try:
+            await resources.require_ready()
+        except (DatabaseAway, NotReady) as error:
+            resources.waits_for = reason(error)
         yield resources
     finally:
         await resources.finish()
@@ -184,14 +188,6 @@ async def open_resources(
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
-
-
-async def _look_ready(resources: Resources) -> None:
-    """Say why it is not ready yet: readiness waits, and whoever set it up wrongly would wait in vain."""
-    try:
-        await resources.require_ready()
-    except (DatabaseAway, NotReady) as error:
-        logger.warning("not ready yet", reason=reason(error))
 
 
 def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
