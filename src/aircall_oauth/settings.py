@@ -52,8 +52,8 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _database_url(value: SecretStr) -> SecretStr:
-    """One spelling inside: `postgresql://`, with no parameter whose promise is not kept."""
+def read_database_url(value: SecretStr) -> SecretStr:
+    """One spelling inside: `postgresql://`, with no parameter whose promise is not kept; raises `ValueError`."""
     scheme, separator, rest = value.get_secret_value().partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
         raise ValueError("must begin with postgresql://, postgres:// or postgresql+asyncpg://")
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         description="our address as browsers and Aircall see it; the redirect URI is "
         "`<it>/aircall/oauth/callback`, the webhook URL `<it>/aircall/webhook`"
     )
-    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+    database_url: Annotated[SecretStr, AfterValidator(read_database_url)] = Field(
         description="PostgreSQL 15 or newer: a libpq URL, with the parameters that "
         "[the database's address](#the-databases-address) lists"
     )

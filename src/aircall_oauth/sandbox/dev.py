@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx
+from pydantic import SecretStr
 
 from aircall_oauth import database
 from aircall_oauth.errors import AppError
+from aircall_oauth.log import readable
 from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
@@ -31,6 +34,8 @@ READY_SECONDS = 30.0
 FOLDER = Path(".dev")
 # What a developer may set for this run; everything else of the service's environment is the sandbox's own.
 PASSED_ON = ("AIRCALL_OAUTH_LOG_LEVEL", "AIRCALL_OAUTH_LOG_FORMAT")
+OURS = "AIRCALL_OAUTH_"
+LIBPQS = "PG"
 DATABASE_URL = "AIRCALL_OAUTH_DATABASE_URL"
 
 
@@ -57,16 +62,24 @@ class Plan:
 
 
 def run(
-    *, demo: bool, port: int = SERVICE_PORT, aircall_port: int = AIRCALL_PORT, receiver_port: int = RECEIVER_PORT
+    *,
+    demo: bool,
+    port: int = SERVICE_PORT,
+    aircall_port: int = AIRCALL_PORT,
+    receiver_port: int = RECEIVER_PORT,
+    database_url: SecretStr | None = None,
 ) -> int:
-    """Start everything, walk one install and one call through it, and stay up; the exit code."""
+    """Start everything, walk one install and one call through it, and stay up; the exit code.
+
+    The database is one of the sandbox's own, unless `database_url` says so: that one is migrated and written to.
+    """
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _told_to_stop)
     try:
         with ExitStack() as stack:
             plan = _plan(stack, demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port)
-            children, environment = _start(stack, plan)
+            children, environment = _start(stack, plan, database_url)
             addresses = Addresses(plan.service_url, plan.aircall_url, plan.receiver_url)
             story = Story(addresses, environment, sys.stdout.isatty())
             story.tell(seconds=time.monotonic() - started)
@@ -106,9 +119,9 @@ def _plan(stack: ExitStack, *, demo: bool, port: int, aircall_port: int, receive
     return Plan(folder, port, aircall_port, receiver_port)
 
 
-def _start(stack: ExitStack, plan: Plan) -> tuple[list[Child], dict[str, str]]:
-    with _step("PostgreSQL"):
-        url = os.environ.get(DATABASE_URL) or _own_postgres(stack, plan.folder)
+def _start(stack: ExitStack, plan: Plan, given: SecretStr | None) -> tuple[list[Child], dict[str, str]]:
+    _shut_out_the_environment(own_database=given is None)
+    url = _own_postgres(stack, plan.folder) if given is None else _given_database(given)
     environment = _environment(plan, url)
     children = [
         stack.enter_context(Child(name, arguments, os.environ | environment, plan.folder / f"{name}.log"))
@@ -124,14 +137,42 @@ def _start(stack: ExitStack, plan: Plan) -> tuple[list[Child], dict[str, str]]:
     return children, environment
 
 
+def _shut_out_the_environment(*, own_database: bool) -> None:
+    """Keep what is exported for another service out of this run and its processes, and say so."""
+    # Settings are read in any case. libpq's variables are about another server than the sandbox's own.
+    ignored = sorted(name for name in os.environ if name.upper().startswith(OURS) and name.upper() not in PASSED_ON)
+    for name in [*ignored, *(name for name in os.environ if own_database and name.startswith(LIBPQS))]:
+        del os.environ[name]
+    if ignored:
+        otherwise = "; to use another database: --database-url URL, or make run DATABASE_URL=URL"
+        is_missed = own_database and DATABASE_URL in map(str.upper, ignored)
+        sys.stdout.write(
+            f"  Ignored, though set: {', '.join(map(readable, ignored))}{otherwise if is_missed else ''}\n"
+        )
+
+
 def _own_postgres(stack: ExitStack, folder: Path) -> str:
-    return stack.enter_context(Postgres.start(folder / "postgres", durable=True)).dsn()
+    with _step("PostgreSQL"):
+        return stack.enter_context(Postgres.start(folder / "postgres", durable=True)).dsn()
+
+
+def _given_database(url: SecretStr) -> str:
+    text = url.get_secret_value()
+    sys.stdout.write(f"  Database: {readable(_place(text))}, as you asked; its tables are brought up to date\n")
+    return text
+
+
+def _place(url: str) -> str:
+    """Host and name of the database, without user and password."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    host = parts.netloc.rpartition("@")[2] or query.get("host") or os.environ.get("PGHOST") or "the default host"
+    name = parts.path.lstrip("/") or query.get("dbname") or query.get("database") or os.environ.get("PGDATABASE")
+    return f"{unquote(host)}/{unquote(name or '')}"
 
 
 def _environment(plan: Plan, database_url: str) -> dict[str, str]:
-    """The service's settings for the sandbox; nothing of the surrounding environment gets in unasked."""
-    for name in [name for name in os.environ if name.startswith("AIRCALL_OAUTH_") and name not in PASSED_ON]:
-        del os.environ[name]
+    """The service's settings for the sandbox."""
     kept = _kept_secrets(plan.folder / "secrets.json")
     return {
         "AIRCALL_OAUTH_CLIENT_ID": "sandbox-app",

