@@ -70,6 +70,7 @@ def test_through_a_pipe_it_tells_what_it_does_in_lines(tmp_path: Path) -> None:
 
     assert process.returncode == 0
     assert [line for line in lines if not line.endswith(" of 25 installed")] == [
+        "  packages: pip starts …",
         "  packages: 10 of 25, now package-10",
         "  packages: 13 of 25, now package-13 (30.1 MB)",
         "  packages: 20 of 25, now package-20",
@@ -92,7 +93,7 @@ def test_on_a_terminal_it_is_one_line_that_fits(tmp_path: Path) -> None:
     states = [state for state in shown.split("\r\033[K") if state]
     assert process.returncode == 0
     assert shown.count("\n") == 1
-    assert states[0] == "  packages: 1 of 25, now package-1\r"
+    assert states[1] == "  packages: 1 of 25, now package-1\r"
     assert states[-1].strip() == "packages: ready"
     assert max(map(len, states)) < 80
     assert "c4n4ry" not in shown
