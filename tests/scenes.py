@@ -396,6 +396,7 @@ SCENES = (
     Scene("measure", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
     Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),
+    Scene("tell of idle filters", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),
     Scene("forget parked", "more than a batch", parked_events_that_the_log_has_dropped),
 )

@@ -19,7 +19,7 @@ from tests.fakes import settings_for
 from tests.forked import WebProcess, web_processes
 
 READERS = 500
-CONNECTIONS_OF_A_PROCESS = 13
+CONNECTIONS_OF_A_PROCESS = 18
 BREAKS = 15
 MOST_EVENTS_BETWEEN = 40
 

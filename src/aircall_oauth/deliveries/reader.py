@@ -225,6 +225,7 @@ class Reader:
             raise
         finally:
             self._reading = False
+            self._note_memory()
         self._more |= more
         self._window.add(items, read_to)
         self._note_memory()
@@ -235,6 +236,7 @@ class Reader:
         room = max(self._room(), 1)
         if self._tail.covers(after):
             return self._tail.read(self._filter, after, limit=self._batch, most_bytes=room)
+        self._note_memory(asked_for=room)
         async with self._connections.one() as connection:
             return await statements.read(connection, self._filter, after, limit=self._batch, most_bytes=room)
 
@@ -259,8 +261,10 @@ class Reader:
         """How many bytes of events more it may hold."""
         return min(MOST_BYTES - self._window.bytes, self._memory.room(self))
 
-    def _note_memory(self) -> None:
-        self._memory.note(self, self._window.bytes + sum(item.bytes for item in self._retried.values()))
+    def _note_memory(self, *, asked_for: int = 0) -> None:
+        """Tell the shared budget what is held, and what may come while others look for room too."""
+        held = self._window.bytes + sum(item.bytes for item in self._retried.values())
+        self._memory.note(self, held + asked_for)
 
     async def _look_for_due(self) -> None:
         """Parked events whose time has come, while the destination is up."""
@@ -273,6 +277,7 @@ class Reader:
         if self._findings.delivered or self._findings.beside:
             await self._keep()
         most_bytes = max(self._room(), 1)
+        self._note_memory(asked_for=most_bytes if idle else 0)
         async with self._connections.one() as connection:
             if not idle:
                 items = []
@@ -285,6 +290,7 @@ class Reader:
         if not self._condition.down:  # as it may be by now
             self._retried |= {item.position: item for item in items}
             self._line.join_parked(items)
+        self._note_memory()
         self._look_at = time.monotonic() + LOOK_FOR_DUE_SECONDS
 
     def _chain_of(self, item: Item) -> object:
