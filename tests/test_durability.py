@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aircall_oauth import database
+from aircall_oauth.models import Scope
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
 from aircall_oauth.settings import Settings
 from tests.fakes import Service, run_service, settings_for
@@ -43,6 +44,25 @@ async def test_a_repeat_is_not_answered_200_while_the_event_waits_for_the_standb
         assert [503, 503, 503] == away
         assert back == 200
         assert await _events(standby) == 1
+
+
+async def test_a_repeated_disconnect_is_not_answered_while_the_first_waits_for_the_standby(tmp_path: Path) -> None:
+    async with (
+        with_standby(tmp_path) as (primary, standby),
+        run_service(_settings(primary)) as service,
+    ):
+        installation_id = await service.install()
+        partner = await service.partner(Scope.INSTALLATIONS_WRITE)
+
+        await asyncio.to_thread(standby.stop)
+        away = [
+            (await partner.delete(f"/v1/installations/{installation_id}", timeout=60)).status_code for _ in range(2)
+        ]
+        await asyncio.to_thread(standby.restart)
+        back = (await partner.delete(f"/v1/installations/{installation_id}", timeout=60)).status_code
+
+    assert [503, 503] == away
+    assert back == 204
 
 
 async def test_a_commit_that_an_operator_cancelled_is_not_answered_200(tmp_path: Path) -> None:

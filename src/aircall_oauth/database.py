@@ -215,6 +215,14 @@ def _give_up_the_pool(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
+async def commit_durably(session: AsyncSession) -> None:
+    """Let this commit wait as the one waited whose outcome it repeats: that one may have been cut short.
+
+    For an answer that says "done" because it was done before. A transaction that only read would wait for nothing.
+    """
+    await session.exec(text(f"SELECT {DURABLY}"))  # type: ignore[call-overload]
+
+
 @contextmanager
 def database_errors() -> Iterator[None]:
     """Turn the driver's ways of saying "not now" into `DatabaseAway`; let everything else through."""

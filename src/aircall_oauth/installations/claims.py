@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import audit, clocks, eventlog, log, standing
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
-from aircall_oauth.database import again_if_undone
+from aircall_oauth.database import again_if_undone, commit_durably
 from aircall_oauth.errors import (
     ApiError,
     ClaimNotFound,
@@ -129,6 +129,7 @@ async def _claim(resources: Resources, who: Who, code: SecretStr, owner: str) ->
     async with resources.database.session() as session:
         found, installation = await _lock(session, resources.vault, code)
         if found.claimed_at is not None:
+            await commit_durably(session)
             return _claimed_before(found, installation, owner), True
         refusal = _refusal(found, installation, owner)
         outcome = Outcome.DONE if refusal is None else Outcome.REFUSED

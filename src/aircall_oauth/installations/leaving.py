@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import audit, log, standing
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
-from aircall_oauth.database import again_if_undone
+from aircall_oauth.database import again_if_undone, commit_durably
 from aircall_oauth.errors import (
     AircallRefused,
     DatabaseAway,
@@ -74,6 +74,7 @@ async def _end(resources: Resources, key: Caller, who: Who, installation_id: str
         if installation is None:
             raise InstallationNotFound
         if installation.status == InstallationStatus.REMOVED:
+            await commit_durably(session)
             return None
         await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
         farewell_id = await take_leave(resources, session, installation, reason="disconnected")
