@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -41,7 +42,7 @@ class Partner:
             yield client
 
     async def _note(self, answer: httpx.Response) -> None:
-        if answer.status_code == 500:
+        if answer.status_code == 500 and not _is_of_aircall(answer):
             door = answer.request.url.path
             self._fleet.records.failures.append(f"{answer.request.method} {door} answered 500")
 
@@ -196,3 +197,9 @@ def _of_free_rows(table: str, column: str, value: str) -> str:
 def _query(answer: httpx.Response) -> dict[str, Any]:
     told = parse_qs(urlsplit(answer.headers.get("location", "")).query)
     return {name: values[0] for name, values in told.items()}
+
+
+def _is_of_aircall(answer: httpx.Response) -> bool:
+    """Whether the proxy passed it on as Aircall gave it: a refusal of the service itself is a problem document."""
+    proxied = re.fullmatch(r"/v1/installations/[^/]+/aircall/.*", answer.request.url.path)
+    return proxied is not None and "problem+json" not in answer.headers.get("content-type", "")
