@@ -661,12 +661,14 @@ async def _standing_still(server: Postgres) -> AbstractContextManager[None]:
 
 @asynccontextmanager
 async def _log_locked(service: Service) -> AsyncIterator[None]:
-    """Nobody can add to the log while the block lasts."""
+    """By a session that is at work: one that waits for its client would be ended."""
     holder = await asyncpg.connect(service.settings.database_url.get_secret_value())
     try:
-        async with holder.transaction():
-            await holder.execute("SELECT pg_advisory_xact_lock($1)", APPEND_LOCK)
-            yield
+        await holder.execute(f"BEGIN; SELECT pg_advisory_xact_lock({APPEND_LOCK})")
+        working = asyncio.create_task(holder.execute("SELECT pg_sleep(60)"))
+        yield
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
     finally:
         await holder.close()
 
