@@ -12,6 +12,7 @@ from aircall_oauth.settings import Settings
 from tests.fakes import Service, run_service, settings_for
 from tests.processes import durable_postgres, eventually
 from tests.standbys import sql, with_standby
+from tests.tools import miss
 
 DEBIANS = Path("/usr/lib/postgresql/15/bin")
 
@@ -20,7 +21,7 @@ DEBIANS = Path("/usr/lib/postgresql/15/bin")
 def binaries(request: pytest.FixtureRequest) -> Path:
     """The newest PostgreSQL there is here, and the oldest that is promised."""
     if request.param == "oldest" and not DEBIANS.is_dir():
-        pytest.skip("needs Debian's postgresql-15")
+        miss("Debian's postgresql-15 is not installed")
     return DEBIANS if request.param == "oldest" else find_binaries()
 
 

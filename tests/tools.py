@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,9 +15,13 @@ CI_GROUP = "the ci dependency group"
 def tool(name: str, *, found_in: str = CI_GROUP) -> str:
     """The path of a program beside this Python or on PATH."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if found:
-        return found
-    reason = f"{name} is not installed (it is in {found_in})"
+    if not found:
+        miss(f"{name} is not installed (it is in {found_in})")
+    return found
+
+
+def miss(reason: str) -> NoReturn:
+    """End a test for which something is missing: a failure in CI, a skip elsewhere."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
