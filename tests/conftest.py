@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -15,10 +16,11 @@ from aircall_oauth import database, log, partitions
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.fakes import Service, run_service, settings_for
 
-TEMPLATE = "template_migrated"
 # Where files cost nothing: each test has a database made of some three hundred.
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
+# Those that this process's server has.
+_templates: set[str] = set()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,19 +37,23 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         tempfile.TemporaryDirectory(prefix="aircall-oauth-tests-", dir=place) as folder,
         Postgres.start(Path(folder) / "data", durable=False) as server,
     ):
-        asyncio.run(_make_template(server))
+        asyncio.run(_template_of_today(server))
         yield server
 
 
-async def _make_template(server: Postgres) -> None:
-    await _admin(server, f"CREATE DATABASE {TEMPLATE}")
-    await database.migrate(server.dsn(TEMPLATE))
-    connection = await asyncpg.connect(server.dsn(TEMPLATE))
-    try:
-        # What every service does first; done here, it is done once.
-        await partitions.ensure(connection)
-    finally:
-        await connection.close()
+async def _template_of_today(server: Postgres) -> str:
+    """The migrated template with the days that a service makes at its start: another one after midnight."""
+    name = f"template_{datetime.now(UTC):%Y%m%d}"
+    if name not in _templates:
+        await _admin(server, f"CREATE DATABASE {name}")
+        await database.migrate(server.dsn(name))
+        connection = await asyncpg.connect(server.dsn(name))
+        try:
+            await partitions.ensure(connection)
+        finally:
+            await connection.close()
+        _templates.add(name)
+    return name
 
 
 async def _admin(server: Postgres, *statements: str) -> None:
@@ -77,7 +83,7 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
 @asynccontextmanager
 async def migrated_database(server: Postgres, name: str) -> AsyncIterator[str]:
     """The address of a fresh, migrated database that lasts as long as the block."""
-    await copy_database(server, name, of=TEMPLATE)
+    await copy_database(server, name, of=await _template_of_today(server))
     yield server.dsn(name)
     await _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
 
