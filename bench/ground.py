@@ -16,10 +16,11 @@ import httpx
 
 from aircall_oauth import database
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE, new_id, now
+from aircall_oauth.resources import vault_of
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
-from aircall_oauth.vault import Place, Vault
+from aircall_oauth.vault import Place
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "bench-webhook-token"
@@ -79,7 +80,7 @@ def settings_for(url: str) -> Settings:
 async def prepare(url: str) -> str:
     """A migrated database with one installation whose webhook has `TOKEN`; the installation's id."""
     await database.migrate(url)
-    vault, installation_id = Vault.of(settings_for(url)), new_id("ins")
+    vault, installation_id = vault_of(settings_for(url)), new_id("ins")
     sealed = vault.seal("bench-access-token", Place(TOKEN_COLUMN, installation_id))
     connection = await asyncpg.connect(url)
     try:

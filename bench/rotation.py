@@ -20,8 +20,8 @@ import asyncpg
 
 from aircall_oauth import keys
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id, now
-from aircall_oauth.resources import open_resources
-from aircall_oauth.vault import Place, Vault
+from aircall_oauth.resources import open_resources, vault_of
+from aircall_oauth.vault import Place
 from bench import ground
 from bench.ground import Server
 
@@ -109,7 +109,7 @@ async def _write(url: str, ids: list[str], seen: Seen, over: threading.Event) ->
 
 
 async def _fill(url: str, count: int) -> list[str]:
-    vault, connection = Vault.of(ground.settings_for(url)), await asyncpg.connect(url)
+    vault, connection = vault_of(ground.settings_for(url)), await asyncpg.connect(url)
     ids = [new_id("ins") for _ in range(count)]
     columns = ["id", "status", "company_id", "integration_id", "token_sealed", "token_fingerprint", "connected_at"]
     records = [

@@ -9,9 +9,9 @@ import asyncpg
 
 from aircall_oauth import partitions
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.resources import vault_of
 from aircall_oauth.sandbox.aircall import PretendAircall, Webhook
 from aircall_oauth.settings import Settings
-from aircall_oauth.vault import Vault
 
 Picture = dict[str, list[tuple[Any, ...]]]
 
@@ -108,7 +108,7 @@ def _known(value: Any, known: set[Any]) -> Any:
 async def _at_aircall(
     connection: asyncpg.Connection, aircall: PretendAircall, settings: Settings, known: set[Any]
 ) -> list[tuple[Any, ...]]:
-    vault = Vault.of(settings)
+    vault = vault_of(settings)
     ours = {
         row["webhook_id"]: (row["installation_id"], row["token_fingerprint"])
         for row in await connection.fetch("SELECT webhook_id, installation_id, token_fingerprint FROM webhook")

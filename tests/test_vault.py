@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
 from aircall_oauth.models import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.resources import vault_of
 from aircall_oauth.vault import NONCE_BYTES, Place, Vault
 from tests.fakes import settings_for
 
@@ -201,7 +202,7 @@ def test_the_first_key_seals_and_all_open() -> None:
 
 
 def test_a_vault_has_the_keys_of_the_settings() -> None:
-    vault = Vault.of(settings_for("postgresql://h/d"))
+    vault = vault_of(settings_for("postgresql://h/d"))
 
     assert vault.open(VAULT.seal(SECRET, PLACE), PLACE).get_secret_value() == SECRET
     assert vault.fingerprint(SECRET, TOKEN_PURPOSE) == VAULT.fingerprint(SECRET, TOKEN_PURPOSE)

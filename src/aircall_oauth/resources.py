@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,7 +120,7 @@ class Resources:
 
     async def _check_keys(self) -> None:
         # What does not open here stops the start; it is no alarm and not counted.
-        vault = Vault.of(self.settings)
+        vault = vault_of(self.settings)
         async with self.database.session() as session:
             connection = await session.connection()
             for sealed in SEALED:
@@ -172,7 +172,7 @@ async def open_resources(
     )
     relay = Relay(api_url=settings.api_url, transport=callers_transport)
     metrics = Metrics()
-    vault = Vault.of(settings, on_refusal=partial(_alarm, metrics))
+    vault = vault_of(settings, on_refusal=partial(_alarm, metrics))
     resources = Resources(settings, database, recognition, vault, aircall, relay, metrics, tracing)
     try:
         try:
@@ -188,6 +188,11 @@ async def open_resources(
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, Place], None] | None = None) -> Vault:
+    """A vault with the keys of the settings."""
+    return Vault(settings.sealing_keys, settings.fingerprint_key_bytes, on_refusal=on_refusal)
 
 
 def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:

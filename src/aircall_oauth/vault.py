@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
-from aircall_oauth.settings import Settings
 
 VERSION = "v1"
 NONCE_BYTES = 12
@@ -55,10 +54,6 @@ class Vault:
         self._fingerprint_key = fingerprint_key
         self._cipher = cache(self._make_cipher)
         self._fingerprint_subkey = cache(lambda purpose: _derive(fingerprint_key, f"fingerprint/{purpose}"))
-
-    @classmethod
-    def of(cls, settings: Settings, *, on_refusal: Callable[[SealError, Place], None] | None = None) -> "Vault":
-        return cls(settings.sealing_keys, settings.fingerprint_key_bytes, on_refusal=on_refusal)
 
     @property
     def key_ids(self) -> list[str]:
