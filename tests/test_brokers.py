@@ -19,7 +19,7 @@ from aircall_oauth.deliveries import brokers
 from aircall_oauth.deliveries.brokers import network, to_kafka, to_nats, to_rabbitmq
 from aircall_oauth.deliveries.outcomes import Delivered, Destination, Message, TryAgain
 from aircall_oauth.errors import DestinationRefused, ExtraMissing
-from aircall_oauth.outgoing import CERTIFICATE_WORDS
+from aircall_oauth.http_client import CERTIFICATE_WORDS
 from aircall_oauth.worker import working
 from tests.brokers import (
     IN_URL,

@@ -25,7 +25,7 @@ from aircall_oauth.deliveries.brokers import network
 from aircall_oauth.deliveries.http import HttpDestination
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.errors import DestinationRefused
-from aircall_oauth.outgoing import trust
+from aircall_oauth.http_client import trust
 from tests.fakes import free_port, loop_turns, settings_for
 from tests.receivers import Hangup, Received, answer_with, raw_receiver, receiver
 

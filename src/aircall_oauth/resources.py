@@ -19,9 +19,9 @@ from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.database import Database, newest_schema_version, reason
 from aircall_oauth.database_fitness import require_fit
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
+from aircall_oauth.http_client import trust
 from aircall_oauth.metrics import Metrics
 from aircall_oauth.models import SEALED, Sealed
-from aircall_oauth.outgoing import trust
 from aircall_oauth.settings import Settings
 from aircall_oauth.tracing import Tracing, open_tracing
 from aircall_oauth.vault import Place, Vault

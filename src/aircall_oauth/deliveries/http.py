@@ -18,7 +18,7 @@ from aircall_oauth.deliveries import signatures
 from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
 from aircall_oauth.deliveries.answers import AnswerConnector, Flooded
 from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
-from aircall_oauth.outgoing import ProxyRefused, open_session, open_tunnel, tls_reason, trust
+from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, tls_reason, trust
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from aircall_oauth.deliveries.addresses import AddressBlocked
 from aircall_oauth.deliveries.brokers.intake import Flooded
-from aircall_oauth.outgoing import tls_reason, trust
+from aircall_oauth.http_client import tls_reason, trust
 
 SILENT = logging.CRITICAL + 1
 WORDS = {
