@@ -12,8 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from aircall_oauth import database, log, partitions
+from aircall_oauth import database, partitions
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.telemetry import log
 from tests.fakes import Service, run_service, settings_for
 
 # Where files cost nothing: each test has a database made of some three hundred.

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from aircall_oauth import log
 from aircall_oauth.models import Scope
+from aircall_oauth.telemetry import log
 from tests.fakes import Service, command_environment, free_port, start_command
 
 CANARY = "c4n4ry"

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aircall_oauth import tracing
+from aircall_oauth.telemetry import tracing
 from tests.fakes import Service, command_environment, free_port, run_command, run_service, settings_for
 from tests.processes import collector, world
 from tests.test_canary import found

@@ -37,9 +37,9 @@ from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.installations.brake import Brake
-from aircall_oauth.metrics import Metrics, Role
 from aircall_oauth.problems import MEDIA_TYPE, fault, headers, problem
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry.metrics import Metrics, Role
 
 BROWSER_DOORS = "/aircall/oauth/"
 DOCS_ASSETS = "/docs/assets"

@@ -13,10 +13,10 @@ from typing import Any
 
 import asyncpg
 
-from aircall_oauth import log
 from aircall_oauth.database import AWAY, Database, reason
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventlog import CHANNEL
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

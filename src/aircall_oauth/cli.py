@@ -16,9 +16,10 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
-from aircall_oauth import log, terminal
+from aircall_oauth import terminal
 from aircall_oauth.errors import AppError, DatabaseAway, OutputLost, SettingsInvalid
 from aircall_oauth.settings import Settings, parse_duration, read_database_url
+from aircall_oauth.telemetry import log
 
 T = TypeVar("T")
 Given = TypeVar("Given")

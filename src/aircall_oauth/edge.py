@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aircall_oauth import log
 from aircall_oauth.errors import AppError, BodyTooLarge
-from aircall_oauth.tracing import Tracing
+from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.tracing import Tracing
 
 logger = log.get(__name__)
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from aircall_oauth.database import database_errors
 from aircall_oauth.eventlog import HOLDERS
-from aircall_oauth.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 from aircall_oauth.models import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
 from aircall_oauth.partitions import DAYS_AHEAD
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 
 MEASURE_SECONDS = 5.0
 # Its indexes hold the waiting and the dead apart; a table of millions is not counted to its end every time.

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from aircall_oauth import log, worker
+from aircall_oauth import worker
 from aircall_oauth.app import create_app
 from aircall_oauth.listener import listening
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.scraping import metrics_served
 from aircall_oauth.server import web_server
 from aircall_oauth.settings import Settings
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from aircall_oauth.metrics import PREFIX, Measurement, Metrics
 from aircall_oauth.settings import DURATION_UNITS, SECRETS_DIR, Settings, environment_name
+from aircall_oauth.telemetry.metrics import PREFIX, Measurement, Metrics
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -10,10 +10,10 @@ from types import FrameType
 
 import uvicorn
 
-from aircall_oauth import log
 from aircall_oauth.app import App
 from aircall_oauth.protocol import BoundedServer, Protocol
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

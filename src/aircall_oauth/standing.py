@@ -18,12 +18,11 @@ from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from aircall_oauth import eventlog, log
+from aircall_oauth import eventlog
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import counted
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway, SealError
-from aircall_oauth.metrics import Asker
 from aircall_oauth.models import (
     TOKEN_COLUMN,
     TOKEN_PURPOSE,
@@ -40,6 +39,8 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import Asker
 from aircall_oauth.vault import Place
 
 logger = log.get(__name__)

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from aircall_oauth.errors import OutputLost
-from aircall_oauth.log import readable
+from aircall_oauth.telemetry.log import readable
 
 if TYPE_CHECKING:
     # For the names only: the front desk imports late.

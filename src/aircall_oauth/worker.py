@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth import audit, gauges, log, moments
+from aircall_oauth import audit, gauges, moments
 from aircall_oauth.database import reason
 from aircall_oauth.deliveries import sealing, sweep, troubled
 from aircall_oauth.deliveries.readers import reading
@@ -24,8 +24,9 @@ from aircall_oauth.installations import (
     uninstalls,
     upkeep,
 )
-from aircall_oauth.metrics import ChoreOutcome, Role
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import ChoreOutcome, Role
 
 logger = log.get(__name__)
 

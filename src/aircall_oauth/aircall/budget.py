@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from aircall_oauth import log
 from aircall_oauth.database import Database
 from aircall_oauth.errors import BudgetSpent
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

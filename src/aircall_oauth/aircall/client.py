@@ -20,7 +20,7 @@ import httpx
 import stamina
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from aircall_oauth import __version__, log
+from aircall_oauth import __version__
 from aircall_oauth.aircall import calls
 from aircall_oauth.aircall.calls import CallPage
 from aircall_oauth.aircall.payloads import (
@@ -36,6 +36,7 @@ from aircall_oauth.aircall.payloads import (
     error_reason,
 )
 from aircall_oauth.errors import AircallBusy, AircallRefused, AircallUnavailable
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from aircall_oauth import log
 from aircall_oauth.deliveries import parked, statements
 from aircall_oauth.deliveries.condition import RUN, Condition
 from aircall_oauth.deliveries.connections import Connections
@@ -35,6 +34,7 @@ from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventjson import Filter
 from aircall_oauth.models import Health, Subscription, SubscriptionOrder, now
 from aircall_oauth.settings import Settings
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

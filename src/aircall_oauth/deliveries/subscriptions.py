@@ -17,7 +17,6 @@ from sqlalchemy import ColumnElement, delete, func, text, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import log
 from aircall_oauth.callers import Caller
 from aircall_oauth.deliveries import destinations, signatures
 from aircall_oauth.deliveries.leases import CHANGED
@@ -46,6 +45,7 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
 from aircall_oauth.vault import Place
 
 logger = log.get(__name__)

@@ -8,7 +8,6 @@ from typing import Any
 from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
-from aircall_oauth import log
 from aircall_oauth.aircall import calls
 from aircall_oauth.database import database_errors
 from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxFull, Unavailable, WebhookTokenUnknown
@@ -19,6 +18,7 @@ from aircall_oauth.events.large import LARGE_BYTES, LargeBodies
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem, problems
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
 
 PATH = "/aircall/webhook"
 ACCEPTED = b'{"ok": true}'

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-from aircall_oauth import log
 from aircall_oauth.database import Database, reason
 from aircall_oauth.errors import AppError
 from aircall_oauth.models import Trouble, new_id, now
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

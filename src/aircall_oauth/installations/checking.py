@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from sqlmodel import col, select
 
-from aircall_oauth import audit, log, standing
+from aircall_oauth import audit, standing
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
@@ -20,6 +20,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import facts, leases, upkeep
 from aircall_oauth.models import Installation, InstallationStatus, Webhook
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, clocks, eventlog, log, standing
+from aircall_oauth import audit, clocks, eventlog, standing
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import again_if_undone, commit_durably
@@ -27,7 +27,6 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
-from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
     CLAIM_PURPOSE,
     CLAIM_TOKEN_COLUMN,
@@ -39,6 +38,8 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import InstallStep
 from aircall_oauth.vault import Place, Vault
 
 logger = log.get(__name__)

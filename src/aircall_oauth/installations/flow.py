@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import clocks, log, standing
+from aircall_oauth import clocks, standing
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import APP_REFUSED, counted
 from aircall_oauth.aircall.payloads import Identity
@@ -47,7 +47,6 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import claims, links, state, upkeep
 from aircall_oauth.installations.brake import Turn
 from aircall_oauth.installations.state import FlowCookie, FlowState
-from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
     TOKEN_PURPOSE,
     Flow,
@@ -58,6 +57,8 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import InstallStep
 
 logger = log.get(__name__)
 

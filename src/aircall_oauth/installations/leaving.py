@@ -14,7 +14,7 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, log, standing
+from aircall_oauth import audit, standing
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.database import again_if_undone, commit_durably
@@ -36,6 +36,7 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
 from aircall_oauth.vault import Place
 
 logger = log.get(__name__)

@@ -11,7 +11,7 @@ from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, log
+from aircall_oauth import audit
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, TooManyTokenReads
@@ -26,6 +26,7 @@ from aircall_oauth.models import (
     WebhookStatus,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.telemetry import log
 from aircall_oauth.vault import Place
 
 logger = log.get(__name__)

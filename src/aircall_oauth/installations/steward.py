@@ -18,11 +18,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import eventlog, log, standing
+from aircall_oauth import eventlog, standing
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
 from aircall_oauth.installations import gaps, leases
-from aircall_oauth.metrics import InstallStep
 from aircall_oauth.models import (
     WEBHOOK_TOKEN_PURPOSE,
     GapReason,
@@ -34,6 +33,8 @@ from aircall_oauth.models import (
 )
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
+from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import InstallStep
 
 logger = log.get(__name__)
 

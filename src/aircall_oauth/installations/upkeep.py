@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Update, func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import log, standing
+from aircall_oauth import standing
 from aircall_oauth.errors import AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
 from aircall_oauth.installations import facts, gaps, leases, steward
 from aircall_oauth.installations.crowd import Piece, work_off
@@ -16,6 +16,7 @@ from aircall_oauth.installations.steward import Oddity
 from aircall_oauth.models import GapReason, Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look, NotNow
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

@@ -9,7 +9,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from aircall_oauth import log
 from aircall_oauth.aircall.relay import Answer, Asked
 from aircall_oauth.deps import AircallCaller, ResourcesDep, WhoDep
 from aircall_oauth.doors import KeyedRoute
@@ -25,6 +24,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.problems import problems
 from aircall_oauth.proxy import forward, headers
 from aircall_oauth.proxy.path import judged
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 # The query is Aircall's.

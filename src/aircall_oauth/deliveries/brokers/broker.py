@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from aircall_oauth import log
 from aircall_oauth.deliveries.brokers.sockets import Connect, Gate
 from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAgain
+from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 

@@ -16,7 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from aircall_oauth import __version__
 from aircall_oauth.errors import StartRefused
-from aircall_oauth.metrics import method_label
+from aircall_oauth.telemetry.metrics import method_label
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
