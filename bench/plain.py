@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import Field, SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.database import Database
+from aircall_oauth.storage.database import Database
 
 
 class PlainWebhook(SQLModel, table=True):

@@ -21,7 +21,7 @@ import asyncpg
 from aircall_oauth import keys
 from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id, now
 from aircall_oauth.resources import open_resources, vault_of
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.vault import Place
 from bench import ground
 from bench.ground import Server
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from aircall_oauth import database, partitions
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage import database, partitions
 from aircall_oauth.telemetry import log
 from tests.fakes import Service, run_service, settings_for
 

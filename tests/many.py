@@ -6,7 +6,7 @@ from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURP
 from aircall_oauth.sandbox.aircall import Webhook
 from aircall_oauth.sandbox.aircall.companies import Company, Integration
 from aircall_oauth.sandbox.aircall.grants import Token
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.vault import Place
 from tests.fakes import Service
 
 FIRST_COMPANY = 100_000

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from aircall_oauth import database
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
+from aircall_oauth.storage import database
 from tests.processes import eventually
 
 NAME = "standby"

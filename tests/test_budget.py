@@ -10,9 +10,9 @@ import pytest
 
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.budget import SECONDS, Told
-from aircall_oauth.database import Database
 from aircall_oauth.errors import BudgetSpent, DatabaseAway
 from aircall_oauth.installations import upkeep
+from aircall_oauth.storage.database import Database
 from tests.fakes import Service, database_away, free_port, run_service, settings_for
 from tests.processes import World, world
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import httpx
 import pytest
 
-from aircall_oauth.vault import Vault
+from aircall_oauth.storage.vault import Vault
 from tests.fakes import CLIENT_SECRET, FINGERPRINT_KEY, SECRET_KEY, run_command
 from tests.processes import World, a_client, collector, eventually, world
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from aircall_oauth.database import Database, reason
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage.database import Database, reason
 from tests.brokers import Certificate
 from tests.fakes import Service, command_environment, free_port, run_command, start_command, tcp_door
 from tests.refusing import refusing_postgres, silent_postgres, tls_door

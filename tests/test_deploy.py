@@ -98,7 +98,7 @@ def test_the_example_deployment_sets_every_required_setting() -> None:
 
 
 def test_the_example_secrets_database_url_works_once_it_is_filled_in() -> None:
-    from aircall_oauth import database_url
+    from aircall_oauth.storage import database_url
 
     secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text())["stringData"]
     url = secret["AIRCALL_OAUTH_DATABASE_URL"].removeprefix("REPLACE: ")

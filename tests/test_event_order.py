@@ -7,11 +7,11 @@ from collections.abc import Callable
 import asyncpg
 
 from aircall_oauth import eventlog
-from aircall_oauth.database import Database
 from aircall_oauth.errors import Unavailable
 from aircall_oauth.events.inbox import Arrival, Inbox, TakenIn, open_inbox
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE, Installation, Scope
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import Database
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.fakes import Service
 from tests.forked import fork

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aircall_oauth.database_hosts import each_host
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage.hosts import each_host
 from tests.fakes import Service, free_port, run_service, settings_for
 from tests.processes import eventually
 from tests.standbys import sql, with_standby

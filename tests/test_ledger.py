@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
-from aircall_oauth import database
+from aircall_oauth.storage import database
 from tests.fakes import until
 from tests.forked import WebProcess, web_processes
 from tests.processes import durable_postgres

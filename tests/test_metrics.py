@@ -22,8 +22,8 @@ from aircall_oauth import gauges, reference, standing, worker
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.scraping import CHORES_HANG_SECONDS, MetricsDoors
+from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
-from aircall_oauth.vault import Place
 from tests.fakes import (
     Service,
     command_environment,

@@ -19,10 +19,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from aircall_oauth import database
-from aircall_oauth.database import Database, alembic_config, newest_schema_version
 from aircall_oauth.models import Table
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage import database
+from aircall_oauth.storage.database import Database, alembic_config, newest_schema_version
 from tests.fakes import Service, command_environment, run_command, start_command
 
 ROOT = Path(__file__).parents[1]

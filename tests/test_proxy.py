@@ -20,7 +20,7 @@ from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id
 from aircall_oauth.protocol import BoundedServer, Protocol
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.vault import Place
 from tests.fakes import Service, loop_turns, settings_for, until
 
 TOKEN = "c4n4ry-access-token"

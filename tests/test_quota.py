@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.database import DRIVER_POOL_SIZE
+from aircall_oauth.storage.database import DRIVER_POOL_SIZE
 from tests.fakes import Service, run_service, settings_for
 from tests.test_feed import NAMES
 from tests.test_feed import tell as tell_types

@@ -19,13 +19,13 @@ from dirty_equals import IsStr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from aircall_oauth import database
 from aircall_oauth.errors import InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.events import bodies, inbox
 from aircall_oauth.events.inbox import Arrival, TakenIn
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE, Scope
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage import database
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.fakes import Service, run_service, settings_for, until
 from tests.processes import eventually

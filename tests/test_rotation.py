@@ -17,7 +17,7 @@ from aircall_oauth.models import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURP
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.rotation import Rotation
 from aircall_oauth.settings import Settings
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.vault import Place
 from tests.fakes import SECRET_KEY, Service, command_environment, run_command, run_service, settings_for, start_command
 from tests.processes import eventually
 

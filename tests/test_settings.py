@@ -14,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from aircall_oauth import reference
-from aircall_oauth.database import Database
 from aircall_oauth.errors import DatabaseAway, SettingsInvalid
 from aircall_oauth.settings import Settings, environment_name
+from aircall_oauth.storage.database import Database
 from tests.fakes import FINGERPRINT_KEY, SECRET_KEY, environment_for, free_port, settings_for, tcp_door
 
 SOMEWHERE = "postgresql://db.example.com/aircall"

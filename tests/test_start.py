@@ -6,10 +6,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from aircall_oauth import database
 from aircall_oauth.errors import KeysUnfit
 from aircall_oauth.resources import open_resources
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage import database
 from tests.fakes import (
     FINGERPRINT_KEY,
     SECRET_KEY,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aircall_oauth.errors import FlowError, StateInvalid, WrongBrowser
 from aircall_oauth.installations import state
 from aircall_oauth.installations.state import FlowCookie, FlowState
-from aircall_oauth.vault import Vault
+from aircall_oauth.storage.vault import Vault
 
 KEY, OTHER_KEY, FINGERPRINT_KEY = b"k" * 32, b"o" * 32, b"f" * 32
 VAULT = Vault({"k1": KEY}, FINGERPRINT_KEY)

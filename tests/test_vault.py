@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
 from aircall_oauth.models import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.resources import vault_of
-from aircall_oauth.vault import NONCE_BYTES, Place, Vault
+from aircall_oauth.storage.vault import NONCE_BYTES, Place, Vault
 from tests.fakes import settings_for
 
 KEY, OTHER_KEY, FINGERPRINT_KEY = b"k" * 32, b"o" * 32, b"f" * 32

@@ -12,10 +12,10 @@ from sqlalchemy import func, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import clocks
-from aircall_oauth.database import database_errors
 from aircall_oauth.models import Audit, new_id
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import clocks
+from aircall_oauth.storage.database import database_errors
 
 COUNT_LOCK = 2
 MINUTE = timedelta(minutes=1)

@@ -74,7 +74,7 @@ def migrate(
     lock_wait: Annotated[str, typer.Option(help="How long to ask again for a table that is in use.")] = "2m",
 ) -> None:
     """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
-    from aircall_oauth import database
+    from aircall_oauth.storage import database
 
     wait = _usage(parse_duration, lock_wait, "--lock-wait")
     _run(lambda settings: database.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=_say))
@@ -505,7 +505,7 @@ def _usage(read: Callable[[Given], T], text: Given, option: str) -> T:
 
 def _in_one_line(error: Exception) -> str:
     """What went wrong and what to do, of our own errors and the database's; any other one is a bug, and raised."""
-    from aircall_oauth.database_faults import DRIVER_ERRORS, explain
+    from aircall_oauth.storage.faults import DRIVER_ERRORS, explain
 
     cause = error.__cause__ if isinstance(error, DatabaseAway) else error
     if isinstance(error, AppError) and (cause is None or cause is error):

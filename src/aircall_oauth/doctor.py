@@ -11,11 +11,8 @@ import aiohttp
 from sqlalchemy import ColumnElement, text
 from sqlmodel import col, select
 
-from aircall_oauth import callers, partitions, standing
+from aircall_oauth import callers, standing
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.database import Database, database_errors, newest_schema_version
-from aircall_oauth.database_faults import explain
-from aircall_oauth.database_fitness import require_fit
 from aircall_oauth.deliveries import troubled
 from aircall_oauth.errors import (
     AircallError,
@@ -41,6 +38,10 @@ from aircall_oauth.models import (
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.standing import Look
+from aircall_oauth.storage import partitions
+from aircall_oauth.storage.database import Database, database_errors, newest_schema_version
+from aircall_oauth.storage.faults import explain
+from aircall_oauth.storage.fitness import require_fit
 
 CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)

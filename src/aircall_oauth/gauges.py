@@ -6,11 +6,11 @@ Not when somebody scrapes: how often the database is asked must not depend on wh
 import json
 from enum import StrEnum
 
-from aircall_oauth.database import database_errors
 from aircall_oauth.eventlog import HOLDERS
 from aircall_oauth.models import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
-from aircall_oauth.partitions import DAYS_AHEAD
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.partitions import DAYS_AHEAD
 from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 
 MEASURE_SECONDS = 5.0

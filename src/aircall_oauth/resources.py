@@ -12,20 +12,20 @@ from typing import Any, TypeVar
 import httpx
 from sqlalchemy import Row, text
 
-from aircall_oauth import partitions
 from aircall_oauth.aircall.client import Aircall
 from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.aircall.transport import QuickTransport
-from aircall_oauth.database import Database, newest_schema_version, reason
-from aircall_oauth.database_fitness import require_fit
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.http_client import trust
 from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage import partitions
+from aircall_oauth.storage.database import Database, newest_schema_version, reason
+from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.vault import Place, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 from aircall_oauth.telemetry.tracing import Tracing, open_tracing
-from aircall_oauth.vault import Place, Vault
 
 logger = log.get(__name__)
 

@@ -16,12 +16,12 @@ import asyncpg
 
 from aircall_oauth import audit
 from aircall_oauth.audit import OPERATOR, Action
-from aircall_oauth.database import Database, database_errors
 from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import KEY_BYTES
-from aircall_oauth.vault import Place, Vault
+from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.vault import Place, Vault
 
 LOCK = 0x726F74617465  # "rotate"
 # So many rows are locked at once, for the few milliseconds of one statement.

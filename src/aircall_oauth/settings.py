@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aircall_oauth import database_url
 from aircall_oauth.errors import SettingsInvalid
+from aircall_oauth.storage import database_url
 
 PREFIX = "AIRCALL_OAUTH_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"

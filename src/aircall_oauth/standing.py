@@ -39,9 +39,9 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Asker
-from aircall_oauth.vault import Place
 
 logger = log.get(__name__)
 

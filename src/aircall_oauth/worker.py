@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from aircall_oauth import audit, gauges, moments
-from aircall_oauth.database import reason
 from aircall_oauth.deliveries import sealing, sweep, troubled
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import AppError
@@ -25,6 +24,7 @@ from aircall_oauth.installations import (
     upkeep,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import ChoreOutcome, Role
 

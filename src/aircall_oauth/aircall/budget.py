@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from aircall_oauth.database import Database
 from aircall_oauth.errors import BudgetSpent
+from aircall_oauth.storage.database import Database
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from aircall_oauth.database import Database, database_errors
+from aircall_oauth.storage.database import Database, database_errors
 
 MOST = 4
 

@@ -18,7 +18,7 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.vault import Place
 
 MASK = "***"
 # The version before this one takes what stands in clear for the address: it must not send to one that is masked.

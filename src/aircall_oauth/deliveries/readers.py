@@ -13,7 +13,6 @@ import asyncpg
 
 from aircall_oauth import bell
 from aircall_oauth.bell import Bell, hang_bell
-from aircall_oauth.database import reason
 from aircall_oauth.deliveries import destinations, leases, statements
 from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.memory import Memory
@@ -23,6 +22,7 @@ from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.models import Subscription, new_id
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

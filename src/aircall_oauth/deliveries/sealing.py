@@ -1,10 +1,10 @@
 """Seals the destinations that the version before this one left in clear, before and while it is replaced."""
 
-from aircall_oauth.database import database_errors
 from aircall_oauth.deliveries import destinations
 from aircall_oauth.models import URL_COLUMN, SubscriptionKind
 from aircall_oauth.resources import Resources
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.vault import Place
 
 BATCH = 500
 IN_CLEAR = f"""

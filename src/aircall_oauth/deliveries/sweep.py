@@ -1,8 +1,8 @@
 """The worker's chores around deliveries: what is past the retention is forgotten."""
 
-from aircall_oauth import clocks
-from aircall_oauth.database import database_errors
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import clocks
+from aircall_oauth.storage.database import database_errors
 
 BATCH = 5000
 FORGET_ATTEMPTS = """

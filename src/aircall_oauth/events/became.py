@@ -6,8 +6,8 @@ from enum import StrEnum
 import msgspec
 
 from aircall_oauth.callers import Caller
-from aircall_oauth.database import database_errors
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import database_errors
 
 
 class Became(StrEnum):

@@ -8,13 +8,14 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from aircall_oauth import bell, epochs, keys
+from aircall_oauth import bell, keys
 from aircall_oauth.bell import Bell
 from aircall_oauth.callers import Caller
-from aircall_oauth.database import database_errors
 from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_events
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import epochs
+from aircall_oauth.storage.database import database_errors
 
 HEARTBEAT_SECONDS = 15.0
 # A stream that is not read holds two pages at most, each one event larger than this at most.

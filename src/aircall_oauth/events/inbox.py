@@ -18,11 +18,12 @@ from enum import Enum, auto
 import asyncpg
 import msgspec
 
-from aircall_oauth import eventlog, partitions
-from aircall_oauth.database import AWAY, DURABLY, Database, reason
+from aircall_oauth import eventlog
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.models import EventSource, InstallationStatus, new_id
+from aircall_oauth.storage import partitions
+from aircall_oauth.storage.database import AWAY, DURABLY, Database, reason
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 

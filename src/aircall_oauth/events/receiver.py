@@ -9,7 +9,6 @@ from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.aircall import calls
-from aircall_oauth.database import database_errors
 from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxFull, Unavailable, WebhookTokenUnknown
 from aircall_oauth.events import envelope
 from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
@@ -18,6 +17,7 @@ from aircall_oauth.events.large import LARGE_BYTES, LargeBodies
 from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem, problems
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import database_errors
 from aircall_oauth.telemetry import log
 
 PATH = "/aircall/webhook"

@@ -2,9 +2,9 @@
 
 from datetime import datetime, timedelta
 
-from aircall_oauth import clocks, partitions
-from aircall_oauth.database import database_errors
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import clocks, partitions
+from aircall_oauth.storage.database import database_errors
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

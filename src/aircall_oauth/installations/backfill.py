@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import clocks, eventlog, standing
+from aircall_oauth import eventlog, standing
 from aircall_oauth.aircall import calls
 from aircall_oauth.aircall.calls import CallPage, ListedCall
 from aircall_oauth.errors import (
@@ -30,6 +30,7 @@ from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
 from aircall_oauth.models import Gap, GapReason, Installation, InstallationStatus, new_id
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import clocks
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -14,10 +14,9 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, clocks, eventlog, standing
+from aircall_oauth import audit, eventlog, standing
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
-from aircall_oauth.database import again_if_undone, commit_durably
 from aircall_oauth.errors import (
     ApiError,
     ClaimNotFound,
@@ -38,9 +37,11 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import clocks
+from aircall_oauth.storage.database import again_if_undone, commit_durably
+from aircall_oauth.storage.vault import Place, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
-from aircall_oauth.vault import Place, Vault
 
 logger = log.get(__name__)
 

@@ -17,7 +17,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth import audit, standing
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
-from aircall_oauth.database import again_if_undone, commit_durably
 from aircall_oauth.errors import (
     AircallRefused,
     DatabaseAway,
@@ -36,8 +35,9 @@ from aircall_oauth.models import (
     now,
 )
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import again_if_undone, commit_durably
+from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry import log
-from aircall_oauth.vault import Place
 
 logger = log.get(__name__)
 

@@ -18,7 +18,7 @@ from aircall_oauth.callers import Caller
 from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, OwnerNotAllowed, SealError
 from aircall_oauth.models import new_id
 from aircall_oauth.resources import Resources
-from aircall_oauth.vault import Vault
+from aircall_oauth.storage.vault import Vault
 
 LIFETIME = timedelta(minutes=30)
 PURPOSE = "install-link"

@@ -16,7 +16,7 @@ from datetime import timedelta
 import msgspec
 
 from aircall_oauth.errors import SealError, StateExpired, StateInvalid, WrongBrowser
-from aircall_oauth.vault import Vault
+from aircall_oauth.storage.vault import Vault
 
 LIFETIME = timedelta(minutes=10)
 CLOCK_SKEW_SECONDS = 60

@@ -20,7 +20,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.models import TOKEN_COLUMN, InstallationStatus
 from aircall_oauth.resources import Resources
-from aircall_oauth.vault import Place
+from aircall_oauth.storage.vault import Place
 
 # What changes nothing may be asked once more where the connection broke.
 REPEATED = {"GET", "HEAD"}

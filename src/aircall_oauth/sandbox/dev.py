@@ -20,11 +20,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import httpx
 from pydantic import SecretStr
 
-from aircall_oauth import database
 from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
+from aircall_oauth.storage import database
 from aircall_oauth.telemetry.log import readable
 
 SERVICE_PORT = 8000

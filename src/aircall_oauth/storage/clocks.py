@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from aircall_oauth.database import Database, database_errors
 from aircall_oauth.errors import ClocksDisagree
+from aircall_oauth.storage.database import Database, database_errors
 
 MAY_DIFFER = timedelta(minutes=1)
 NEWEST_EVENT = "SELECT received_at FROM event ORDER BY position DESC LIMIT 1"

@@ -21,11 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import database_url
-from aircall_oauth.database_faults import explain, root
-from aircall_oauth.database_fitness import require_fit
-from aircall_oauth.database_hosts import Hosts
 from aircall_oauth.errors import AppError, DatabaseAway, PoolerRefused
+from aircall_oauth.storage import database_url
+from aircall_oauth.storage.faults import explain, root
+from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.hosts import Hosts
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
@@ -259,7 +259,7 @@ def reason(error: Exception) -> str:
 def migrations_folder() -> Path:
     """The wheel's copy of the migrations, or the checkout's."""
     packaged = Path(str(files("aircall_oauth") / "_alembic"))
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "alembic"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "alembic"
 
 
 def alembic_config(

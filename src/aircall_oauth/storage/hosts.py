@@ -7,9 +7,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from aircall_oauth import epochs
-from aircall_oauth.database_faults import DRIVER_ERRORS
-from aircall_oauth.database_url import Address
+from aircall_oauth.storage import epochs
+from aircall_oauth.storage.database_url import Address
+from aircall_oauth.storage.faults import DRIVER_ERRORS
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 # PostgreSQL ends a session of ours that fell silent, in a transaction or altogether; the URL's say is about our end.

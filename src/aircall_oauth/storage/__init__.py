@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, sealed secrets, the log's days, and the tables."""
