@@ -9,9 +9,9 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from aircall_oauth.models import Table
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.faults import root
+from aircall_oauth.storage.models.base import Table
 
 MIGRATION_LOCK = 0x61697263616C6C  # "aircall"
 # Whoever comes after a lock that is waited for waits too, events among them; Aircall gives an event five seconds.

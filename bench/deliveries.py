@@ -20,9 +20,9 @@ import asyncpg
 import httpx
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
+from aircall_oauth.storage.models.access import Scope
 from bench import ground, paced
 from bench.ground import Server
 

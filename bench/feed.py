@@ -17,8 +17,8 @@ import asyncpg
 import msgspec
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
+from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server
 

@@ -14,12 +14,13 @@ from typing import Any
 import asyncpg
 import httpx
 
-from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE, new_id, now
 from aircall_oauth.resources import vault_of
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import database
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.vault import Place
 
 ROOT = Path(__file__).parents[1]

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
+from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server
 

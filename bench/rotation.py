@@ -19,8 +19,10 @@ from pathlib import Path
 import asyncpg
 
 from aircall_oauth import keys
-from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, Scope, new_id, now
 from aircall_oauth.resources import open_resources, vault_of
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import Place
 from bench import ground
 from bench.ground import Server

@@ -20,9 +20,9 @@ from tests.fakes import Service, run_service, settings_for
 from tests.many import FIRST_COMPANY, install_many
 
 from aircall_oauth.installations import backfill, pulse, upkeep
-from aircall_oauth.models import now
 from aircall_oauth.sandbox.aircall import create_app
 from aircall_oauth.storage import database
+from aircall_oauth.storage.models.base import now
 from aircall_oauth.telemetry import log
 from bench import ground
 

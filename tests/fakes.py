@@ -17,11 +17,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from aircall_oauth.app import create_app
-from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
 
 PUBLIC_URL = "http://localhost:8000"
 AIRCALL_URL = "http://localhost:8100"

@@ -2,10 +2,11 @@
 
 import asyncpg
 
-from aircall_oauth.models import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE, now
 from aircall_oauth.sandbox.aircall import Webhook
 from aircall_oauth.sandbox.aircall.companies import Company, Integration
 from aircall_oauth.sandbox.aircall.grants import Token
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.vault import Place
 from tests.fakes import Service
 

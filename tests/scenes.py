@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aircall_oauth.installations import gaps
-from aircall_oauth.models import GapReason
 from aircall_oauth.sandbox.aircall import Webhook
+from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service
 
 COMPANY, OTHER_COMPANY, THIRD_COMPANY = 70077, 70078, 70079

@@ -10,7 +10,7 @@ import pytest
 
 from aircall_oauth import audit
 from aircall_oauth.audit import OPERATOR, Action, Outcome, Who
-from aircall_oauth.models import Scope
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for
 
 LONG_AGO = "INSERT INTO audit (id, at, actor, action) VALUES ($1, now() - $2::interval, 'operator', 'token.read')"

@@ -16,8 +16,8 @@ from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.events import retention
 from aircall_oauth.installations import backfill, gaps, pulse, upkeep
-from aircall_oauth.models import GapReason
 from aircall_oauth.sandbox.aircall import doors
+from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service, run_command, run_service, settings_for
 from tests.processes import World, eventually, world
 

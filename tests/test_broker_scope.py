@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.models import Scope
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, run_service, settings_for
 from tests.receivers import LOOPBACK
 

@@ -9,8 +9,8 @@ import pytest
 import stamina
 
 from aircall_oauth.installations import checking
-from aircall_oauth.models import Scope
 from aircall_oauth.sandbox.aircall.companies import Integration
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, run_service, settings_for, until
 
 COMPANY = 70077

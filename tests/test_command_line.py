@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aircall_oauth.models import API_KEY_PREFIX
 from aircall_oauth.settings import Settings, environment_name
+from aircall_oauth.storage.models.access import API_KEY_PREFIX
 from tests.fakes import Service, command_environment, free_port, run_command, start_command
 
 NOWHERE = "postgresql://user:c4n4ry@127.0.0.1:1/nowhere"

@@ -6,8 +6,8 @@ import pytest
 
 from aircall_oauth.errors import KeysUnfit
 from aircall_oauth.installations import backfill, claims, gaps, retiring, revoke, uninstalls, upkeep
-from aircall_oauth.models import GapReason
 from aircall_oauth.resources import open_resources
+from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service, run_service, settings_for
 
 COMPANIES = (70077, 70078, 70079)

@@ -20,7 +20,7 @@ from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAg
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.deliveries.tail import Tail
-from aircall_oauth.models import Subscription
+from aircall_oauth.storage.models.deliveries import Subscription
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from aircall_oauth import openapi
-from aircall_oauth.models import new_id
+from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service
 
 SECRET = "whsec_hunter2"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from aircall_oauth.models import Scope
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import database
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, run_service, settings_for
 from tests.processes import durable_postgres, eventually
 from tests.standbys import sql, with_standby

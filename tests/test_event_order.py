@@ -9,9 +9,11 @@ import asyncpg
 from aircall_oauth import eventlog
 from aircall_oauth.errors import Unavailable
 from aircall_oauth.events.inbox import Arrival, Inbox, TakenIn, open_inbox
-from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE, Installation, Scope
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.installations import Installation
+from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.fakes import Service
 from tests.forked import fork

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from aircall_oauth.installations import upkeep
-from aircall_oauth.models import Scope
 from aircall_oauth.sandbox.aircall.companies import Integration
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import AIRCALL_URL, CLIENT_ID, PUBLIC_URL, Service, run_service, settings_for
 
 HTTPS_URL = "https://connect.example.com"

@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, run_service
 
 

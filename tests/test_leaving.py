@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from aircall_oauth.installations import leaving, upkeep
-from aircall_oauth.models import Scope
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.sandbox.aircall.faults import How
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, command_environment, run_command, until
 
 COMPANY = 70077

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from aircall_oauth.models import Scope
+from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.telemetry import log
 from tests.fakes import Service, command_environment, free_port, start_command
 

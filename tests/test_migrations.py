@@ -19,10 +19,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from aircall_oauth.models import Table
+import aircall_oauth
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import database
 from aircall_oauth.storage.database import Database, alembic_config, newest_schema_version
+from aircall_oauth.storage.models.base import Table
 from tests.fakes import Service, command_environment, run_command, start_command
 
 ROOT = Path(__file__).parents[1]
@@ -174,7 +175,7 @@ def upgrade() -> None:
 @pytest.fixture
 def with_one_more(tmp_path: Path) -> dict[str, str]:
     """The environment of a version with one more migration, which needs tables for itself."""
-    package = Path(database.__file__).parent
+    package = Path(aircall_oauth.__file__).parent
     shutil.copytree(package, tmp_path / "aircall_oauth")
     shutil.copytree(database.migrations_folder(), tmp_path / "aircall_oauth/_alembic")
     one_more = tmp_path / "aircall_oauth/_alembic/versions/9999_one_more.py"

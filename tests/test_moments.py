@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import DateTime
 
 from aircall_oauth import moments
-from aircall_oauth.models import Table
 from aircall_oauth.moments import MOMENTS, OF_ACTIVE, Moment
+from aircall_oauth.storage.models.base import Table
 from tests.fakes import Service
 
 MONTH = timedelta(days=32)

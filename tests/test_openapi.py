@@ -13,7 +13,7 @@ from dirty_equals import Contains, IsPartialDict, IsStr
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from aircall_oauth import openapi
-from aircall_oauth.models import new_id
+from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service
 
 COMMITTED = Path(__file__).parents[1] / "docs" / "openapi.json"

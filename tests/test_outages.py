@@ -16,7 +16,8 @@ from aircall_oauth.deliveries.condition import Condition
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import Message, TryAgain
 from aircall_oauth.deliveries.readers import reading
-from aircall_oauth.models import Health, now
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.deliveries import Health
 from tests.fakes import Service, free_port, run_service, settings_for, until
 from tests.processes import eventually
 from tests.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe, tell

@@ -19,8 +19,8 @@ from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination
 from aircall_oauth.deliveries.outcomes import Delivered, Outcome, TryAgain
 from aircall_oauth.errors import AircallUnavailable
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import free_port, pass_both_ways, settings_for
 from tests.receivers import LOOPBACK, receiver
 from tests.test_destinations import KEY, MESSAGE, certificate

@@ -9,7 +9,8 @@ import pytest
 from dirty_equals import IsDatetime, IsStr
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope, new_id
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service
 
 ISO = IsDatetime(iso_string=True)

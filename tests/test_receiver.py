@@ -23,9 +23,10 @@ from aircall_oauth.errors import InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.events import bodies, inbox
 from aircall_oauth.events.inbox import Arrival, TakenIn
-from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE, Scope
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import database
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.fakes import Service, run_service, settings_for, until
 from tests.processes import eventually

@@ -13,10 +13,11 @@ import pytest
 
 from aircall_oauth import rotation
 from aircall_oauth.errors import KeysUnfit, RotationUnderWay
-from aircall_oauth.models import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed, Table, new_id, now
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.rotation import Rotation
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage.models.base import Table, new_id, now
+from aircall_oauth.storage.models.sealed import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed
 from aircall_oauth.storage.vault import Place
 from tests.fakes import SECRET_KEY, Service, command_environment, run_command, run_service, settings_for, start_command
 from tests.processes import eventually

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service
 
 SECONDS = 15

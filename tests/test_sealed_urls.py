@@ -8,7 +8,8 @@ from aircall_oauth.deliveries import sealing
 from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination
 from aircall_oauth.deliveries.outcomes import Message, TryAgain
-from aircall_oauth.models import Scope, new_id
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.worker import CHORES
 from tests.fakes import Service, run_service, settings_for
 from tests.receivers import LOOPBACK, receiver

@@ -9,8 +9,8 @@ from sqlmodel import col, select
 
 from aircall_oauth import standing
 from aircall_oauth.installations import uninstalls, upkeep
-from aircall_oauth.models import Installation
 from aircall_oauth.sandbox.aircall.companies import Integration
+from aircall_oauth.storage.models.installations import Installation
 from tests.fakes import Service, until
 from tests.processes import eventually
 

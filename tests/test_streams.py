@@ -9,8 +9,8 @@ import aiohttp
 
 from aircall_oauth import keys
 from aircall_oauth.events import streams
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, settings_for
 from tests.forked import web_processes
 from tests.processes import eventually

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from dirty_equals import IsStr
 
-from aircall_oauth.models import Scope, new_id
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service, run_service, settings_for
 from tests.receivers import LOOPBACK, tell
 

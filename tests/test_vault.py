@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
-from aircall_oauth.models import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.resources import vault_of
+from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.vault import NONCE_BYTES, Place, Vault
 from tests.fakes import settings_for
 

@@ -13,8 +13,8 @@ import aiohttp
 import asyncpg
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
+from aircall_oauth.storage.models.access import Scope
 from tests.fakes import settings_for
 from tests.forked import WebProcess, web_processes
 

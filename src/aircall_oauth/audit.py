@@ -12,10 +12,11 @@ from sqlalchemy import func, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.models import Audit, new_id
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.access import Audit
+from aircall_oauth.storage.models.base import new_id
 
 COUNT_LOCK = 2
 MINUTE = timedelta(minutes=1)

@@ -7,7 +7,9 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col
 
 from aircall_oauth import rules
-from aircall_oauth.models import Event, Installation, Scope
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.events import Event
+from aircall_oauth.storage.models.installations import Installation
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ def create_key(
 def list_keys() -> None:
     """List the API keys; never the secrets."""
     from aircall_oauth import keys
-    from aircall_oauth.models import now
+    from aircall_oauth.storage.models.base import now
 
     terminal.print_table(
         ("id", "name", "standing", "owner", "scopes", "created", "last used", "expires", "Aircall"),
@@ -250,7 +250,7 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
 def new_sealing_key() -> None:
     """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout; it is kept nowhere."""
     from aircall_oauth import rotation
-    from aircall_oauth.models import now
+    from aircall_oauth.storage.models.base import now
 
     _say("A new entry for AIRCALL_OAUTH_SECRET_KEYS. At the end of the list it opens; at its beginning it seals, too:")
     terminal.write(f"{rotation.new_key(now())}\n")
@@ -286,7 +286,7 @@ def list_installations(
     """List the installations, oldest first."""
     from aircall_oauth import callers
     from aircall_oauth.installations import reading
-    from aircall_oauth.models import InstallationStatus
+    from aircall_oauth.storage.models.installations import InstallationStatus
 
     wanted = None if status is None else _usage(InstallationStatus, status, "--status")
     found = _with_resources(lambda resources: reading.list_all(resources, callers.OPERATOR, owner=owner, status=wanted))
@@ -474,7 +474,7 @@ def _moment(text: str) -> datetime:
 
 
 def _scopes(text: str) -> list[Any]:
-    from aircall_oauth.models import Scope
+    from aircall_oauth.storage.models.access import Scope
 
     try:
         return list(dict.fromkeys(Scope(word.strip()) for word in text.split(",")))
@@ -489,7 +489,7 @@ async def _collect(found: AsyncIterator[T]) -> list[T]:
 
 def _aircall_rules(given: list[str], scopes: list[Any]) -> list[str]:
     from aircall_oauth import rules
-    from aircall_oauth.models import Scope
+    from aircall_oauth.storage.models.access import Scope
 
     if given and Scope.AIRCALL_CALL not in scopes:
         raise typer.BadParameter(f"needs the scope {Scope.AIRCALL_CALL}", param_hint="--aircall")

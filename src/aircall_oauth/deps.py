@@ -11,8 +11,8 @@ from aircall_oauth import keys
 from aircall_oauth.audit import Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.errors import ScopeMissing, Unauthenticated
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.access import Scope
 
 bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="An API key of this service.")
 

@@ -26,15 +26,6 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.installations import reading
 from aircall_oauth.installations.reading import InstallationView
-from aircall_oauth.models import (
-    Farewell,
-    Installation,
-    InstallationStatus,
-    SubscriptionStatus,
-    Webhook,
-    WebhookStatus,
-    now,
-)
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.standing import Look
@@ -42,6 +33,15 @@ from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import Database, database_errors, newest_schema_version
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.deliveries import SubscriptionStatus
+from aircall_oauth.storage.models.installations import (
+    Farewell,
+    Installation,
+    InstallationStatus,
+    Webhook,
+    WebhookStatus,
+)
 
 CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)

@@ -14,8 +14,10 @@ import asyncpg
 import msgspec
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.models import EventDraft, EventSource, Gap, Installation, new_id
 from aircall_oauth.storage import partitions
+from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.models.events import EventDraft, EventSource
+from aircall_oauth.storage.models.installations import Gap, Installation
 
 APPEND_LOCK = 0x61697263616C6C2D6C6F67 & 0x7FFFFFFFFFFFFFFF
 CHANNEL = "aircall_oauth_log"

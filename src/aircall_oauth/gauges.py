@@ -7,9 +7,10 @@ import json
 from enum import StrEnum
 
 from aircall_oauth.eventlog import HOLDERS
-from aircall_oauth.models import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
+from aircall_oauth.storage.models.installations import InstallationStatus, WebhookStatus
 from aircall_oauth.storage.partitions import DAYS_AHEAD
 from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 

@@ -9,8 +9,10 @@ from sqlmodel import col, select, update
 from aircall_oauth import audit
 from aircall_oauth.audit import OPERATOR, Action
 from aircall_oauth.callers import Caller
-from aircall_oauth.models import API_KEY_PURPOSE, ApiKey, Scope, new_api_key, new_id, now
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
 
 USED_AGAIN_AFTER = timedelta(minutes=1)
 RECOGNISE = f"""

@@ -8,9 +8,9 @@ its writer allows is brought back.
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth.models import InstallationStatus
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -17,11 +17,11 @@ from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.http_client import trust
-from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import Database, newest_schema_version, reason
 from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import Place, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics

@@ -17,10 +17,10 @@ import asyncpg
 from aircall_oauth import audit
 from aircall_oauth.audit import OPERATOR, Action
 from aircall_oauth.errors import RotationUnderWay, SealError
-from aircall_oauth.models import SEALED, Sealed
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import KEY_BYTES
 from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import Place, Vault
 
 LOCK = 0x726F74617465  # "rotate"

@@ -23,9 +23,9 @@ from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import counted
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway, SealError
-from aircall_oauth.models import (
-    TOKEN_COLUMN,
-    TOKEN_PURPOSE,
+from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.installations import (
     Claim,
     Farewell,
     Gap,
@@ -35,10 +35,8 @@ from aircall_oauth.models import (
     Uninstall,
     Webhook,
     WebhookStatus,
-    new_id,
-    now,
 )
-from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Asker

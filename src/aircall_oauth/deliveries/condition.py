@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import TryAgain
-from aircall_oauth.models import Health, now
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.deliveries import Health
 
 RUN = 10
 SUSPECTED_SECONDS = 2.0

@@ -9,15 +9,10 @@ from aircall_oauth.deliveries import brokers, signatures
 from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination
 from aircall_oauth.deliveries.outcomes import Destination
-from aircall_oauth.models import (
-    OLD_SECRET_COLUMN,
-    SECRET_COLUMN,
-    URL_COLUMN,
-    Subscription,
-    SubscriptionKind,
-    now,
-)
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionKind
+from aircall_oauth.storage.models.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
 from aircall_oauth.storage.vault import Place
 
 MASK = "***"

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import asyncpg
 
-from aircall_oauth.models import Subscription, SubscriptionStatus
+from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionStatus
 
 CHANGED = "aircall_oauth_subscriptions"  # the channel on which a change is told
 SHARE_WANTED = "aircall_oauth_share_wanted"  # and the one on which a worker asks for its share

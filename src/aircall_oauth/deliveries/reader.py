@@ -32,8 +32,9 @@ from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
 from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.eventjson import Filter
-from aircall_oauth.models import Health, Subscription, SubscriptionOrder, now
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.deliveries import Health, Subscription, SubscriptionOrder
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -20,9 +20,10 @@ from aircall_oauth.deliveries.outcomes import UNEXPECTED
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
-from aircall_oauth.models import Subscription, new_id
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
+from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.models.deliveries import Subscription
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -13,8 +13,8 @@ from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionLi
 from aircall_oauth.deps import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
 from aircall_oauth.doors import StrictRoute
 from aircall_oauth.errors import SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
-from aircall_oauth.models import SubscriptionKind, SubscriptionOrder
 from aircall_oauth.problems import problems
+from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder
 
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 

@@ -1,9 +1,10 @@
 """Seals the destinations that the version before this one left in clear, before and while it is replaced."""
 
 from aircall_oauth.deliveries import destinations
-from aircall_oauth.models import URL_COLUMN, SubscriptionKind
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.deliveries import SubscriptionKind
+from aircall_oauth.storage.models.sealed import URL_COLUMN
 from aircall_oauth.storage.vault import Place
 
 BATCH = 500

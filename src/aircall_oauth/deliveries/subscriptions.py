@@ -31,20 +31,11 @@ from aircall_oauth.errors import (
     SubscriptionUnsigned,
 )
 from aircall_oauth.eventjson import EventJson
-from aircall_oauth.models import (
-    OLD_SECRET_COLUMN,
-    SECRET_COLUMN,
-    URL_COLUMN,
-    Health,
-    Parked,
-    Scope,
-    Subscription,
-    SubscriptionKind,
-    SubscriptionStatus,
-    new_id,
-    now,
-)
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.deliveries import Health, Parked, Subscription, SubscriptionKind, SubscriptionStatus
+from aircall_oauth.storage.models.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry import log
 

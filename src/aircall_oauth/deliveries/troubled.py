@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from aircall_oauth.models import Health, SubscriptionStatus
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -8,7 +8,9 @@ from sqlmodel import col, select
 from aircall_oauth.callers import Caller
 from aircall_oauth.deliveries import destinations, subscriptions
 from aircall_oauth.errors import SubscriptionNotFound
-from aircall_oauth.models import (
+from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.deliveries import (
     Attempt,
     Health,
     Parked,
@@ -17,8 +19,6 @@ from aircall_oauth.models import (
     SubscriptionOrder,
     SubscriptionStatus,
 )
-from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 
 # So far the events behind are counted one by one; what lies further on is counted by its positions.
 COUNTED = 10_000

@@ -21,9 +21,11 @@ import msgspec
 from aircall_oauth import eventlog
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.eventlog import APPEND_LOCK
-from aircall_oauth.models import EventSource, InstallationStatus, new_id
 from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import AWAY, DURABLY, Database, reason
+from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.models.events import EventSource
+from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 

@@ -10,9 +10,9 @@ from aircall_oauth.errors import EventMalformed, WebhookTokenUnknown
 from aircall_oauth.events import envelope
 from aircall_oauth.events.envelope import MAX_TOKEN, Envelope
 from aircall_oauth.events.inbox import ANSWER_SECONDS
-from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 
 LARGE_BYTES = 64 * 1024
 # Inside `data` there may be a few that are not the webhook's.

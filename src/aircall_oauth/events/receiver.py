@@ -14,10 +14,10 @@ from aircall_oauth.events import envelope
 from aircall_oauth.events.bodies import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
 from aircall_oauth.events.large import LARGE_BYTES, LargeBodies
-from aircall_oauth.models import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.problems import MEDIA_TYPE, headers, problem, problems
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 
 PATH = "/aircall/webhook"

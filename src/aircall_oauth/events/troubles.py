@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.models import Trouble, new_id, now
 from aircall_oauth.storage.database import Database, reason
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.installations import Trouble
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

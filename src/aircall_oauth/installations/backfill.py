@@ -28,9 +28,10 @@ from aircall_oauth.errors import (
 from aircall_oauth.eventlog import Missed
 from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
-from aircall_oauth.models import Gap, GapReason, Installation, InstallationStatus, new_id
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
+from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.models.installations import Gap, GapReason, Installation, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

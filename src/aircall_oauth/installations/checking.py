@@ -18,8 +18,8 @@ from aircall_oauth.errors import (
     InstallationNotFound,
 )
 from aircall_oauth.installations import facts, leases, upkeep
-from aircall_oauth.models import Installation, InstallationStatus, Webhook
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -26,19 +26,12 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
-from aircall_oauth.models import (
-    CLAIM_PURPOSE,
-    CLAIM_TOKEN_COLUMN,
-    TOKEN_PURPOSE,
-    Claim,
-    Installation,
-    InstallationStatus,
-    new_id,
-    now,
-)
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.database import again_if_undone, commit_durably
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.installations import Claim, Installation, InstallationStatus
+from aircall_oauth.storage.models.sealed import CLAIM_PURPOSE, CLAIM_TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import Place, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep

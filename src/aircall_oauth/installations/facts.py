@@ -4,9 +4,9 @@ import asyncio
 
 from aircall_oauth import standing
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.models import Installation
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look
+from aircall_oauth.storage.models.installations import Installation
 
 # Whose token it is, and the company's name.
 CALLS = 2

@@ -47,17 +47,11 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import claims, links, state, upkeep
 from aircall_oauth.installations.brake import Turn
 from aircall_oauth.installations.state import FlowCookie, FlowState
-from aircall_oauth.models import (
-    TOKEN_PURPOSE,
-    Flow,
-    FlowStatus,
-    Installation,
-    InstallationStatus,
-    new_id,
-    now,
-)
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.installations import Flow, FlowStatus, Installation, InstallationStatus
+from aircall_oauth.storage.models.sealed import TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
 

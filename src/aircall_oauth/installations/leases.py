@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, case, func, or_
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.models import Installation, InstallationStatus, Webhook
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
 
 # A look has it for this long; the calls to Aircall stay well below.
 LEASE = timedelta(seconds=90)

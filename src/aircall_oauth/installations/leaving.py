@@ -24,18 +24,11 @@ from aircall_oauth.errors import (
     SealError,
 )
 from aircall_oauth.installations import upkeep
-from aircall_oauth.models import (
-    FAREWELL_TOKEN_COLUMN,
-    TOKEN_PURPOSE,
-    Farewell,
-    Installation,
-    InstallationStatus,
-    Webhook,
-    new_id,
-    now,
-)
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import again_if_undone, commit_durably
+from aircall_oauth.storage.models.base import new_id, now
+from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus, Webhook
+from aircall_oauth.storage.models.sealed import FAREWELL_TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry import log
 

@@ -16,8 +16,8 @@ from aircall_oauth import audit
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, OwnerNotAllowed, SealError
-from aircall_oauth.models import new_id
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.vault import Vault
 
 LIFETIME = timedelta(minutes=30)

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from aircall_oauth.errors import AppError
 from aircall_oauth.installations import silence
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
-from aircall_oauth.models import GapReason, InstallationStatus
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors, reason
+from aircall_oauth.storage.models.installations import GapReason, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -15,17 +15,10 @@ from aircall_oauth import audit
 from aircall_oauth.audit import Action, Outcome, Who
 from aircall_oauth.callers import Caller
 from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, TooManyTokenReads
-from aircall_oauth.models import (
-    TOKEN_COLUMN,
-    Event,
-    EventSource,
-    Installation,
-    InstallationStatus,
-    Rhythm,
-    Webhook,
-    WebhookStatus,
-)
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.events import Event, EventSource
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Rhythm, Webhook, WebhookStatus
+from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry import log
 

@@ -14,8 +14,8 @@ from aircall_oauth import audit, standing
 from aircall_oauth.audit import Action, Who
 from aircall_oauth.errors import AircallRefused, InstallationNotActive, InstallationNotFound
 from aircall_oauth.installations import upkeep
-from aircall_oauth.models import Installation, InstallationStatus, RetiredWebhook, Webhook
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus, RetiredWebhook, Webhook
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

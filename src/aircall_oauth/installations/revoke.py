@@ -17,9 +17,9 @@ from aircall_oauth import audit, standing
 from aircall_oauth.audit import OPERATOR, Action
 from aircall_oauth.installations import leaving
 from aircall_oauth.installations.leaving import Goodbye
-from aircall_oauth.models import Farewell, Installation, InstallationStatus
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import again_if_undone
+from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus
 
 BATCH = 50
 # Below the connections of a process, as each of them needs one now and then.

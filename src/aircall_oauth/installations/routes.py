@@ -24,8 +24,8 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.brake import Brake
 from aircall_oauth.installations.reading import InstallationList, InstallationView
-from aircall_oauth.models import InstallationStatus
 from aircall_oauth.problems import problems
+from aircall_oauth.storage.models.installations import InstallationStatus
 
 browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
 api = APIRouter(prefix="/v1/installations", tags=["Installations"], route_class=StrictRoute)

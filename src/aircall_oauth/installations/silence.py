@@ -12,8 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aircall_oauth.installations import following
-from aircall_oauth.models import RHYTHM_HOURS, EventSource, GapReason
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.events import EventSource
+from aircall_oauth.storage.models.installations import RHYTHM_HOURS, GapReason
 
 READER = "rhythms"
 WEEK = 7 * 24

@@ -22,8 +22,9 @@ from aircall_oauth import eventlog, standing
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
 from aircall_oauth.installations import gaps, leases
-from aircall_oauth.models import (
-    WEBHOOK_TOKEN_PURPOSE,
+from aircall_oauth.resources import Resources
+from aircall_oauth.settings import Settings
+from aircall_oauth.storage.models.installations import (
     GapReason,
     Installation,
     InstallationStatus,
@@ -31,8 +32,7 @@ from aircall_oauth.models import (
     Webhook,
     WebhookStatus,
 )
-from aircall_oauth.resources import Resources
-from aircall_oauth.settings import Settings
+from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
 

@@ -13,8 +13,8 @@ from sqlalchemy import func
 from sqlmodel import col, select, update
 
 from aircall_oauth import standing
-from aircall_oauth.models import Installation, InstallationStatus
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus
 
 # A worker that looks at one has it for this long; one that could not be switched on is looked at again then.
 LEASE = timedelta(minutes=5)

@@ -15,9 +15,10 @@ from aircall_oauth import audit, standing
 from aircall_oauth.aircall.payloads import UNINSTALLED
 from aircall_oauth.audit import SERVICE, Action
 from aircall_oauth.installations import following
-from aircall_oauth.models import EventSource, Installation, InstallationStatus, Uninstall
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look
+from aircall_oauth.storage.models.events import EventSource
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Uninstall
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -13,9 +13,17 @@ from aircall_oauth.errors import AircallRefused, AircallUnavailable, BudgetSpent
 from aircall_oauth.installations import facts, gaps, leases, steward
 from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.steward import Oddity
-from aircall_oauth.models import GapReason, Installation, InstallationStatus, Trouble, Webhook, WebhookStatus, now
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look, NotNow
+from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.models.installations import (
+    GapReason,
+    Installation,
+    InstallationStatus,
+    Trouble,
+    Webhook,
+    WebhookStatus,
+)
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -18,8 +18,9 @@ from aircall_oauth.errors import (
     PathNotAllowed,
     RedirectRefused,
 )
-from aircall_oauth.models import TOKEN_COLUMN, InstallationStatus
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.installations import InstallationStatus
+from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
 from aircall_oauth.storage.vault import Place
 
 # What changes nothing may be asked once more where the connection broke.

@@ -12,10 +12,10 @@ import httpx
 from rich.console import Console
 
 from aircall_oauth import keys
-from aircall_oauth.models import Scope
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import DevError
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage.models.access import Scope
 
 CALL_SECONDS = 15.0
 EVENTS_OF_A_CALL = 5

@@ -1,0 +1,81 @@
+"""Tables of API keys and the audit."""
+
+import secrets
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Index,
+    LargeBinary,
+    Text,
+    func,
+    text,
+)
+
+from aircall_oauth.storage.models.base import Table, column, text_column, time_column
+
+
+class Scope(StrEnum):
+    INSTALLATIONS_READ = "installations:read"
+    INSTALLATIONS_WRITE = "installations:write"
+    TOKENS_READ = "tokens:read"
+    AIRCALL_CALL = "aircall:call"
+    EVENTS_READ = "events:read"
+    SUBSCRIPTIONS_READ = "subscriptions:read"
+    SUBSCRIPTIONS_WRITE = "subscriptions:write"
+    SUBSCRIPTIONS_BROKERS = "subscriptions:brokers"  # without it a key bound to an owner makes HTTP destinations only
+
+
+API_KEY_PREFIX = "aok_"
+
+
+def new_api_key() -> str:
+    """A fresh API key: 256 random bits behind a prefix that secret scanners can recognise."""
+    return API_KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+class ApiKey(Table, table=True):
+    """What one of the partner's systems shows us; only its fingerprint is kept."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        Index("uq_api_key_fingerprint", "fingerprint", unique=True),
+        CheckConstraint("cardinality(scopes) > 0", name="scopes"),
+    )
+
+    id: str = text_column(primary_key=True)
+    name: str = text_column()
+    fingerprint: bytes = column(LargeBinary)
+    scopes: list[str] = column(ARRAY(Text))
+    owner: str | None = text_column(nullable=True)
+    # What it may ask Aircall for, as `GET,POST /calls/*`; None is anything. `rules.py` reads them.
+    aircall_rules: list[str] | None = column(ARRAY(Text), nullable=True)
+    created_at: datetime = time_column()
+    expires_at: datetime | None = time_column(nullable=True)
+    last_used_at: datetime | None = time_column(nullable=True)
+    revoked_at: datetime | None = time_column(nullable=True)
+
+    def valid_at(self, moment: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
+
+
+class Audit(Table, table=True):
+    """Who did what, when and from where. Rows are only ever added; a trigger of migration 0003 holds it."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_installation_id_at", "installation_id", "at"),
+        Index("ix_audit_actor_at", "actor", "at"),
+        Index("ix_audit_at", "at"),
+    )
+
+    id: str = text_column(primary_key=True)
+    at: datetime = time_column(server_default=func.now())
+    actor: str = text_column()
+    action: str = text_column()
+    installation_id: str | None = text_column(nullable=True)
+    request_id: str | None = text_column(nullable=True)
+    address: str = text_column(server_default=text("'-'"))
+    outcome: str = text_column(server_default=text("'done'"))

@@ -1,0 +1,138 @@
+"""Tables of the event log."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    LargeBinary,
+    Sequence,
+    Text,
+    text,
+)
+from sqlmodel import Field
+
+from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
+
+
+class EventSource(StrEnum):
+    AIRCALL = "aircall"
+    SERVICE = "service"
+    BACKFILL = "backfill"  # Aircall told it when asked, not by itself
+
+
+EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=BigInteger)
+
+
+class Event(Table, table=True):
+    """What Aircall told us, or we noticed: one row of the log, never changed.
+
+    The table is cut by day (`partitions.py`), so that a day past the retention goes in one stroke.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        one_of("source", EventSource),
+        # No unique index: PostgreSQL wants the partition key in one, and the ids are random enough.
+        Index("ix_event_id", "id"),
+        Index("ix_event_installation_id_position", "installation_id", "position"),
+        {"postgresql_partition_by": "RANGE (received_at)"},
+    )
+
+    position: int | None = column(
+        BigInteger, EVENT_POSITIONS, primary_key=True, server_default=EVENT_POSITIONS.next_value()
+    )
+    received_at: datetime = time_column(primary_key=True)
+    id: str = text_column()
+    # No foreign key and a copy of company and owner: an event tells what was so when it came.
+    installation_id: str = text_column()
+    company_id: int = column(BigInteger)
+    owner: str | None = text_column(nullable=True)
+    type: str = text_column()
+    resource: str | None = text_column(nullable=True)
+    occurred_at: datetime | None = time_column(nullable=True)
+    source: str = text_column()
+    data: str = text_column()
+
+
+class EventFingerprint(Table, table=True):
+    """An event already taken in, so that its repeat is recognised."""
+
+    __tablename__ = "event_fingerprint"
+    # Rows come in the order of time, so a block range index finds the old ones and costs next to nothing to keep.
+    __table_args__ = (Index("ix_event_fingerprint_received_at", "received_at", postgresql_using="brin"),)
+
+    fingerprint: bytes = column(LargeBinary, primary_key=True)
+    received_at: datetime = time_column()
+
+
+class LogStart(Table, table=True):
+    """How far the log was dropped: one row, once something was."""
+
+    __tablename__ = "log_start"
+    __table_args__ = (CheckConstraint("one", name="one"),)
+
+    one: bool = Field(default=True, sa_column=Column(Boolean, primary_key=True, server_default=text("true")))
+    dropped_to: int = column(BigInteger)
+
+
+class LogReader(Table, table=True):
+    """How far a chore of our own has read the log."""
+
+    __tablename__ = "log_reader"
+
+    name: str = text_column(primary_key=True)
+    position: int = column(BigInteger)
+
+
+class ToldCall(Table, table=True):
+    """A call whose end is in the log, so that the event and its back-filled twin are recognised as one."""
+
+    __tablename__ = "told_call"
+    __table_args__ = (Index("ix_told_call_received_at", "received_at", postgresql_using="brin"),)
+
+    fingerprint: bytes = column(LargeBinary, primary_key=True)
+    received_at: datetime = time_column()
+    back_filled: bool = column(Boolean)
+
+
+class EventDraft(Table, table=True):
+    """Events that a transaction adds to the log as it commits, one beside the other; nothing of it stays here.
+
+    A deferred trigger of its migration takes the log's lock, draws the positions and deletes the draft.
+    """
+
+    __tablename__ = "event_draft"
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+    id: int | None = column(BigInteger, Identity(always=True), primary_key=True)
+    gap_id: str | None = text_column(nullable=True)  # counts what was added
+    installation_id: str = text_column()
+    company_id: int = column(BigInteger)
+    owner: str | None = text_column(nullable=True)
+    type: str = text_column()
+    resource: str | None = text_column(nullable=True)
+    source: str = text_column()
+    ids: list[str] = column(ARRAY(Text))
+    keys: list[bytes | None] = column(ARRAY(LargeBinary))  # with one, the event is added where it was not told before
+    times: list[datetime | None] = column(ARRAY(DateTime(timezone=True)))  # without one, it occurs at the commit
+    texts: list[str] = column(ARRAY(Text))
+
+
+class LogEpoch(Table, table=True):
+    """Since when the log is that of one database, and which: a restored log begins another epoch (`epochs`)."""
+
+    __tablename__ = "log_epoch"
+
+    number: int | None = column(BigInteger, Identity(always=True), primary_key=True)
+    id: str = text_column()
+    database: str = text_column()
+    began_after: int = column(BigInteger)
+    began_at: datetime = time_column(server_default=text("now()"))

@@ -1,0 +1,43 @@
+"""Which columns hold sealed secrets, and what for."""
+
+from dataclasses import dataclass
+
+# Where an installation's token stands sealed, and what it is fingerprinted as.
+TOKEN_COLUMN = "installation.token_sealed"
+CLAIM_TOKEN_COLUMN = "claim.token_sealed"
+FAREWELL_TOKEN_COLUMN = "farewell.token_sealed"
+TOKEN_PURPOSE = "access-token"
+WEBHOOK_TOKEN_PURPOSE = "webhook-token"
+API_KEY_PURPOSE = "api-key"
+CLAIM_PURPOSE = "claim"
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A column of sealed secrets, in a table whose key is `id`, and their fingerprints' where there is one."""
+
+    table: str
+    column: str
+    fingerprint: str | None = None
+    purpose: str = TOKEN_PURPOSE
+
+    @property
+    def place(self) -> str:
+        return f"{self.table}.{self.column}"
+
+
+# Every such column there is: what the start looks at, and what a rotation seals anew.
+SEALED = (
+    Sealed("installation", "token_sealed", "token_fingerprint"),
+    Sealed("claim", "token_sealed", "token_fingerprint"),
+    Sealed("farewell", "token_sealed", "token_fingerprint"),
+    Sealed("subscription", "secret_sealed"),
+    Sealed("subscription", "old_secret_sealed"),
+    Sealed("subscription", "url_sealed"),
+)
+
+
+# Where a subscription's secrets stand sealed.
+SECRET_COLUMN = "subscription.secret_sealed"
+OLD_SECRET_COLUMN = "subscription.old_secret_sealed"
+URL_COLUMN = "subscription.url_sealed"
