@@ -19,7 +19,7 @@ from typing import Any
 import asyncpg
 import httpx
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
 from aircall_oauth.storage.models.access import Scope

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
 from aircall_oauth.storage.models.access import Scope

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import asyncpg
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources, vault_of
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now

@@ -8,8 +8,8 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from aircall_oauth import audit
-from aircall_oauth.audit import OPERATOR, Action, Outcome, Who
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import OPERATOR, Action, Outcome, Who
 from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for
 

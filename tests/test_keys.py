@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, run_service

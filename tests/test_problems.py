@@ -4,8 +4,8 @@ import httpx
 import pytest
 from dirty_equals import IsStr
 
+from aircall_oauth.access.problems import MEANINGS
 from aircall_oauth.errors import AircallError, ApiError, AppError, Unavailable
-from aircall_oauth.problems import MEANINGS
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service, run_service, settings_for

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.deliveries import http
 from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.aircall import relay, transport
 from aircall_oauth.app import create_app
 from aircall_oauth.protocol import BoundedServer, Protocol

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from dirty_equals import IsDatetime, IsStr
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import stamina
 
+from aircall_oauth.access.audit import OPERATOR
 from aircall_oauth.aircall.payloads import UNINSTALLED
-from aircall_oauth.audit import OPERATOR
 from aircall_oauth.events import troubles
 from aircall_oauth.installations import leases, pulse, retiring, upkeep
 from aircall_oauth.sandbox.aircall import EVENT_NAMES, Webhook

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.events import streams
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope

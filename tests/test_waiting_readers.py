@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope
 from tests.fakes import settings_for

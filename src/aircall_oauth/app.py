@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
+from aircall_oauth.access.problems import MEDIA_TYPE, fault, headers, problem
 from aircall_oauth.bell import hang_bell
 from aircall_oauth.edge import Edge, in_a_span
 from aircall_oauth.errors import (
@@ -37,7 +38,6 @@ from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.installations.brake import Brake
-from aircall_oauth.problems import MEDIA_TYPE, fault, headers, problem
 from aircall_oauth.resources import Resources
 from aircall_oauth.telemetry.metrics import Metrics, Role
 

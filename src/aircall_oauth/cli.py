@@ -166,7 +166,7 @@ def show_audit(
     as_json: AsJson = False,
 ) -> None:
     """Show who did what, when, from where: the newest lines, newest first."""
-    from aircall_oauth import audit
+    from aircall_oauth.access import audit
 
     found = _with_resources(lambda resources: audit.lines(resources, installation_id=installation, limit=limit))
     if as_json:
@@ -192,7 +192,7 @@ def create_key(
     ] = None,
 ) -> None:
     """Make an API key and print it, this one time, alone on the last line."""
-    from aircall_oauth import keys
+    from aircall_oauth.access import keys
 
     wanted = _scopes(scopes)
     rules = _aircall_rules(aircall or [], wanted)
@@ -214,7 +214,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys() -> None:
     """List the API keys; never the secrets."""
-    from aircall_oauth import keys
+    from aircall_oauth.access import keys
     from aircall_oauth.storage.models.base import now
 
     terminal.print_table(
@@ -239,7 +239,7 @@ def list_keys() -> None:
 @keys_app.command("revoke")
 def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its name.")]) -> None:
     """Revoke an API key; the next request with it is refused."""
-    from aircall_oauth import keys
+    from aircall_oauth.access import keys
 
     if not _with_resources(lambda resources: keys.revoke(resources, which)):
         _fail("There is no active API key with this id or name.")
@@ -284,7 +284,7 @@ def list_installations(
     as_json: AsJson = False,
 ) -> None:
     """List the installations, oldest first."""
-    from aircall_oauth import callers
+    from aircall_oauth.access import callers
     from aircall_oauth.installations import reading
     from aircall_oauth.storage.models.installations import InstallationStatus
 
@@ -313,7 +313,7 @@ def list_installations(
 @installations_app.command("show")
 def show_installation(installation_id: InstallationId) -> None:
     """Show an installation, as JSON; never a secret."""
-    from aircall_oauth import callers
+    from aircall_oauth.access import callers
     from aircall_oauth.installations import reading
 
     shown = _with_resources(lambda resources: reading.show_installation(resources, callers.OPERATOR, installation_id))
@@ -326,8 +326,8 @@ def disconnect_installation(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove our webhook at Aircall, switch the integration off, erase the token."""
-    from aircall_oauth import callers
-    from aircall_oauth.audit import OPERATOR
+    from aircall_oauth.access import callers
+    from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations import leaving
 
     if not yes:
@@ -339,7 +339,7 @@ def disconnect_installation(
 @installations_app.command("rotate-webhook")
 def rotate_webhook(installation_id: InstallationId) -> None:
     """Give an installation a webhook with another token; the old one is deleted ten minutes later."""
-    from aircall_oauth.audit import OPERATOR
+    from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations import retiring
 
     done = _with_resources(lambda resources: retiring.rotate(resources, OPERATOR, installation_id))
@@ -488,7 +488,7 @@ async def _collect(found: AsyncIterator[T]) -> list[T]:
 
 
 def _aircall_rules(given: list[str], scopes: list[Any]) -> list[str]:
-    from aircall_oauth import rules
+    from aircall_oauth.access import rules
     from aircall_oauth.storage.models.access import Scope
 
     if given and Scope.AIRCALL_CALL not in scopes:

@@ -11,7 +11,8 @@ import aiohttp
 from sqlalchemy import ColumnElement, text
 from sqlmodel import col, select
 
-from aircall_oauth import callers, standing
+from aircall_oauth import standing
+from aircall_oauth.access import callers
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.deliveries import troubled
 from aircall_oauth.errors import (

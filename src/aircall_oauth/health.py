@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
 
-from aircall_oauth.deps import ResourcesDep
+from aircall_oauth.access.dependencies import ResourcesDep
+from aircall_oauth.access.problems import problems
 from aircall_oauth.errors import Leaving, NotReady
-from aircall_oauth.problems import problems
 from aircall_oauth.resources import Resources
 
 router = APIRouter(tags=["Operations"])

@@ -12,12 +12,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from aircall_oauth import __version__, health
+from aircall_oauth.access.problems import Problem
 from aircall_oauth.deliveries import documentation
 from aircall_oauth.deliveries import routes as deliveries
 from aircall_oauth.events import receiver
 from aircall_oauth.events import routes as events
 from aircall_oauth.installations import routes as installations
-from aircall_oauth.problems import Problem
 from aircall_oauth.proxy import routes as proxy
 
 DOORS = (

@@ -9,9 +9,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.errors import IntakeFull
 from aircall_oauth.intake import Intake
-from aircall_oauth.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

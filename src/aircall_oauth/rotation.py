@@ -14,8 +14,8 @@ from datetime import datetime
 
 import asyncpg
 
-from aircall_oauth import audit
-from aircall_oauth.audit import OPERATOR, Action
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import OPERATOR, Action
 from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import KEY_BYTES

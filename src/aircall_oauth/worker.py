@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth import audit, gauges, moments
+from aircall_oauth import gauges, moments
+from aircall_oauth.access import audit
 from aircall_oauth.deliveries import sealing, sweep, troubled
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.errors import AppError

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import assert_never
 
-from aircall_oauth.callers import Caller
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import brokers, signatures
 from aircall_oauth.deliveries.addresses import Guard
 from aircall_oauth.deliveries.http import HttpDestination

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from aircall_oauth.access.dependencies import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
+from aircall_oauth.access.doors import StrictRoute
+from aircall_oauth.access.problems import problems
 from aircall_oauth.deliveries import subscriptions, views
 from aircall_oauth.deliveries.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
-from aircall_oauth.deps import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
-from aircall_oauth.doors import StrictRoute
 from aircall_oauth.errors import SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
-from aircall_oauth.problems import problems
 from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder
 
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)

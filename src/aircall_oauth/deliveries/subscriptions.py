@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, delete, func, text, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.callers import Caller
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import destinations, signatures
 from aircall_oauth.deliveries.leases import CHANGED
 from aircall_oauth.deliveries.outcomes import Message, Outcome, attempt, raised_at

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
-from aircall_oauth.callers import Caller
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import destinations, subscriptions
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.resources import Resources

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
-from aircall_oauth.callers import Caller
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 

@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from aircall_oauth import bell, keys
+from aircall_oauth import bell
+from aircall_oauth.access import keys
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.bell import Bell
-from aircall_oauth.callers import Caller
 from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_events
 from aircall_oauth.resources import Resources

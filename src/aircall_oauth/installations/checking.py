@@ -6,10 +6,11 @@ from enum import StrEnum
 
 from sqlmodel import col, select
 
-from aircall_oauth import audit, standing
+from aircall_oauth import standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.aircall.payloads import Integration
-from aircall_oauth.audit import Action, Who
-from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallRefused,
     AircallUnavailable,

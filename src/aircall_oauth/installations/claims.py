@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, eventlog, standing
-from aircall_oauth.audit import Action, Outcome, Who
-from aircall_oauth.callers import Caller
+from aircall_oauth import eventlog, standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Outcome, Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import (
     ApiError,
     ClaimNotFound,

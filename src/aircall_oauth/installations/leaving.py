@@ -14,9 +14,10 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit, standing
-from aircall_oauth.audit import Action, Who
-from aircall_oauth.callers import Caller
+from aircall_oauth import standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import (
     AircallRefused,
     DatabaseAway,

@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from aircall_oauth import audit
-from aircall_oauth.audit import Action, Who
-from aircall_oauth.callers import Caller
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, OwnerNotAllowed, SealError
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import new_id

@@ -11,9 +11,9 @@ from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import audit
-from aircall_oauth.audit import Action, Outcome, Who
-from aircall_oauth.callers import Caller
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Outcome, Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, TooManyTokenReads
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.events import Event, EventSource

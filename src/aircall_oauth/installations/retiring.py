@@ -10,8 +10,9 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import audit, standing
-from aircall_oauth.audit import Action, Who
+from aircall_oauth import standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.errors import AircallRefused, InstallationNotActive, InstallationNotFound
 from aircall_oauth.installations import upkeep
 from aircall_oauth.resources import Resources

@@ -13,8 +13,9 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, select
 
-from aircall_oauth import audit, standing
-from aircall_oauth.audit import OPERATOR, Action
+from aircall_oauth import standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import OPERATOR, Action
 from aircall_oauth.installations import leaving
 from aircall_oauth.installations.leaving import Goodbye
 from aircall_oauth.resources import Resources

@@ -4,12 +4,20 @@ import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from aircall_oauth.deps import InstallationsReader, InstallationsWriter, ResourcesDep, TokensReader, WhoDep
-from aircall_oauth.doors import StrictRoute
+from aircall_oauth.access.dependencies import (
+    InstallationsReader,
+    InstallationsWriter,
+    ResourcesDep,
+    TokensReader,
+    WhoDep,
+)
+from aircall_oauth.access.doors import StrictRoute
+from aircall_oauth.access.parameters import ID, TEXT, InstallationId, Owner
+from aircall_oauth.access.problems import problems
 from aircall_oauth.errors import (
     AppError,
     CheckUnderWay,
@@ -24,7 +32,6 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
 from aircall_oauth.installations.brake import Brake
 from aircall_oauth.installations.reading import InstallationList, InstallationView
-from aircall_oauth.problems import problems
 from aircall_oauth.storage.models.installations import InstallationStatus
 
 browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
@@ -184,10 +191,6 @@ CHECK_EXAMPLE: dict[str, Any] = {
         },
     },
 }
-ID = r"^ins_[0-9a-f]{32}$"
-# PostgreSQL has no text with a NUL in it.
-TEXT = r"^[^\x00]*$"
-InstallationId = Annotated[str, Path(pattern=ID, examples=["ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])]
 
 
 @api.get("", summary="List installations", responses=problems(401, 403, 422, 503))
@@ -297,18 +300,6 @@ async def read_token(
     token = await reading.read_token(resources, key, installation_id, who=who)
     body = TokenView(access_token=token.get_secret_value(), token_type="Bearer")
     return JSONResponse(body.model_dump(), headers={"cache-control": "no-store"})
-
-
-Owner = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=255,
-        pattern=TEXT,
-        description="The partner's own id of whom the installation belongs to",
-        examples=["acme"],
-    ),
-]
 
 
 class NewInstallLink(BaseModel):

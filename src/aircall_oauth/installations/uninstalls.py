@@ -11,9 +11,10 @@ from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import audit, standing
+from aircall_oauth import standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import SERVICE, Action
 from aircall_oauth.aircall.payloads import UNINSTALLED
-from aircall_oauth.audit import SERVICE, Action
 from aircall_oauth.installations import following
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from aircall_oauth import audit, standing
+from aircall_oauth import standing
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.relay import Answer, Asked, ConnectionFault
-from aircall_oauth.audit import Action, Who
-from aircall_oauth.callers import Caller
 from aircall_oauth.errors import (
     AircallUnavailable,
     DatabaseAway,

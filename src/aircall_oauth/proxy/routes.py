@@ -9,9 +9,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from aircall_oauth.access.dependencies import AircallCaller, ResourcesDep, WhoDep
+from aircall_oauth.access.doors import KeyedRoute
+from aircall_oauth.access.problems import problems
 from aircall_oauth.aircall.relay import Answer, Asked
-from aircall_oauth.deps import AircallCaller, ResourcesDep, WhoDep
-from aircall_oauth.doors import KeyedRoute
 from aircall_oauth.errors import (
     AircallUnavailable,
     BodyTooLarge,
@@ -21,7 +22,6 @@ from aircall_oauth.errors import (
     PathNotAllowed,
     PathRefused,
 )
-from aircall_oauth.problems import problems
 from aircall_oauth.proxy import forward, headers
 from aircall_oauth.proxy.path import judged
 from aircall_oauth.telemetry import log

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from aircall_oauth import keys
+from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import DevError
 from aircall_oauth.settings import Settings

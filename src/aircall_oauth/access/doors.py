@@ -10,7 +10,7 @@ from fastapi import Request, Response, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
-from aircall_oauth import deps
+from aircall_oauth.access import dependencies
 from aircall_oauth.errors import InvalidRequest
 
 # What an answer may repeat of a name; anything else could be a secret in the wrong place.
@@ -24,7 +24,7 @@ class KeyedRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def keyed(request: Request) -> Response:
-            await deps.authenticate(request)
+            await dependencies.authenticate(request)
             self.judge(request)
             return await answer(request)
 

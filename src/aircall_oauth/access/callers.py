@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement
 from sqlmodel import col
 
-from aircall_oauth import rules
+from aircall_oauth.access import rules
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.events import Event
 from aircall_oauth.storage.models.installations import Installation

@@ -7,9 +7,9 @@ import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from aircall_oauth import keys
-from aircall_oauth.audit import Who
-from aircall_oauth.callers import Caller
+from aircall_oauth.access import keys
+from aircall_oauth.access.audit import Who
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import ScopeMissing, Unauthenticated
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import Scope

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_
 from sqlmodel import col, select, update
 
-from aircall_oauth import audit
-from aircall_oauth.audit import OPERATOR, Action
-from aircall_oauth.callers import Caller
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import OPERATOR, Action
+from aircall_oauth.access.callers import Caller
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
