@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import uvloop
 
-from aircall_oauth.eventjson import COLUMNS, event_of
+from aircall_oauth.events.query import COLUMNS, event_of
 
 TABLE = """
     DROP TABLE IF EXISTS usual_delivery;

@@ -13,8 +13,8 @@ import pytest
 
 from aircall_oauth.aircall import calls
 from aircall_oauth.errors import InvalidRequest
-from aircall_oauth.eventlog import APPEND_LOCK
 from aircall_oauth.events import retention
+from aircall_oauth.events.store import APPEND_LOCK
 from aircall_oauth.installations import backfill, gaps, pulse, upkeep
 from aircall_oauth.sandbox.aircall import doors
 from aircall_oauth.storage.models.installations import GapReason

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import asyncpg
 
-from aircall_oauth import eventlog
 from aircall_oauth.errors import Unavailable
+from aircall_oauth.events import store
 from aircall_oauth.events.inbox import Arrival, Inbox, TakenIn, open_inbox
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import Database
@@ -108,7 +108,7 @@ async def _append_many(resources: Resources, installation_id: str, count: int = 
     for number in range(count):
         async with resources.database.session() as session:
             installation = await session.get_one(Installation, installation_id)
-            await eventlog.append(session, installation, "installation.noticed", {"number": number})
+            await store.append(session, installation, "installation.noticed", {"number": number})
 
 
 async def _follow(url: str, until: Callable[[], bool]) -> list[int]:

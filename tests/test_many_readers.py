@@ -11,7 +11,7 @@ from aiohttp import web
 from aircall_oauth.deliveries import lineup, memory, tail
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.deliveries.tail import Tail
-from aircall_oauth.eventjson import Filter
+from aircall_oauth.events.query import Filter
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, Received, Receiver, fill, raw_receiver, receiver, subscribe
 

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from aircall_oauth.bell import hang_bell, wait_for
 from aircall_oauth.errors import PoolerRefused
+from aircall_oauth.events.notify import hang_bell, wait_for
 from aircall_oauth.storage import database
 from tests.fakes import command_environment, free_port, run_command, run_service, settings_for
 from tests.processes import eventually

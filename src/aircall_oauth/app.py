@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth import openapi
 from aircall_oauth.access.problems import MEDIA_TYPE, fault, headers, problem
-from aircall_oauth.bell import hang_bell
 from aircall_oauth.edge import Edge, in_a_span
 from aircall_oauth.errors import (
     AppError,
@@ -33,6 +32,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events import receiver
 from aircall_oauth.events.inbox import open_inbox
+from aircall_oauth.events.notify import hang_bell
 from aircall_oauth.events.streams import Streams
 from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse

@@ -6,7 +6,7 @@ Not when somebody scrapes: how often the database is asked must not depend on wh
 import json
 from enum import StrEnum
 
-from aircall_oauth.eventlog import HOLDERS
+from aircall_oauth.events.store import HOLDERS
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus

@@ -18,11 +18,11 @@ from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from aircall_oauth import eventlog
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import counted
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway, SealError
+from aircall_oauth.events import store
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import (
@@ -172,7 +172,7 @@ async def mark_unauthorized(resources: Resources, installation: Installation, fo
     async with resources.database.session() as session:
         changed = (await session.exec(ended)).scalars().first()
         if changed is not None:
-            await eventlog.append(session, changed, "installation.unauthorized", {"token": str(found)})
+            await store.append(session, changed, "installation.unauthorized", {"token": str(found)})
             logger.warning("installation unauthorized", installation_id=installation.id, token_is=str(found))
 
 
@@ -189,7 +189,7 @@ async def revive(resources: Resources, installation: Installation) -> bool:
         if changed is None:
             return False
         await session.exec(_webhook_wanted(changed))
-        await eventlog.append(session, changed, "installation.connected", {"company_name": changed.company_name})
+        await store.append(session, changed, "installation.connected", {"company_name": changed.company_name})
     logger.info("installation authorized again", installation_id=installation.id)
     return True
 
@@ -215,7 +215,7 @@ async def keep_facts(
             now_there.integration_active = integration.active
         if _facts(now_there) == before:
             return False
-        await eventlog.append(session, now_there, "installation.changed", _facts(now_there))
+        await store.append(session, now_there, "installation.changed", _facts(now_there))
     logger.info("installation changed", installation_id=installation.id)
     return True
 
@@ -271,13 +271,13 @@ async def connect(session: AsyncSession, installation: Installation) -> None:
     make_sure_at = func.coalesce(col(Installation.switch_on_at), func.now() + SWITCHED_ON_AFTER)
     is_wanted = update(Installation).where(col(Installation.id) == installation.id)
     await session.exec(is_wanted.values(switch_on_at=make_sure_at))
-    await eventlog.append(session, installation, "installation.connected", {"company_name": installation.company_name})
+    await store.append(session, installation, "installation.connected", {"company_name": installation.company_name})
 
 
 async def remove(session: AsyncSession, installation: Installation, *, reason: str) -> None:
     """End an installation and tell it in the log. Whoever calls has its row locked."""
     await erase(session, installation)
-    await eventlog.append(session, installation, "installation.removed", {"reason": reason})
+    await store.append(session, installation, "installation.removed", {"reason": reason})
 
 
 async def erase(session: AsyncSession, installation: Installation) -> None:

@@ -31,7 +31,7 @@ from aircall_oauth.deliveries.outcomes import (
 from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
 from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.eventjson import Filter
+from aircall_oauth.events.query import Filter
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Health, Subscription, SubscriptionOrder

@@ -11,8 +11,6 @@ from typing import Any
 
 import asyncpg
 
-from aircall_oauth import bell
-from aircall_oauth.bell import Bell, hang_bell
 from aircall_oauth.deliveries import destinations, leases, statements
 from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.memory import Memory
@@ -20,6 +18,8 @@ from aircall_oauth.deliveries.outcomes import UNEXPECTED
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
+from aircall_oauth.events import notify
+from aircall_oauth.events.notify import Bell, hang_bell
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.models.base import new_id
@@ -141,7 +141,7 @@ class Readers:
                 await self._renew_and_claim()
             except AppError as error:
                 logger.warning("leases not renewed", reason=reason(error))
-            await bell.wait_for(self._woken, CLAIM_SECONDS)
+            await notify.wait_for(self._woken, CLAIM_SECONDS)
 
     async def finish(self) -> None:
         """Take nothing more, and wait for every reader to end."""

@@ -11,7 +11,7 @@ import msgspec
 
 from aircall_oauth.deliveries.lineup import Item
 from aircall_oauth.deliveries.outcomes import Message
-from aircall_oauth.eventjson import COLUMNS, EventJson, Filter, event_of, next_events
+from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: so far one statement looks.

@@ -30,7 +30,7 @@ from aircall_oauth.errors import (
     SubscriptionsFull,
     SubscriptionUnsigned,
 )
-from aircall_oauth.eventjson import EventJson
+from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now

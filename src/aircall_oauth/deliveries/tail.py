@@ -11,7 +11,7 @@ from aircall_oauth.deliveries import statements
 from aircall_oauth.deliveries.lineup import ITEM_BYTES, Item
 from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.deliveries.statements import message_of
-from aircall_oauth.eventjson import EventJson, Filter
+from aircall_oauth.events.query import EventJson, Filter
 
 PAGE = 500
 PAGE_BYTES = 1024 * 1024

@@ -8,12 +8,12 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from aircall_oauth import bell
 from aircall_oauth.access import keys
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.bell import Bell
 from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
-from aircall_oauth.eventjson import COLUMNS, EventJson, event_of, like, next_events
+from aircall_oauth.events import notify
+from aircall_oauth.events.notify import Bell
+from aircall_oauth.events.query import COLUMNS, EventJson, event_of, like, next_events
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import database_errors
@@ -107,7 +107,7 @@ async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hu
             return page
         wanted, waited = wanted.at(page.next, wanted.limit).of(page.epoch), True
         if not page.more:
-            await bell.wait_for(ring, rest)
+            await notify.wait_for(ring, rest)
 
 
 async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
@@ -133,7 +133,7 @@ async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, 
             page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
         except PositionUnknown:
             return
-        silent = not page.events and not page.more and not await bell.wait_for(ring, HEARTBEAT_SECONDS)
+        silent = not page.events and not page.more and not await notify.wait_for(ring, HEARTBEAT_SECONDS)
         if (silent or page.events) and not await keys.still_opens(resources, key):
             return
         if silent:

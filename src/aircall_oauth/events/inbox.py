@@ -18,9 +18,9 @@ from enum import Enum, auto
 import asyncpg
 import msgspec
 
-from aircall_oauth import eventlog
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
-from aircall_oauth.eventlog import APPEND_LOCK
+from aircall_oauth.events import store
+from aircall_oauth.events.store import APPEND_LOCK
 from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import AWAY, DURABLY, Database, reason
 from aircall_oauth.storage.models.base import new_id
@@ -396,7 +396,7 @@ class _Writer:
     async def _free_the_log(self) -> None:
         """Another session may have the log's lock, and a client that is gone without a word."""
         with contextlib.suppress(*AWAY, DatabaseAway, asyncpg.PostgresError):
-            if ended := await eventlog.free(await self._connected()):
+            if ended := await store.free(await self._connected()):
                 logger.warning("sessions that held the log fell silent and were ended", ended=ended)
 
     async def _connected(self) -> asyncpg.Connection:

@@ -15,11 +15,11 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth.access.dependencies import EventsReader, ResourcesDep
 from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.problems import problems
-from aircall_oauth.bell import Bell
 from aircall_oauth.errors import EventNotFound, InvalidRequest, PositionUnknown, TooManyStreams
 from aircall_oauth.events import became, feed
 from aircall_oauth.events.became import Became
 from aircall_oauth.events.feed import Wanted
+from aircall_oauth.events.notify import Bell
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
 
 api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)

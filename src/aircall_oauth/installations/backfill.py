@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import eventlog, standing
+from aircall_oauth import standing
 from aircall_oauth.aircall import calls
 from aircall_oauth.aircall.calls import CallPage, ListedCall
 from aircall_oauth.errors import (
@@ -25,7 +25,8 @@ from aircall_oauth.errors import (
     InvalidRequest,
     SealError,
 )
-from aircall_oauth.eventlog import Missed
+from aircall_oauth.events import store
+from aircall_oauth.events.store import Missed
 from aircall_oauth.installations.crowd import Piece, work_off
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
 from aircall_oauth.resources import Resources
@@ -268,7 +269,7 @@ async def _move(
         if moved is None:
             return None
         if missed:
-            await eventlog.fill(session, moved, installation, missed, type_=calls.ENDED, resource=calls.RESOURCE)
+            await store.fill(session, moved, installation, missed, type_=calls.ENDED, resource=calls.RESOURCE)
     if missed:
         moved.added = await _added(resources, moved)
     return Step(moved, total)

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import eventlog, standing
+from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Outcome, Who
 from aircall_oauth.access.callers import Caller
@@ -25,6 +25,7 @@ from aircall_oauth.errors import (
     InstallationHeld,
     OwnerNotAllowed,
 )
+from aircall_oauth.events import store
 from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.state import FlowState
 from aircall_oauth.resources import Resources
@@ -188,7 +189,7 @@ async def _hand_over(
     session.add_all([installation, found])
     if waited:
         await standing.connect(session, installation)
-    await eventlog.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
+    await store.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
 
 
 def _is_nobodys(at: datetime) -> ColumnElement[bool]:

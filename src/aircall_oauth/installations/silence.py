@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aircall_oauth.installations import following
+from aircall_oauth.events import follow
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.events import EventSource
 from aircall_oauth.storage.models.installations import RHYTHM_HOURS, GapReason
@@ -58,7 +58,7 @@ EXCUSE = f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE silent_at > $1"  # no
 
 async def learn_rhythms(resources: Resources) -> None:
     """The worker's chore: learn from the log who spoke when, each part of it once."""
-    await following.follow(resources, READER, _note)
+    await follow.follow(resources, READER, _note)
 
 
 async def excuse(connection: asyncpg.Connection, *, since: datetime) -> None:

@@ -18,9 +18,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import eventlog, standing
+from aircall_oauth import standing
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
+from aircall_oauth.events import store
 from aircall_oauth.installations import gaps, leases
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
@@ -358,7 +359,7 @@ async def _tell(session: AsyncSession, visit: Visit, type_: str, data: dict[str,
     """Tell it in the log, as the last act of the session's transaction; whose it is may have changed meanwhile."""
     installation = await session.get(Installation, visit.installation.id)
     assert installation is not None
-    await eventlog.append(session, installation, type_, data)
+    await store.append(session, installation, type_, data)
 
 
 def _fingerprint(visit: Visit, webhook: AircallWebhook) -> bytes:

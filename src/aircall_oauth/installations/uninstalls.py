@@ -15,7 +15,7 @@ from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import SERVICE, Action
 from aircall_oauth.aircall.payloads import UNINSTALLED
-from aircall_oauth.installations import following
+from aircall_oauth.events import follow
 from aircall_oauth.resources import Resources
 from aircall_oauth.standing import Look
 from aircall_oauth.storage.models.events import EventSource
@@ -43,7 +43,7 @@ NOTE = text(f"""
 
 async def notice_uninstalls(resources: Resources) -> None:
     """The worker's chore: note what the log tells of uninstalls, each part of it once."""
-    await following.follow(resources, READER, _note)
+    await follow.follow(resources, READER, _note)
 
 
 async def look_at_uninstalls(resources: Resources) -> None:

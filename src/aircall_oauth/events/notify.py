@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.eventlog import CHANNEL
+from aircall_oauth.events.store import CHANNEL
 from aircall_oauth.storage.database import AWAY, Database, reason
 from aircall_oauth.telemetry import log
 
