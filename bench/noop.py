@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aircall_oauth.events import envelope
+from aircall_oauth.events.receiver import envelope
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

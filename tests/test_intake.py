@@ -15,7 +15,7 @@ import pytest
 
 from aircall_oauth import server
 from aircall_oauth.app import App
-from aircall_oauth.events import envelope
+from aircall_oauth.events.receiver import envelope
 from aircall_oauth.scraping import metrics_served
 from tests.fakes import Service, free_port, run_service, settings_for, until
 from tests.forked import WebProcess, web_processes

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aircall_oauth.errors import InboxFull
-from aircall_oauth.events import bodies, inbox
-from aircall_oauth.events.inbox import Arrival, TakenIn
+from aircall_oauth.events.receiver import body as bodies
+from aircall_oauth.events.receiver import inbox
+from aircall_oauth.events.receiver.inbox import Arrival, TakenIn
 from aircall_oauth.events.store import APPEND_LOCK
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import database

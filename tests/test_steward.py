@@ -10,7 +10,7 @@ import stamina
 
 from aircall_oauth.access.audit import OPERATOR
 from aircall_oauth.aircall.payloads import UNINSTALLED
-from aircall_oauth.events import troubles
+from aircall_oauth.events.receiver import failures
 from aircall_oauth.installations import leases, pulse, retiring, upkeep
 from aircall_oauth.sandbox.aircall import EVENT_NAMES, Webhook
 from aircall_oauth.sandbox.aircall.companies import Integration
@@ -530,9 +530,9 @@ async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
 ) -> None:
     for company in service.aircall.companies:
         await service.install(company)
-    monkeypatch.setattr(troubles, "OVER_AFTER", upkeep.SPREAD * 0)
+    monkeypatch.setattr(failures, "OVER_AFTER", upkeep.SPREAD * 0)
     async with service.database_away():
-        answers = await asyncio.gather(*(service.post_event(event("x", number)) for number in range(troubles.A_BURST)))
+        answers = await asyncio.gather(*(service.post_event(event("x", number)) for number in range(failures.A_BURST)))
     await eventually(lambda: service.sql("SELECT * FROM trouble"), 20.0)
 
     await service.sql("UPDATE webhook SET checked_at = now() - interval '2 minutes'")
@@ -555,8 +555,8 @@ async def test_troubles_without_end_do_not_make_us_ask_without_end(service: Serv
 
 
 async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(troubles, "OVER_AFTER", upkeep.SPREAD * 0)
-    counted = troubles.Troubles()
+    monkeypatch.setattr(failures, "OVER_AFTER", upkeep.SPREAD * 0)
+    counted = failures.Troubles()
     for status in (200, 401, 503, 500, 400):
         counted.note(status)
 

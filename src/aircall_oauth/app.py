@@ -30,11 +30,11 @@ from aircall_oauth.errors import (
     ParametersInvalid,
     TryAgainLater,
 )
-from aircall_oauth.events import receiver
-from aircall_oauth.events.inbox import open_inbox
 from aircall_oauth.events.notify import hang_bell
+from aircall_oauth.events.receiver import endpoint
+from aircall_oauth.events.receiver.failures import watch_troubles
+from aircall_oauth.events.receiver.inbox import open_inbox
 from aircall_oauth.events.streams import Streams
-from aircall_oauth.events.troubles import watch_troubles
 from aircall_oauth.installations import pages, pulse
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.installations.brake import Brake
@@ -56,7 +56,7 @@ class App(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.receiver = receiver.Receiver(self.state)
+        self.receiver = endpoint.Receiver(self.state)
         self.state.streams = Streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +76,7 @@ class App(FastAPI):
             await in_a_span(resources.tracing, door, scope, receive, send)
 
     def _door(self, scope: Scope) -> ASGIApp:
-        if scope["path"] == receiver.PATH and scope["method"] == "POST":
+        if scope["path"] == endpoint.PATH and scope["method"] == "POST":
             scope["endpoint"] = self.receiver
             return self.receiver
         return super().__call__
@@ -103,7 +103,7 @@ def create_app(open_resources: Opener) -> App:
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)
     for router in openapi.DOORS:
         app.include_router(router)
-    app.router.routes.append(Route(receiver.PATH, app.receiver, methods=["POST"], name="receive_event"))
+    app.router.routes.append(Route(endpoint.PATH, app.receiver, methods=["POST"], name="receive_event"))
     app.add_middleware(Edge, on_error=_answer_error)
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -118,7 +118,7 @@ def _expect_failures(app: FastAPI, metrics: Metrics) -> None:
     metrics.expect_requests(
         (door.path, method) for door in doors if isinstance(door, Route) for method in door.methods or ()
     )
-    metrics.expect_acks(receiver.UNWELCOME)
+    metrics.expect_acks(endpoint.UNWELCOME)
 
 
 def _with_header(send: Send, name: bytes, value: bytes) -> Send:

@@ -15,8 +15,8 @@ from aircall_oauth import __version__, health
 from aircall_oauth.access.problems import Problem
 from aircall_oauth.deliveries import documentation
 from aircall_oauth.deliveries import routes as deliveries
-from aircall_oauth.events import receiver
 from aircall_oauth.events import routes as events
+from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.proxy import routes as proxy
 
@@ -63,9 +63,9 @@ def document() -> dict[str, Any]:
         routes=doors.routes,
         tags=[{"name": name, "description": description} for name, description in TAGS.items()],
     )
-    schema["paths"][receiver.PATH] = receiver.documentation()
+    schema["paths"][endpoint.PATH] = endpoint.documentation()
     schema["webhooks"] = documentation.webhooks()
-    schema["components"]["schemas"] |= {"Problem": Problem.model_json_schema(), "AircallEvent": receiver.SCHEMA}
+    schema["components"]["schemas"] |= {"Problem": Problem.model_json_schema(), "AircallEvent": endpoint.SCHEMA}
     _drop_framework_errors(schema)
     _drop_null_parameters(schema)
     return schema
