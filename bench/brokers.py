@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.brokers import Certificate, Ground, Kafka, Nats, RabbitMq
 
-from aircall_oauth.deliveries.outcomes import Delivered, Destination, Message
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Destination, Message
 
 AT_ONCE = 64
 ROUNDS = 3

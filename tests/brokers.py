@@ -27,8 +27,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aircall_oauth.deliveries import brokers
-from aircall_oauth.deliveries.outcomes import Destination
+from aircall_oauth.deliveries.destinations import brokers
+from aircall_oauth.deliveries.destinations.outcomes import Destination
 from tests.fakes import free_port
 
 START_SECONDS = 60.0

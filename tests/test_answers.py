@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aircall_oauth.deliveries.outcomes import Delivered, TryAgain
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, TryAgain
 from tests.receivers import raw_receiver
 from tests.test_destinations import deliver
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 from pamqp import commands, frame
 
-from aircall_oauth.deliveries import brokers
-from aircall_oauth.deliveries.brokers.intake import AT_ONCE_BYTES, BYTES_PER_REQUEST, Flooded, Intake
-from aircall_oauth.deliveries.outcomes import Destination, Message, TryAgain
+from aircall_oauth.deliveries.destinations import brokers
+from aircall_oauth.deliveries.destinations.brokers.intake import AT_ONCE_BYTES, BYTES_PER_REQUEST, Flooded, Intake
+from aircall_oauth.deliveries.destinations.outcomes import Destination, Message, TryAgain
 from tests.receivers import raw_receiver
 
 Greeting = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

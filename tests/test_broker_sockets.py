@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.deliveries.addresses import Guard
-from aircall_oauth.deliveries.brokers.sockets import Gate
+from aircall_oauth.deliveries.destinations.addresses import Guard
+from aircall_oauth.deliveries.destinations.brokers.sockets import Gate
 from tests.brokers import Kafka
 from tests.fakes import Service, run_service, settings_for
 from tests.test_destinations import certificate

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from aircall_oauth.deliveries import brokers
-from aircall_oauth.deliveries.brokers import network, to_kafka, to_nats, to_rabbitmq
-from aircall_oauth.deliveries.outcomes import Delivered, Destination, Message, TryAgain
+from aircall_oauth.deliveries.destinations import brokers
+from aircall_oauth.deliveries.destinations.brokers import network, to_kafka, to_nats, to_rabbitmq
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Destination, Message, TryAgain
 from aircall_oauth.errors import DestinationRefused, ExtraMissing
 from aircall_oauth.http_client import CERTIFICATE_WORDS
 from aircall_oauth.worker import working

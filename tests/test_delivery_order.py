@@ -15,8 +15,8 @@ from aiohttp import web
 
 from aircall_oauth.deliveries import condition, leases, parked, reader
 from aircall_oauth.deliveries.connections import Connections
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
 from aircall_oauth.deliveries.memory import Memory
-from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAgain
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.deliveries.tail import Tail

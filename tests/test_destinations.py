@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from aircall_oauth import resources
-from aircall_oauth.deliveries import addresses, http
-from aircall_oauth.deliveries.addresses import Guard
-from aircall_oauth.deliveries.brokers import network
-from aircall_oauth.deliveries.http import HttpDestination
-from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
+from aircall_oauth.deliveries.destinations import addresses, http
+from aircall_oauth.deliveries.destinations.addresses import Guard
+from aircall_oauth.deliveries.destinations.brokers import network
+from aircall_oauth.deliveries.destinations.http import HttpDestination
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.errors import DestinationRefused
 from aircall_oauth.http_client import trust
 from tests.fakes import free_port, loop_turns, settings_for

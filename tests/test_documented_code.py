@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from aircall_oauth.deliveries import signatures
+from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.sandbox import receiver
 
 PAGE = Path(__file__).parents[1] / "docs" / "deliveries.md"

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from aircall_oauth.deliveries import condition, parked, reader, statements
 from aircall_oauth.deliveries.condition import Condition
+from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
 from aircall_oauth.deliveries.lineup import Item
-from aircall_oauth.deliveries.outcomes import Message, TryAgain
 from aircall_oauth.deliveries.readers import reading
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Health

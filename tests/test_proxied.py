@@ -14,10 +14,10 @@ import pytest
 from pydantic import SecretStr
 
 from aircall_oauth.access import keys
-from aircall_oauth.deliveries import http
-from aircall_oauth.deliveries.addresses import Guard
-from aircall_oauth.deliveries.http import HttpDestination
-from aircall_oauth.deliveries.outcomes import Delivered, Outcome, TryAgain
+from aircall_oauth.deliveries.destinations import http
+from aircall_oauth.deliveries.destinations.addresses import Guard
+from aircall_oauth.deliveries.destinations.http import HttpDestination
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Outcome, TryAgain
 from aircall_oauth.errors import AircallUnavailable
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope

@@ -9,9 +9,10 @@ from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aircall_oauth.deliveries import http, outcomes, readers
+from aircall_oauth.deliveries import readers
+from aircall_oauth.deliveries.destinations import http, outcomes
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
 from aircall_oauth.deliveries.lineup import Window
-from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAgain
 from aircall_oauth.deliveries.readers import reading
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, answer_with, fill, receiver, subscribe

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from aircall_oauth.deliveries import sealing
-from aircall_oauth.deliveries.addresses import Guard
-from aircall_oauth.deliveries.http import HttpDestination
-from aircall_oauth.deliveries.outcomes import Message, TryAgain
+from aircall_oauth.deliveries.destinations.addresses import Guard
+from aircall_oauth.deliveries.destinations.http import HttpDestination
+from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.worker import CHORES

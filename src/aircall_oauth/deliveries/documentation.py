@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aircall_oauth.deliveries.http import DEADLINE_SECONDS
+from aircall_oauth.deliveries.destinations.http import DEADLINE_SECONDS
 
 DESCRIPTION = f"""
 Every event that a subscription wants, as `POST` to its `url`. At least once: drop what you have seen, by `webhook-id`.

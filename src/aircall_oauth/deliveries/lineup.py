@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 
-from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.deliveries.destinations.outcomes import Message
 
 # What an event takes beside its body.
 ITEM_BYTES = 1024

@@ -16,9 +16,7 @@ from itertools import islice
 from aircall_oauth.deliveries import parked, statements
 from aircall_oauth.deliveries.condition import RUN, Condition
 from aircall_oauth.deliveries.connections import Connections
-from aircall_oauth.deliveries.lineup import Item, Line, Window
-from aircall_oauth.deliveries.memory import Memory
-from aircall_oauth.deliveries.outcomes import (
+from aircall_oauth.deliveries.destinations.outcomes import (
     Delivered,
     Destination,
     Gone,
@@ -28,6 +26,8 @@ from aircall_oauth.deliveries.outcomes import (
     raised_at,
     word,
 )
+from aircall_oauth.deliveries.lineup import Item, Line, Window
+from aircall_oauth.deliveries.memory import Memory
 from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
 from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import DatabaseAway

@@ -11,10 +11,11 @@ from typing import Any
 
 import asyncpg
 
-from aircall_oauth.deliveries import destinations, leases, statements
+from aircall_oauth.deliveries import leases, statements
 from aircall_oauth.deliveries.connections import Connections
+from aircall_oauth.deliveries.destinations import registry
+from aircall_oauth.deliveries.destinations.outcomes import UNEXPECTED
 from aircall_oauth.deliveries.memory import Memory
-from aircall_oauth.deliveries.outcomes import UNEXPECTED
 from aircall_oauth.deliveries.reader import Reader
 from aircall_oauth.deliveries.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
@@ -223,7 +224,7 @@ class Readers:
             await self._give_back(subscription)
 
     async def _read(self, subscription: Subscription, claimed_at: float) -> None:
-        destination = await destinations.open(self._resources, subscription)
+        destination = await registry.open(self._resources, subscription)
         reader = Reader(
             self._resources.settings,
             self._connections,

@@ -11,7 +11,7 @@ from aircall_oauth.access.dependencies import ResourcesDep, SubscriptionsReader,
 from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.problems import problems
 from aircall_oauth.deliveries import subscriptions, views
-from aircall_oauth.deliveries.outcomes import Delivered, word
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
 from aircall_oauth.errors import SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
 from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder

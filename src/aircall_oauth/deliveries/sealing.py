@@ -1,6 +1,6 @@
 """Seals the destinations that the version before this one left in clear, before and while it is replaced."""
 
-from aircall_oauth.deliveries import destinations
+from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import SubscriptionKind
@@ -28,5 +28,5 @@ async def seal_urls(resources: Resources) -> None:
 
 
 def _sealed(resources: Resources, subscription_id: str, url: str) -> tuple[str, str, str, str]:
-    kept = destinations.kept_url(SubscriptionKind.HTTP, url)
+    kept = registry.kept_url(SubscriptionKind.HTTP, url)
     return subscription_id, url, kept, resources.vault.seal(url, Place(URL_COLUMN, subscription_id))

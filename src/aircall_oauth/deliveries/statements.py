@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
+from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.lineup import Item
-from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 

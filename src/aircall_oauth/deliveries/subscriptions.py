@@ -18,9 +18,9 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.deliveries import destinations, signatures
+from aircall_oauth.deliveries.destinations import registry, signatures
+from aircall_oauth.deliveries.destinations.outcomes import Message, Outcome, attempt, raised_at
 from aircall_oauth.deliveries.leases import CHANGED
-from aircall_oauth.deliveries.outcomes import Message, Outcome, attempt, raised_at
 from aircall_oauth.errors import (
     InvalidRequest,
     OwnerNotAllowed,
@@ -97,7 +97,7 @@ async def change(resources: Resources, key: Caller, subscription_id: str, **fiel
         fields["owners"] = _owners(key, fields["owners"])
     if "url" in fields:
         found = await _find(resources, key, subscription_id)
-        if fields["url"] == destinations.shown_url(found.url) != found.url:
+        if fields["url"] == registry.shown_url(found.url) != found.url:
             # Sent back as it was shown, without its secrets.
             del fields["url"]
         else:
@@ -166,7 +166,7 @@ async def rotate_secret(resources: Resources, key: Caller, subscription_id: str,
 async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Tried:
     """Send a sample event right now, past the log; what came of it changes nothing."""
     subscription = await _find(resources, key, subscription_id)
-    destination = await destinations.open(resources, subscription)
+    destination = await registry.open(resources, subscription)
     started = time.perf_counter()
     try:
         outcome = await attempt(destination, _sample(subscription), _note_unexpected)
@@ -252,9 +252,9 @@ async def _addressed(resources: Resources, key: Caller, kind: str, subscription_
     kind = SubscriptionKind(kind)
     if kind != SubscriptionKind.HTTP and key.owner is not None and not key.may(Scope.SUBSCRIPTIONS_BROKERS):
         raise ScopeMissing(f"An API key bound to an owner needs the scope {Scope.SUBSCRIPTIONS_BROKERS} for a broker.")
-    await destinations.require_allowed(resources, key, kind, url)
+    await registry.require_allowed(resources, key, kind, url)
     sealed = resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
-    return {"url": destinations.kept_url(kind, url), "url_sealed": sealed}
+    return {"url": registry.kept_url(kind, url), "url_sealed": sealed}
 
 
 async def _position_of(session: AsyncSession, start: int | str | datetime) -> int:

@@ -8,8 +8,8 @@ from functools import cached_property
 import asyncpg
 
 from aircall_oauth.deliveries import statements
+from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.lineup import ITEM_BYTES, Item
-from aircall_oauth.deliveries.outcomes import Message
 from aircall_oauth.deliveries.statements import message_of
 from aircall_oauth.events.query import EventJson, Filter
 

@@ -6,7 +6,8 @@ from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.deliveries import destinations, subscriptions
+from aircall_oauth.deliveries import subscriptions
+from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
@@ -173,6 +174,6 @@ async def _views(resources: Resources, *asked: str | int | None) -> list[Subscri
         async with resources.database.driver_connection() as connection:
             rows = await connection.fetch(SHOWN, *asked)
     return [
-        SubscriptionView(**dict(row) | {"url": destinations.shown_url(row["url"]), "order": row["ordering"]})
+        SubscriptionView(**dict(row) | {"url": registry.shown_url(row["url"]), "order": row["ordering"]})
         for row in rows
     ]

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from aircall_oauth.deliveries import lookups
+from aircall_oauth.deliveries.destinations import lookups
 from aircall_oauth.errors import DestinationRefused
 from aircall_oauth.settings import Settings
 

@@ -11,11 +11,11 @@ from aiormq import exceptions
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
-from aircall_oauth.deliveries.brokers import network
-from aircall_oauth.deliveries.brokers.address import Address
-from aircall_oauth.deliveries.brokers.broker import Line, lose
-from aircall_oauth.deliveries.brokers.intake import BoundedReader, Intake
-from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.deliveries.destinations.brokers import network
+from aircall_oauth.deliveries.destinations.brokers.address import Address
+from aircall_oauth.deliveries.destinations.brokers.broker import Line, lose
+from aircall_oauth.deliveries.destinations.brokers.intake import BoundedReader, Intake
+from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
 HEARTBEAT_SECONDS = 10

@@ -8,11 +8,11 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, client, errors
 from aiokafka.conn import AIOKafkaConnection, create_conn
 
-from aircall_oauth.deliveries.brokers import network
-from aircall_oauth.deliveries.brokers.address import Address
-from aircall_oauth.deliveries.brokers.broker import Line
-from aircall_oauth.deliveries.brokers.intake import BoundedReader, Intake
-from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.deliveries.destinations.brokers import network
+from aircall_oauth.deliveries.destinations.brokers.address import Address
+from aircall_oauth.deliveries.destinations.brokers.broker import Line
+from aircall_oauth.deliveries.destinations.brokers.intake import BoundedReader, Intake
+from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
 REQUEST_SECONDS = 5

@@ -6,10 +6,10 @@ opens no connection: that is done by its first delivery. `docs/brokers.md` says 
 
 from importlib.util import find_spec
 
-from aircall_oauth.deliveries.brokers.address import Address, Kind, read
-from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Broker, Judge
-from aircall_oauth.deliveries.brokers.sockets import Connect
-from aircall_oauth.deliveries.outcomes import Destination
+from aircall_oauth.deliveries.destinations.brokers.address import Address, Kind, read
+from aircall_oauth.deliveries.destinations.brokers.broker import DEADLINE_SECONDS, Broker, Judge
+from aircall_oauth.deliveries.destinations.brokers.sockets import Connect
+from aircall_oauth.deliveries.destinations.outcomes import Destination
 from aircall_oauth.errors import ExtraMissing
 
 __all__ = ["Address", "Connect", "Judge", "Kind", "kafka", "nats", "rabbitmq", "read"]
@@ -25,7 +25,7 @@ def nats(
 ) -> Destination:
     """A subject of NATS JetStream at `nats://` or `tls://`; raises `DestinationRefused` and `ExtraMissing`."""
     _require("nats", extra="nats")
-    from aircall_oauth.deliveries.brokers import to_nats
+    from aircall_oauth.deliveries.destinations.brokers import to_nats
 
     address = read("nats", url)
     return Broker(to_nats.lines(address, subject), address.servers, judge, connect, deadline_seconds)
@@ -42,7 +42,7 @@ def rabbitmq(
 ) -> Destination:
     """An exchange of RabbitMQ at `amqp://` or `amqps://`; raises `DestinationRefused` and `ExtraMissing`."""
     _require("aio_pika", extra="rabbitmq")
-    from aircall_oauth.deliveries.brokers import to_rabbitmq
+    from aircall_oauth.deliveries.destinations.brokers import to_rabbitmq
 
     address = read("rabbitmq", url)
     return Broker(to_rabbitmq.lines(address, exchange, routing_key), address.servers, judge, connect, deadline_seconds)
@@ -58,7 +58,7 @@ def kafka(
 ) -> Destination:
     """A topic of Kafka at `host:port,host:port`; raises `DestinationRefused` and `ExtraMissing`."""
     _require("aiokafka", extra="kafka")
-    from aircall_oauth.deliveries.brokers import to_kafka
+    from aircall_oauth.deliveries.destinations.brokers import to_kafka
 
     address = read("kafka", url)
     return Broker(to_kafka.lines(address, topic), address.servers, judge, connect, deadline_seconds)

@@ -7,8 +7,8 @@ import socket
 import ssl
 from collections.abc import Mapping
 
-from aircall_oauth.deliveries.addresses import AddressBlocked
-from aircall_oauth.deliveries.brokers.intake import Flooded
+from aircall_oauth.deliveries.destinations.addresses import AddressBlocked
+from aircall_oauth.deliveries.destinations.brokers.intake import Flooded
 from aircall_oauth.http_client import tls_reason, trust
 
 SILENT = logging.CRITICAL + 1

@@ -13,11 +13,11 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.protocol.parser import Parser
 
-from aircall_oauth.deliveries.brokers import network
-from aircall_oauth.deliveries.brokers.address import Address
-from aircall_oauth.deliveries.brokers.broker import DEADLINE_SECONDS, Line, lose
-from aircall_oauth.deliveries.brokers.intake import Intake
-from aircall_oauth.deliveries.outcomes import Message
+from aircall_oauth.deliveries.destinations.brokers import network
+from aircall_oauth.deliveries.destinations.brokers.address import Address
+from aircall_oauth.deliveries.destinations.brokers.broker import DEADLINE_SECONDS, Line, lose
+from aircall_oauth.deliveries.destinations.brokers.intake import Intake
+from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
 CONNECT_SECONDS = 5

@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import assert_never
 
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.deliveries import brokers, signatures
-from aircall_oauth.deliveries.addresses import Guard
-from aircall_oauth.deliveries.http import HttpDestination
-from aircall_oauth.deliveries.outcomes import Destination
+from aircall_oauth.deliveries.destinations import brokers, signatures
+from aircall_oauth.deliveries.destinations.addresses import Guard
+from aircall_oauth.deliveries.destinations.http import HttpDestination
+from aircall_oauth.deliveries.destinations.outcomes import Destination
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionKind

@@ -14,10 +14,10 @@ import aiohttp
 from yarl import URL
 
 from aircall_oauth import __version__
-from aircall_oauth.deliveries import signatures
-from aircall_oauth.deliveries.addresses import AddressBlocked, Guard, JudgingResolver
-from aircall_oauth.deliveries.answers import AnswerConnector, Flooded
-from aircall_oauth.deliveries.outcomes import Delivered, Gone, Message, Outcome, TryAgain
+from aircall_oauth.deliveries.destinations import signatures
+from aircall_oauth.deliveries.destinations.addresses import AddressBlocked, Guard, JudgingResolver
+from aircall_oauth.deliveries.destinations.answers import AnswerConnector, Flooded
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, tls_reason, trust
 
 DEADLINE_SECONDS = 15.0

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aircall_oauth.deliveries.addresses import AddressBlocked
+from aircall_oauth.deliveries.destinations.addresses import AddressBlocked
 
 Connect = Callable[[str, int], Awaitable[socket.socket]]
 

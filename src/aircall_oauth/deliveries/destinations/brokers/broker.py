@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from aircall_oauth.deliveries.brokers.sockets import Connect, Gate
-from aircall_oauth.deliveries.outcomes import Delivered, Message, Outcome, TryAgain
+from aircall_oauth.deliveries.destinations.brokers.sockets import Connect, Gate
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
