@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from aircall_oauth.deliveries import reader, sweep
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries import sweep
+from aircall_oauth.deliveries.reader import reader
+from aircall_oauth.deliveries.reader.supervisor import reading
 from tests.fakes import Service, run_service, settings_for, until
 from tests.processes import eventually
 from tests.receivers import LOOPBACK, Received, answer_with, fill, receiver, subscribe, tell, verify

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aircall_oauth.deliveries import condition, leases, parked, reader
-from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
-from aircall_oauth.deliveries.memory import Memory
-from aircall_oauth.deliveries.reader import Reader
-from aircall_oauth.deliveries.readers import reading
-from aircall_oauth.deliveries.tail import Tail
+from aircall_oauth.deliveries.reader import breaker, leases, reader, retries
+from aircall_oauth.deliveries.reader.connections import Connections
+from aircall_oauth.deliveries.reader.memory import Memory
+from aircall_oauth.deliveries.reader.reader import Reader
+from aircall_oauth.deliveries.reader.supervisor import reading
+from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.storage.models.deliveries import Subscription
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe
@@ -48,10 +48,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "LOOK_AGAIN_SECONDS", 0.005)
     monkeypatch.setattr(reader, "KEEP_SECONDS", 0.01)
     monkeypatch.setattr(reader, "SLOW_SECONDS", 0.04)
-    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.002)
-    monkeypatch.setattr(condition, "LONGEST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(condition, "SUSPECTED_SECONDS", 0.03)
-    monkeypatch.setattr(parked, "SCHEDULE", (timedelta(milliseconds=30),) * 8)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.002)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(breaker, "SUSPECTED_SECONDS", 0.03)
+    monkeypatch.setattr(retries, "SCHEDULE", (timedelta(milliseconds=30),) * 8)
 
 
 def first_deliveries(taken: list[tuple[str, int]]) -> dict[str, list[int]]:
@@ -97,7 +97,7 @@ async def test_a_few_that_fail_once_break_no_order(service: Service, seed: int) 
 
 @pytest.mark.usefixtures("quick")
 async def test_a_probe_passes_no_parked_event(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked, "SCHEDULE", (timedelta(hours=1),))
+    monkeypatch.setattr(retries, "SCHEDULE", (timedelta(hours=1),))
     await service.install()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: answer_with(422), 1: answer_with(503)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries.reader.supervisor import reading
 from tests.fakes import run_service, settings_for, until
 from tests.receivers import LOOPBACK, Receiver, receiver, tell
 

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from aircall_oauth.deliveries import lineup, memory, tail
-from aircall_oauth.deliveries.readers import reading
-from aircall_oauth.deliveries.tail import Tail
+from aircall_oauth.deliveries.reader import memory, queue, tail
+from aircall_oauth.deliveries.reader.supervisor import reading
+from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.events.query import Filter
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, Received, Receiver, fill, raw_receiver, receiver, subscribe
@@ -79,7 +79,7 @@ async def test_those_that_keep_up_and_those_behind_get_all_they_want(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tail, "PAGE", 7)
-    monkeypatch.setattr(tail, "MOST_BYTES", 20 * lineup.ITEM_BYTES)
+    monkeypatch.setattr(tail, "MOST_BYTES", 20 * queue.ITEM_BYTES)
     await service.install()
 
     async def slowly(received: Received) -> web.Response:

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aircall_oauth import gauges, reference, standing, worker
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.scraping import CHORES_HANG_SECONDS, MetricsDoors
 from aircall_oauth.storage.vault import Place

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aircall_oauth.deliveries import condition, parked, reader, statements
-from aircall_oauth.deliveries.condition import Condition
 from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
-from aircall_oauth.deliveries.lineup import Item
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries.reader import breaker, queries, reader, retries
+from aircall_oauth.deliveries.reader.breaker import Condition
+from aircall_oauth.deliveries.reader.queue import Item
+from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Health
 from tests.fakes import Service, free_port, run_service, settings_for, until
@@ -36,7 +36,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parked events are looked for often, and probes go out soon."""
     monkeypatch.setattr(reader, "LOOK_FOR_DUE_SECONDS", 0.05)
-    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.02)
 
 
 async def make_due(service: Service) -> None:
@@ -97,7 +97,7 @@ async def test_the_schedule_is_followed_to_its_end_and_the_event_is_dead_then(se
         one = await partner.post("dead/retry", {"event_ids": [dead["event_id"]]})
         await partner.stands(dead=0, parked=0)
 
-    for pause, planned in zip(pauses, parked.SCHEDULE, strict=True):
+    for pause, planned in zip(pauses, retries.SCHEDULE, strict=True):
         assert planned - timedelta(seconds=4) < pause <= planned * 1.2
     assert shown["lag"] == 0
     assert (dead["position"], dead["attempts"], dead["reason"]) == (2, 12, "http_500")
@@ -107,14 +107,14 @@ async def test_the_schedule_is_followed_to_its_end_and_the_event_is_dead_then(se
 
 def test_the_schedule_spans_three_days_and_more_and_spreads() -> None:
     at = now()
-    assert parked.SCHEDULE == (
+    assert retries.SCHEDULE == (
         *(timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=10)),
         *(timedelta(minutes=30), timedelta(hours=2), timedelta(hours=5), timedelta(hours=10)),
         *(timedelta(hours=14), timedelta(hours=20), timedelta(hours=24)),
     )
-    assert len({parked.due_at(1, at) for _ in range(20)}) > 1
-    assert parked.due_at(12, at) is None
-    asked = parked.due_at(1, at, pause_seconds=600)
+    assert len({retries.due_at(1, at) for _ in range(20)}) > 1
+    assert retries.due_at(12, at) is None
+    asked = retries.due_at(1, at, pause_seconds=600)
     assert asked is not None
     assert asked >= at + timedelta(seconds=600)
 
@@ -196,16 +196,16 @@ async def test_an_outage_of_errors_is_one_too(service: Service, status: int, ord
 async def test_a_pause_that_ends_while_the_reader_writes_is_over(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = statements.keep
+    keep = queries.keep
 
     async def keep_slowly(*kept: Any) -> tuple[int, bool] | None:
         await asyncio.sleep(0.4)
         return await keep(*kept)
 
-    monkeypatch.setattr(statements, "keep", keep_slowly)
+    monkeypatch.setattr(queries, "keep", keep_slowly)
     monkeypatch.setattr(reader, "KEEP_SECONDS", 0.3)
-    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.5)
-    monkeypatch.setattr(condition, "LONGEST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.5)
     await service.install()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(503)
@@ -470,7 +470,7 @@ def an_item(position: int) -> Item:
 
 def test_probes_come_after_growing_pauses_from_a_second_to_five_minutes() -> None:
     judged, seconds = a_condition(), []
-    for position in range(condition.RUN):
+    for position in range(breaker.RUN):
         judged.begin()
         judged.failed(an_item(position), TryAgain("refused"), probe=False)
     assert judged.down

@@ -9,11 +9,11 @@ from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aircall_oauth.deliveries import readers
 from aircall_oauth.deliveries.destinations import http, outcomes
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
-from aircall_oauth.deliveries.lineup import Window
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries.reader import supervisor
+from aircall_oauth.deliveries.reader.queue import Window
+from aircall_oauth.deliveries.reader.supervisor import reading
 from tests.fakes import Service, run_service, settings_for, until
 from tests.receivers import LOOPBACK, answer_with, fill, receiver, subscribe
 
@@ -143,7 +143,7 @@ async def test_a_reader_that_fails_says_so_backs_off_and_repeats_nothing_that_wa
 
     assert taken == 10
     assert failed["position"] == 10
-    assert row["pause"] >= readers.FIRST_PAUSE
+    assert row["pause"] >= supervisor.FIRST_PAUSE
     assert metrics == 1
     assert {number: times for number, times in to.count().items() if times != 1} == {9: 2}
 

@@ -6,8 +6,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from aircall_oauth import doctor
-from aircall_oauth.deliveries import condition, troubled
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries import troubled
+from aircall_oauth.deliveries.reader import breaker
+from aircall_oauth.deliveries.reader.supervisor import reading
 from tests.fakes import Service, run_service, settings_for
 from tests.receivers import LOOPBACK, answer_with, fill, receiver, subscribe
 
@@ -28,8 +29,8 @@ async def told_by_doctor(service: Service) -> list[str]:
 async def test_a_destination_that_is_down_is_said_once_and_once_when_it_is_back(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(condition, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(condition, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.2)
     await service.install()
     with capture_logs() as lines:
         async with receiver() as to, reading(service.resources):

@@ -17,8 +17,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aircall_oauth.deliveries import reader
-from aircall_oauth.deliveries.leases import SHARE_WANTED, Shares
+from aircall_oauth.deliveries.reader import reader
+from aircall_oauth.deliveries.reader.leases import SHARE_WANTED, Shares
 from tests.fakes import Service, command_environment, run_service, settings_for, until
 from tests.processes import Process, eventually
 from tests.receivers import LOOPBACK, Hangup, Received, fill, receiver, subscribe, verify

@@ -10,7 +10,7 @@ from datetime import timedelta
 from aircall_oauth import gauges, moments
 from aircall_oauth.access import audit
 from aircall_oauth.deliveries import sealing, sweep, troubled
-from aircall_oauth.deliveries.readers import reading
+from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
 from aircall_oauth.installations import (

@@ -20,7 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries.destinations import registry, signatures
 from aircall_oauth.deliveries.destinations.outcomes import Message, Outcome, attempt, raised_at
-from aircall_oauth.deliveries.leases import CHANGED
+from aircall_oauth.deliveries.reader.leases import CHANGED
 from aircall_oauth.errors import (
     InvalidRequest,
     OwnerNotAllowed,

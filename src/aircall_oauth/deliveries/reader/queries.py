@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from aircall_oauth.deliveries.destinations.outcomes import Message
-from aircall_oauth.deliveries.lineup import Item
+from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 

@@ -13,9 +13,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from aircall_oauth.deliveries import parked, statements
-from aircall_oauth.deliveries.condition import RUN, Condition
-from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.destinations.outcomes import (
     Delivered,
     Destination,
@@ -26,10 +23,13 @@ from aircall_oauth.deliveries.destinations.outcomes import (
     raised_at,
     word,
 )
-from aircall_oauth.deliveries.lineup import Item, Line, Window
-from aircall_oauth.deliveries.memory import Memory
-from aircall_oauth.deliveries.statements import Beside, Findings, Place, Tried
-from aircall_oauth.deliveries.tail import Tail
+from aircall_oauth.deliveries.reader import queries, retries
+from aircall_oauth.deliveries.reader.breaker import RUN, Condition
+from aircall_oauth.deliveries.reader.connections import Connections
+from aircall_oauth.deliveries.reader.memory import Memory
+from aircall_oauth.deliveries.reader.queries import Beside, Findings, Place, Tried
+from aircall_oauth.deliveries.reader.queue import Item, Line, Window
+from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events.query import Filter
 from aircall_oauth.settings import Settings
@@ -211,7 +211,7 @@ class Reader:
         if self._out or self._findings.delivered or self._findings.beside or time.monotonic() < self._count_at:
             return
         async with self._connections.one() as connection:
-            self._line.blocked = dict(await statements.blocked(connection, self.subscription.id))
+            self._line.blocked = dict(await queries.blocked(connection, self.subscription.id))
         self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
 
     async def _read(self) -> None:
@@ -239,14 +239,14 @@ class Reader:
             return self._tail.read(self._filter, after, limit=self._batch, most_bytes=room)
         self._note_memory(asked_for=room)
         async with self._connections.one() as connection:
-            return await statements.read(connection, self._filter, after, limit=self._batch, most_bytes=room)
+            return await queries.read(connection, self._filter, after, limit=self._batch, most_bytes=room)
 
     def _set_slow_aside(self) -> None:
         """A few that are slow to end must not stop everything behind them: they get their rows while under way."""
         if not self._more or self._may_read():
             return
         for item in self._window.slow(time.monotonic() - SLOW_SECONDS):
-            self._findings.beside[item.position] = Beside(item, 0, parked.SLOW, now() + parked.SLOW_TAKES, None)
+            self._findings.beside[item.position] = Beside(item, 0, retries.SLOW, now() + retries.SLOW_TAKES, None)
             item.parked = True
             self._retried[item.position] = item
             self._line.block(item.order_key)
@@ -283,9 +283,9 @@ class Reader:
             if not idle:
                 items = []
             elif self._ordered:
-                items = await statements.due_chains(connection, self.subscription.id, idle, most_bytes=most_bytes)
+                items = await queries.due_chains(connection, self.subscription.id, idle, most_bytes=most_bytes)
             else:
-                items = await statements.due(
+                items = await queries.due(
                     connection, self.subscription.id, but=under_way, limit=room, most_bytes=most_bytes
                 )
         if not self._condition.down:  # as it may be by now
@@ -419,7 +419,7 @@ class Reader:
     def _park(self, item: Item, outcome: TryAgain) -> None:
         """Put an event beside the log, to be tried again by schedule; or give it up where the schedule is over."""
         at, attempts = now(), item.attempts + 1
-        due_at = parked.due_at(attempts, at, pause_seconds=outcome.pause_seconds)
+        due_at = retries.due_at(attempts, at, pause_seconds=outcome.pause_seconds)
         dead_at = at if due_at is None else None
         self._findings.beside[item.position] = Beside(item, attempts, outcome.reason, due_at, dead_at)
         if item.parked:
@@ -442,7 +442,7 @@ class Reader:
                 self._put_behind(item)
 
     def _put_behind(self, item: Item) -> None:
-        self._findings.beside[item.position] = Beside(item, 0, parked.BEHIND, None, None)
+        self._findings.beside[item.position] = Beside(item, 0, retries.BEHIND, None, None)
         self._line.block(item.order_key)
         self._leave_behind(self._line.withdraw(item))
         self._window.settle(item)
@@ -499,7 +499,7 @@ class Reader:
         self._findings, self._keep_at, self._keeping = Findings(), None, True
         try:
             async with self._connections.one() as connection:
-                stands = await statements.keep(connection, place, findings)
+                stands = await queries.keep(connection, place, findings)
         except BaseException:
             self._findings = self._findings.after(findings)
             self._keep_within(PAUSE_SECONDS)

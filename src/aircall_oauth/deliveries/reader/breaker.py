@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aircall_oauth.deliveries.destinations.outcomes import TryAgain
-from aircall_oauth.deliveries.lineup import Item
+from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Health
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import asyncpg
 
-from aircall_oauth.deliveries import leases, statements
-from aircall_oauth.deliveries.connections import Connections
 from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.deliveries.destinations.outcomes import UNEXPECTED
-from aircall_oauth.deliveries.memory import Memory
-from aircall_oauth.deliveries.reader import Reader
-from aircall_oauth.deliveries.tail import Tail
+from aircall_oauth.deliveries.reader import leases, queries
+from aircall_oauth.deliveries.reader.connections import Connections
+from aircall_oauth.deliveries.reader.memory import Memory
+from aircall_oauth.deliveries.reader.reader import Reader
+from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events import notify
 from aircall_oauth.events.notify import Bell, hang_bell
@@ -128,7 +128,7 @@ class Readers:
         """Of the readers that only passed over events, in one statement."""
         idle = [(reader, place) for reader in self._readers if (place := reader.idle_place()) is not None]
         if idle:
-            kept = await statements.keep_positions(connection, [place for _, place in idle])
+            kept = await queries.keep_positions(connection, [place for _, place in idle])
             for reader, place in idle:
                 if place.subscription_id in kept:
                     reader.kept(place)

@@ -1,0 +1,1 @@
+"""The readers that hand the log to subscriptions."""
