@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from aircall_oauth.deliveries import sweep
+from aircall_oauth.deliveries import retention
 from aircall_oauth.deliveries.reader import reader
 from aircall_oauth.deliveries.reader.supervisor import reading
 from tests.fakes import Service, run_service, settings_for, until
@@ -414,8 +414,8 @@ async def test_attempts_and_parked_events_are_forgotten_with_the_log(service: Se
         partner.id,
     )
 
-    await sweep.forget_attempts(service.resources)
-    await sweep.forget_parked(service.resources)
+    await retention.forget_attempts(service.resources)
+    await retention.forget_parked(service.resources)
 
     assert [attempt["position"] for attempt in await partner.attempts()] == [3]
     assert [row["position"] for row in await service.sql("SELECT position FROM parked")] == [3]

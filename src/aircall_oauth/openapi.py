@@ -25,6 +25,7 @@ DOORS = (
     installations.api,
     installations.custody,
     events.api,
+    deliveries.of_events,
     deliveries.api,
     proxy.api,
     health.router,

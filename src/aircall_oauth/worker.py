@@ -9,8 +9,9 @@ from datetime import timedelta
 
 from aircall_oauth import gauges, moments
 from aircall_oauth.access import audit
-from aircall_oauth.deliveries import sealing, sweep, troubled
+from aircall_oauth.deliveries import sealing, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
+from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
 from aircall_oauth.installations import (
@@ -63,8 +64,8 @@ CHORES = (
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
-    Chore("forget attempts", sweep.forget_attempts, timedelta(minutes=10)),
-    Chore("forget parked", sweep.forget_parked, timedelta(minutes=10)),
+    Chore("forget attempts", forget_attempts, timedelta(minutes=10)),
+    Chore("forget parked", forget_parked, timedelta(minutes=10)),
 )
 
 

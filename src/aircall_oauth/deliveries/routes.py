@@ -4,18 +4,23 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from aircall_oauth.access.dependencies import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
+from aircall_oauth.access.dependencies import EventsReader, ResourcesDep, SubscriptionsReader, SubscriptionsWriter
 from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.problems import problems
-from aircall_oauth.deliveries import subscriptions, views
+from aircall_oauth.deliveries import of_event, subscriptions, views
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
+from aircall_oauth.deliveries.of_event import Became
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
-from aircall_oauth.errors import SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
+from aircall_oauth.errors import EventNotFound, SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
+from aircall_oauth.events import feed
+from aircall_oauth.events.routes import EventView
 from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder
 
+of_events = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 
 LAST_POSITION = 2**63 - 1
@@ -307,3 +312,35 @@ async def retry_dead_events(
     """Try these events again at once, and from then on by the schedule; all of them where none are named."""
     event_ids = None if retry is None else retry.event_ids
     return DeadRetried(retried=await subscriptions.retry_dead(resources, key, subscription_id, event_ids))
+
+
+class DeliveryView(BaseModel):
+    """How far one subscription is with an event."""
+
+    subscription_id: str = Field(examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    name: str = Field(examples=["crm"])
+    status: Became
+    attempts: int = Field(examples=[1])
+    last_outcome: str | None = Field(examples=["delivered"])
+    last_at: datetime | None
+
+
+class EventShown(EventView):
+    """One event, and what became of it."""
+
+    deliveries: list[DeliveryView] = Field(description="For each subscription that wants it")
+
+
+@of_events.get(
+    "/{event_id}",
+    summary="Show an event",
+    response_model=EventShown,
+    responses=problems(401, 403, EventNotFound(), 422, 503),
+)
+async def show_event(
+    event_id: Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")], key: EventsReader, resources: ResourcesDep
+) -> Response:
+    """One event of the log, and what became of it for each subscription."""
+    event = await feed.read_event(resources, key, event_id)
+    deliveries = msgspec.json.encode(await of_event.of_each_subscription(resources, key, event_id))
+    return Response(b'%s,"deliveries":%s}' % (event[:-1], deliveries), media_type="application/json")

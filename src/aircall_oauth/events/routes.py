@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
-import msgspec
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
@@ -15,9 +14,8 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth.access.dependencies import EventsReader, ResourcesDep
 from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.problems import problems
-from aircall_oauth.errors import EventNotFound, InvalidRequest, PositionUnknown, TooManyStreams
-from aircall_oauth.events import became, feed
-from aircall_oauth.events.became import Became
+from aircall_oauth.errors import InvalidRequest, PositionUnknown, TooManyStreams
+from aircall_oauth.events import feed
 from aircall_oauth.events.feed import Wanted
 from aircall_oauth.events.notify import Bell
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
@@ -45,23 +43,6 @@ class EventView(BaseModel):
     received_at: datetime
     source: str = Field(description="`aircall`; `backfill`: told when asked; `service`: noticed by this service")
     data: Any = Field(description="What Aircall sent, byte for byte")
-
-
-class DeliveryView(BaseModel):
-    """How far one subscription is with an event."""
-
-    subscription_id: str = Field(examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
-    name: str = Field(examples=["crm"])
-    status: Became
-    attempts: int = Field(examples=[1])
-    last_outcome: str | None = Field(examples=["delivered"])
-    last_at: datetime | None
-
-
-class EventShown(EventView):
-    """One event, and what became of it."""
-
-    deliveries: list[DeliveryView] = Field(description="For each subscription that wants it")
 
 
 class EventPage(BaseModel):
@@ -189,18 +170,3 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._counted:
             await super().__call__(scope, receive, send)
-
-
-@api.get(
-    "/{event_id}",
-    summary="Show an event",
-    response_model=EventShown,
-    responses=problems(401, 403, EventNotFound(), 422, 503),
-)
-async def show_event(
-    event_id: Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")], key: EventsReader, resources: ResourcesDep
-) -> Response:
-    """One event of the log, and what became of it for each subscription."""
-    event = await feed.read_event(resources, key, event_id)
-    deliveries = msgspec.json.encode(await became.of_each_subscription(resources, key, event_id))
-    return Response(b'%s,"deliveries":%s}' % (event[:-1], deliveries), media_type="application/json")

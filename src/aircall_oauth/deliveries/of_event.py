@@ -52,7 +52,7 @@ OF_EACH = f"""
         )
     )
     ORDER BY s.id
-"""  # noqa: S608 - only constants of ours are put in
+"""
 
 
 async def of_each_subscription(resources: Resources, key: Caller, event_id: str) -> list[Delivery]:
