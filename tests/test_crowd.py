@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.installations.crowd import Piece, work_off
+from aircall_oauth.installations.pool import Piece, work_off
 
 
 async def test_a_piece_that_fails_ends_no_other_and_is_raised_when_all_have_ended() -> None:

@@ -18,9 +18,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aircall_oauth import gauges, reference, standing, worker
+from aircall_oauth import gauges, reference, worker
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
+from aircall_oauth.installations import tokens
 from aircall_oauth.scraping import CHORES_HANG_SECONDS, MetricsDoors
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
@@ -309,7 +310,7 @@ async def test_what_no_budget_is_left_for_is_counted_by_who_asked(service: Servi
     asked = await partner.get(f"/v1/installations/{installation}/aircall/calls")
     looked = await partner.post(f"/v1/installations/{installation}/check")
     with pytest.raises(BudgetSpent):
-        async with standing.within_budget(service.resources, service.aircall.companies[0].id):
+        async with tokens.within_budget(service.resources, service.aircall.companies[0].id):
             pass
 
     assert (asked.status_code, looked.status_code) == (429, 429)

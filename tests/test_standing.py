@@ -7,8 +7,7 @@ import pytest
 import stamina
 from sqlmodel import col, select
 
-from aircall_oauth import standing
-from aircall_oauth.installations import uninstalls, upkeep
+from aircall_oauth.installations import lifecycle, tokens, uninstalls, upkeep
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.storage.models.installations import Installation
 from tests.fakes import Service, until
@@ -52,7 +51,7 @@ async def test_a_token_that_a_look_finds_dead_makes_it_unauthorized(service: Ser
     installation_id = await service.install()
     service.aircall.grants.revoke_company(COMPANY)
 
-    dead = await standing.suspect_token(service.resources, installation_id)
+    dead = await tokens.suspect_token(service.resources, installation_id)
 
     assert (dead, await status_of(service, installation_id)) == (True, "unauthorized")
     assert await told(service, "installation.unauthorized") == 1
@@ -64,7 +63,7 @@ async def test_however_many_suspect_it_the_log_tells_it_once(service: Service) -
     installation_id = await service.install()
     service.aircall.grants.revoke_company(COMPANY)
 
-    found = await asyncio.gather(*(standing.suspect_token(service.resources, installation_id) for _ in range(10)))
+    found = await asyncio.gather(*(tokens.suspect_token(service.resources, installation_id) for _ in range(10)))
 
     assert found == [True] * 10
     assert await told(service, "installation.unauthorized") == 1
@@ -73,7 +72,7 @@ async def test_however_many_suspect_it_the_log_tells_it_once(service: Service) -
 async def test_a_token_that_a_look_finds_alive_stays(service: Service) -> None:
     installation_id = await service.install()
 
-    dead = await standing.suspect_token(service.resources, installation_id)
+    dead = await tokens.suspect_token(service.resources, installation_id)
 
     assert (dead, await status_of(service, installation_id)) == (False, "active")
     assert await told(service, "installation.unauthorized") == 0
@@ -84,7 +83,7 @@ async def test_aircall_away_is_no_proof(service: Service) -> None:
     service.aircall.grants.revoke_company(COMPANY)
     service.aircall.break_next("integrations/me", "error_500", times=3)
 
-    dead = await standing.suspect_token(service.resources, installation_id)
+    dead = await tokens.suspect_token(service.resources, installation_id)
 
     assert (dead, await status_of(service, installation_id)) == (False, "active")
 
@@ -98,7 +97,7 @@ async def test_a_token_that_answers_for_another_is_not_used_any_further(service:
         service.aircall.companies[0].integration = Integration(400999, [55011])
     (before,) = await service.sql("SELECT * FROM installation")
 
-    await standing.refresh(service.resources, installation_id)
+    await tokens.refresh(service.resources, installation_id)
 
     (after,) = await service.sql("SELECT * FROM installation")
     assert dict(after) == dict(before) | {"status": "unauthorized"}
@@ -237,7 +236,7 @@ async def test_an_uninstall_noted_while_its_installation_is_removed_is_forgotten
         installation = (await session.exec(locked)).one()
         noting = asyncio.create_task(uninstalls.notice_uninstalls(service.resources))
         await eventually(lambda: service.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
-        await standing.remove(session, installation, reason="disconnected")
+        await lifecycle.remove(session, installation, reason="disconnected")
     await noting
     noted = await service.sql("SELECT * FROM uninstall")
     await uninstalls.look_at_uninstalls(service.resources)

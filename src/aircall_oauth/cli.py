@@ -285,11 +285,11 @@ def list_installations(
 ) -> None:
     """List the installations, oldest first."""
     from aircall_oauth.access import callers
-    from aircall_oauth.installations import reading
+    from aircall_oauth.installations import views
     from aircall_oauth.storage.models.installations import InstallationStatus
 
     wanted = None if status is None else _usage(InstallationStatus, status, "--status")
-    found = _with_resources(lambda resources: reading.list_all(resources, callers.OPERATOR, owner=owner, status=wanted))
+    found = _with_resources(lambda resources: views.list_all(resources, callers.OPERATOR, owner=owner, status=wanted))
     if as_json:
         terminal.print_json([one.model_dump(mode="json") for one in found])
     else:
@@ -314,9 +314,9 @@ def list_installations(
 def show_installation(installation_id: InstallationId) -> None:
     """Show an installation, as JSON; never a secret."""
     from aircall_oauth.access import callers
-    from aircall_oauth.installations import reading
+    from aircall_oauth.installations import views
 
-    shown = _with_resources(lambda resources: reading.show_installation(resources, callers.OPERATOR, installation_id))
+    shown = _with_resources(lambda resources: views.show_installation(resources, callers.OPERATOR, installation_id))
     terminal.print_json(shown.model_dump(mode="json"))
 
 

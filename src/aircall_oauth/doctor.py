@@ -11,7 +11,6 @@ import aiohttp
 from sqlalchemy import ColumnElement, text
 from sqlmodel import col, select
 
-from aircall_oauth import standing
 from aircall_oauth.access import callers
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.deliveries import troubled
@@ -25,11 +24,12 @@ from aircall_oauth.errors import (
     NotReady,
     SealError,
 )
-from aircall_oauth.installations import reading
-from aircall_oauth.installations.reading import InstallationView
+from aircall_oauth.installations import tokens
+from aircall_oauth.installations import views
+from aircall_oauth.installations.lifecycle import Look
+from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
-from aircall_oauth.standing import Look
 from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import Database, database_errors, newest_schema_version
 from aircall_oauth.storage.faults import explain
@@ -217,7 +217,7 @@ async def _app(resources: Resources) -> Finding:
 
 
 async def _installations(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:
-    views = await reading.list_all(resources, callers.OPERATOR)
+    installations = await views.list_all(resources, callers.OPERATOR)
     turn = asyncio.Semaphore(LOOKS_AT_ONCE)
 
     async def look(view: InstallationView) -> list[Finding]:
@@ -226,12 +226,16 @@ async def _installations(resources: Resources, silent_after: timedelta) -> Async
 
     well = 0
     for found in await asyncio.gather(
-        *(look(view) for view in views if view.status in {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED})
+        *(
+            look(view)
+            for view in installations
+            if view.status in {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
+        )
     ):
         well += not found
         for finding in found:
             yield finding
-    yield Finding("installations", Level.OK, f"{well} well, {len(views)} in all")
+    yield Finding("installations", Level.OK, f"{well} well, {len(installations)} in all")
     async with resources.database.session() as session:
         farewells = (await session.exec(select(Farewell))).all()
     for farewell in farewells:
@@ -250,10 +254,10 @@ async def _installation(resources: Resources, view: InstallationView, silent_aft
     if installation is None or installation.token_sealed is None:
         return []
     try:
-        standing.token_of(resources, installation)
+        tokens.token_of(resources, installation)
     except SealError as error:
         return [Finding("token", Level.PROBLEM, f"it does not open ({error.code()})", reinstall, view.id)]
-    found, integration = await standing.look(resources, installation)
+    found, integration = await tokens.look(resources, installation)
     if found in {Look.DEAD, Look.FOREIGN}:
         seen = "Aircall refuses it" if found == Look.DEAD else "it answers for another company or integration"
         return [Finding("token", Level.PROBLEM, seen, reinstall, view.id)]
@@ -269,9 +273,9 @@ async def _webhook(resources: Resources, installation: Installation, view: Insta
     if view.webhook.webhook_id is None or view.webhook.status != WebhookStatus.ACTIVE:
         return [Finding("webhook", Level.PROBLEM, f"it is {view.webhook.status}", advice, view.id)]
     try:
-        async with standing.within_budget(resources, installation.company_id):
+        async with tokens.within_budget(resources, installation.company_id):
             there = await resources.aircall.get_webhook(
-                standing.token_of(resources, installation), view.webhook.webhook_id
+                tokens.token_of(resources, installation), view.webhook.webhook_id
             )
     except AircallRefused:
         return [Finding("webhook", Level.PROBLEM, "Aircall has it no more", advice, view.id)]

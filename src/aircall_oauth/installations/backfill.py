@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import standing
 from aircall_oauth.aircall import calls
 from aircall_oauth.aircall.calls import CallPage, ListedCall
 from aircall_oauth.errors import (
@@ -27,8 +26,9 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events import store
 from aircall_oauth.events.store import Missed
-from aircall_oauth.installations.crowd import Piece, work_off
+from aircall_oauth.installations import tokens
 from aircall_oauth.installations.gaps import MARGIN, SETTLING
+from aircall_oauth.installations.pool import Piece, work_off
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.models.base import new_id
@@ -135,10 +135,10 @@ async def _fill(resources: Resources, gap: Gap, installation: Installation) -> A
                 return
             gap = step.gap
             yield step
-    except standing.NotNow as error:
+    except tokens.NotNow as error:
         await _put_off(resources, gap, error)
-        if isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN:
-            await standing.suspect_token(resources, installation.id)
+        if isinstance(error, AircallRefused) and error.aircall_status in tokens.DEAD_TOKEN:
+            await tokens.suspect_token(resources, installation.id)
 
 
 async def _fill_unseen(resources: Resources, gap: Gap, installation: Installation) -> None:
@@ -182,8 +182,8 @@ def _place(gap: Gap, *, oldest: datetime) -> None:
 
 async def _linked_numbers(resources: Resources, installation: Installation) -> set[int]:
     """Aircall lists the calls of all numbers, and tells those of the linked ones: so now which these are."""
-    async with standing.within_budget(resources, installation.company_id):
-        integration = await resources.aircall.integration(standing.token_of(resources, installation))
+    async with tokens.within_budget(resources, installation.company_id):
+        integration = await resources.aircall.integration(tokens.token_of(resources, installation))
     return set(integration.number_ids)
 
 
@@ -193,9 +193,9 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation,
     assert gap.part_to is not None
     if gap.listed_to >= _end(gap):
         return await _move(resources, gap, [], _done())
-    async with standing.within_budget(resources, installation.company_id):
+    async with tokens.within_budget(resources, installation.company_id):
         page = await resources.aircall.list_calls(
-            standing.token_of(resources, installation),
+            tokens.token_of(resources, installation),
             since=floor(gap.listed_to.timestamp()),
             until=ceil(gap.part_to.timestamp()),
             page=gap.page,

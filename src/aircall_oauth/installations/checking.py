@@ -6,7 +6,6 @@ from enum import StrEnum
 
 from sqlmodel import col, select
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
@@ -18,7 +17,7 @@ from aircall_oauth.errors import (
     InstallationNotActive,
     InstallationNotFound,
 )
-from aircall_oauth.installations import facts, leases, upkeep
+from aircall_oauth.installations import facts, leases, lifecycle, tokens, upkeep
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
 from aircall_oauth.telemetry import log
@@ -77,15 +76,15 @@ async def check(resources: Resources, key: Caller, who: Who, installation_id: st
     try:
         told, news = await facts.learn(resources, installation, chore=False)
     except AircallRefused as refused:
-        if refused.aircall_status not in standing.DEAD_TOKEN:
+        if refused.aircall_status not in tokens.DEAD_TOKEN:
             raise
         return await _refused(resources, installation)
     except TimeoutError:
         raise AircallUnavailable("timeout") from None
-    if not standing.is_of(told, installation):
+    if not lifecycle.is_of(told, installation):
         return Check(Token.FOREIGN, [(Code.TOKEN_FOREIGN, False)])
     found = Check(Token.ACCEPTED)
-    if installation.status == InstallationStatus.UNAUTHORIZED and await standing.revive(resources, installation):
+    if installation.status == InstallationStatus.UNAUTHORIZED and await lifecycle.revive(resources, installation):
         found.found.append((Code.TOKEN_ACCEPTED_AGAIN, True))
     found.found += await _see_to_facts(resources, installation, told, news=news)
     found.found += await _see_to_webhook(resources, installation)
@@ -107,7 +106,7 @@ async def _load(resources: Resources, key: Caller, who: Who, installation_id: st
 
 async def _refused(resources: Resources, installation: Installation) -> Check:
     """Somebody waits, so the second refusal is asked for at once."""
-    dead = await standing.suspect_token(resources, installation.id, chore=False)
+    dead = await tokens.suspect_token(resources, installation.id, chore=False)
     if not dead:
         raise AircallUnavailable("it refuses the token now and then")
     return Check(Token.REFUSED, [(Code.TOKEN_REFUSED, False)])
@@ -118,9 +117,9 @@ async def _see_to_facts(
 ) -> list[tuple[Code, bool]]:
     found = [(Code.FACTS_CHANGED, True)] if news else []
     if told.active is False:
-        on = await standing.switch_on(resources, installation)
+        on = await tokens.switch_on(resources, installation)
         if on:
-            await standing.keep_facts(resources, installation, told.model_copy(update={"active": True}))
+            await lifecycle.keep_facts(resources, installation, told.model_copy(update={"active": True}))
         found.append((Code.INTEGRATION_OFF, on))
     if not told.number_ids:
         # Only an admin can choose them, in Aircall's dashboard.

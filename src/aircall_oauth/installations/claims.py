@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Outcome, Who
 from aircall_oauth.access.callers import Caller
@@ -26,7 +25,7 @@ from aircall_oauth.errors import (
     OwnerNotAllowed,
 )
 from aircall_oauth.events import store
-from aircall_oauth.installations import upkeep
+from aircall_oauth.installations import lifecycle, tokens, upkeep
 from aircall_oauth.installations.state import FlowState
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
@@ -91,7 +90,7 @@ async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr,
         logger.info("installation claimed", installation_id=installation_id, actor=who.actor)
         resources.metrics.install_step(InstallStep.CLAIMED)
         await upkeep.ensure_webhook(resources, installation_id)
-        await standing.refresh(resources, installation_id)
+        await tokens.refresh(resources, installation_id)
     return installation_id
 
 
@@ -104,7 +103,7 @@ async def expire(resources: Resources) -> None:
     at = await clocks.agreed_now(resources.database)
     async with resources.database.session() as session:
         lapsed = await _lock_all(session, _is_nobodys(at))
-        await standing.note_switching_off(session, *(installation.id for installation in lapsed))
+        await lifecycle.note_switching_off(session, *(installation.id for installation in lapsed))
     await asyncio.gather(*(_switch_off(resources, installation) for installation in lapsed))
     of_these = col(Installation.id).in_([installation.id for installation in lapsed])
     async with resources.database.session() as session:
@@ -113,10 +112,10 @@ async def expire(resources: Resources) -> None:
         still = set((await session.exec(select(Installation.id).where(of_these, _is_nobodys(at)))).all())
         for installation in locked:
             if installation.id in still:
-                await standing.erase(session, installation)
+                await lifecycle.erase(session, installation)
     for installation in lapsed:
         if installation.id not in still:
-            await standing.refresh(resources, installation.id)
+            await tokens.refresh(resources, installation.id)
     await _forget_lapsed(resources, at)
 
 
@@ -143,7 +142,7 @@ async def _lock(session: AsyncSession, vault: Vault, code: SecretStr) -> tuple[C
     """The claim and its installation, for this transaction alone; always in that order: installation, then claim."""
     installation = (
         await session.exec(
-            standing.for_change(
+            lifecycle.for_change(
                 select(Installation).where(
                     col(Installation.id).in_(select(Claim.installation_id).where(_usable(vault, code)))
                 )
@@ -182,13 +181,13 @@ async def _hand_over(
     waited = found.token_sealed is not None or installation.status == InstallationStatus.UNCLAIMED
     if found.token_sealed is not None:
         token = resources.vault.open(found.token_sealed, Place(CLAIM_TOKEN_COLUMN, found.id))
-        standing.keep_token(resources, installation, token)
+        tokens.keep_token(resources, installation, token)
     installation.owner = found.owner = owner
     found.claimed_at = now()
     found.token_sealed = found.token_fingerprint = None
     session.add_all([installation, found])
     if waited:
-        await standing.connect(session, installation)
+        await lifecycle.connect(session, installation)
     await store.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
 
 
@@ -205,9 +204,9 @@ def _is_nobodys(at: datetime) -> ColumnElement[bool]:
 async def _switch_off(resources: Resources, installation: Installation) -> None:
     """Tell Aircall that nobody uses it, if it listens: it is erased anyway."""
     try:
-        async with standing.within_budget(resources, installation.company_id):
-            await resources.aircall.disable_integration(standing.token_of(resources, installation))
-    except standing.NotNow as error:
+        async with tokens.within_budget(resources, installation.company_id):
+            await resources.aircall.disable_integration(tokens.token_of(resources, installation))
+    except tokens.NotNow as error:
         logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
 
 
@@ -223,4 +222,4 @@ async def _forget_lapsed(resources: Resources, at: datetime) -> None:
 async def _lock_all(session: AsyncSession, *conditions: ColumnElement[bool]) -> Sequence[Installation]:
     """Installations of which nobody else has the lock, for this transaction alone."""
     found = select(Installation).where(*conditions).order_by(col(Installation.id)).limit(BATCH)
-    return (await session.exec(standing.for_change(found, skip_locked=True))).all()
+    return (await session.exec(lifecycle.for_change(found, skip_locked=True))).all()

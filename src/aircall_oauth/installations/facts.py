@@ -2,10 +2,10 @@
 
 import asyncio
 
-from aircall_oauth import standing
 from aircall_oauth.aircall.payloads import Integration
+from aircall_oauth.installations import lifecycle, tokens
+from aircall_oauth.installations.lifecycle import Look
 from aircall_oauth.resources import Resources
-from aircall_oauth.standing import Look
 from aircall_oauth.storage.models.installations import Installation
 
 # Whose token it is, and the company's name.
@@ -19,14 +19,14 @@ async def learn(resources: Resources, installation: Installation, *, chore: bool
     A token that answers for another company or integration than before is not used any further. Raises what `Aircall`
     raises, `BudgetSpent`, and `TimeoutError`.
     """
-    token = standing.token_of(resources, installation)
+    token = tokens.token_of(resources, installation)
     async with (
-        standing.within_budget(resources, installation.company_id, calls=CALLS, chore=chore),
+        tokens.within_budget(resources, installation.company_id, calls=CALLS, chore=chore),
         asyncio.timeout(LEARN_SECONDS),
     ):
         told = await resources.aircall.integration(token)
         company = await resources.aircall.company(token)
-    if not standing.is_of(told, installation):
-        await standing.mark_unauthorized(resources, installation, Look.FOREIGN)
+    if not lifecycle.is_of(told, installation):
+        await lifecycle.mark_unauthorized(resources, installation, Look.FOREIGN)
         return told, False
-    return told, await standing.keep_facts(resources, installation, told, company.name)
+    return told, await lifecycle.keep_facts(resources, installation, told, company.name)

@@ -23,7 +23,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import standing
 from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import APP_REFUSED, counted
 from aircall_oauth.aircall.payloads import Identity
@@ -44,7 +43,7 @@ from aircall_oauth.errors import (
     ReturnAddressRefused,
     TokenMixedUp,
 )
-from aircall_oauth.installations import claims, links, state, upkeep
+from aircall_oauth.installations import claims, lifecycle, links, state, tokens, upkeep
 from aircall_oauth.installations.brake import Turn
 from aircall_oauth.installations.state import FlowCookie, FlowState
 from aircall_oauth.resources import Resources
@@ -199,7 +198,7 @@ async def _connect(
 async def _settle(resources: Resources, installation: Installation, identity: Identity) -> None:
     """What an installation in use needs at Aircall; where this fails, the worker sees to it."""
     if identity.active is False:
-        await standing.switch_on(resources, installation)
+        await tokens.switch_on(resources, installation)
     await upkeep.ensure_webhook(resources, installation.id)
 
 
@@ -379,7 +378,7 @@ async def _save_once(resources: Resources, flow: FlowState, identity: Identity, 
                 # An owner who left gave it up.
                 installation.owner = None
             _tell(installation, identity)
-            standing.keep_token(resources, installation, token)
+            tokens.keep_token(resources, installation, token)
             installation.status = InstallationStatus.UNCLAIMED if waits else InstallationStatus.ACTIVE
         session.add(installation)
         await session.flush()
@@ -389,7 +388,7 @@ async def _save_once(resources: Resources, flow: FlowState, identity: Identity, 
         ended = update(Flow).where(col(Flow.id) == flow.flow_id)
         await session.exec(ended.values(status=FlowStatus.CONNECTED, installation_id=installation.id))
         if not waits:
-            await standing.connect(session, installation)
+            await lifecycle.connect(session, installation)
     return installation
 
 
@@ -412,7 +411,7 @@ async def _find(session: AsyncSession, identity: Identity) -> Installation | Non
     known = col(Installation.company_id) == identity.company_id
     if identity.integration_id is not None:
         known = or_(known, col(Installation.integration_id) == identity.integration_id)
-    found = standing.for_change(select(Installation).where(known).order_by(col(Installation.id)))
+    found = lifecycle.for_change(select(Installation).where(known).order_by(col(Installation.id)))
     rows = (await session.exec(found)).all()
     same = [row for row in rows if row.integration_id == identity.integration_id]
     if same and same[0].company_id != identity.company_id and same[0].status != InstallationStatus.REMOVED:

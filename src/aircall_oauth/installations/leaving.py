@@ -14,7 +14,6 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
@@ -24,7 +23,7 @@ from aircall_oauth.errors import (
     InstallationNotFound,
     SealError,
 )
-from aircall_oauth.installations import upkeep
+from aircall_oauth.installations import lifecycle, tokens, upkeep
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import again_if_undone, commit_durably
 from aircall_oauth.storage.models.base import new_id, now
@@ -65,7 +64,7 @@ async def _end(resources: Resources, key: Caller, who: Who, installation_id: str
     """End an installation here; its farewell's id, None where there is none to say."""
     mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
     async with resources.database.session() as session:
-        installation = (await session.exec(standing.for_change(mine))).first()
+        installation = (await session.exec(lifecycle.for_change(mine))).first()
         if installation is None:
             raise InstallationNotFound
         if installation.status == InstallationStatus.REMOVED:
@@ -87,18 +86,18 @@ async def take_leave(
     farewell = await _farewell(resources, session, installation)
     if farewell is not None:
         session.add(farewell)
-        await standing.note_switching_off(session, installation.id)
+        await lifecycle.note_switching_off(session, installation.id)
     if installation.status == InstallationStatus.UNCLAIMED:
         # Nobody ever heard of it.
-        await standing.erase(session, installation)
+        await lifecycle.erase(session, installation)
     else:
-        await standing.remove(session, installation, reason=reason)
+        await lifecycle.remove(session, installation, reason=reason)
     return None if farewell is None else farewell.id
 
 
 async def _farewell(resources: Resources, session: AsyncSession, installation: Installation) -> Farewell | None:
     try:
-        token = standing.token_of(resources, installation)
+        token = tokens.token_of(resources, installation)
     except SealError:
         logger.error("left behind at Aircall", installation_id=installation.id, reason="its token does not open")
         return None
@@ -141,7 +140,7 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
     farewell, installation = taken
     try:
         async with (
-            standing.within_budget(resources, installation.company_id, calls=CALLS_TO_LEAVE),
+            tokens.within_budget(resources, installation.company_id, calls=CALLS_TO_LEAVE),
             asyncio.timeout(GOODBYE_SECONDS),
         ):
             await _undo(resources, farewell)
@@ -154,7 +153,7 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
             "left behind at Aircall", installation_id=farewell.installation_id, reason="its token does not open"
         )
         said = Goodbye.UNOPENED
-    except standing.NotNow as error:
+    except tokens.NotNow as error:
         await _postpone(resources, farewell, error)
         return Goodbye.PUT_OFF
     else:
@@ -177,14 +176,14 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
     )
     of_it = select(Farewell.installation_id).where(col(Farewell.id) == farewell_id)
     async with resources.database.session() as session:
-        await session.exec(standing.for_change(select(Installation).where(col(Installation.id).in_(of_it))))
+        await session.exec(lifecycle.for_change(select(Installation).where(col(Installation.id).in_(of_it))))
         row = (await session.exec(take)).first()
         if row is None:
             return None
         farewell, installation, at = row
         # Old by both clocks: what is deleted here is the only way to undo it at Aircall.
         if farewell.begun_at > min(at, now()) - KEPT:
-            await standing.note_switching_off(session, installation.id)
+            await lifecycle.note_switching_off(session, installation.id)
             return farewell, installation
         await session.delete(farewell)
     logger.error("left behind at Aircall", installation_id=installation.id, reason=farewell.last_error)
@@ -219,7 +218,7 @@ async def _finish(resources: Resources, farewell: Farewell) -> None:
             await session.exec(again.values(due_at=func.now()))
     if not last:
         await upkeep.ensure_webhook(resources, farewell.installation_id)
-        await standing.refresh(resources, farewell.installation_id)
+        await tokens.refresh(resources, farewell.installation_id)
 
 
 async def _postpone(resources: Resources, farewell: Farewell, error: Exception) -> None:

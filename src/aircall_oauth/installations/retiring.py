@@ -10,11 +10,10 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.errors import AircallRefused, InstallationNotActive, InstallationNotFound
-from aircall_oauth.installations import upkeep
+from aircall_oauth.installations import tokens, upkeep
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, RetiredWebhook, Webhook
 from aircall_oauth.telemetry import log
@@ -89,15 +88,15 @@ async def _take(resources: Resources) -> list[tuple[RetiredWebhook, Installation
 async def _delete(resources: Resources, retired: RetiredWebhook, installation: Installation) -> None:
     try:
         async with (
-            standing.within_budget(resources, installation.company_id),
+            tokens.within_budget(resources, installation.company_id),
             asyncio.timeout(DELETE_SECONDS),
         ):
-            token = standing.token_of(resources, installation)
+            token = tokens.token_of(resources, installation)
             await resources.aircall.delete_webhook(token, retired.webhook_id)
     except AircallRefused as refused:
         # A dead token deletes nothing; where it is dead for good, Aircall has nothing of ours any more.
         logger.warning("retired webhook not deleted", installation_id=installation.id, reason=str(refused))
-    except standing.NotNow as error:
+    except tokens.NotNow as error:
         await _put_off(resources, retired, error)
         return
     await _note_deleted(resources, retired)

@@ -13,10 +13,9 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, select
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import OPERATOR, Action
-from aircall_oauth.installations import leaving
+from aircall_oauth.installations import leaving, lifecycle
 from aircall_oauth.installations.leaving import Goodbye
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import again_if_undone
@@ -91,7 +90,7 @@ async def _end_some(resources: Resources) -> list[tuple[Installation, str | None
     """From here on nothing of them is used any more; each with its farewell's id, if it has one."""
     some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH)
     async with resources.database.session() as session:
-        installations = (await session.exec(standing.for_change(some))).all()
+        installations = (await session.exec(lifecycle.for_change(some))).all()
         for installation in installations:
             await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
         return [

@@ -29,9 +29,9 @@ from aircall_oauth.errors import (
     ParametersInvalid,
     PrefetchRefused,
 )
-from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, reading, state
+from aircall_oauth.installations import checking, claims, flow, leaving, links, pages, state, views
 from aircall_oauth.installations.brake import Brake
-from aircall_oauth.installations.reading import InstallationList, InstallationView
+from aircall_oauth.installations.views import InstallationList, InstallationView
 from aircall_oauth.storage.models.installations import InstallationStatus
 
 browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
@@ -203,7 +203,7 @@ async def list_installations(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> InstallationList:
     """Installations, oldest first. An API key bound to an owner sees that owner's only."""
-    return await reading.list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=limit)
+    return await views.list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=limit)
 
 
 @api.get(
@@ -213,7 +213,7 @@ async def show_installation(
     installation_id: InstallationId, key: InstallationsReader, resources: ResourcesDep
 ) -> InstallationView:
     """One installation, and its webhook; never a secret."""
-    return await reading.show_installation(resources, key, installation_id)
+    return await views.show_installation(resources, key, installation_id)
 
 
 @api.delete(
@@ -275,7 +275,7 @@ async def check_installation(
         healthy=checked.healthy,
         token=checked.token,
         found=[FindingView(code=code, mended=mended) for code, mended in checked.found],
-        installation=await reading.show_installation(resources, key, installation_id),
+        installation=await views.show_installation(resources, key, installation_id),
     )
 
 
@@ -297,7 +297,7 @@ async def read_token(
 
     One API key reads `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` of them in a minute: more is 429, and an alarm in the log.
     """
-    token = await reading.read_token(resources, key, installation_id, who=who)
+    token = await views.read_token(resources, key, installation_id, who=who)
     body = TokenView(access_token=token.get_secret_value(), token_type="Bearer")
     return JSONResponse(body.model_dump(), headers={"cache-control": "no-store"})
 
@@ -355,4 +355,4 @@ async def claim_installation(
     claim changes nothing.
     """
     installation_id = await claims.claim(resources, key, who, code=body.claim, owner=body.owner)
-    return await reading.show_installation(resources, key, installation_id)
+    return await views.show_installation(resources, key, installation_id)

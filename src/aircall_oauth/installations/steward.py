@@ -18,11 +18,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth import standing
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
 from aircall_oauth.events import store
-from aircall_oauth.installations import gaps, leases
+from aircall_oauth.installations import gaps, leases, lifecycle, tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.installations import (
@@ -80,7 +79,7 @@ class Visit:
     async def asking(self, calls: int) -> AsyncIterator[None]:
         """Callers find the whole of the company's budget, a chore what callers leave it."""
         company_id = self.installation.company_id
-        async with standing.within_budget(self.resources, company_id, calls=calls, chore=self.chore):
+        async with tokens.within_budget(self.resources, company_id, calls=calls, chore=self.chore):
             yield
 
 
@@ -92,7 +91,7 @@ async def look(
     Nothing is said (None) where the lease was over before the look was. Raises what `Aircall` raises, and
     `BudgetSpent`; then the lease goes on.
     """
-    token = standing.token_of(resources, installation)
+    token = tokens.token_of(resources, installation)
     visit = Visit(resources, webhook, installation, token, chore, thorough)
     known = await _glance(visit) if _may_be_well(visit) else None
     if known is not None:
@@ -187,7 +186,7 @@ async def _note_if_off(visit: Visit, known: AircallWebhook | None) -> list[Oddit
     )
     if visit.webhook.status != status:
         async with visit.resources.database.session() as session:
-            await standing.lock(session, visit.installation.id)
+            await lifecycle.lock(session, visit.installation.id)
             if await leases.change(session, visit.webhook, status=status, checked_at=func.now()):
                 # It was well when it was last looked at.
                 await gaps.begin(session, visit.installation.id, reason=OFF[status], since=visit.webhook.checked_at)
@@ -272,7 +271,7 @@ async def _keep_these(
     webhook = visit.webhook
     rotated: dict[str, Any] = {"rotation_wanted": False} if webhook.rotation_wanted else {}
     async with visit.resources.database.session() as session:
-        await standing.lock(session, visit.installation.id)
+        await lifecycle.lock(session, visit.installation.id)
         await _lock_webhooks(session, visit.installation)
         if registered.webhook_id != webhook.webhook_id and await _is_taken(session, visit, registered):
             raise AircallUnavailable("the webhook is another's by now")

@@ -12,7 +12,7 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlmodel import col, select, update
 
-from aircall_oauth import standing
+from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus
 
@@ -45,7 +45,7 @@ async def _take(resources: Resources) -> Sequence[Installation]:
 
 
 async def _make_sure_of(resources: Resources, installation: Installation) -> None:
-    if not await standing.refresh(resources, installation.id):
+    if not await tokens.refresh(resources, installation.id):
         return
     # Unless somebody is about to switch it off by now.
     done = update(Installation).where(

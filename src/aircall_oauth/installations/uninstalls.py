@@ -11,13 +11,13 @@ from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import SERVICE, Action
 from aircall_oauth.aircall.payloads import UNINSTALLED
 from aircall_oauth.events import follow
+from aircall_oauth.installations import lifecycle, tokens
+from aircall_oauth.installations.lifecycle import Look
 from aircall_oauth.resources import Resources
-from aircall_oauth.standing import Look
 from aircall_oauth.storage.models.events import EventSource
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Uninstall
 from aircall_oauth.telemetry import log
@@ -55,7 +55,7 @@ async def look_at_uninstalls(resources: Resources) -> None:
             # It was removed in the very moment in which this was noted.
             await _forget(resources, installation_id)
         else:
-            found, _ = await standing.look(resources, installation)
+            found, _ = await tokens.look(resources, installation)
             await _conclude(resources, installation, found, looks)
 
 
@@ -113,8 +113,8 @@ async def _end(resources: Resources, installation: Installation) -> None:
         col(Installation.token_fingerprint) == installation.token_fingerprint,
     )
     async with resources.database.session() as session:
-        still = (await session.exec(standing.for_change(same))).first()
+        still = (await session.exec(lifecycle.for_change(same))).first()
         if still is not None:
             await audit.record(session, SERVICE, Action.INSTALLATION_DISCONNECTED, installation_id=still.id)
-            await standing.remove(session, still, reason="uninstalled")
+            await lifecycle.remove(session, still, reason="uninstalled")
             logger.info("installation uninstalled", installation_id=still.id)

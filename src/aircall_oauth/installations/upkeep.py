@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Update, func
 from sqlmodel import col, delete, select, update
 
-from aircall_oauth import standing
 from aircall_oauth.errors import AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
-from aircall_oauth.installations import facts, gaps, leases, steward
-from aircall_oauth.installations.crowd import Piece, work_off
+from aircall_oauth.installations import facts, gaps, leases, lifecycle, steward, tokens
+from aircall_oauth.installations.lifecycle import Look
+from aircall_oauth.installations.pool import Piece, work_off
 from aircall_oauth.installations.steward import Oddity
+from aircall_oauth.installations.tokens import NotNow
 from aircall_oauth.resources import Resources
-from aircall_oauth.standing import Look, NotNow
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import (
     GapReason,
@@ -145,9 +145,9 @@ async def _look_further(resources: Resources, installation: Installation, *, cho
 
 
 async def _ask_the_dead(resources: Resources, webhook: Webhook, installation: Installation) -> None:
-    found, _ = await standing.look(resources, installation)
+    found, _ = await tokens.look(resources, installation)
     if found == Look.ALIVE:
-        await standing.revive(resources, installation)
+        await lifecycle.revive(resources, installation)
     pause = min(FIRST_PAUSE_OF_THE_DEAD * 2 ** min(webhook.attempts - 1, 16), LONGEST_PAUSE_OF_THE_DEAD)
     async with resources.database.session() as session:
         await leases.give_back(session, webhook, next_look=_about(pause))
@@ -156,7 +156,7 @@ async def _ask_the_dead(resources: Resources, webhook: Webhook, installation: In
 async def _put_off(resources: Resources, webhook: Webhook, installation: Installation, error: Exception) -> None:
     reason = str(error) or "timeout"
     logger.warning("webhook looked at in vain", installation_id=webhook.installation_id, reason=reason)
-    refused = isinstance(error, AircallRefused) and error.aircall_status in standing.DEAD_TOKEN
+    refused = isinstance(error, AircallRefused) and error.aircall_status in tokens.DEAD_TOKEN
     values: dict[str, Any] = {"last_error": reason}
     pause = _pause(webhook, error)
     if refused:
@@ -166,14 +166,14 @@ async def _put_off(resources: Resources, webhook: Webhook, installation: Install
         # It is nobody's fault: the next pause is as long.
         values["attempts"] = min(webhook.attempts, 2)
     async with resources.database.session() as session:
-        await standing.lock(session, installation.id)
+        await lifecycle.lock(session, installation.id)
         await leases.give_back(session, webhook, next_look=pause, **values)
         if webhook.webhook_id is None:
             await gaps.begin(
                 session, installation.id, reason=GapReason.WEBHOOK_MISSING, since=installation.connected_at
             )
     if refused and webhook.refused_at is not None and webhook.refused_at <= now() - SECOND_REFUSAL[0]:
-        await standing.suspect_token(resources, installation.id)
+        await tokens.suspect_token(resources, installation.id)
 
 
 def _pause(webhook: Webhook, error: Exception) -> timedelta:

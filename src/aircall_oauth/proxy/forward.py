@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from aircall_oauth import standing
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
@@ -19,6 +18,7 @@ from aircall_oauth.errors import (
     PathNotAllowed,
     RedirectRefused,
 )
+from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
@@ -88,7 +88,7 @@ async def _admit(resources: Resources, key: Caller, who: Who, installation_id: s
         if row["status"] != InstallationStatus.ACTIVE:
             raise InstallationNotActive(UNAUTHORIZED if row["status"] == InstallationStatus.UNAUTHORIZED else None)
         if not row["drawn"]:
-            with standing.refusals_counted(resources):
+            with tokens.refusals_counted(resources):
                 raise await budget.refusal(connection, row["company_id"], calls=1, allowed=allowed)
     return Passage(row["company_id"], resources.vault.open(row["token_sealed"], Place(TOKEN_COLUMN, installation_id)))
 
@@ -99,7 +99,7 @@ async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
     except ConnectionFault as fault:
         if asked.method not in REPEATED:
             raise AircallUnavailable(fault.reason) from None
-    with standing.refusals_counted(resources):
+    with tokens.refusals_counted(resources):
         await budget.draw(resources.database, passage.company_id, per_minute=_per_minute(resources))
     try:
         return await resources.relay.send(asked, passage.token)
@@ -111,7 +111,7 @@ async def _judge(resources: Resources, installation_id: str, answer: Answer) -> 
     """Some answers are not for the caller: a redirect, and the refusal of a token that turns out to be dead."""
     if answer.status in REDIRECTS:
         raise RedirectRefused
-    if answer.status in standing.DEAD_TOKEN and await standing.suspect_token(resources, installation_id):
+    if answer.status in tokens.DEAD_TOKEN and await tokens.suspect_token(resources, installation_id):
         raise InstallationNotActive(UNAUTHORIZED)
 
 
