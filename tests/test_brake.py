@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from aircall_oauth.errors import TooManyFailedInstalls
-from aircall_oauth.installations import brake
-from aircall_oauth.installations.brake import Brake
+from aircall_oauth.installations.oauth import brake
+from aircall_oauth.installations.oauth.brake import Brake
 from tests.fakes import Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"

@@ -7,7 +7,7 @@ import httpx
 import pytest
 import stamina
 
-from aircall_oauth.installations import flow
+from aircall_oauth.installations.oauth import flow
 from aircall_oauth.sandbox.aircall.faults import How
 from tests.fakes import Service, until
 

@@ -16,7 +16,7 @@ import pytest
 from dirty_equals import IsStr
 
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.installations import claims, links
+from aircall_oauth.installations.oauth import claims, links
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import Claim
 from tests.fakes import PUBLIC_URL, Service, run_service, settings_for

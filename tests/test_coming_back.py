@@ -8,7 +8,8 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
-from aircall_oauth.installations import claims, retiring, upkeep
+from aircall_oauth.installations import retiring, upkeep
+from aircall_oauth.installations.oauth import claims
 from aircall_oauth.worker import CHORES
 from tests.fakes import Service, run_service, settings_for, until
 from tests.scenes import A_WHILE_LATER, COMPANY, another, ours

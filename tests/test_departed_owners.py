@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from aircall_oauth.installations import claims, revoke, uninstalls
+from aircall_oauth.installations import revoke, uninstalls
+from aircall_oauth.installations.oauth import claims
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"

@@ -14,7 +14,7 @@ import pytest
 import stamina
 
 from aircall_oauth.aircall import client
-from aircall_oauth.installations import flow, state
+from aircall_oauth.installations.oauth import flow, state
 from aircall_oauth.sandbox.aircall.faults import How
 from tests.fakes import PUBLIC_URL, Service, run_service, settings_for, until
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import stamina
 
-from aircall_oauth.installations import flow, links, state
+from aircall_oauth.installations.oauth import flow, links, state
 from tests.fakes import Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aircall_oauth.errors import FlowError, StateInvalid, WrongBrowser
-from aircall_oauth.installations import state
-from aircall_oauth.installations.state import FlowCookie, FlowState
+from aircall_oauth.installations.oauth import state
+from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
 from aircall_oauth.storage.vault import Vault
 
 KEY, OTHER_KEY, FINGERPRINT_KEY = b"k" * 32, b"o" * 32, b"f" * 32

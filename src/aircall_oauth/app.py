@@ -35,9 +35,9 @@ from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.events.receiver.failures import watch_troubles
 from aircall_oauth.events.receiver.inbox import open_inbox
 from aircall_oauth.events.streams import Streams
-from aircall_oauth.installations import pages, pulse
-from aircall_oauth.installations import routes as installations
-from aircall_oauth.installations.brake import Brake
+from aircall_oauth.installations import pulse
+from aircall_oauth.installations.oauth import pages, routes
+from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.resources import Resources
 from aircall_oauth.telemetry.metrics import Metrics, Role
 
@@ -178,7 +178,7 @@ def _answer_error(request: Request, error: AppError, also: dict[str, str] | None
         shown, resources = _as_ending(error), request.app.state.resources
         resources.metrics.install_ended(shown.code())
         install_url = f"{resources.settings.public_url}/aircall/oauth/install"
-        return installations.ending_page(shown, install_url=install_url, by_link=installations.came_by_link(request))
+        return routes.ending_page(shown, install_url=install_url, by_link=routes.came_by_link(request))
     body = problem(error, request.scope.get("request_id"))
     return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
 

@@ -24,8 +24,7 @@ from aircall_oauth.errors import (
     NotReady,
     SealError,
 )
-from aircall_oauth.installations import tokens
-from aircall_oauth.installations import views
+from aircall_oauth.installations import tokens, views
 from aircall_oauth.installations.lifecycle import Look
 from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.resources import Resources, open_resources

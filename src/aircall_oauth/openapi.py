@@ -18,12 +18,13 @@ from aircall_oauth.deliveries import routes as deliveries
 from aircall_oauth.events import routes as events
 from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.installations import routes as installations
+from aircall_oauth.installations.oauth import routes as oauth
 from aircall_oauth.proxy import routes as proxy
 
 DOORS = (
-    installations.browser,
+    oauth.browser,
     installations.api,
-    installations.custody,
+    oauth.custody,
     events.api,
     deliveries.of_events,
     deliveries.api,

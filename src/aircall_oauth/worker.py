@@ -14,17 +14,8 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import (
-    backfill,
-    claims,
-    flow,
-    leaving,
-    retiring,
-    silence,
-    switching,
-    uninstalls,
-    upkeep,
-)
+from aircall_oauth.installations import backfill, leaving, retiring, silence, switching, uninstalls, upkeep
+from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log

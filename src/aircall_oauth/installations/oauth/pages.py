@@ -29,7 +29,7 @@ from aircall_oauth.errors import (
 )
 
 _environment = Environment(
-    loader=PackageLoader("aircall_oauth.installations"),
+    loader=PackageLoader("aircall_oauth.installations.oauth"),
     autoescape=select_autoescape(),
     undefined=StrictUndefined,
     trim_blocks=True,

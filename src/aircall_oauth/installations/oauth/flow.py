@@ -43,9 +43,10 @@ from aircall_oauth.errors import (
     ReturnAddressRefused,
     TokenMixedUp,
 )
-from aircall_oauth.installations import claims, lifecycle, links, state, tokens, upkeep
-from aircall_oauth.installations.brake import Turn
-from aircall_oauth.installations.state import FlowCookie, FlowState
+from aircall_oauth.installations import lifecycle, tokens, upkeep
+from aircall_oauth.installations.oauth import claims, links, state
+from aircall_oauth.installations.oauth.brake import Turn
+from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.models.base import new_id, now

@@ -26,7 +26,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events import store
 from aircall_oauth.installations import lifecycle, tokens, upkeep
-from aircall_oauth.installations.state import FlowState
+from aircall_oauth.installations.oauth.state import FlowState
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.database import again_if_undone, commit_durably

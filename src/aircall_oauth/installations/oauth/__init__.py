@@ -1,0 +1,1 @@
+"""The OAuth flow: links, state, consent, callback and claims."""
