@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from aircall_oauth.errors import KeysUnfit
-from aircall_oauth.installations import backfill, gaps, retiring, revoke, uninstalls, upkeep
+from aircall_oauth.installations import backfill, gaps, retiring, upkeep
+from aircall_oauth.installations.disconnect import revoke_all, uninstalls
 from aircall_oauth.installations.oauth import claims
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.installations import GapReason
@@ -82,7 +83,7 @@ async def test_goodbye_is_said_to_the_others(service: Service) -> None:
     await service.sql("UPDATE farewell SET due_at = now() - (id = $1)::int * '1 h'::interval", damaged["id"])
     await service.sql("DELETE FROM budget")
 
-    report = await revoke.revoke_all(service.resources, give_up_after=timedelta(seconds=30))
+    report = await revoke_all.revoke_all(service.resources, give_up_after=timedelta(seconds=30))
 
     assert [(left.company_id, left.why) for left in report.refused] == [(COMPANIES[0], "its token does not open")]
     assert await service.sql("SELECT 1 FROM farewell") == []
@@ -129,7 +130,7 @@ async def test_it_can_be_disconnected(service: Service) -> None:
 async def test_everything_can_be_revoked_and_what_is_left_at_aircall_is_told(service: Service) -> None:
     damaged, _ = await damaged_and_well(service)
 
-    report = await revoke.revoke_all(service.resources, give_up_after=timedelta(seconds=30))
+    report = await revoke_all.revoke_all(service.resources, give_up_after=timedelta(seconds=30))
 
     (left,) = report.refused
     assert (left.installation_id, left.why) == (damaged, "its token does not open")

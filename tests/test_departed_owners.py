@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aircall_oauth.installations import revoke, uninstalls
+from aircall_oauth.installations.disconnect import revoke_all, uninstalls
 from aircall_oauth.installations.oauth import claims
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for
 
@@ -35,7 +35,7 @@ async def by_the_command_line(service: Service, installation_id: str, alice: htt
 
 
 async def by_the_kill_switch(service: Service, installation_id: str, alice: httpx.AsyncClient) -> None:
-    await revoke.revoke_all(service.resources, give_up_after=timedelta(seconds=10))
+    await revoke_all.revoke_all(service.resources, give_up_after=timedelta(seconds=10))
 
 
 async def at_aircall(service: Service, installation_id: str, alice: httpx.AsyncClient) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.installations import leaving, upkeep
+from aircall_oauth.installations import upkeep
+from aircall_oauth.installations.disconnect import farewell
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.sandbox.aircall.faults import How
 from aircall_oauth.storage.models.access import Scope
@@ -106,11 +107,11 @@ async def test_where_aircall_is_away_it_is_removed_here_and_the_worker_finishes_
     status = await disconnect(service, installation_id)
     service.aircall.heal()
     (waiting,) = await service.sql("SELECT due_at - now() AS due_in, attempts, last_error, token_sealed FROM farewell")
-    await leaving.say_goodbyes(service.resources)
+    await farewell.say_goodbyes(service.resources)
     too_early = len(service.aircall.webhooks.of(COMPANY))
     await service.sql(MAKE_DUE)
     await service.sql("DELETE FROM budget")
-    await leaving.say_goodbyes(service.resources)
+    await farewell.say_goodbyes(service.resources)
 
     assert (status, (await the_installation(service))["status"]) == (204, "removed")
     assert waiting["due_in"] > timedelta(seconds=10)
@@ -129,7 +130,7 @@ async def test_a_token_is_not_kept_longer_than_three_days_for_it(service: Servic
     await service.sql("UPDATE farewell SET due_at = now(), begun_at = now() - interval '73 hours'")
     before = len(service.aircall.requests)
 
-    await leaving.say_goodbyes(service.resources)
+    await farewell.say_goodbyes(service.resources)
 
     assert await service.sql("SELECT * FROM farewell") == []
     assert len(service.aircall.requests) == before
@@ -175,7 +176,7 @@ async def test_who_comes_back_calls_the_farewell_off(service: Service) -> None:
 
     again = await service.install()
     await service.sql(MAKE_DUE)
-    await leaving.say_goodbyes(service.resources)
+    await farewell.say_goodbyes(service.resources)
 
     assert again == installation_id
     assert (await the_installation(service))["status"] == "active"
@@ -230,5 +231,5 @@ async def test_an_operator_lists_shows_and_disconnects(service: Service) -> None
     assert tuple(line) == ("operator", "-")
     assert len(await service.sql("SELECT * FROM farewell")) == 1
     await service.sql(MAKE_DUE)
-    await leaving.say_goodbyes(service.resources)
+    await farewell.say_goodbyes(service.resources)
     assert service.aircall.webhooks.of(COMPANY) == []

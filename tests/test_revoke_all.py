@@ -6,8 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from aircall_oauth.installations import revoke
-from aircall_oauth.installations.revoke import Progress
+from aircall_oauth.installations.disconnect import revoke_all
+from aircall_oauth.installations.disconnect.revoke_all import Progress
 from aircall_oauth.sandbox.aircall.companies import more_companies
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for
 from tests.processes import World, eventually, world
@@ -28,7 +28,7 @@ async def test_everything_ends_and_nothing_is_left_behind(database_url: str) -> 
         beside = await service.install_by_link("acme", 70077)
         told: list[Progress] = []
 
-        report = await revoke.revoke_all(
+        report = await revoke_all.revoke_all(
             service.resources, give_up_after=AT_ONCE, tell=lambda progress: told.append(Progress(**vars(progress)))
         )
 
@@ -56,11 +56,11 @@ async def test_what_could_not_be_undone_is_told_and_undone_by_the_next_run(servi
     service.aircall.grants.revoke_company(70078)
     service.aircall.break_next("POST integrations/disable", "error_500", times=1)
 
-    first = await revoke.revoke_all(service.resources, give_up_after=NOT_LONG)
+    first = await revoke_all.revoke_all(service.resources, give_up_after=NOT_LONG)
     (waiting,) = first.waiting
     (refused,) = first.refused
     await service.sql("UPDATE farewell SET due_at = now()")
-    second = await revoke.revoke_all(service.resources, give_up_after=AT_ONCE)
+    second = await revoke_all.revoke_all(service.resources, give_up_after=AT_ONCE)
 
     assert await statuses(service) == {"removed": 3}
     assert (refused.company_id, refused.why) == (70078, "Aircall refuses its token")
@@ -77,11 +77,11 @@ async def test_aircalls_limit_is_kept(database_url: str) -> None:
         await service.install()
         assert len(service.aircall.webhooks.all) == 1
 
-        first = await revoke.revoke_all(service.resources, give_up_after=NOT_LONG)
+        first = await revoke_all.revoke_all(service.resources, give_up_after=NOT_LONG)
         await service.sql("DELETE FROM budget")
         service.aircall.habits.rate_per_minute = 120
         await service.sql("UPDATE farewell SET due_at = now()")
-        second = await revoke.revoke_all(service.resources, give_up_after=AT_ONCE)
+        second = await revoke_all.revoke_all(service.resources, give_up_after=AT_ONCE)
 
         assert [len(first.waiting), len(second.waiting)] == [1, 0]
         assert "budget" in first.waiting[0].why
@@ -90,7 +90,7 @@ async def test_aircalls_limit_is_kept(database_url: str) -> None:
 
 
 async def test_with_nothing_to_do_it_is_done(service: Service) -> None:
-    report = await revoke.revoke_all(service.resources, give_up_after=AT_ONCE)
+    report = await revoke_all.revoke_all(service.resources, give_up_after=AT_ONCE)
 
     assert report.progress == Progress()
 

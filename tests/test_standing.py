@@ -7,7 +7,8 @@ import pytest
 import stamina
 from sqlmodel import col, select
 
-from aircall_oauth.installations import lifecycle, tokens, uninstalls, upkeep
+from aircall_oauth.installations import lifecycle, tokens, upkeep
+from aircall_oauth.installations.disconnect import uninstalls
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.storage.models.installations import Installation
 from tests.fakes import Service, until

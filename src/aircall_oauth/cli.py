@@ -118,7 +118,7 @@ def revoke_all(
 
     May be stopped and started again. Exit code 1 where something could not be undone at Aircall.
     """
-    from aircall_oauth.installations import revoke
+    from aircall_oauth.installations.disconnect import revoke_all as revoke
 
     give_up = _usage(parse_duration, give_up_after, "--give-up-after")
     todo = _with_resources(revoke.count)
@@ -328,11 +328,11 @@ def disconnect_installation(
     """Remove our webhook at Aircall, switch the integration off, erase the token."""
     from aircall_oauth.access import callers
     from aircall_oauth.access.audit import OPERATOR
-    from aircall_oauth.installations import leaving
+    from aircall_oauth.installations.disconnect import farewell
 
     if not yes:
         typer.confirm(f"Disconnect {installation_id}? Its customer must install anew to come back.", abort=True)
-    _with_resources(lambda resources: leaving.disconnect(resources, callers.OPERATOR, OPERATOR, installation_id))
+    _with_resources(lambda resources: farewell.disconnect(resources, callers.OPERATOR, OPERATOR, installation_id))
     _say("Disconnected.")
 
 

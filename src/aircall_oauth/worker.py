@@ -14,7 +14,8 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import backfill, leaving, retiring, silence, switching, uninstalls, upkeep
+from aircall_oauth.installations import backfill, retiring, silence, switching, upkeep
+from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
@@ -42,7 +43,7 @@ CHORES = (
     Chore("expire claims", claims.expire, timedelta(minutes=1)),
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),
     Chore("look at uninstalls", uninstalls.look_at_uninstalls, timedelta(seconds=2)),
-    Chore("say goodbyes", leaving.say_goodbyes, timedelta(seconds=5)),
+    Chore("say goodbyes", farewell.say_goodbyes, timedelta(seconds=5)),
     Chore("switch on again", switching.make_sure, timedelta(seconds=5)),
     Chore("fill gaps", backfill.fill_gaps, timedelta(seconds=2)),
     Chore("forget gaps", backfill.forget_gaps, timedelta(hours=1)),

@@ -21,7 +21,8 @@ from aircall_oauth.errors import (
     InstallationNotActive,
     InstallationNotFound,
 )
-from aircall_oauth.installations import checking, leaving, views
+from aircall_oauth.installations import checking, views
+from aircall_oauth.installations.disconnect import farewell
 from aircall_oauth.installations.views import InstallationList, InstallationView
 from aircall_oauth.storage.models.installations import InstallationStatus
 
@@ -86,7 +87,7 @@ async def disconnect(
 
     Where Aircall can't be reached, the installation is `removed` here at once, and the worker finishes the rest.
     """
-    await leaving.disconnect(resources, key, who, installation_id)
+    await farewell.disconnect(resources, key, who, installation_id)
 
 
 class FindingView(BaseModel):

@@ -15,8 +15,9 @@ from sqlmodel import col, select
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import OPERATOR, Action
-from aircall_oauth.installations import leaving, lifecycle
-from aircall_oauth.installations.leaving import Goodbye
+from aircall_oauth.installations import lifecycle
+from aircall_oauth.installations.disconnect import farewell as leaving
+from aircall_oauth.installations.disconnect.farewell import Goodbye
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import again_if_undone
 from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus

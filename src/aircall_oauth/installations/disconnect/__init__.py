@@ -1,0 +1,1 @@
+"""An installation ends: by its owner, at Aircall, or all at once."""
