@@ -19,7 +19,8 @@ import httpx
 from tests.fakes import Service, run_service, settings_for
 from tests.many import FIRST_COMPANY, install_many
 
-from aircall_oauth.installations import backfill, pulse, upkeep
+from aircall_oauth.installations import upkeep
+from aircall_oauth.installations.outages import backfill, heartbeat
 from aircall_oauth.sandbox.aircall import create_app
 from aircall_oauth.storage import database
 from aircall_oauth.storage.models.base import now
@@ -69,9 +70,9 @@ async def _be_away(service: Service) -> None:
     for company in service.aircall.companies:
         if company.id >= FIRST_COMPANY:
             service.aircall.record_calls(CALLS, since=since.timestamp(), until=until.timestamp(), company=company)
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
     await service.sql("UPDATE pulse SET at = at - $1::interval", AWAY)
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
     await service.sql("UPDATE gap SET due_at = now()")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aircall_oauth.installations import gaps
+from aircall_oauth.installations.outages import gaps
 from aircall_oauth.sandbox.aircall import Webhook
 from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service

@@ -15,7 +15,8 @@ from aircall_oauth.aircall import calls
 from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.events import retention
 from aircall_oauth.events.store import APPEND_LOCK
-from aircall_oauth.installations import backfill, gaps, pulse, upkeep
+from aircall_oauth.installations import upkeep
+from aircall_oauth.installations.outages import backfill, gaps, heartbeat
 from aircall_oauth.sandbox.aircall import doors
 from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service, run_command, run_service, settings_for
@@ -385,10 +386,10 @@ async def test_who_leaves_takes_his_gaps_with_him(service: Service) -> None:
 async def test_the_first_pulse_and_a_short_pause_record_nothing(service: Service) -> None:
     await service.install()
     await service.sql("DELETE FROM pulse")
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
     await service.sql("UPDATE pulse SET at = now() - interval '100 seconds'")
 
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
 
     assert await service.sql("SELECT * FROM gap") == []
 
@@ -403,7 +404,7 @@ async def test_after_an_outage_every_installation_has_its_gap_once(service: Serv
         await gaps.begin(session, covered, since=ago(2 * DAY), reason=GapReason.WEBHOOK_MISSING)
     await service.sql("UPDATE pulse SET at = now() - interval '1 day'")
 
-    await asyncio.gather(*(pulse.beat(service.resources) for _ in range(5)))
+    await asyncio.gather(*(heartbeat.beat(service.resources) for _ in range(5)))
 
     rows = await service.sql("SELECT reason, until - since AS length, due_at > until AS later FROM gap ORDER BY reason")
     away, missing = rows

@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from aircall_oauth.errors import KeysUnfit
-from aircall_oauth.installations import backfill, gaps, retiring, upkeep
+from aircall_oauth.installations import retiring, upkeep
 from aircall_oauth.installations.disconnect import revoke_all, uninstalls
 from aircall_oauth.installations.oauth import claims
+from aircall_oauth.installations.outages import backfill, gaps
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service, run_service, settings_for

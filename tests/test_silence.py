@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aircall_oauth import gauges
-from aircall_oauth.installations import pulse, silence
+from aircall_oauth.installations.outages import heartbeat, silence
 from tests.fakes import Service
 
 HOUR = timedelta(hours=1)
@@ -146,7 +146,7 @@ async def test_our_own_outage_is_nobodys_silence(service: Service) -> None:
     await service.sql("UPDATE rhythm SET silent_at = now() + interval '1 minute'")
     await service.sql("UPDATE pulse SET at = now() - interval '11 hours'")
 
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
 
     assert not await is_silent(service, installation_id)
     # What the log told before the outage may be learnt only after it.

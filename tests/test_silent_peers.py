@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from aircall_oauth.events.store import APPEND_LOCK
-from aircall_oauth.installations import backfill
+from aircall_oauth.installations.outages import backfill
 from tests.fakes import Service, run_service, settings_for, tcp_door
 from tests.gates import COMMIT, LENGTH, QUERY, SYNC
 from tests.processes import eventually

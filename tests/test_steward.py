@@ -11,7 +11,8 @@ import stamina
 from aircall_oauth.access.audit import OPERATOR
 from aircall_oauth.aircall.payloads import UNINSTALLED
 from aircall_oauth.events.receiver import failures
-from aircall_oauth.installations import leases, pulse, retiring, upkeep
+from aircall_oauth.installations import leases, retiring, upkeep
+from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.sandbox.aircall import EVENT_NAMES, Webhook
 from aircall_oauth.sandbox.aircall.companies import Integration
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for, until
@@ -514,9 +515,9 @@ async def test_what_came_before_the_first_webhook_is_a_gap_from_the_install_on(s
 
 async def test_after_nobody_was_here_all_are_looked_at_soon(service: Service) -> None:
     await service.install()
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
     await service.sql("UPDATE pulse SET at = at - interval '5 minutes'")
-    await pulse.beat(service.resources)
+    await heartbeat.beat(service.resources)
 
     await service.sql("UPDATE webhook SET checked_at = now() - interval '2 minutes'")
     await upkeep.after_troubles(service.resources)

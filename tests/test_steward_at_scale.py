@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from starlette.responses import Response
 
-from aircall_oauth.installations import pulse
+from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.storage.models.base import now
@@ -143,14 +143,14 @@ async def told_once(service: Service) -> set[int]:
 async def test_a_thousand_installations_are_whole_again_soon_after_a_bad_day(busy: Service) -> None:
     """Twelve hours away; then a quarter of an hour, in each minute of which two workers do all that is due."""
     day, clock, asked = Day(busy), Minutes(busy), Counter[tuple[int, int]]()
-    await pulse.beat(busy.resources)
+    await heartbeat.beat(busy.resources)
     await day.goes_wrong_while_nobody_is_here()
 
     async with another_worker(busy) as second, another_worker(busy) as third:
         for minute in range(STATED_MINUTES + 1):
             began = busy.aircall.clock()
             await day.goes_on(minute)
-            await pulse.beat(busy.resources)
+            await heartbeat.beat(busy.resources)
             await asyncio.gather(*(a_minute_of_work(worker) for worker in (second, third)))
             received = [request for request in busy.aircall.requests if request.at >= began]
             assert {request.status for request in received} <= {200, 201, 204, 403, 404, None}

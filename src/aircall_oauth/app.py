@@ -35,9 +35,9 @@ from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.events.receiver.failures import watch_troubles
 from aircall_oauth.events.receiver.inbox import open_inbox
 from aircall_oauth.events.streams import Streams
-from aircall_oauth.installations import pulse
 from aircall_oauth.installations.oauth import pages, routes
 from aircall_oauth.installations.oauth.brake import Brake
+from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.resources import Resources
 from aircall_oauth.telemetry.metrics import Metrics, Role
 
@@ -92,7 +92,7 @@ def create_app(open_resources: Opener) -> App:
             open_inbox(resources.database, resources.metrics) as inbox,
             hang_bell(resources.database, inbox.committed) as bell,
             watch_troubles(resources.database) as troubles,
-            pulse.beating(resources),
+            heartbeat.beating(resources),
         ):
             app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
             app.state.troubles, app.state.brake = troubles, Brake()

@@ -386,7 +386,7 @@ def list_gaps(
     as_json: AsJson = False,
 ) -> None:
     """Show when what could not be received, and how far each gap is filled: the newest first."""
-    from aircall_oauth.installations import backfill
+    from aircall_oauth.installations.outages import backfill
 
     gaps = _with_resources(lambda resources: backfill.list_gaps(resources, installation_id=installation, limit=limit))
     if as_json:
@@ -456,7 +456,7 @@ def _with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 async def _fill(resources: Any, installation_id: str, since: datetime, until: datetime | None) -> Any:
     """Fill a window under a progress bar; the gap, filled."""
-    from aircall_oauth.installations import backfill
+    from aircall_oauth.installations.outages import backfill
 
     with terminal.share() as tell:
         async for step in backfill.by_hand(resources, installation_id, since=since, until=until):

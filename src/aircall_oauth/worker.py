@@ -14,9 +14,10 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import backfill, retiring, silence, switching, upkeep
+from aircall_oauth.installations import retiring, switching, upkeep
 from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
+from aircall_oauth.installations.outages import backfill, silence
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log

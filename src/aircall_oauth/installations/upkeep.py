@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Update, func
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth.errors import AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
-from aircall_oauth.installations import facts, gaps, leases, lifecycle, steward, tokens
+from aircall_oauth.installations import facts, leases, lifecycle, steward, tokens
 from aircall_oauth.installations.lifecycle import Look
+from aircall_oauth.installations.outages import gaps
 from aircall_oauth.installations.pool import Piece, work_off
 from aircall_oauth.installations.steward import Oddity
 from aircall_oauth.installations.tokens import NotNow

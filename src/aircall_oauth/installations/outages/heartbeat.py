@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.installations import silence
-from aircall_oauth.installations.gaps import MARGIN, SETTLING
+from aircall_oauth.installations.outages import silence
+from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors, reason
 from aircall_oauth.storage.models.installations import GapReason, InstallationStatus

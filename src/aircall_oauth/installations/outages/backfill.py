@@ -27,7 +27,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.events import store
 from aircall_oauth.events.store import Missed
 from aircall_oauth.installations import tokens
-from aircall_oauth.installations.gaps import MARGIN, SETTLING
+from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
 from aircall_oauth.installations.pool import Piece, work_off
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks

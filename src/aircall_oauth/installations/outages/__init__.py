@@ -1,0 +1,1 @@
+"""Windows in which an installation could not receive, and their back-fill."""
