@@ -19,15 +19,15 @@ import httpx
 from tests.fakes import Service, run_service, settings_for
 from tests.many import FIRST_COMPANY, install_many
 
-from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.outages import backfill, heartbeat
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall import create_app
 from aircall_oauth.storage import database
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.telemetry import log
 from bench import ground
 
-AT_ONCE = upkeep.AT_ONCE
+AT_ONCE = schedule.AT_ONCE
 AWAY = timedelta(hours=12)
 CALLS = 2
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 async def _measure(many: int) -> None:
     async with _service(many) as service:
-        looks = await _seconds(lambda: upkeep.look_after_webhooks(service.resources))
+        looks = await _seconds(lambda: schedule.look_after_webhooks(service.resources))
         asked = await _seconds(lambda: _only_ask(service, "webhooks/{webhook_id}", times=1))
         _say(f"a look at each of {many}", looks, asked, "one GET each")
         await _be_away(service)

@@ -15,8 +15,8 @@ from aircall_oauth.aircall import calls
 from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.events import retention
 from aircall_oauth.events.store import APPEND_LOCK
-from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.outages import backfill, gaps, heartbeat
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall import doors
 from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service, run_command, run_service, settings_for
@@ -442,7 +442,7 @@ async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_la
     await service.sql(f"UPDATE webhook SET checked_at = checked_at - {back}, due_at = due_at - {back}")
     told_meanwhile = await told(service)
 
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
     during = await the_gap(service)
     live = await service.aircall.place_call()
     for call_id in missed[::20]:
@@ -450,7 +450,7 @@ async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_la
     await service.aircall.settle()
     await service.sql(MAKE_DUE)
     await backfill.fill_gaps(service.resources)
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
 
     assert told_meanwhile == Counter()
     assert hook.active is True

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import stamina
 
-from aircall_oauth.installations import checking
+from aircall_oauth.installations.upkeep import check as checking
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.storage.models.access import Scope
 from tests.fakes import Service, run_service, settings_for, until

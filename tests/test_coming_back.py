@@ -8,8 +8,9 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
-from aircall_oauth.installations import retiring, upkeep
 from aircall_oauth.installations.oauth import claims
+from aircall_oauth.installations.upkeep import retired as retiring
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.worker import CHORES
 from tests.fakes import Service, run_service, settings_for, until
 from tests.scenes import A_WHILE_LATER, COMPANY, another, ours
@@ -169,7 +170,7 @@ async def test_a_retired_webhook_that_was_taken_into_use_while_it_was_deleted_is
     await service.install()
     (taken,) = await service.sql("SELECT webhook_id FROM webhook")
     await deleting
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
 
     (kept,) = await service.sql("SELECT status, webhook_id FROM webhook")
     assert taken["webhook_id"] == retired.webhook_id

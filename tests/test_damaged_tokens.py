@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 
 from aircall_oauth.errors import KeysUnfit
-from aircall_oauth.installations import retiring, upkeep
 from aircall_oauth.installations.disconnect import revoke_all, uninstalls
 from aircall_oauth.installations.oauth import claims
 from aircall_oauth.installations.outages import backfill, gaps
+from aircall_oauth.installations.upkeep import retired, schedule
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.installations import GapReason
 from tests.fakes import Service, run_service, settings_for
@@ -33,7 +33,7 @@ async def test_the_webhooks_of_the_others_are_looked_after(service: Service) -> 
         "UPDATE webhook SET checked_at = NULL, due_at = now() - (installation_id = $1)::int * '1 h'::interval", damaged
     )
 
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
 
     looked_at = await service.sql("SELECT installation_id FROM webhook WHERE checked_at IS NOT NULL ORDER BY 1")
     (put_off,) = await service.sql("SELECT * FROM webhook WHERE checked_at IS NULL AND due_at > now()")
@@ -66,7 +66,7 @@ async def test_the_retired_webhooks_of_the_others_are_deleted(service: Service) 
         damaged,
     )
 
-    await retiring.delete_retired(service.resources)
+    await retired.delete_retired(service.resources)
 
     rows = await service.sql("SELECT installation_id FROM retired_webhook WHERE deleted_at IS NOT NULL ORDER BY 1")
     assert [row["installation_id"] for row in rows] == well
@@ -145,7 +145,7 @@ async def test_a_new_install_mends_it(service: Service) -> None:
     assert await service.install(COMPANIES[0]) == damaged
 
     await service.sql("UPDATE webhook SET checked_at = NULL, due_at = now()")
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
     assert await service.sql("SELECT 1 FROM webhook WHERE checked_at IS NULL") == []
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from aircall_oauth.installations import upkeep
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.storage.models.access import Scope
 from tests.fakes import AIRCALL_URL, CLIENT_ID, PUBLIC_URL, Service, run_service, settings_for
@@ -322,7 +322,7 @@ async def test_nothing_is_taken_from_the_host_or_forwarded_headers(service: Serv
 async def test_an_installation_that_must_be_claimed_is_only_kept(database_url: str) -> None:
     async with running(database_url, CLAIM="required") as service:
         installation_id = await service.install()
-        await upkeep.look_after_webhooks(service.resources)
+        await schedule.look_after_webhooks(service.resources)
 
         (kept,) = await service.sql("SELECT * FROM installation")
         assert (kept["status"], kept["owner"]) == ("unclaimed", None)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.installations import upkeep
 from aircall_oauth.installations.disconnect import farewell
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.sandbox.aircall.faults import How
 from aircall_oauth.storage.models.access import Scope
@@ -194,7 +194,7 @@ async def test_who_comes_back_while_goodbye_is_being_said_is_whole_in_the_end(se
 
     again = await service.install()
     await leaving_now
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
 
     assert again == installation_id
     (hook,) = service.aircall.webhooks.of(COMPANY)

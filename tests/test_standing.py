@@ -7,8 +7,9 @@ import pytest
 import stamina
 from sqlmodel import col, select
 
-from aircall_oauth.installations import lifecycle, tokens, upkeep
+from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.disconnect import uninstalls
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.storage.models.installations import Installation
 from tests.fakes import Service, until
@@ -115,11 +116,11 @@ async def test_a_token_refused_twice_minutes_apart_is_dead_and_a_new_install_hea
     service.aircall.webhooks.delete_company(COMPANY)
     await service.sql("UPDATE webhook SET due_at = now()")
 
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
     refused_once = await status_of(service, installation_id)
     (wait,) = await service.sql("SELECT extract(epoch FROM due_at - now()) AS seconds FROM webhook")
     await service.sql("UPDATE webhook SET due_at = now(), refused_at = refused_at - interval '2 minutes'")
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
     unauthorized = await status_of(service, installation_id)
     again = await service.install()
 
@@ -147,7 +148,7 @@ async def test_webhooks_of_the_dead_do_not_hold_up_the_living(service: Service) 
         "UPDATE webhook SET status = 'pending', due_at = now() WHERE installation_id = $1", installation_id
     )
 
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
 
     (webhook,) = await service.sql("SELECT status FROM webhook WHERE installation_id = $1", installation_id)
     assert webhook["status"] == "active"

@@ -11,8 +11,8 @@ import stamina
 from aircall_oauth.access.audit import OPERATOR
 from aircall_oauth.aircall.payloads import UNINSTALLED
 from aircall_oauth.events.receiver import failures
-from aircall_oauth.installations import leases, retiring, upkeep
 from aircall_oauth.installations.outages import heartbeat
+from aircall_oauth.installations.upkeep import leases, retired, schedule
 from aircall_oauth.sandbox.aircall import EVENT_NAMES, Webhook
 from aircall_oauth.sandbox.aircall.companies import Integration
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for, until
@@ -41,14 +41,14 @@ async def look(service: Service) -> list[str]:
     await service.sql(MAKE_DUE)
     await service.sql("DELETE FROM budget")
     before = len(service.aircall.requests)
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
     return asked(service, before)
 
 
 async def clean_up(service: Service) -> None:
     """What is retired is deleted, its time having come."""
     await service.sql("UPDATE retired_webhook SET due_at = now()")
-    await retiring.delete_retired(service.resources)
+    await retired.delete_retired(service.resources)
 
 
 async def the_webhook(service: Service) -> Any:
@@ -227,12 +227,12 @@ async def test_a_webhook_that_another_installation_may_just_be_making_is_no_doub
     await service.sql("UPDATE webhook SET due_at = now(), thorough_at = NULL WHERE installation_id = $1", first)
     await service.sql("UPDATE webhook SET due_at = now() + interval '1 hour' WHERE installation_id = $1", second)
 
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
     await clean_up(service)
     both = len(hooks(service))
     service.aircall.companies[0].integration = Integration(400999, [55011])
     await service.sql("UPDATE webhook SET due_at = now() WHERE installation_id = $1", second)
-    await upkeep.look_after_webhooks(service.resources)
+    await schedule.look_after_webhooks(service.resources)
 
     rows = await service.sql("SELECT webhook_id, status FROM webhook")
     assert both == 2
@@ -318,7 +318,7 @@ async def test_many_workers_at_once_tell_each_change_once(service: Service) -> N
         hook.switch(active=False)
     await service.sql(MAKE_DUE)
 
-    await asyncio.gather(*(upkeep.look_after_webhooks(service.resources) for _ in range(6)))
+    await asyncio.gather(*(schedule.look_after_webhooks(service.resources) for _ in range(6)))
 
     assert sorted(type_ for type_, _ in await told(service)) == ["webhook.disabled"] * 3 + ["webhook.restored"] * 3
     assert asked(service).count("PUT webhooks") == 3
@@ -331,7 +331,7 @@ async def test_a_slow_company_holds_nobody_up(service: Service) -> None:
     await service.sql("UPDATE webhook SET due_at = now(), checked_at = NULL WHERE installation_id <> $1", first)
     service.aircall.break_next("GET webhooks", "slow", seconds=3.0)
 
-    looking = asyncio.create_task(upkeep.look_after_webhooks(service.resources))
+    looking = asyncio.create_task(schedule.look_after_webhooks(service.resources))
     well = "SELECT 1 FROM webhook WHERE installation_id <> $1 AND checked_at IS NOT NULL"
     await eventually(lambda: service.sql(well, first))
     ended_first = looking.done()
@@ -433,7 +433,7 @@ async def test_a_rotation_loses_no_event_and_leaves_one_webhook_with_another_tok
     delivered = await service.aircall.send_event("call.ended")
     await service.aircall.settle()
     early = len(hooks(service))
-    await retiring.delete_retired(service.resources)
+    await retired.delete_retired(service.resources)
     still = len(hooks(service))
     await clean_up(service)
 
@@ -449,7 +449,7 @@ async def test_a_rotation_loses_no_event_and_leaves_one_webhook_with_another_tok
     )
     assert old.token != new.token
     await service.sql("UPDATE retired_webhook SET due_at = now()")
-    await retiring.delete_retired(service.resources)
+    await retired.delete_retired(service.resources)
     assert (await service.post_event(event(old.token, 9))).status_code == 401
     assert await told(service) == []
 
@@ -493,7 +493,7 @@ async def test_a_rotation_is_done_at_once_where_aircall_answers(service: Service
     installation_id = await service.install()
     (old,) = hooks(service)
 
-    done = await retiring.rotate(service.resources, OPERATOR, installation_id)
+    done = await retired.rotate(service.resources, OPERATOR, installation_id)
 
     row = await the_webhook(service)
     assert done is True
@@ -520,10 +520,10 @@ async def test_after_nobody_was_here_all_are_looked_at_soon(service: Service) ->
     await heartbeat.beat(service.resources)
 
     await service.sql("UPDATE webhook SET checked_at = now() - interval '2 minutes'")
-    await upkeep.after_troubles(service.resources)
+    await schedule.after_troubles(service.resources)
 
     (row,) = await service.sql("SELECT due_at - now() AS due_in FROM webhook")
-    assert row["due_in"] <= upkeep.SPREAD
+    assert row["due_in"] <= schedule.SPREAD
 
 
 async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
@@ -531,17 +531,17 @@ async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
 ) -> None:
     for company in service.aircall.companies:
         await service.install(company)
-    monkeypatch.setattr(failures, "OVER_AFTER", upkeep.SPREAD * 0)
+    monkeypatch.setattr(failures, "OVER_AFTER", schedule.SPREAD * 0)
     async with service.database_away():
         answers = await asyncio.gather(*(service.post_event(event("x", number)) for number in range(failures.A_BURST)))
     await eventually(lambda: service.sql("SELECT * FROM trouble"), 20.0)
 
     await service.sql("UPDATE webhook SET checked_at = now() - interval '2 minutes'")
-    await asyncio.gather(*(upkeep.after_troubles(service.resources) for _ in range(3)))
+    await asyncio.gather(*(schedule.after_troubles(service.resources) for _ in range(3)))
 
     rows = await service.sql("SELECT due_at - now() AS due_in FROM webhook")
     assert {answer.status_code for answer in answers} == {503}
-    assert all(row["due_in"] <= upkeep.SPREAD for row in rows)
+    assert all(row["due_in"] <= schedule.SPREAD for row in rows)
     assert await service.sql("SELECT * FROM trouble") == []
 
 
@@ -549,14 +549,14 @@ async def test_troubles_without_end_do_not_make_us_ask_without_end(service: Serv
     await service.install()
     await service.sql("INSERT INTO trouble (id, began_at, ended_at, failures) VALUES ('trb_1', now(), now(), 5)")
 
-    await upkeep.after_troubles(service.resources)
+    await schedule.after_troubles(service.resources)
 
     (row,) = await service.sql("SELECT due_at - checked_at AS pause FROM webhook")
-    assert upkeep.BETWEEN_LOOKS <= row["pause"] <= upkeep.BETWEEN_LOOKS + upkeep.SPREAD
+    assert schedule.BETWEEN_LOOKS <= row["pause"] <= schedule.BETWEEN_LOOKS + schedule.SPREAD
 
 
 async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "OVER_AFTER", upkeep.SPREAD * 0)
+    monkeypatch.setattr(failures, "OVER_AFTER", schedule.SPREAD * 0)
     counted = failures.Troubles()
     for status in (200, 401, 503, 500, 400):
         counted.note(status)
@@ -572,7 +572,7 @@ async def test_a_webhook_without_a_next_look_is_given_one(service: Service) -> N
     await service.install()
     await service.sql("UPDATE webhook SET due_at = NULL")
 
-    await upkeep.find_overlooked(service.resources)
+    await schedule.find_overlooked(service.resources)
 
     (row,) = await service.sql("SELECT due_at - now() AS due_in FROM webhook")
-    assert row["due_in"] <= upkeep.SPREAD
+    assert row["due_in"] <= schedule.SPREAD

@@ -340,9 +340,9 @@ def disconnect_installation(
 def rotate_webhook(installation_id: InstallationId) -> None:
     """Give an installation a webhook with another token; the old one is deleted ten minutes later."""
     from aircall_oauth.access.audit import OPERATOR
-    from aircall_oauth.installations import retiring
+    from aircall_oauth.installations.upkeep import retired
 
-    done = _with_resources(lambda resources: retiring.rotate(resources, OPERATOR, installation_id))
+    done = _with_resources(lambda resources: retired.rotate(resources, OPERATOR, installation_id))
     _say("Rotated." if done else "The worker rotates it as soon as it can.")
 
 

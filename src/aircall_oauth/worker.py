@@ -14,10 +14,10 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
-from aircall_oauth.installations import retiring, switching, upkeep
 from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
+from aircall_oauth.installations.upkeep import retired, schedule, switching
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
@@ -36,10 +36,10 @@ class Chore:
 
 
 CHORES = (
-    Chore("look after webhooks", upkeep.look_after_webhooks, timedelta(seconds=2)),
-    Chore("look after troubles", upkeep.after_troubles, timedelta(seconds=2)),
-    Chore("find overlooked webhooks", upkeep.find_overlooked, timedelta(minutes=10)),
-    Chore("delete retired webhooks", retiring.delete_retired, timedelta(seconds=5)),
+    Chore("look after webhooks", schedule.look_after_webhooks, timedelta(seconds=2)),
+    Chore("look after troubles", schedule.after_troubles, timedelta(seconds=2)),
+    Chore("find overlooked webhooks", schedule.find_overlooked, timedelta(minutes=10)),
+    Chore("delete retired webhooks", retired.delete_retired, timedelta(seconds=5)),
     Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
     Chore("expire claims", claims.expire, timedelta(minutes=1)),
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),

@@ -21,8 +21,9 @@ from aircall_oauth.errors import (
     InstallationNotActive,
     InstallationNotFound,
 )
-from aircall_oauth.installations import checking, views
+from aircall_oauth.installations import views
 from aircall_oauth.installations.disconnect import farewell
+from aircall_oauth.installations.upkeep import check
 from aircall_oauth.installations.views import InstallationList, InstallationView
 from aircall_oauth.storage.models.installations import InstallationStatus
 
@@ -91,7 +92,7 @@ async def disconnect(
 
 
 class FindingView(BaseModel):
-    code: checking.Code = Field(description="What was wrong", examples=["webhook_disabled"])
+    code: check.Code = Field(description="What was wrong", examples=["webhook_disabled"])
     mended: bool = Field(description="Whether it is right now")
 
 
@@ -101,7 +102,7 @@ class CheckView(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": CHECK_EXAMPLE})
 
     healthy: bool = Field(description="Whether nothing that was wrong is left")
-    token: checking.Token = Field(description="`foreign`: it answers for another company or integration than before")
+    token: check.Token = Field(description="`foreign`: it answers for another company or integration than before")
     found: list[FindingView] = Field(description="What was wrong; empty where all was well")
     installation: InstallationView
 
@@ -128,7 +129,7 @@ async def check_installation(
     An installation that is `unclaimed` or `removed` is 409, and so is one that somebody is just looking at
     (`check_under_way`). Where Aircall can't be reached, 502, and nothing is said about it.
     """
-    checked = await checking.check(resources, key, who, installation_id)
+    checked = await check.check(resources, key, who, installation_id)
     return CheckView(
         healthy=checked.healthy,
         token=checked.token,

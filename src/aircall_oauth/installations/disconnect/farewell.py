@@ -23,7 +23,8 @@ from aircall_oauth.errors import (
     InstallationNotFound,
     SealError,
 )
-from aircall_oauth.installations import lifecycle, tokens, upkeep
+from aircall_oauth.installations import lifecycle, tokens
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import again_if_undone, commit_durably
 from aircall_oauth.storage.models.base import new_id, now
@@ -217,7 +218,7 @@ async def _finish(resources: Resources, farewell: Farewell) -> None:
             again = update(Webhook).where(col(Webhook.installation_id) == farewell.installation_id)
             await session.exec(again.values(due_at=func.now()))
     if not last:
-        await upkeep.ensure_webhook(resources, farewell.installation_id)
+        await schedule.ensure_webhook(resources, farewell.installation_id)
         await tokens.refresh(resources, farewell.installation_id)
 
 

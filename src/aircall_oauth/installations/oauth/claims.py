@@ -25,8 +25,9 @@ from aircall_oauth.errors import (
     OwnerNotAllowed,
 )
 from aircall_oauth.events import store
-from aircall_oauth.installations import lifecycle, tokens, upkeep
+from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.oauth.state import FlowState
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.database import again_if_undone, commit_durably
@@ -89,7 +90,7 @@ async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr,
     if not is_repeat:
         logger.info("installation claimed", installation_id=installation_id, actor=who.actor)
         resources.metrics.install_step(InstallStep.CLAIMED)
-        await upkeep.ensure_webhook(resources, installation_id)
+        await schedule.ensure_webhook(resources, installation_id)
         await tokens.refresh(resources, installation_id)
     return installation_id
 

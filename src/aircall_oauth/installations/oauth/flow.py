@@ -43,10 +43,11 @@ from aircall_oauth.errors import (
     ReturnAddressRefused,
     TokenMixedUp,
 )
-from aircall_oauth.installations import lifecycle, tokens, upkeep
+from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.oauth import claims, links, state
 from aircall_oauth.installations.oauth.brake import Turn
 from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.models.base import new_id, now
@@ -200,7 +201,7 @@ async def _settle(resources: Resources, installation: Installation, identity: Id
     """What an installation in use needs at Aircall; where this fails, the worker sees to it."""
     if identity.active is False:
         await tokens.switch_on(resources, installation)
-    await upkeep.ensure_webhook(resources, installation.id)
+    await schedule.ensure_webhook(resources, installation.id)
 
 
 def _give_back(turn: Turn | None) -> None:

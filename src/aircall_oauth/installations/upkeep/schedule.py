@@ -9,12 +9,13 @@ from sqlalchemy import ColumnElement, Update, func
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth.errors import AircallRefused, AircallUnavailable, BudgetSpent, DatabaseAway
-from aircall_oauth.installations import facts, leases, lifecycle, steward, tokens
+from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.lifecycle import Look
 from aircall_oauth.installations.outages import gaps
 from aircall_oauth.installations.pool import Piece, work_off
-from aircall_oauth.installations.steward import Oddity
 from aircall_oauth.installations.tokens import NotNow
+from aircall_oauth.installations.upkeep import facts, leases, reconcile
+from aircall_oauth.installations.upkeep.reconcile import Oddity
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import (
@@ -81,7 +82,7 @@ async def attend(resources: Resources, webhook: Webhook, installation: Installat
     thorough = not chore or webhook.thorough_at is None or webhook.thorough_at <= now() - THOROUGH_EVERY
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            odd = await steward.look(resources, webhook, installation, chore=chore, thorough=thorough)
+            odd = await reconcile.look(resources, webhook, installation, chore=chore, thorough=thorough)
     except NotNow as error:
         await _put_off(resources, webhook, installation, error)
         raise

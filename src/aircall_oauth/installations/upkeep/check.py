@@ -17,7 +17,8 @@ from aircall_oauth.errors import (
     InstallationNotActive,
     InstallationNotFound,
 )
-from aircall_oauth.installations import facts, leases, lifecycle, tokens, upkeep
+from aircall_oauth.installations import lifecycle, tokens
+from aircall_oauth.installations.upkeep import facts, leases, schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
 from aircall_oauth.telemetry import log
@@ -98,7 +99,7 @@ async def _load(resources: Resources, key: Caller, who: Who, installation_id: st
         installation = (await session.exec(mine)).first()
         if installation is None:
             raise InstallationNotFound
-        if installation.status not in upkeep.LOOKED_AFTER:
+        if installation.status not in schedule.LOOKED_AFTER:
             raise InstallationNotActive
         await audit.record(session, who, Action.INSTALLATION_CHECKED, installation_id=installation.id)
     return installation
@@ -130,7 +131,7 @@ async def _see_to_facts(
 async def _see_to_webhook(resources: Resources, installation: Installation) -> list[tuple[Code, bool]]:
     webhook, installation = await _take(resources, installation.id)
     try:
-        odd = await upkeep.attend(resources, webhook, installation, chore=False)
+        odd = await schedule.attend(resources, webhook, installation, chore=False)
     except AircallRefused as refused:
         logger.warning("webhook refused", installation_id=installation.id, reason=str(refused))
         return [(Code.WEBHOOK_REFUSED, False)]

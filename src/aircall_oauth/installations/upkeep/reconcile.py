@@ -21,8 +21,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.aircall.payloads import EVENT_NAMES, UNINSTALLED, AircallWebhook
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
 from aircall_oauth.events import store
-from aircall_oauth.installations import leases, lifecycle, tokens
+from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.outages import gaps
+from aircall_oauth.installations.upkeep import leases
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.installations import (

@@ -13,7 +13,8 @@ from sqlmodel import col, delete, select, update
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.errors import AircallRefused, InstallationNotActive, InstallationNotFound
-from aircall_oauth.installations import tokens, upkeep
+from aircall_oauth.installations import tokens
+from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, RetiredWebhook, Webhook
 from aircall_oauth.telemetry import log
@@ -45,7 +46,7 @@ async def rotate(resources: Resources, who: Who, installation_id: str) -> bool:
         await audit.record(session, who, Action.WEBHOOK_ROTATED, installation_id=installation_id)
         wanted = update(Webhook).where(col(Webhook.installation_id) == installation_id)
         await session.exec(wanted.values(rotation_wanted=True, due_at=func.now()))
-    await upkeep.ensure_webhook(resources, installation_id)
+    await schedule.ensure_webhook(resources, installation_id)
     waits = select(Webhook.rotation_wanted).where(col(Webhook.installation_id) == installation_id)
     async with resources.database.session() as session:
         return (await session.exec(waits)).first() is False
