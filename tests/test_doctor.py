@@ -13,8 +13,8 @@ import httpx
 import pytest
 import stamina
 
-from aircall_oauth import doctor
-from aircall_oauth.doctor import Finding, Level
+from aircall_oauth.operations import doctor
+from aircall_oauth.operations.doctor import Finding, Level
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from tests.fakes import Service, command_environment, run_command, settings_for

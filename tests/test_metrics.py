@@ -18,10 +18,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aircall_oauth import gauges, reference, worker
+from aircall_oauth import reference, worker
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.installations import tokens
+from aircall_oauth.operations import measure
 from aircall_oauth.scraping import CHORES_HANG_SECONDS, MetricsDoors
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
@@ -175,7 +176,7 @@ async def test_what_the_database_knows_is_measured(service: Service) -> None:
     try:
         async with onlooker.transaction():
             await onlooker.execute("SELECT 1")
-            await gauges.measure(service.resources)
+            await measure.measure(service.resources)
     finally:
         await onlooker.close()
 
@@ -226,7 +227,7 @@ async def test_each_subscription_is_measured(database_url: str) -> None:
             """,
             behind.id,
         )
-        await gauges.measure(service.resources)
+        await measure.measure(service.resources)
 
         seconds = [
             service.resources.metrics.registry.get_sample_value(
@@ -250,7 +251,7 @@ async def test_no_more_subscriptions_are_told_than_a_hundred(database_url: str) 
             f"INSERT INTO subscription (id, {columns}) SELECT id || n, {columns}"
             f" FROM subscription, generate_series(1, {MOST_SUBSCRIPTIONS}) AS n"
         )
-        await gauges.measure(service.resources)
+        await measure.measure(service.resources)
 
         told = label_values(service, "subscription")
     assert (len(told), first.id in told) == (MOST_SUBSCRIPTIONS, True)
@@ -273,7 +274,7 @@ async def test_the_worst_of_many_subscriptions_are_measured(database_url: str) -
             with_dead,
         )
 
-        await gauges.measure(service.resources)
+        await measure.measure(service.resources)
 
         told = label_values(service, "subscription")
     assert well.id < min(behind, down, with_dead)
@@ -296,7 +297,7 @@ async def test_who_is_silent_and_who_cannot_receive_is_measured(service: Service
         """
         await service.sql(gaps, installation_id)
 
-    await gauges.measure(service.resources)
+    await measure.measure(service.resources)
 
     assert [value(service, name) for name in ("silent_installations", "gaps_open", "gaps_to_fill")] == [1, 1, 2]
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import DateTime
 
-from aircall_oauth import moments
-from aircall_oauth.moments import MOMENTS, OF_ACTIVE, Moment
+from aircall_oauth.operations import moments
+from aircall_oauth.operations.moments import MOMENTS, OF_ACTIVE, Moment
 from aircall_oauth.storage.models.base import Table
 from tests.fakes import Service
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from aircall_oauth import rotation
+from aircall_oauth.operations import rotation
 from aircall_oauth.resources import open_resources
 from tests.fakes import SECRET_KEY, Service, run_service, settings_for
 

@@ -11,10 +11,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from aircall_oauth import rotation
 from aircall_oauth.errors import KeysUnfit, RotationUnderWay
+from aircall_oauth.operations import rotation
+from aircall_oauth.operations.rotation import Rotation
 from aircall_oauth.resources import Resources, open_resources
-from aircall_oauth.rotation import Rotation
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.base import Table, new_id, now
 from aircall_oauth.storage.models.sealed import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth import gauges
 from aircall_oauth.installations.outages import heartbeat, silence
+from aircall_oauth.operations import measure
 from tests.fakes import Service
 
 HOUR = timedelta(hours=1)
@@ -45,7 +45,7 @@ async def shown(service: Service, installation_id: str) -> dict[str, Any]:
 
 async def counted(service: Service) -> int:
     """How many are silent, as whoever scrapes is told."""
-    await gauges.measure(service.resources)
+    await measure.measure(service.resources)
     value = service.resources.metrics.registry.get_sample_value("aircall_oauth_silent_installations")
     assert value is not None
     return int(value)

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from aircall_oauth import doctor
 from aircall_oauth.deliveries import troubled
 from aircall_oauth.deliveries.reader import breaker
 from aircall_oauth.deliveries.reader.supervisor import reading
+from aircall_oauth.operations import doctor
 from tests.fakes import Service, run_service, settings_for
 from tests.receivers import LOOPBACK, answer_with, fill, receiver, subscribe
 

@@ -142,7 +142,7 @@ def examine(
     silent_after: Annotated[str, typer.Option(help="Without an event for so long is silent.")] = "7d",
 ) -> None:
     """Look at everything that can be wrong, and say what to do. Exit code 1 where something does not work."""
-    from aircall_oauth import doctor
+    from aircall_oauth.operations import doctor
 
     silent = _usage(parse_duration, silent_after, "--silent-after")
     try:
@@ -249,7 +249,7 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
 @secrets_app.command("new-key")
 def new_sealing_key() -> None:
     """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout; it is kept nowhere."""
-    from aircall_oauth import rotation
+    from aircall_oauth.operations import rotation
     from aircall_oauth.storage.models.base import now
 
     _say("A new entry for AIRCALL_OAUTH_SECRET_KEYS. At the end of the list it opens; at its beginning it seals, too:")
@@ -259,7 +259,7 @@ def new_sealing_key() -> None:
 @secrets_app.command("rotate")
 def rotate_secrets() -> None:
     """Seal everything stored under the first key, while the service goes on. Cut short, it is begun again."""
-    from aircall_oauth import rotation
+    from aircall_oauth.operations import rotation
 
     async def work(resources: Any) -> Any:
         with terminal.rotation_bar() as tell:

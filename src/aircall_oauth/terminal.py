@@ -18,9 +18,9 @@ from aircall_oauth.telemetry.log import readable
 
 if TYPE_CHECKING:
     # For the names only: the front desk imports late.
-    from aircall_oauth.doctor import Finding
     from aircall_oauth.installations.disconnect.revoke_all import Progress, Report
-    from aircall_oauth.rotation import Rotation
+    from aircall_oauth.operations.doctor import Finding
+    from aircall_oauth.operations.rotation import Rotation
 
 STDERR = 2
 

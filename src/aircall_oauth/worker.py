@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aircall_oauth import gauges, moments
 from aircall_oauth.access import audit
 from aircall_oauth.deliveries import sealing, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
@@ -18,6 +17,7 @@ from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
 from aircall_oauth.installations.upkeep import retired, schedule, switching
+from aircall_oauth.operations import measure, moments
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
@@ -53,7 +53,7 @@ CHORES = (
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
     Chore("bring moments back", moments.bring_back, timedelta(seconds=30)),
-    Chore("measure", gauges.measure, timedelta(seconds=15)),
+    Chore("measure", measure.measure, timedelta(seconds=15)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
