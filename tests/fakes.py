@@ -16,10 +16,10 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from aircall_oauth.app import create_app
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
+from aircall_oauth.server.app import create_app
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now

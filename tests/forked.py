@@ -20,7 +20,9 @@ STOP_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.02
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.forked", "tests.killing", "aircall_oauth.cli", "aircall_oauth.processes"])
+_context.set_forkserver_preload(
+    ["tests.forked", "tests.killing", "aircall_oauth.cli", "aircall_oauth.server.processes"]
+)
 
 
 class WebProcess:

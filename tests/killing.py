@@ -21,9 +21,9 @@ import httpx
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
+from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
-from aircall_oauth.worker import CHORES
 from tests.fakes import AIRCALL_URL, CLIENT_ID, CLIENT_SECRET, settings_for, tcp_door, until
 from tests.forked import fork
 from tests.gates import Gate, aircall_door, through

@@ -20,7 +20,7 @@ from aircall_oauth.deliveries.destinations.brokers import network, to_kafka, to_
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Destination, Message, TryAgain
 from aircall_oauth.errors import DestinationRefused, ExtraMissing
 from aircall_oauth.http_client import CERTIFICATE_WORDS
-from aircall_oauth.worker import working
+from aircall_oauth.server.worker import working
 from tests.brokers import (
     IN_URL,
     LIMITED_USER,

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from aircall_oauth.installations.oauth import claims
 from aircall_oauth.installations.upkeep import retired as retiring
 from aircall_oauth.installations.upkeep import schedule
-from aircall_oauth.worker import CHORES
+from aircall_oauth.server.worker import CHORES
 from tests.fakes import Service, run_service, settings_for, until
 from tests.scenes import A_WHILE_LATER, COMPANY, another, ours
 

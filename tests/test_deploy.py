@@ -166,7 +166,7 @@ def test_no_pod_is_given_service_link_variables() -> None:
 
 
 def test_a_web_pod_is_given_time_to_finish() -> None:
-    from aircall_oauth.server import GRACEFUL_SECONDS
+    from aircall_oauth.server.web import GRACEFUL_SECONDS
     from aircall_oauth.settings import parse_duration
 
     pod, container = next((p, c) for name, p, c in _containers() if name == "aircall-oauth-web")

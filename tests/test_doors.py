@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aircall_oauth import openapi
+from aircall_oauth.server import openapi
 from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from aircall_oauth import server
-from aircall_oauth.app import App
 from aircall_oauth.events.receiver import envelope
-from aircall_oauth.scraping import metrics_served
+from aircall_oauth.server import web
+from aircall_oauth.server.app import App
+from aircall_oauth.server.metrics_port import metrics_served
 from tests.fakes import Service, free_port, run_service, settings_for, until
 from tests.forked import WebProcess, web_processes
 
@@ -204,7 +204,7 @@ async def received(reader: asyncio.StreamReader, until_: bytes) -> bytes:
 async def serving(service: Service) -> AsyncIterator[int]:
     """The service of this process on a real port."""
     assert isinstance(service.app, App)
-    running = server.web_server(service.app, service.resources)
+    running = web.web_server(service.app, service.resources)
     running.config.lifespan = "off"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         task = asyncio.create_task(running.serve(sockets=[listener]))

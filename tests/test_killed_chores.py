@@ -12,8 +12,8 @@ import stamina
 
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
-from aircall_oauth.worker import CHORES
 from tests.conftest import copy_database, migrated_database
 from tests.fakes import run_service, settings_for
 from tests.gates import Gate

@@ -18,12 +18,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aircall_oauth import reference, worker
+from aircall_oauth import reference
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.installations import tokens
 from aircall_oauth.operations import measure
-from aircall_oauth.scraping import CHORES_HANG_SECONDS, MetricsDoors
+from aircall_oauth.server import worker
+from aircall_oauth.server.metrics_port import CHORES_HANG_SECONDS, MetricsDoors
 from aircall_oauth.storage.vault import Place
 from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
 from tests.fakes import (

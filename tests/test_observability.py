@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from aircall_oauth import reference, worker
+from aircall_oauth import reference
 from aircall_oauth.errors import AppError
 from aircall_oauth.events.receiver.inbox import TakenIn
+from aircall_oauth.server import worker
 from tests.fakes import run_service, settings_for
 from tests.processes import eventually
 from tests.receivers import LOOPBACK, receiver, subscribe, tell

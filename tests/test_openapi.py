@@ -12,7 +12,7 @@ import pytest
 from dirty_equals import Contains, IsPartialDict, IsStr
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from aircall_oauth import openapi
+from aircall_oauth.server import openapi
 from aircall_oauth.storage.models.base import new_id
 from tests.fakes import Service
 
@@ -61,7 +61,7 @@ OF_API_KEYS = {"401", "403", "422", "503"}
 
 
 def test_the_committed_document_is_the_served_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where it is not: `python -m aircall_oauth.openapi > docs/openapi.json`."""
+    """Where it is not: `python -m aircall_oauth.server.openapi > docs/openapi.json`."""
     openapi.main()
 
     assert capsys.readouterr().out == COMMITTED.read_text()

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aircall_oauth import openapi
+from aircall_oauth.server import openapi
 from tests.fakes import Service, run_service, settings_for
 
 OWN, FOREIGN = "acme", "globex"

@@ -9,9 +9,9 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from aircall_oauth import worker
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import feed, retention
+from aircall_oauth.server import worker
 from aircall_oauth.storage import partitions
 from tests.fakes import Service, command_environment, run_command, run_service, settings_for
 from tests.scenes import HOME

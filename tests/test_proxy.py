@@ -15,10 +15,10 @@ import uvicorn
 
 from aircall_oauth.access import keys
 from aircall_oauth.aircall import relay, transport
-from aircall_oauth.app import create_app
-from aircall_oauth.protocol import BoundedServer, Protocol
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.server.app import create_app
+from aircall_oauth.server.protocol import BoundedServer, Protocol
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE

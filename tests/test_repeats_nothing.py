@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth import openapi
+from aircall_oauth.server import openapi
 from tests.fakes import Service
 
 CANARY = "c4n4ry"

@@ -8,9 +8,9 @@ from aircall_oauth.deliveries import sealing
 from aircall_oauth.deliveries.destinations.addresses import Guard
 from aircall_oauth.deliveries.destinations.http import HttpDestination
 from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
+from aircall_oauth.server.worker import CHORES
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
-from aircall_oauth.worker import CHORES
 from tests.fakes import Service, run_service, settings_for
 from tests.receivers import LOOPBACK, receiver
 

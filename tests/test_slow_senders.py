@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import uvicorn
 
-from aircall_oauth import protocol, server
+from aircall_oauth.server import protocol, web
 from tests.fakes import Service, until
 from tests.forked import web_processes
 
@@ -132,7 +132,7 @@ async def _serving(service: Service) -> AsyncIterator[int]:
     config = uvicorn.Config(
         service.app, interface="asgi3", http=protocol.Protocol, ws="none", lifespan="off", log_config=None
     )
-    running = server.Server(config, service.resources)
+    running = web.Server(config, service.resources)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(running.serve(sockets=[listener]))
         try:

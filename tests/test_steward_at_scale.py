@@ -14,8 +14,8 @@ from starlette.responses import Response
 from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
+from aircall_oauth.server.worker import CHORES
 from aircall_oauth.storage.models.base import now
-from aircall_oauth.worker import CHORES
 from tests.fakes import Service, ToAircall, ToApp, run_service, settings_for
 from tests.many import FIRST_COMPANY, install_many, our_webhook
 

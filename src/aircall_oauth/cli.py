@@ -56,7 +56,7 @@ def serve(
     with_worker: Annotated[bool, typer.Option("--with-worker", help="Do the worker's chores too.")] = False,
 ) -> None:
     """Run the web process."""
-    from aircall_oauth import processes
+    from aircall_oauth.server import processes
 
     _run(lambda settings: processes.serve(settings, host=host, port=port, with_worker=with_worker))
 
@@ -64,7 +64,7 @@ def serve(
 @app.command()
 def work() -> None:
     """Run the worker's chores until told to stop."""
-    from aircall_oauth import processes
+    from aircall_oauth.server import processes
 
     _run(processes.work)
 

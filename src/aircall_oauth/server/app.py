@@ -18,9 +18,7 @@ from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aircall_oauth import openapi
 from aircall_oauth.access.problems import MEDIA_TYPE, fault, headers, problem
-from aircall_oauth.edge import Edge, in_a_span
 from aircall_oauth.errors import (
     AppError,
     FlowError,
@@ -39,6 +37,8 @@ from aircall_oauth.installations.oauth import pages, routes
 from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.resources import Resources
+from aircall_oauth.server import openapi
+from aircall_oauth.server.middleware import Edge, in_a_span
 from aircall_oauth.telemetry.metrics import Metrics, Role
 
 BROWSER_DOORS = "/aircall/oauth/"

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.errors import IntakeFull
-from aircall_oauth.intake import Intake
+from aircall_oauth.server.intake import Intake
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -1,6 +1,7 @@
 """The API as a document: what the framework knows of our doors, and what it does not.
 
-`python -m aircall_oauth.openapi > docs/openapi.json` brings the copy in the documentation up to date; a test compares.
+`python -m aircall_oauth.server.openapi > docs/openapi.json` brings the copy in the documentation up to date; a test
+compares.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from aircall_oauth import __version__, health
+from aircall_oauth import __version__
 from aircall_oauth.access.problems import Problem
 from aircall_oauth.deliveries import documentation
 from aircall_oauth.deliveries import routes as deliveries
@@ -20,6 +21,7 @@ from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.installations.oauth import routes as oauth
 from aircall_oauth.proxy import routes as proxy
+from aircall_oauth.server import health
 
 DOORS = (
     oauth.browser,

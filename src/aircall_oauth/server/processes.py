@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from aircall_oauth import worker
-from aircall_oauth.app import create_app
-from aircall_oauth.listener import listening
 from aircall_oauth.resources import Resources, open_resources
-from aircall_oauth.scraping import metrics_served
-from aircall_oauth.server import web_server
+from aircall_oauth.server import worker
+from aircall_oauth.server.app import create_app
+from aircall_oauth.server.listener import listening
+from aircall_oauth.server.metrics_port import metrics_served
+from aircall_oauth.server.web import web_server
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
 

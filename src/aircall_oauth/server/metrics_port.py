@@ -11,11 +11,11 @@ from prometheus_client import make_asgi_app
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.errors import AppError, StartRefused
-from aircall_oauth.health import require_serving
-from aircall_oauth.intake import Intake
-from aircall_oauth.listener import listening
-from aircall_oauth.protocol import BoundedServer, Protocol
 from aircall_oauth.resources import Resources
+from aircall_oauth.server.health import require_serving
+from aircall_oauth.server.intake import Intake
+from aircall_oauth.server.listener import listening
+from aircall_oauth.server.protocol import BoundedServer, Protocol
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
 

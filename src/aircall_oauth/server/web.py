@@ -10,9 +10,9 @@ from types import FrameType
 
 import uvicorn
 
-from aircall_oauth.app import App
-from aircall_oauth.protocol import BoundedServer, Protocol
 from aircall_oauth.resources import Resources
+from aircall_oauth.server.app import App
+from aircall_oauth.server.protocol import BoundedServer, Protocol
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -1,0 +1,1 @@
+"""The two processes: the web application and the worker."""
