@@ -21,7 +21,7 @@ LOOK_AGAIN_SECONDS = 0.02
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["tests.forked", "tests.killing", "aircall_oauth.cli", "aircall_oauth.server.processes"]
+    ["tests.forked", "tests.killing", "aircall_oauth.cli.main", "aircall_oauth.server.processes"]
 )
 
 
@@ -103,6 +103,6 @@ def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
-    from aircall_oauth.cli import app
+    from aircall_oauth.cli.main import app
 
     app(arguments)

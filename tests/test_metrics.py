@@ -18,7 +18,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aircall_oauth import reference
+from aircall_oauth.cli import reference
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.installations import tokens
@@ -465,4 +465,4 @@ async def test_the_default_metrics_port_in_use_keeps_nobody_from_starting(tmp_pa
 def test_the_table_of_metrics_is_current() -> None:
     page = reference.OPERATIONS.read_text()
 
-    assert reference.metrics_table() in page, "run: python -m aircall_oauth.reference --write"
+    assert reference.metrics_table() in page, "run: python -m aircall_oauth.cli.reference --write"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aircall_oauth import reference
+from aircall_oauth.cli import reference
 from aircall_oauth.errors import AppError
 from aircall_oauth.events.receiver.inbox import TakenIn
 from aircall_oauth.server import worker

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from aircall_oauth import reference
+from aircall_oauth.cli import reference
 from aircall_oauth.errors import DatabaseAway, SettingsInvalid
 from aircall_oauth.settings import Settings, environment_name
 from aircall_oauth.storage.database import Database
@@ -525,7 +525,7 @@ async def test_keepalives_and_timeouts_of_the_address_are_set_on_the_socket(data
 def test_the_settings_table_is_current() -> None:
     page = reference.OPERATIONS.read_text()
 
-    assert reference.settings_table() in page, "run: python -m aircall_oauth.reference --write"
+    assert reference.settings_table() in page, "run: python -m aircall_oauth.cli.reference --write"
     assert page == reference.operations_page(page)
 
 
@@ -538,7 +538,7 @@ def test_the_table_has_a_row_for_every_setting() -> None:
 
 def test_the_example_environment_is_current() -> None:
     assert reference.env_example() == reference.ENV_EXAMPLE.read_text(), (
-        "run: python -m aircall_oauth.reference --write"
+        "run: python -m aircall_oauth.cli.reference --write"
     )
 
 

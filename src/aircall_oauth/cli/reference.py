@@ -1,6 +1,6 @@
 """The settings and metrics as documents: the tables in `docs/operations.md`, and `.env.example`.
 
-`python -m aircall_oauth.reference --write` brings both up to date in a checkout; tests check that they are.
+`python -m aircall_oauth.cli.reference --write` brings both up to date in a checkout; tests check that they are.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from aircall_oauth.settings import DURATION_UNITS, SECRETS_DIR, Settings, environment_name
 from aircall_oauth.telemetry.metrics import PREFIX, Measurement, Metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPERATIONS = ROOT / "docs" / "operations.md"
 ENV_EXAMPLE = ROOT / ".env.example"
 SETTINGS_BLOCK = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
@@ -120,7 +120,7 @@ def _comment(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m aircall_oauth.reference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m aircall_oauth.cli.reference", description=__doc__)
     parser.add_argument("--write", action="store_true", help="bring docs/operations.md and .env.example up to date")
     if parser.parse_args().write:
         OPERATIONS.write_text(operations_page(OPERATIONS.read_text()))

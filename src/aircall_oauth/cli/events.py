@@ -1,0 +1,25 @@
+"""`aircall-oauth events`."""
+
+from typing import Annotated
+
+import typer
+
+from aircall_oauth.cli.running import say, usage, with_resources
+from aircall_oauth.settings import parse_duration
+
+events_app = typer.Typer(help="The log of events.", no_args_is_help=True)
+
+
+@events_app.command("drop")
+def drop_events(
+    older_than: Annotated[str, typer.Option(help="Days that ended longer ago than this go, such as 30d.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop all old days of the log now. The worker drops one in ten minutes, counted back from the newest event."""
+    from aircall_oauth.events import retention
+
+    age = usage(parse_duration, older_than, "--older-than")
+    if not yes:
+        typer.confirm(f"Drop every day of the log that ended more than {older_than} ago, for every reader?", abort=True)
+    days = with_resources(lambda resources: retention.drop_all_before(resources, age))
+    say(f"{len(days)} days dropped.")

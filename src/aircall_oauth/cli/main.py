@@ -1,0 +1,190 @@
+"""The front desk: the command line, and the one place where settings are read.
+
+Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from aircall_oauth.cli import terminal
+from aircall_oauth.cli.backfill import backfill_app
+from aircall_oauth.cli.events import events_app
+from aircall_oauth.cli.installations import installations_app
+from aircall_oauth.cli.keys import keys_app
+from aircall_oauth.cli.running import AsJson, collect, fail, run, say, usage, with_resources
+from aircall_oauth.cli.secrets import secrets_app
+from aircall_oauth.errors import OutputLost, SettingsInvalid
+from aircall_oauth.settings import Settings, parse_duration, read_database_url
+
+app = typer.Typer(
+    name="aircall-oauth",
+    help="Holds a software company's connections to Aircall.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(keys_app, name="keys")
+app.add_typer(installations_app, name="installations")
+app.add_typer(backfill_app, name="backfill")
+app.add_typer(events_app, name="events")
+app.add_typer(secrets_app, name="secrets")
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="Do the worker's chores too.")] = False,
+) -> None:
+    """Run the web process."""
+    from aircall_oauth.server import processes
+
+    run(lambda settings: processes.serve(settings, host=host, port=port, with_worker=with_worker))
+
+
+@app.command()
+def work() -> None:
+    """Run the worker's chores until told to stop."""
+    from aircall_oauth.server import processes
+
+    run(processes.work)
+
+
+@app.command()
+def migrate(
+    lock_wait: Annotated[str, typer.Option(help="How long to ask again for a table that is in use.")] = "2m",
+) -> None:
+    """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
+    from aircall_oauth.storage import database
+
+    wait = usage(parse_duration, lock_wait, "--lock-wait")
+    run(lambda settings: database.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=say))
+    say("The schema is up to date.")
+
+
+@app.command()
+def dev(
+    demo: Annotated[bool, typer.Option("--demo", help="Walk through once and exit 0 or 1.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 8000,
+    aircall_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pretend Aircall.")] = 8100,
+    receiver_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the sample receiver.")] = 8200,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Use this PostgreSQL, and bring its tables up to date, instead of one of the sandbox's own. "
+            "AIRCALL_OAUTH_DATABASE_URL is not read; PGPASSWORD and a password file are.",
+        ),
+    ] = None,
+) -> None:
+    """Run everything on this machine, with a pretend Aircall and a PostgreSQL of its own."""
+    try:
+        from aircall_oauth.sandbox import dev as sandbox
+    except ModuleNotFoundError as error:
+        if error.name != "aircall_oauth.sandbox":
+            raise
+        fail("The sandbox is not part of this installation; run it from a checkout with `make run`.")
+    url = None if database_url is None else usage(read_database_url, SecretStr(database_url), "--database-url")
+    raise typer.Exit(
+        sandbox.run(demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port, database_url=url)
+    )
+
+
+@app.command("revoke-all")
+def revoke_all(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    give_up_after: Annotated[str, typer.Option(help="How long to go on where Aircall is away.")] = "15m",
+    as_json: AsJson = False,
+) -> None:
+    """The kill switch: end every installation, delete its webhook, switch its integration off, erase its token.
+
+    May be stopped and started again. Exit code 1 where something could not be undone at Aircall.
+    """
+    from aircall_oauth.installations.disconnect import revoke_all as revoking
+
+    give_up = usage(parse_duration, give_up_after, "--give-up-after")
+    todo = with_resources(revoking.count)
+    if not yes:
+        typer.confirm(
+            f"End all {todo.installations} installations? Every customer must install anew to come back.", abort=True
+        )
+    with terminal.progress() as tell:
+        report = with_resources(lambda resources: revoking.revoke_all(resources, give_up_after=give_up, tell=tell))
+    if as_json:
+        terminal.print_json(asdict(report))
+    else:
+        terminal.print_report(report)
+    if report.refused or report.waiting:
+        raise typer.Exit(1)
+
+
+@app.command("doctor")
+def examine(
+    as_json: AsJson = False,
+    silent_after: Annotated[str, typer.Option(help="Without an event for so long is silent.")] = "7d",
+) -> None:
+    """Look at everything that can be wrong, and say what to do. Exit code 1 where something does not work."""
+    from aircall_oauth.operations import doctor
+
+    silent = usage(parse_duration, silent_after, "--silent-after")
+    try:
+        Settings.load()
+    except SettingsInvalid as error:
+        findings = doctor.settings_findings(error.problems)
+    else:
+        findings = run(lambda settings: collect(doctor.examine(settings, silent_after=silent)))
+    if as_json:
+        terminal.print_json([asdict(finding) for finding in findings])
+    else:
+        terminal.print_findings(findings)
+    if any(finding.level == doctor.Level.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("audit")
+def show_audit(
+    installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many lines.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Show who did what, when, from where: the newest lines, newest first."""
+    from aircall_oauth.access import audit
+
+    found = with_resources(lambda resources: audit.lines(resources, installation_id=installation, limit=limit))
+    if as_json:
+        terminal.print_json([line.model_dump(mode="json") for line in found])
+    else:
+        terminal.print_table(
+            ("at", "actor", "action", "outcome", "installation", "from", "request"),
+            (
+                (f"{a.at:%Y-%m-%d %H:%M:%S}", a.actor, a.action, a.outcome, a.installation_id, a.address, a.request_id)
+                for a in found
+            ),
+        )
+
+
+def main() -> None:
+    """Entry point of the `aircall-oauth` command."""
+    signal.signal(signal.SIGTERM, _end_at_once)
+    terminal.configure()
+    try:
+        app()
+    except OutputLost as error:
+        say(f"aircall-oauth: {error.detail}")
+        sys.exit(1)
+
+
+def _end_at_once(number: int, _frame: Any) -> None:
+    """What SIGTERM does by default, and not to process 1. The long-running commands replace it by an orderly end.
+
+    An exception would wait for a migration's thread, and that for a lock. PostgreSQL undoes what is under way.
+    """
+    os._exit(128 + number)

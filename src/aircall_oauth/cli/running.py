@@ -1,0 +1,79 @@
+"""Run a command: settings, resources, errors as one line."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+
+from aircall_oauth.cli import terminal
+from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
+from aircall_oauth.settings import Settings
+from aircall_oauth.telemetry import log
+
+T = TypeVar("T")
+Given = TypeVar("Given")
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
+
+
+def run(command: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Run one command with the settings of the environment; one line and exit code 1 where it can't be done."""
+    try:
+        settings = Settings.load()
+        log.configure(settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(command(settings))
+    except SettingsInvalid as error:
+        fail(error.detail)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except Exception as error:
+        fail(_in_one_line(error))
+
+
+def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    from aircall_oauth.resources import open_resources
+
+    async def command(settings: Settings) -> T:
+        async with open_resources(settings) as resources:
+            return await work(resources)
+
+    return run(command)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong and what to do, of our own errors and the database's; any other one is a bug, and raised."""
+    from aircall_oauth.storage.faults import DRIVER_ERRORS, explain
+
+    cause = error.__cause__ if isinstance(error, DatabaseAway) else error
+    if isinstance(error, AppError) and (cause is None or cause is error):
+        return error.detail.splitlines()[0]
+    if not isinstance(error, (DatabaseAway, *DRIVER_ERRORS)):
+        raise error
+    log.get(__name__).debug("the database's error", exc_info=error)
+    fault = explain(cause)
+    if isinstance(error, DatabaseAway) and not fault.lasting:
+        return f"{error.detail} ({fault.words})"
+    return f"The database cannot be used: {fault.words}. {fault.advice}"
+
+
+async def collect(found: AsyncIterator[T]) -> list[T]:
+    return [one async for one in found]
+
+
+def usage(read: Callable[[Given], T], text: Given, option: str) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def say(line: str) -> None:
+    terminal.say(line)
+
+
+def fail(reason: str) -> NoReturn:
+    say(f"aircall-oauth: {reason}")
+    raise typer.Exit(1)
