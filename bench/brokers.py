@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from tests.brokers import Certificate, Ground, Kafka, Nats, RabbitMq
+from tests.support.brokers import Certificate, Ground, Kafka, Nats, RabbitMq
 
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Destination, Message
 

@@ -16,8 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx
-from tests.fakes import Service, run_service, settings_for
-from tests.many import FIRST_COMPANY, install_many
+from tests.support.many_installations import FIRST_COMPANY, install_many
+from tests.support.service import Service, run_service, settings_for
 
 from aircall_oauth.installations.outages import backfill, heartbeat
 from aircall_oauth.installations.upkeep import schedule

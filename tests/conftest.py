@@ -15,7 +15,7 @@ import pytest
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import database, partitions
 from aircall_oauth.telemetry import log
-from tests.fakes import Service, run_service, settings_for
+from tests.support.service import Service, run_service, settings_for
 
 # Where files cost nothing: each test has a database made of some three hundred.
 MEMORY = Path("/dev/shm")

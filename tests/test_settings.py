@@ -17,7 +17,7 @@ from aircall_oauth.cli import reference
 from aircall_oauth.errors import DatabaseAway, SettingsInvalid
 from aircall_oauth.settings import Settings, environment_name
 from aircall_oauth.storage.database import Database
-from tests.fakes import FINGERPRINT_KEY, SECRET_KEY, environment_for, free_port, settings_for, tcp_door
+from tests.support.service import FINGERPRINT_KEY, SECRET_KEY, environment_for, free_port, settings_for, tcp_door
 
 SOMEWHERE = "postgresql://db.example.com/aircall"
 CANARY = "c4n4ry"

@@ -6,8 +6,8 @@ from contextlib import suppress
 import httpx
 
 from tests.crash.processes import Fleet
-from tests.fakes import free_port
-from tests.processes import Process, a_client, eventually
+from tests.support.processes import Process, a_client, eventually
+from tests.support.service import free_port
 
 PATHS = ("continue", "continue/2", "huge")
 GONE_SECONDS = 30.0

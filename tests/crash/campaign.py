@@ -33,7 +33,7 @@ from tests.crash.processes import BUDGET_PER_MINUTE, Fleet, fleet
 from tests.crash.records import Records, Window
 from tests.crash.report import figures, show
 from tests.crash.storage import disk
-from tests.processes import a_client
+from tests.support.processes import a_client
 
 COMPANIES = [70077, 70078, 70079, *range(80000, 80047)]
 CHURNED = COMPANIES[-14:]

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from tests.crash.processes import START_SECONDS, Fleet
-from tests.processes import a_client, eventually
+from tests.support.processes import a_client, eventually
 
 PAUSE_SECONDS = 0.6
 PROXY_PAUSE_SECONDS = 0.4

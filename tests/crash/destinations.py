@@ -11,7 +11,7 @@ import httpx
 from aiohttp import web
 
 from tests.crash.records import Reading, Stored, Taken
-from tests.receivers import Received, Receiver, receiver
+from tests.support.receivers import Received, Receiver, receiver
 
 STEADY = "steady"
 ANSWER_AGAIN_AFTER_HANGING_SECONDS = 20.0

@@ -13,7 +13,7 @@ from tests.crash.churn import Churn
 from tests.crash.clocks import find_library
 from tests.crash.processes import DATABASE, Fleet, Member
 from tests.crash.records import Occurrence
-from tests.processes import eventually
+from tests.support.processes import eventually
 
 THIRTY_TWO_DAYS = 32 * 86_400
 LONGEST_STOP_SECONDS = 30.0

@@ -21,8 +21,8 @@ from tests.crash.clocks import Clock
 from tests.crash.network import Balancer, Gate, listening
 from tests.crash.records import Records
 from tests.crash.storage import Disk
-from tests.fakes import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
-from tests.processes import Process, a_client, eventually
+from tests.support.processes import Process, a_client, eventually
+from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
 
 START_SECONDS = 180.0
 RETURN_URL = "https://app.example.com/aircall"

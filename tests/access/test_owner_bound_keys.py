@@ -1,0 +1,194 @@
+"""A key bound to an owner, at every door that the document has: nothing of another owner is seen, told or changed."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from aircall_oauth.server import openapi
+from tests.support.service import Service, run_service, settings_for
+
+OWN, FOREIGN = "acme", "globex"
+RETURN_TO = "https://app.example.com/aircall/connected"
+LOOPBACK = "127.0.0.0/8"
+CURSORS = {"list_installations": "ins_", "list_subscriptions": "sub_"}
+READING = {"GET", "HEAD", "OPTIONS"}
+
+
+@dataclass(frozen=True)
+class Of:
+    """What there is of one owner, as the doors name it."""
+
+    installation_id: str
+    event_id: str
+    owner: str
+    claim: str
+    subscription_id: str
+
+
+@dataclass(frozen=True)
+class House:
+    """Two owners in one service; the key is bound to the first."""
+
+    service: Service
+    partner: httpx.AsyncClient
+    own: Of
+    foreign: Of
+    # What an answer would show if it showed anything of the foreign owner.
+    marks: set[str]
+
+
+@pytest.fixture
+async def house(database_url: str) -> AsyncIterator[House]:
+    async with run_service(
+        settings_for(database_url, RETURN_URLS=RETURN_TO, ALLOWED_PRIVATE_RANGES=LOOPBACK)
+    ) as service:
+        own, foreign = [await _of(service, n, owner) for n, owner in enumerate((OWN, FOREIGN))]
+        tokens = service.aircall.tokens_of(service.aircall.companies[1])
+        webhook_ids = await service.sql(
+            "SELECT webhook_id FROM webhook WHERE installation_id = $1", foreign.installation_id
+        )
+        marks = {
+            *(
+                foreign.installation_id,
+                foreign.event_id,
+                foreign.claim,
+                foreign.subscription_id,
+                f"secret of {FOREIGN}",
+                *tokens,
+            ),
+            *(service.aircall.companies[1].name, str(webhook_ids[0]["webhook_id"])),
+        }
+        yield House(service, await service.partner(owner=OWN), own, foreign, marks)
+
+
+async def _of(service: Service, number: int, owner: str) -> Of:
+    company = service.aircall.companies[number]
+    installation_id = await service.install(company)
+    await service.sql("UPDATE installation SET owner = $2 WHERE id = $1", installation_id, owner)
+    (webhook,) = service.aircall.webhooks.of(company.id)
+    body = f'{{"event": "call.ended", "token": "{webhook.token}", "data": {{"note": "secret of {owner}"}}}}'
+    assert (await service.post_event(body.encode())).status_code == 200
+    (event,) = await service.sql(
+        "SELECT id FROM event WHERE installation_id = $1 AND type = 'call.ended'", installation_id
+    )
+    claim = await service.install_by_link(owner, company)
+    return Of(installation_id, event["id"], owner, claim, await _subscribed(service, owner))
+
+
+async def _subscribed(service: Service, owner: str) -> str:
+    wanted = {"name": f"secret of {owner}", "kind": "http", "url": "http://127.0.0.1:9/", "owners": [owner]}
+    answer = await (await service.partner()).post("/v1/subscriptions", json=wanted)
+    assert answer.status_code == 201, answer.text
+    subscription_id: str = answer.json()["id"]
+    return subscription_id
+
+
+def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every door of the partner's systems."""
+    for path, operations in openapi.document()["paths"].items():
+        for method, operation in operations.items():
+            if path.startswith("/v1/"):
+                yield method.upper(), path, operation
+
+
+def _address(path: str, of: Of) -> str:
+    """The door's address for somebody's things. A new kind of thing has to be given a name in `Of`."""
+    return path.format(
+        installation_id=of.installation_id, event_id=of.event_id, subscription_id=of.subscription_id, path="calls"
+    )
+
+
+def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None]:
+    """What is sent to a door. One that takes a body has to be given an attack here."""
+    if "requestBody" not in operation or operation["operationId"].startswith("ask_aircall_"):
+        return [None]
+    attacks: dict[str, Sequence[dict[str, Any]]] = {
+        "make_install_link": [{"owner": of.owner}],
+        "claim_installation": [{"claim": of.claim, "owner": owner} for owner in (of.owner, OWN)],
+        "create_subscription": [{"name": "x", "kind": "http", "url": "http://127.0.0.1:9/", "owners": [of.owner]}],
+        "change_subscription": [{"name": "taken"}, {"owners": [OWN]}],
+        "replay_subscription": [{"position": 0}],
+        "rotate_subscription_secret": [{"now": True}],
+        "retry_dead_events": [{}, {"event_ids": [of.event_id]}],
+    }
+    return attacks[operation["operationId"]]
+
+
+def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
+    """None, and each filter set to what is somebody's."""
+    names = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
+    filters = {"owner": of.owner, "installation": of.installation_id, "event_id": of.event_id, "after": "0"}
+    if operation["operationId"] in CURSORS:
+        filters["cursor"] = CURSORS[operation["operationId"]] + "0" * 32
+    return [{}, *({name: value} for name, value in filters.items() if name in names)]
+
+
+async def _ask(house: House, method: str, path: str, operation: dict[str, Any], of: Of) -> list[httpx.Response]:
+    return [
+        await house.partner.request(method, _address(path, of), params=query, json=body)
+        for query in _queries(operation, of)
+        for body in _bodies(operation, of)
+    ]
+
+
+async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) -> None:
+    house.service.app.state.bell.stop()  # so that the stream ends with what is there
+    before, asked = await _state(house), len(house.service.aircall.requests)
+
+    doors = list(_doors())
+    for method, path, operation in doors:
+        for answer in await _ask(house, method, path, operation, house.foreign):
+            door = f"{method} {answer.request.url}"
+            assert answer.status_code < 500, door
+            assert not [mark for mark in house.marks if mark in answer.text + str(answer.headers)], door
+            if "{" in path:
+                assert answer.status_code == 404, door
+            elif method not in READING:
+                assert answer.status_code in {403, 404}, door
+
+    assert len(doors) >= 30
+    assert await _state(house) == before
+    assert len(house.service.aircall.requests) == asked
+
+
+async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
+    """The same questions are answered for one's own, so the refusals are about whose it is."""
+    house.service.app.state.bell.stop()
+
+    for method, path, operation in _doors():
+        if method == "GET":
+            for answer in await _ask(house, method, path, operation, house.own):
+                assert answer.status_code == 200, f"{method} {answer.request.url}"
+
+
+async def test_what_is_foreign_looks_like_what_is_not_there(house: House) -> None:
+    nowhere = Of("ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32)
+
+    for method, path, operation in _doors():
+        if "{" in path:
+            foreign, missing = [(await _ask(house, method, path, operation, of))[0] for of in (house.foreign, nowhere)]
+            assert foreign.status_code == missing.status_code == 404, path
+            assert _said(foreign) == _said(missing), path
+
+
+def _said(answer: httpx.Response) -> Any:
+    if not answer.content:
+        return None
+    return {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
+async def _state(house: House) -> list[Any]:
+    """All that is kept of the foreign owner (but for what the audit tells of attempts), and what Aircall has of it."""
+    of = house.foreign.installation_id
+    tables = {"installation": "id", "webhook": "installation_id", "claim": "installation_id"}
+    rows = [await house.service.sql(f"SELECT * FROM {table} WHERE {key} = $1", of) for table, key in tables.items()]
+    rows.append(await house.service.sql("SELECT * FROM subscription WHERE id = $1", house.foreign.subscription_id))
+    company = house.service.aircall.companies[1]
+    return [
+        *map(list, rows),
+        house.service.aircall.tokens_of(company),
+        len(house.service.aircall.webhooks.of(company.id)),
+    ]

@@ -1,0 +1,251 @@
+"""First deliveries of an installation ascend, whatever the destination answers and whichever worker reads."""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
+from aircall_oauth.deliveries.reader import breaker, leases, reader, retries
+from aircall_oauth.deliveries.reader.connections import Connections
+from aircall_oauth.deliveries.reader.memory import Memory
+from aircall_oauth.deliveries.reader.reader import Reader
+from aircall_oauth.deliveries.reader.supervisor import reading
+from aircall_oauth.deliveries.reader.tail import Tail
+from aircall_oauth.storage.models.deliveries import Subscription
+from tests.support.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe
+from tests.support.service import Service, run_service, settings_for, until
+
+EVENTS, STORIES = 80, int(os.environ.get("ORDER_STORIES", "12"))
+FAILURES = ("http_500", "http_503", "http_422", "http_429", "timeout", "refused", "not_http", "reset")
+LAPSE = "UPDATE subscription SET lease_until = now()"
+STANDING = """
+    SELECT position >= (SELECT max(position) FROM event) AND NOT EXISTS (
+        SELECT 1 FROM parked WHERE dead_at IS NULL
+    ) AS done FROM subscription
+"""
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """A service that may deliver to this machine."""
+    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
+        yield running
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds and days takes milliseconds."""
+    monkeypatch.setattr(reader, "LOOK_FOR_DUE_SECONDS", 0.01)
+    monkeypatch.setattr(reader, "LOOK_AGAIN_SECONDS", 0.005)
+    monkeypatch.setattr(reader, "KEEP_SECONDS", 0.01)
+    monkeypatch.setattr(reader, "SLOW_SECONDS", 0.04)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.002)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(breaker, "SUSPECTED_SECONDS", 0.03)
+    monkeypatch.setattr(retries, "SCHEDULE", (timedelta(milliseconds=30),) * 8)
+
+
+def first_deliveries(taken: list[tuple[str, int]]) -> dict[str, list[int]]:
+    """Of each installation, the positions that were taken, in the order in which each was taken first."""
+    first: dict[str, list[int]] = defaultdict(list)
+    for installation_id, position in dict.fromkeys(taken):
+        first[installation_id].append(position)
+    return first
+
+
+def assert_in_order(taken: list[tuple[str, int]]) -> None:
+    for positions in first_deliveries(taken).values():
+        assert [pair for pair in itertools.pairwise(positions) if pair[0] > pair[1]] == []
+
+
+def taken_by(to: Receiver) -> list[tuple[str, int]]:
+    return [(event["installation_id"], event["position"]) for event in to.taken]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_few_that_fail_once_break_no_order(service: Service, seed: int) -> None:
+    await service.install()
+    chance, tried = random.Random(seed), Counter[int]()
+
+    def sometimes(received: Received) -> web.Response:
+        number = received.event["data"]["n"]
+        tried[number] += 1
+        unwell = tried[number] == 1 and chance.random() < 0.02
+        return web.Response(status=500 if unwell else 200)
+
+    async with receiver() as to, reading(service.resources):
+        to.answer = sometimes
+        partner = await subscribe(service, to.url, order="installation")
+        for first in range(0, 1000, 50):
+            await fill(service, 50, first=first, installations=5)
+            await until(lambda: len(tried) > first + 25)  # noqa: B023
+        await partner.stands(lag=0, parked=0, seconds=60)
+
+    assert set(to.numbers) == set(range(1000))
+    assert_in_order(taken_by(to))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_probe_passes_no_parked_event(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "SCHEDULE", (timedelta(hours=1),))
+    await service.install()
+    async with receiver() as to, reading(service.resources):
+        to.answers = {0: answer_with(422), 1: answer_with(503)}
+        partner = await subscribe(service, to.url, order="installation")
+        await fill(service, 1)
+        await partner.stands(parked=1, lag=0)
+        await fill(service, 1, first=1, installations=2)
+        await partner.stands(health="down")
+        await fill(service, 1, first=2, installations=2)
+        await partner.stands(parked=2)
+        to.answers.clear()
+        await service.sql("UPDATE parked SET due_at = now() WHERE due_at IS NOT NULL")
+        await partner.stands(parked=0, lag=0)
+
+    assert sorted(to.numbers) == [0, 1, 2]
+    assert_in_order(taken_by(to))
+
+
+class Moody:
+    """A destination whose answers are drawn by seed: well, sorry, slow, down for a while."""
+
+    def __init__(self, seed: int, unwell: float) -> None:
+        self.taken: list[tuple[str, int]] = []
+        self._chance = random.Random(seed)
+        self._unwell = unwell
+        self._down_for = 0
+
+    async def deliver(self, message: Message) -> Outcome:
+        chance = self._chance
+        reason = self._reason()
+        await asyncio.sleep(chance.choice((0, 0, 0, 0, 0.001, 0.005)) if chance.random() < 0.98 else 0.1)
+        if reason is not None:
+            return TryAgain(reason, 0.005 if reason == "http_429" else None)
+        self.taken.append((message.installation_id, position_of(message)))
+        await asyncio.sleep(0)
+        return Delivered()
+
+    async def close(self) -> None: ...
+
+    def _reason(self) -> str | None:
+        if self._down_for > 0:
+            self._down_for -= 1
+            return "refused"
+        if self._chance.random() < self._unwell / 20:
+            self._down_for = self._chance.randrange(5, 40)
+        return self._chance.choice(FAILURES) if self._chance.random() < self._unwell else None
+
+
+def position_of(message: Message) -> int:
+    return int(json.loads(message.body)["position"])
+
+
+class Worker:
+    """One reader after another for one subscription: each is told to end, dies, or sleeps through its lease."""
+
+    def __init__(self, service: Service, to: Moody, seed: int) -> None:
+        self._service, self._to = service, to
+        self._connections = Connections(service.resources.database)
+        self._chance = random.Random(seed)
+        self._reader: Reader | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._asleep: list[asyncio.Task[None]] = []
+
+    async def begin(self) -> None:
+        async with self._connections.one() as connection:
+            (subscription,) = await leases.claim(connection, "wrk_1")
+        self._reader = self._new_reader(subscription)
+        self._task = asyncio.create_task(self._reader.run())
+
+    def _new_reader(self, subscription: Subscription) -> Reader:
+        return Reader(
+            self._service.settings,
+            self._connections,
+            subscription,
+            self._to,
+            tail=Tail(),
+            memory=Memory(),
+            lease_seconds=60.0,
+            attempted=lambda _: None,
+        )
+
+    def tell(self) -> None:
+        """The log grew."""
+        assert self._reader is not None
+        self._reader.log_grew()
+
+    async def hand_over(self) -> None:
+        assert self._reader is not None
+        assert self._task is not None
+        match self._chance.choice(("told", "dies", "sleeps")):
+            case "told":
+                self._reader.finish()
+                await self._task
+            case "dies":
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            case "sleeps":
+                self._reader.lease_renewed(-1e9)
+                self._asleep.append(self._task)
+        await self._service.sql(LAPSE)
+        await self.begin()
+
+    async def end(self) -> None:
+        assert self._task is not None
+        tasks = [self._task, *self._asleep]
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await self._connections.close()
+        assert [each for each in ended if isinstance(each, Exception)] == []
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("seed", range(STORIES))
+async def test_first_deliveries_ascend_whatever_is_answered_and_whoever_reads(service: Service, seed: int) -> None:
+    await service.install()
+    await deliver_all(service, random.Random(seed), seed)
+
+
+async def deliver_all(service: Service, chance: random.Random, seed: int) -> None:
+    hand_overs, installations = chance.randrange(5), chance.choice((1, 2, 4, 20))
+    to = Moody(seed, unwell=chance.choice((0.02, 0.1, 0.3)))
+    await subscribe(service, "http://127.0.0.1:9/", order="installation")
+    worker = Worker(service, to, seed)
+    await worker.begin()
+    try:
+        for number in range(hand_overs + 1):
+            count = EVENTS // (hand_overs + 1)
+            await fill(service, count, first=number * count, installations=installations)
+            worker.tell()
+            await asyncio.sleep(chance.random() * 0.1)
+            if number < hand_overs:
+                await worker.hand_over()
+        await everything_is_settled(service, worker)
+    finally:
+        await worker.end()
+
+    stored = {row["position"] for row in await service.sql("SELECT position FROM event WHERE type LIKE 'call.%'")}
+    dead = {row["position"] for row in await service.sql("SELECT position FROM parked")}
+    assert stored == dead | {position for _, position in to.taken}
+    assert_in_order(to.taken)
+
+
+async def everything_is_settled(service: Service, worker: Worker) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            rows: list[Any] = await service.sql(STANDING)
+            if rows[0]["done"]:
+                return
+            worker.tell()
+            await asyncio.sleep(0.01)

@@ -1,0 +1,139 @@
+"""`aircall-oauth dev` as a newcomer meets it: which database it uses, and what its story shows."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urljoin
+
+import asyncpg
+import httpx
+import pytest
+
+from tests.support.service import free_port, run_command
+
+ROOT = Path(__file__).parents[2]
+CANARY = "c4n4ry"
+STORY_SECONDS = 120.0
+
+
+def surroundings(**exported: str) -> dict[str, str]:
+    """A developer's shell."""
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **exported}
+
+
+def with_password(url: str) -> str:
+    return url.replace("postgres@", f"postgres:{CANARY}@", 1)
+
+
+async def tables(url: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        count: int = await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        return count
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", ["AIRCALL_OAUTH_DATABASE_URL", "aircall_oauth_database_url"])
+async def test_an_exported_database_is_left_alone_and_that_is_said(empty_database: str, name: str) -> None:
+    elsewhere = {"PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}
+    environment = surroundings(**{name: with_password(empty_database)}, **elsewhere)
+
+    ended = await run_command("dev", "--demo", environment=environment)
+
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert await tables(empty_database) == 0
+    (said,) = [line for line in ended.stdout.splitlines() if name in line]
+    assert said.startswith("  Ignored, though set: ")
+    assert "--database-url" in said
+    assert CANARY not in ended.stdout
+
+
+async def test_a_database_that_is_asked_for_is_used_and_named_without_its_password(empty_database: str) -> None:
+    ended = await run_command(
+        "dev", "--demo", "--database-url", with_password(empty_database), environment=surroundings()
+    )
+
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert await tables(empty_database) > 0
+    assert re.search(r"^  Database: /.*/aircall-oauth-[0-9a-f]+/empty, as you asked;", ended.stdout, re.MULTILINE)
+    assert "Ignored" not in ended.stdout
+    assert CANARY not in ended.stdout
+
+
+async def test_an_address_that_is_none_is_wrong_usage() -> None:
+    for wrong in ("", "mysql://h/d", f"postgresql://u:{CANARY}/x@h/d"):
+        ended = await run_command("dev", "--demo", "--database-url", wrong, environment=surroundings())
+
+        assert ended.exit_code == 2
+        assert "--database-url" in ended.stderr
+        assert CANARY not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("verb", ["run", "demo"])
+def test_make_takes_a_database_from_its_own_command_line_only(verb: str) -> None:
+    exported = {**os.environ, "DATABASE_URL": "postgresql://h/exported"}
+
+    def told(*arguments: str, environment: dict[str, str]) -> bool:
+        shown = subprocess.run(
+            ["make", "-n", verb, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        return '--database-url "$DATABASE_URL"' in shown.stdout
+
+    assert told("DATABASE_URL=postgresql://h/d", environment=exported)
+    assert not told(environment=exported)
+
+
+async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
+    async with story(tmp_path, ports) as first_told:
+        await install_another_company(service=ports[0], aircall=ports[1])
+
+    async with story(tmp_path, ports) as told_again:
+        pass
+
+    shown = r"installation +ins_[0-9a-f]{32} +Northwind Demo Ltd, active"
+    assert [len(re.findall(shown, told)) for told in (first_told, told_again)] == [1, 1]
+
+
+@asynccontextmanager
+async def story(folder: Path, ports: list[int]) -> AsyncIterator[str]:
+    """The sandbox with its data in this folder, up; what it said until its story was told."""
+    options = [f"--{name}={port}" for name, port in zip(("port", "aircall-port", "receiver-port"), ports, strict=True)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aircall_oauth", "dev", *options),
+        cwd=folder,
+        env=surroundings(PYTHONUNBUFFERED="1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout
+    said = ""
+    try:
+        async with asyncio.timeout(STORY_SECONDS):
+            while "It works." not in said:
+                line = await process.stdout.readline()
+                assert line, said
+                said += line.decode()
+        yield said
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def install_another_company(*, service: int, aircall: int) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as browser:
+        companies = (await browser.get(f"http://localhost:{aircall}/control/state")).json()["companies"]
+        asked = await browser.get(f"http://localhost:{service}/aircall/oauth/install")
+        page = await browser.get(asked.headers["location"])
+        action = re.search(r'<form[^>]+action="([^"]+)"', page.text)
+        assert action
+        form = {"decision": "authorize", "company": str(companies[1]["id"])}
+        agreed = await browser.post(urljoin(str(page.url), action[1].replace("&amp;", "&")), data=form)
+        ended = await browser.get(agreed.headers["location"])
+        assert ended.headers["location"].endswith("/oauth/success")

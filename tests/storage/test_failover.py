@@ -1,0 +1,85 @@
+"""Two servers in one address: the one that hangs does not keep the other from being asked."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage.hosts import each_host
+from tests.support.processes import eventually
+from tests.support.service import Service, free_port, run_service, settings_for
+from tests.support.standbys import sql, with_standby
+
+# The promise is ten; a machine that is busy with other things may take as long again.
+RECOVERED_SECONDS = 20.0
+
+
+async def test_events_are_taken_in_soon_after_the_standby_of_a_primary_that_hangs_is_promoted(tmp_path: Path) -> None:
+    ports = (free_port(), free_port())
+    async with with_standby(tmp_path, synchronous=False, ports=ports) as (primary, standby):
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        async with run_service(settings_for(f"postgresql://postgres@{hosts}/postgres?sslmode=disable")) as service:
+            await service.install()
+            token = service.webhook_token()
+            assert (await service.post_event(_event(token, 1))).status_code == 200
+
+            with _hanging(primary, await sql(primary, "SELECT pid FROM pg_stat_activity")):
+                assert (await service.post_event(_event(token, 2))).status_code == 503
+                await sql(standby, "SELECT pg_promote()")
+                await eventually(lambda: _accepted(service, token), RECOVERED_SECONDS)
+                await eventually(lambda: _is_ready(service), RECOVERED_SECONDS)
+
+                assert [row["n"] for row in await sql(standby, "SELECT count(*) AS n FROM event_fingerprint")] == [2]
+
+
+@pytest.mark.parametrize(
+    ("address", "each"),
+    [
+        ("postgresql://u:p@a/db?sslmode=disable", ["postgresql://u:p@a/db?sslmode=disable"]),
+        ("postgresql://u:p@a,b:6/db", ["postgresql://u:p@a/db", "postgresql://u:p@b:6/db"]),
+        (
+            "postgresql://u@/db?host=a,b&port=5,6",
+            ["postgresql://u@/db?host=a&port=5", "postgresql://u@/db?host=b&port=6"],
+        ),
+        ("postgresql://u@/db?host=/run/a", ["postgresql://u@/db?host=/run/a"]),
+    ],
+)
+def test_an_address_is_taken_apart_by_its_hosts(address: str, each: list[str]) -> None:
+    assert each == each_host(address)
+
+
+async def _accepted(service: Service, token: str) -> bool:
+    return (await service.post_event(_event(token, 2))).status_code == 200
+
+
+async def _is_ready(service: Service) -> bool:
+    return (await service.browser.get("/readyz")).status_code == 200
+
+
+@contextmanager
+def _hanging(server: Postgres, sessions: list[dict[str, int]]) -> Iterator[None]:
+    """The server keeps its connections and takes new ones, and does nothing with them."""
+    pids = [server.pid, *(row["pid"] for row in sessions)]
+    stopped = [pid for pid in pids if _told(pid, signal.SIGSTOP)]
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            _told(pid, signal.SIGCONT)
+
+
+def _told(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _event(token: str, number: int) -> bytes:
+    at = 1767261600 + number
+    return f'{{"event":"call.created","timestamp":{at},"token":"{token}","data":{{"id":{number}}}}}'.encode()
