@@ -9,11 +9,11 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.faults import root
 from aircall_oauth.storage.models.base import Table
 
-MIGRATION_LOCK = 0x61697263616C6C  # "aircall"
 # Whoever comes after a lock that is waited for waits too, events among them; Aircall gives an event five seconds.
 TIMEOUTS = ("SET lock_timeout = '300ms'", "SET statement_timeout = '10min'")
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
@@ -49,7 +49,7 @@ def run(connection: Connection) -> None:
 
 def _be_alone(connection: Connection) -> None:
     """Wait for other processes' migrations to finish, without a lock timeout."""
-    lock = {"lock": MIGRATION_LOCK}
+    lock = {"lock": locks.MIGRATION}
     if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
         _tell("Another migration is under way; waiting for it.")
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), lock)

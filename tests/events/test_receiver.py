@@ -23,9 +23,8 @@ from aircall_oauth.errors import InboxFull
 from aircall_oauth.events.receiver import body as bodies
 from aircall_oauth.events.receiver import inbox
 from aircall_oauth.events.receiver.inbox import Arrival, TakenIn
-from aircall_oauth.events.store import APPEND_LOCK
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage import database
+from aircall_oauth.storage import database, locks
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
@@ -666,7 +665,7 @@ async def _log_locked(service: Service) -> AsyncIterator[None]:
     """By a session that is at work: one that waits for its client would be ended."""
     holder = await asyncpg.connect(service.settings.database_url.get_secret_value())
     try:
-        await holder.execute(f"BEGIN; SELECT pg_advisory_xact_lock({APPEND_LOCK})")
+        await holder.execute(f"BEGIN; SELECT pg_advisory_xact_lock({locks.LOG})")
         working = asyncio.create_task(holder.execute("SELECT pg_sleep(60)"))
         yield
         working.cancel()

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from aircall_oauth.events.store import APPEND_LOCK
 from aircall_oauth.installations.outages import backfill
+from aircall_oauth.storage import locks
 from tests.support.gates import COMMIT, LENGTH, QUERY, SYNC
 from tests.support.processes import eventually
 from tests.support.service import Service, run_service, settings_for, tcp_door
@@ -22,7 +22,7 @@ START = 0  # has no letter
 REFUSED_SECONDS = 20.0
 HELD_BY = f"""
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $1
-        AND classid = {APPEND_LOCK >> 32} AND objid::bigint = {APPEND_LOCK & 0xFFFFFFFF}
+        AND classid = {locks.LOG >> 32} AND objid::bigint = {locks.LOG & 0xFFFFFFFF}
 """
 
 Hook = Callable[["Line", int, bytes], Awaitable[None]]

@@ -14,10 +14,10 @@ import pytest
 from aircall_oauth.aircall import calls
 from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.events import retention
-from aircall_oauth.events.store import APPEND_LOCK
 from aircall_oauth.installations.outages import backfill, gaps, heartbeat
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall import doors
+from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.installations import GapReason
 from tests.support.processes import World, eventually, world
 from tests.support.service import Service, run_command, run_service, settings_for
@@ -497,7 +497,7 @@ async def test_the_ledger_of_a_days_outage(tmp_path: Path, database_url: str) ->
         await eventually(lambda: it.sql(PUT_OFF), 30)
         before = await the_gap(it)
         holder = await asyncpg.connect(it.database_url)
-        await holder.execute(f"SELECT pg_advisory_lock({APPEND_LOCK})")
+        await holder.execute(f"SELECT pg_advisory_lock({locks.LOG})")
         await more_budget(it)
         await eventually(lambda: it.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), 30)
         await worker.kill()

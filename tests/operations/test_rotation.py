@@ -16,6 +16,7 @@ from aircall_oauth.operations import rotation
 from aircall_oauth.operations.rotation import Rotation
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.base import Table, new_id, now
 from aircall_oauth.storage.models.sealed import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed
 from aircall_oauth.storage.vault import Place
@@ -272,7 +273,7 @@ async def test_a_rotation_killed_half_way_is_finished_by_the_next_one(database_u
 
 async def nobody_rotates(database_url: str) -> bool:
     return not await sql(
-        database_url, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = $1", rotation.LOCK % 2**32
+        database_url, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = $1", locks.ROTATION % 2**32
     )
 
 

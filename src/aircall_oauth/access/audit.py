@@ -13,12 +13,11 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks
+from aircall_oauth.storage import clocks, locks
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.access import Audit
 from aircall_oauth.storage.models.base import new_id
 
-COUNT_LOCK = 2
 MINUTE = timedelta(minutes=1)
 BATCH = 5000
 COLUMNS = "id, actor, action, installation_id, request_id, address, outcome"
@@ -100,7 +99,7 @@ async def wait_after(
     """
     connection = await session.connection()
     lock = text("SELECT pg_advisory_xact_lock(:lock, hashtext(:actor))")
-    await connection.execute(lock, {"lock": COUNT_LOCK, "actor": who.actor})
+    await connection.execute(lock, {"lock": locks.ACTOR_COUNT, "actor": who.actor})
     wait = (
         select(Audit.at + MINUTE - func.clock_timestamp())
         .where(

@@ -32,6 +32,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.deliveries import Health, Parked, Subscription, SubscriptionKind, SubscriptionStatus
@@ -47,7 +48,6 @@ HEAD = text(
     "coalesce((SELECT max(dropped_to) FROM log_start), 0)"
 )
 BEFORE = text("SELECT position - 1 FROM event WHERE received_at >= :since ORDER BY position LIMIT 1")
-ROOM_LOCK = 0x726F6F6D  # "room"
 COUNT = text("SELECT count(*), count(*) FILTER (WHERE owners = :owners) FROM subscription WHERE id <> :but")
 TEST_TYPE = "subscription.test"
 # Nothing is known against the destination.
@@ -222,7 +222,7 @@ async def _require_room(
 ) -> None:
     """Raises `SubscriptionsFull`; whoever makes another one waits until this one is committed."""
     connection, settings = await session.connection(), resources.settings
-    await connection.execute(select(func.pg_advisory_xact_lock(ROOM_LOCK)))
+    await connection.execute(select(func.pg_advisory_xact_lock(locks.SUBSCRIPTIONS)))
     counted = await connection.execute(COUNT, {"owners": list(owners), "but": but or ""})
     in_all, of_the_owner = counted.one()
     if len(owners) == 1 and of_the_owner >= settings.max_subscriptions_per_owner:

@@ -14,19 +14,18 @@ import asyncpg
 import msgspec
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.storage import partitions
+from aircall_oauth.storage import locks, partitions
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.events import EventDraft, EventSource
 from aircall_oauth.storage.models.installations import Gap, Installation
 
-APPEND_LOCK = 0x61697263616C6C2D6C6F67 & 0x7FFFFFFFFFFFFFFF
 CHANNEL = "aircall_oauth_log"
 # The sessions that have the log's lock: the lock's number in the two halves that PostgreSQL shows.
 HOLDERS = f"""
     SELECT a.pid, a.wait_event_type, clock_timestamp() - a.state_change AS held_for
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.classid = {APPEND_LOCK >> 32} AND l.objid = {APPEND_LOCK & 0xFFFFFFFF}
+      AND l.classid = {locks.LOG >> 32} AND l.objid = {locks.LOG & 0xFFFFFFFF}
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """  # noqa: S608 - only constants of ours are put in
 # A holder that waits for its client has got all it needs but the end of a message, which is there at once or never.

@@ -19,11 +19,11 @@ from aircall_oauth.access.audit import OPERATOR, Action
 from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import KEY_BYTES
+from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import Database, database_errors
 from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import Place, Vault
 
-LOCK = 0x726F74617465  # "rotate"
 # So many rows are locked at once, for the few milliseconds of one statement.
 BATCH = 500
 
@@ -78,7 +78,7 @@ async def _alone(database: Database) -> AsyncIterator[asyncpg.Connection]:
     connection = await database.connect()
     try:
         with database_errors():
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", locks.ROTATION):
                 raise RotationUnderWay
             yield connection
     finally:

@@ -7,7 +7,8 @@ is not, it begins another one at the log's end. So nothing is written into a res
 import asyncpg
 from uuid_utils.compat import uuid7
 
-LOCK = 0x65706F63682D6C6F67 & 0x7FFFFFFFFFFFFFFF  # "epoch-log"
+from aircall_oauth.storage import locks
+
 # Another cluster, another database of it, or another timeline: what a restore and a promotion change.
 DATABASE = """
     concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
@@ -36,7 +37,7 @@ async def notice(connection: asyncpg.Connection) -> None:
         if await connection.fetchval(IS_KNOWN):
             return
         async with connection.transaction():
-            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({locks.LOG_EPOCHS})")
             if not await connection.fetchval(IS_KNOWN):
                 await connection.execute(BEGIN, f"log_{uuid7().hex}")
     except (asyncpg.UndefinedTableError, asyncpg.ReadOnlySQLTransactionError, *NOT_TOLD):

@@ -9,8 +9,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
+from aircall_oauth.storage import locks
+
 MADE_AHEAD = timedelta(days=7)
-LOCK = 0x6576656E742D64  # "event-d"
 LOCK_TIMEOUT = "300ms"
 # Asked of the tables, not with `to_regclass`: that may remember what was missing before another process made it.
 DAYS = """
@@ -42,7 +43,7 @@ async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEA
     if not await connection.fetch(DAYS, ahead):
         return 0
     async with connection.transaction():
-        await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        await connection.execute(f"SELECT pg_advisory_xact_lock({locks.LOG_DAYS})")
         missing = await connection.fetch(DAYS, ahead)
         for row in missing:
             await _make(connection, row["suffix"], row["day"])

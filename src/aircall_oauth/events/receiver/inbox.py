@@ -20,8 +20,7 @@ import msgspec
 
 from aircall_oauth.errors import DatabaseAway, EventMalformed, InboxFull
 from aircall_oauth.events import store
-from aircall_oauth.events.store import APPEND_LOCK
-from aircall_oauth.storage import partitions
+from aircall_oauth.storage import locks, partitions
 from aircall_oauth.storage.database import AWAY, DURABLY, Database, reason
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.events import EventSource
@@ -73,7 +72,7 @@ TAKE_IN = f"""
         LEFT JOIN installation i ON i.id = w.installation_id
               AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
     ), locked AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock({APPEND_LOCK}), {DURABLY}
+        SELECT pg_advisory_xact_lock({locks.LOG}), {DURABLY}
     ), known AS MATERIALIZED (
         SELECT DISTINCT ON (fingerprint) incoming.* FROM locked, incoming WHERE installation_id IS NOT NULL
         ORDER BY fingerprint, number
@@ -101,7 +100,7 @@ TAKE_IN = f"""
 """  # noqa: S608 - only constants of ours are put in
 
 # What a group needs of the database: the log's lock, a commit, and that it may write.
-PROVE = f"SELECT current_setting('transaction_read_only') = 'off', pg_advisory_xact_lock({APPEND_LOCK}), {DURABLY}"
+PROVE = f"SELECT current_setting('transaction_read_only') = 'off', pg_advisory_xact_lock({locks.LOG}), {DURABLY}"
 
 
 class TakenIn(Enum):

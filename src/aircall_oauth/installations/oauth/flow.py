@@ -49,7 +49,7 @@ from aircall_oauth.installations.oauth.brake import Turn
 from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks
+from aircall_oauth.storage import clocks, locks
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import Flow, FlowStatus, Installation, InstallationStatus
 from aircall_oauth.storage.models.sealed import TOKEN_PURPOSE
@@ -70,7 +70,6 @@ WAIT_FOR_FIRST_SECONDS = 12.0
 USUAL_PAUSE_SECONDS = 1.0
 SHORTEST_PAUSE_SECONDS = 0.2
 LOOK_AGAIN_SECONDS = 0.2
-IDENTITY_LOCK = 1
 
 Answer = TypeVar("Answer")
 SCOPE = "public_api"
@@ -364,7 +363,7 @@ async def _save_once(resources: Resources, flow: FlowState, identity: Identity, 
     async with resources.database.session() as session:
         await (await session.connection()).execute(
             text("SELECT pg_advisory_xact_lock(:lock, :company)"),
-            {"lock": IDENTITY_LOCK, "company": identity.company_id % 2**31},
+            {"lock": locks.COMPANY_INSTALL, "company": identity.company_id % 2**31},
         )
         installation = await _find(session, identity) or Installation(
             id=new_id("ins"),

@@ -26,6 +26,7 @@ from aircall_oauth.installations.outages import gaps
 from aircall_oauth.installations.upkeep import leases
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
+from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.installations import (
     GapReason,
     Installation,
@@ -44,8 +45,6 @@ logger = log.get(__name__)
 CALLS_TO_MEND = 3
 # The old webhook of a rotation stays this long beside the new one: what was told to the old one alone arrives.
 ROTATION_GRACE = timedelta(minutes=10)
-# Numbers the advisory locks of one company's webhooks; 1 and 2 are taken by the flow and by the audit.
-WEBHOOKS_LOCK = 3
 OFF = {
     WebhookStatus.DISABLED: GapReason.WEBHOOK_DISABLED,
     WebhookStatus.MISSING: GapReason.WEBHOOK_MISSING,
@@ -301,7 +300,7 @@ async def _keep_these(
 async def _lock_webhooks(session: AsyncSession, installation: Installation) -> None:
     lock = text("SELECT pg_advisory_xact_lock(:lock, :company)")
     company = installation.company_id % 2**31
-    await (await session.connection()).execute(lock, {"lock": WEBHOOKS_LOCK, "company": company})
+    await (await session.connection()).execute(lock, {"lock": locks.COMPANY_WEBHOOKS, "company": company})
 
 
 async def _is_taken(session: AsyncSession, visit: Visit, registered: AircallWebhook) -> bool:
