@@ -59,11 +59,11 @@ FLOODS: dict[str, tuple[str, Greeting, bytes, bytes]] = {
 def destination(kind: str, address: str) -> Destination:
     match kind:
         case "nats":
-            return brokers.nats(f"nats://{address}", "events")
+            return brokers.NATS.open(f"nats://{address}", "events")
         case "rabbitmq":
-            return brokers.rabbitmq(f"amqp://{address}", "", "events")
+            return brokers.RABBITMQ.open(f"amqp://{address}", "", "events")
         case _:
-            return brokers.kafka(address, "events")
+            return brokers.KAFKA.open(address, "events")
 
 
 @dataclass

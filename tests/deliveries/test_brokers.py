@@ -456,8 +456,8 @@ async def test_a_wrong_password_is_denied(kind: str, request: pytest.FixtureRequ
 
 async def test_kafka_is_shown_user_and_password(kafka: Kafka, opened: Any) -> None:
     async with SaslDoor.before(kafka) as door:
-        right = opened(brokers.kafka(door.url(IN_URL), kafka.topic))
-        wrong = opened(brokers.kafka(door.url("wrong"), kafka.topic))
+        right = opened(brokers.KAFKA.open(door.url(IN_URL), kafka.topic))
+        wrong = opened(brokers.KAFKA.open(door.url("wrong"), kafka.topic))
         message = an_event()
 
         assert Delivered() == await right.deliver(message)
@@ -494,11 +494,11 @@ async def test_no_password_is_told_to_a_server_without_tls(kind: str, opened: An
     async with await asyncio.start_server(in_clear, "127.0.0.1") as server:
         address = f"user:{IN_URL}@127.0.0.1:{server.sockets[0].getsockname()[1]}"
         destination = opened(
-            brokers.nats(f"tls://{address}", "events")
+            brokers.NATS.open(f"tls://{address}", "events")
             if kind == "nats"
-            else brokers.rabbitmq(f"amqps://{address}", "", "events")
+            else brokers.RABBITMQ.open(f"amqps://{address}", "", "events")
             if kind == "rabbitmq"
-            else brokers.kafka(f"sasl_ssl://{address}", "events")
+            else brokers.KAFKA.open(f"sasl_ssl://{address}", "events")
         )
         assert TryAgain("tls") == await destination.deliver(an_event())
 
@@ -539,10 +539,10 @@ def a_destination(kind: str, host: str) -> Destination:
     """One with a password that is right nowhere."""
     match kind:
         case "nats":
-            return brokers.nats(f"nats://user:hunter2@{host}", "events")
+            return brokers.NATS.open(f"nats://user:hunter2@{host}", "events")
         case "rabbitmq":
-            return brokers.rabbitmq(f"amqp://user:hunter2@{host}", "", "events")
-    return brokers.kafka(f"sasl_plaintext://user:hunter2@{host}", "events")
+            return brokers.RABBITMQ.open(f"amqp://user:hunter2@{host}", "", "events")
+    return brokers.KAFKA.open(f"sasl_plaintext://user:hunter2@{host}", "events")
 
 
 # Who may be asked
@@ -570,9 +570,9 @@ async def test_the_judge_is_asked_before_each_connection(broker: Ground, opened:
 async def test_the_next_server_is_taken_where_the_first_is_away(nats: Nats, kafka: Kafka, opened: Any) -> None:
     nobody = f"127.0.0.1:{free_port()}"
 
-    several = opened(brokers.nats(f"nats://partner:{IN_URL}@{nobody},127.0.0.1:{nats.port}", nats.subject))
+    several = opened(brokers.NATS.open(f"nats://partner:{IN_URL}@{nobody},127.0.0.1:{nats.port}", nats.subject))
     assert Delivered() == await several.deliver(an_event())
-    several = opened(brokers.kafka(f"{nobody},{kafka.address}", kafka.topic))
+    several = opened(brokers.KAFKA.open(f"{nobody},{kafka.address}", kafka.topic))
     assert Delivered() == await several.deliver(an_event())
 
 
@@ -582,9 +582,9 @@ async def test_the_next_server_is_taken_where_the_first_is_away(nats: Nats, kafk
 @pytest.mark.parametrize(
     ("package", "extra", "make"),
     [
-        ("nats", "nats", lambda: brokers.nats("nats://host", "events")),
-        ("aio_pika", "rabbitmq", lambda: brokers.rabbitmq("amqp://host", "", "events")),
-        ("aiokafka", "kafka", lambda: brokers.kafka("host", "events")),
+        ("nats", "nats", lambda: brokers.NATS.open("nats://host", "events")),
+        ("aio_pika", "rabbitmq", lambda: brokers.RABBITMQ.open("amqp://host", "", "events")),
+        ("aiokafka", "kafka", lambda: brokers.KAFKA.open("host", "events")),
     ],
 )
 def test_a_missing_extra_is_named(
@@ -617,7 +617,7 @@ def test_a_missing_extra_is_named(
 def test_a_url_is_read_and_shown_without_credentials(
     kind: Any, url: str, servers: tuple[tuple[str, int], ...], shown: str
 ) -> None:
-    address = brokers.read(kind, url)
+    address = brokers.KINDS[kind].read(url)
 
     assert servers == address.servers
     assert shown == address.shown
@@ -652,7 +652,7 @@ def test_a_url_is_read_and_shown_without_credentials(
 )
 def test_a_url_that_is_none_is_refused_without_being_shown(kind: Any, url: str) -> None:
     with pytest.raises(DestinationRefused) as refused:
-        brokers.read(kind, url)
+        brokers.KINDS[kind].read(url)
 
     assert "hunter2" not in f"{refused.value!r} {refused.value.detail}"
     assert refused.value.__cause__ is None
@@ -661,17 +661,17 @@ def test_a_url_that_is_none_is_refused_without_being_shown(kind: Any, url: str) 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: brokers.nats("nats://a", ""),
-        lambda: brokers.nats("nats://a", "calls.*"),
-        lambda: brokers.nats("nats://a", "calls.>"),
-        lambda: brokers.nats("nats://a", "two words"),
-        lambda: brokers.nats("nats://a", "a\r\nPUB b 0"),
-        lambda: brokers.nats("nats://a", "a..b"),
-        lambda: brokers.rabbitmq("amqp://a", "x", "é" * 128),
-        lambda: brokers.rabbitmq("amqp://a", "x" * 256, "y"),
-        lambda: brokers.kafka("a", ""),
-        lambda: brokers.kafka("a", "two words"),
-        lambda: brokers.kafka("a", "x" * 250),
+        lambda: brokers.NATS.open("nats://a", ""),
+        lambda: brokers.NATS.open("nats://a", "calls.*"),
+        lambda: brokers.NATS.open("nats://a", "calls.>"),
+        lambda: brokers.NATS.open("nats://a", "two words"),
+        lambda: brokers.NATS.open("nats://a", "a\r\nPUB b 0"),
+        lambda: brokers.NATS.open("nats://a", "a..b"),
+        lambda: brokers.RABBITMQ.open("amqp://a", "x", "é" * 128),
+        lambda: brokers.RABBITMQ.open("amqp://a", "x" * 256, "y"),
+        lambda: brokers.KAFKA.open("a", ""),
+        lambda: brokers.KAFKA.open("a", "two words"),
+        lambda: brokers.KAFKA.open("a", "x" * 250),
     ],
 )
 def test_a_place_that_can_not_be_one_is_refused(make: Callable[[], Destination]) -> None:
@@ -680,7 +680,7 @@ def test_a_place_that_can_not_be_one_is_refused(make: Callable[[], Destination])
 
 
 def test_an_address_does_not_show_its_password() -> None:
-    address = brokers.read("nats", "nats://user:hunter2@a")
+    address = brokers.NATS.read("nats://user:hunter2@a")
 
     assert address.password == "hunter2"
     assert "hunter2" not in repr(address)

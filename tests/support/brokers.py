@@ -173,7 +173,7 @@ class Nats:
         self, *, password: str = IN_URL, user: str = USER, subject: str | None = None, **options: Any
     ) -> Destination:
         url = f"{self.scheme}://{user}:{password}@127.0.0.1:{self.port}"
-        return brokers.nats(url, self.subject if subject is None else subject, **options)
+        return brokers.NATS.open(url, self.subject if subject is None else subject, **options)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
@@ -266,7 +266,7 @@ class RabbitMq:
         **options: Any,
     ) -> Destination:
         scheme, port = ("amqps", self.tls_port) if encrypted else ("amqp", self.port)
-        return brokers.rabbitmq(
+        return brokers.RABBITMQ.open(
             f"{scheme}://{user}:{password}@127.0.0.1:{port}/aircall%2Ftest",
             self.exchange if exchange is None else exchange,
             self.routing_key if routing_key is None else routing_key,
@@ -418,7 +418,7 @@ class Kafka:
     def destination(
         self, *, password: str = IN_URL, topic: str | None = None, url: str | None = None, **options: Any
     ) -> Destination:
-        return brokers.kafka(url or self.address, topic or self.topic, **options)
+        return brokers.KAFKA.open(url or self.address, topic or self.topic, **options)
 
     @property
     def port(self) -> int:

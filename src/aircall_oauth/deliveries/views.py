@@ -1,13 +1,14 @@
 """What the partner's systems may know about subscriptions: never a secret."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import subscriptions
-from aircall_oauth.deliveries.destinations import registry
+from aircall_oauth.deliveries.destinations import brokers, registry
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
@@ -55,7 +56,7 @@ SHOWN = f"""
 """
 
 
-class SubscriptionView(BaseModel):
+class _WithoutTarget(BaseModel):
     id: str = Field(examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
     name: str = Field(examples=["crm"])
     kind: SubscriptionKind
@@ -63,10 +64,24 @@ class SubscriptionView(BaseModel):
         examples=["https://crm.example.com/aircall"],
         description="A broker's without its credentials, and what a query says as `***`",
     )
-    subject: str | None = Field(description="NATS only")
-    exchange: str | None = Field(description="RabbitMQ only")
-    routing_key: str | None = Field(description="RabbitMQ only")
-    topic: str | None = Field(description="Kafka only")
+
+
+if TYPE_CHECKING:
+    _WithTarget = _WithoutTarget
+else:
+    # Where at its broker a subscription's events go: the fields of every kind, null but for those of its own.
+    _WithTarget = create_model(
+        "_WithTarget",
+        __base__=_WithoutTarget,
+        **{
+            field: (str | None, Field(description=f"{broker.title} only"))
+            for broker in brokers.KINDS.values()
+            for field in broker.target
+        },
+    )
+
+
+class SubscriptionView(_WithTarget):
     types: list[str] = Field(examples=[["call.*"]])
     owners: list[str] = Field(examples=[["acme"]])
     installations: list[str]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import assert_never
 
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries.destinations import brokers, signatures
@@ -18,11 +17,6 @@ from aircall_oauth.storage.vault import Place
 MASK = "***"
 # The version before this one takes what stands in clear for the address: it must not send to one that is masked.
 NOT_AN_ADDRESS = "sealed:"
-BROKERS: dict[SubscriptionKind, brokers.Kind] = {
-    SubscriptionKind.NATS: "nats",
-    SubscriptionKind.RABBITMQ: "rabbitmq",
-    SubscriptionKind.KAFKA: "kafka",
-}
 
 
 async def open(resources: Resources, subscription: Subscription) -> Destination:  # noqa: A001 - destinations.open
@@ -30,27 +24,13 @@ async def open(resources: Resources, subscription: Subscription) -> Destination:
 
     Raises `SealError` where its secrets do not open, `ExtraMissing` where a broker's client is not installed.
     """
-    guard, settings = Guard(resources.settings, _asker(subscription)), resources.settings
-    match SubscriptionKind(subscription.kind):
-        case SubscriptionKind.HTTP:
-            keys = _keys(resources, subscription)
-            return HttpDestination(_url(resources, subscription), keys, guard, at_once=settings.deliveries_at_once)
-        case SubscriptionKind.NATS:
-            subject = subscription.subject
-            assert subject is not None
-            return brokers.nats(_url(resources, subscription), subject, judge=guard.refusal, connect=guard.connect)
-        case SubscriptionKind.RABBITMQ:
-            exchange, routing_key = subscription.exchange, subscription.routing_key
-            assert exchange is not None
-            assert routing_key is not None
-            url = _url(resources, subscription)
-            return brokers.rabbitmq(url, exchange, routing_key, judge=guard.refusal, connect=guard.connect)
-        case SubscriptionKind.KAFKA:
-            topic = subscription.topic
-            assert topic is not None
-            return brokers.kafka(_url(resources, subscription), topic, judge=guard.refusal, connect=guard.connect)
-        case kind:
-            assert_never(kind)
+    guard, url = Guard(resources.settings, _asker(subscription)), _url(resources, subscription)
+    if subscription.kind == SubscriptionKind.HTTP:
+        at_once = resources.settings.deliveries_at_once
+        return HttpDestination(url, _keys(resources, subscription), guard, at_once=at_once)
+    broker = brokers.KINDS[SubscriptionKind(subscription.kind)]
+    target = [getattr(subscription, field) for field in broker.target]
+    return broker.open(url, *target, judge=guard.refusal, connect=guard.connect)
 
 
 async def require_allowed(resources: Resources, key: Caller, kind: SubscriptionKind, url: str) -> None:
@@ -59,13 +39,13 @@ async def require_allowed(resources: Resources, key: Caller, kind: SubscriptionK
     if kind == SubscriptionKind.HTTP:
         await guard.require_url(url)
     else:
-        await guard.require_hosts(brokers.read(BROKERS[kind], url).servers)
+        await guard.require_hosts(brokers.KINDS[kind].read(url).servers)
 
 
 def kept_url(kind: SubscriptionKind, url: str) -> str:
     """What stands of an address in clear beside the sealed one."""
     if kind != SubscriptionKind.HTTP:
-        return brokers.read(BROKERS[kind], url).shown
+        return brokers.KINDS[kind].read(url).shown
     masked = _masked(url)
     return url if masked == url else NOT_AN_ADDRESS + masked
 

@@ -10,7 +10,7 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 
 from aircall_oauth.deliveries.destinations.brokers import network
 from aircall_oauth.deliveries.destinations.brokers.address import Address
-from aircall_oauth.deliveries.destinations.brokers.broker import Line
+from aircall_oauth.deliveries.destinations.brokers.broker import BrokerConnection
 from aircall_oauth.deliveries.destinations.brokers.intake import BoundedReader, Intake
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
@@ -41,14 +41,14 @@ WORDS = {
 }
 
 
-def lines(address: Address, topic: str) -> Callable[[], Line]:
+def connections(address: Address, topic: str) -> Callable[[], BrokerConnection]:
     """What opens a connection to publish to this topic; raises `DestinationRefused`."""
     if not TOPIC.fullmatch(topic):
         raise DestinationRefused("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
     network.silence("aiokafka")
     # There is no other way to say which connections a producer opens.
     client.create_conn = _create_connection
-    return lambda: KafkaLine(address, topic)
+    return lambda: KafkaConnection(address, topic)
 
 
 class BoundedConnection(AIOKafkaConnection):  # type: ignore[misc]
@@ -73,7 +73,7 @@ async def _create_connection(host: str, port: int, **options: Any) -> AIOKafkaCo
     return connection
 
 
-class KafkaLine:
+class KafkaConnection:
     """One idempotent producer."""
 
     def __init__(self, address: Address, topic: str) -> None:

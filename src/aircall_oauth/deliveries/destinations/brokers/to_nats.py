@@ -15,7 +15,7 @@ from nats.protocol.parser import Parser
 
 from aircall_oauth.deliveries.destinations.brokers import network
 from aircall_oauth.deliveries.destinations.brokers.address import Address
-from aircall_oauth.deliveries.destinations.brokers.broker import DEADLINE_SECONDS, Line, lose
+from aircall_oauth.deliveries.destinations.brokers.broker import DEADLINE_SECONDS, BrokerConnection, lose
 from aircall_oauth.deliveries.destinations.brokers.intake import Intake
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
@@ -39,12 +39,12 @@ WORDS = {
 }
 
 
-def lines(address: Address, subject: str) -> Callable[[], Line]:
+def connections(address: Address, subject: str) -> Callable[[], BrokerConnection]:
     """What opens a connection to publish on this subject; raises `DestinationRefused`."""
     if len(subject) > MAX_SUBJECT or not SUBJECT.fullmatch(subject):
         raise DestinationRefused("A subject is words separated by dots, without spaces and wildcards.")
     network.silence("nats")
-    return lambda: NatsLine(address, subject)
+    return lambda: NatsConnection(address, subject)
 
 
 class BoundedParser(Parser):
@@ -70,7 +70,7 @@ class BoundedClient(Client):
         await super()._process_info(info | {"connect_urls": []}, initial_connection)
 
 
-class NatsLine:
+class NatsConnection:
     """One connection to NATS."""
 
     spent = False

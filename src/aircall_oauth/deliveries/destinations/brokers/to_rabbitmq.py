@@ -13,7 +13,7 @@ from yarl import URL
 
 from aircall_oauth.deliveries.destinations.brokers import network
 from aircall_oauth.deliveries.destinations.brokers.address import Address
-from aircall_oauth.deliveries.destinations.brokers.broker import Line, lose
+from aircall_oauth.deliveries.destinations.brokers.broker import BrokerConnection, lose
 from aircall_oauth.deliveries.destinations.brokers.intake import BoundedReader, Intake
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
@@ -41,15 +41,15 @@ WORDS = {
 }
 
 
-def lines(address: Address, exchange: str, routing_key: str) -> Callable[[], Line]:
+def connections(address: Address, exchange: str, routing_key: str) -> Callable[[], BrokerConnection]:
     """What opens a connection to publish to this exchange; raises `DestinationRefused`."""
     if any(len(name.encode()) > MAX_NAME_BYTES for name in (exchange, routing_key)):
         raise DestinationRefused(f"An exchange and a routing key have at most {MAX_NAME_BYTES} bytes.")
     network.silence("aio_pika", "aiormq")
-    return lambda: RabbitLine(address, exchange, routing_key)
+    return lambda: RabbitConnection(address, exchange, routing_key)
 
 
-class RabbitLine:
+class RabbitConnection:
     """One connection to RabbitMQ with one channel."""
 
     spent = False
