@@ -5,7 +5,6 @@ most (`docs/decisions/0009-a-farewell-keeps-the-token.md`). A customer who comes
 """
 
 import asyncio
-import random
 from datetime import timedelta
 from enum import StrEnum, auto
 
@@ -26,6 +25,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import leases
 from aircall_oauth.storage.database import again_if_undone, commit_durably
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus, Webhook
@@ -117,7 +117,7 @@ async def _farewell(resources: Resources, session: AsyncSession, installation: I
 
 async def say_goodbyes(resources: Resources) -> None:
     """The worker's chore: undo at Aircall what could not be undone at once, and drop tokens kept too long."""
-    due = select(Farewell.id).where(col(Farewell.due_at) <= func.now()).order_by(col(Farewell.due_at)).limit(BATCH)
+    due = select(Farewell.id).where(leases.is_due(Farewell)).order_by(col(Farewell.due_at)).limit(BATCH)
     async with resources.database.session() as session:
         farewell_ids = (await session.exec(due)).all()
     await asyncio.gather(*(say_goodbye(resources, farewell_id) for farewell_id in farewell_ids))
@@ -164,15 +164,18 @@ async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
 
 
 async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Installation] | None:
-    """Have the farewell for the length of the lease; None where it is not due, or its time is over."""
+    """Have the farewell for the length of the lease; None where it is not due, or its time is over.
+
+    Not by `leases.claim`: it is one farewell, and its installation is locked before it.
+    """
     take = (
         update(Farewell)
         .where(
             col(Farewell.id) == farewell_id,
-            col(Farewell.due_at) <= func.now(),
+            leases.is_due(Farewell),
             col(Installation.id) == col(Farewell.installation_id),
         )
-        .values(due_at=func.now() + LEASE, attempts=Farewell.attempts + 1)
+        .values(due_at=leases.after(LEASE), attempts=Farewell.attempts + 1)
         .returning(Farewell, Installation, func.now())
     )
     of_it = select(Farewell.installation_id).where(col(Farewell.id) == farewell_id)
@@ -223,14 +226,11 @@ async def _finish(resources: Resources, farewell: Farewell) -> None:
 
 
 async def _postpone(resources: Resources, farewell: Farewell, error: Exception) -> None:
-    doubled: timedelta = FIRST_PAUSE * 2 ** min(farewell.attempts - 1, 16)
-    pause = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+    pause = leases.backoff(farewell.attempts, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
     told = getattr(error, "retry_after_seconds", None)
     if told is not None:
         pause = min(timedelta(seconds=told), LONGEST_PAUSE)
     reason = str(error) or "timeout"
     logger.warning("goodbye put off", installation_id=farewell.installation_id, reason=reason)
     async with resources.database.session() as session:
-        await session.exec(
-            update(Farewell).where(col(Farewell.id) == farewell.id).values(due_at=func.now() + pause, last_error=reason)
-        )
+        await leases.put_off(session, farewell, pause, last_error=reason)

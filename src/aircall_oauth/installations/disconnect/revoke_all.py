@@ -19,6 +19,7 @@ from aircall_oauth.installations import lifecycle
 from aircall_oauth.installations.disconnect import farewell as leaving
 from aircall_oauth.installations.disconnect.farewell import Goodbye
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import leases
 from aircall_oauth.storage.database import again_if_undone
 from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus
 
@@ -108,7 +109,7 @@ async def _say_all(resources: Resources, progress: Progress, tell: Tell, *, unti
     """Say every farewell that is due, and wait for those that were put off, while there is time; what was refused."""
     refused: list[Left] = []
     while time.monotonic() < until:
-        left, due = await _farewells(resources), await _farewells(resources, of=_is_due())
+        left, due = await _farewells(resources), await _farewells(resources, of=leases.is_due(Farewell))
         progress.said = max(0, progress.farewells - len(left))
         tell(progress)
         if not left:
@@ -133,10 +134,6 @@ async def _say_some(
         return _left(installation, WHY[said]) if said in WHY else None
 
     return [left for left in await asyncio.gather(*(say(*one) for one in due)) if left is not None]
-
-
-def _is_due() -> ColumnElement[bool]:
-    return col(Farewell.due_at) <= func.now()
 
 
 async def _waiting(resources: Resources) -> list[Left]:

@@ -4,12 +4,11 @@ A late one must not end a fresh installation, and one that comes before Aircall 
 so it is looked at several times, until the token is dead, or has been alive for half an hour.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import func, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlmodel import col, delete, select, update
+from sqlmodel import col, delete, select
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import SERVICE, Action
@@ -18,6 +17,7 @@ from aircall_oauth.events import follow
 from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.lifecycle import Look
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import leases
 from aircall_oauth.storage.models.events import EventSource
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Uninstall
 from aircall_oauth.telemetry import log
@@ -48,57 +48,42 @@ async def notice_uninstalls(resources: Resources) -> None:
 
 async def look_at_uninstalls(resources: Resources) -> None:
     """The worker's chore: ask Aircall whether an uninstall is one."""
-    for installation_id, looks in await _take(resources):
+    async with resources.database.session() as session:
+        claimed = await leases.claim(
+            session, Uninstall, leases.is_due(Uninstall), limit=BATCH, due_at=leases.after(LEASE)
+        )
+    for uninstall, _ in claimed:
         async with resources.database.session() as session:
-            installation = await session.get(Installation, installation_id)
+            installation = await session.get(Installation, uninstall.installation_id)
         if installation is None or installation.token_sealed is None:
             # It was removed in the very moment in which this was noted.
-            await _forget(resources, installation_id)
+            await _forget(resources, uninstall.installation_id)
         else:
             found, _ = await tokens.look(resources, installation)
-            await _conclude(resources, installation, found, looks)
+            await _conclude(resources, installation, uninstall, found)
 
 
 async def _note(connection: AsyncConnection, stand: int, end: int) -> None:
     await connection.execute(NOTE, {"stand": stand, "end": end})
 
 
-async def _take(resources: Resources) -> Sequence[tuple[str, int]]:
-    """The uninstalls that are due, each for the length of the lease, and how often they were looked at before."""
-    due = (
-        select(Uninstall.installation_id)
-        .where(col(Uninstall.due_at) <= func.now())
-        .order_by(col(Uninstall.due_at))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    take = (
-        update(Uninstall)
-        .where(col(Uninstall.installation_id).in_(due))
-        .values(due_at=func.now() + LEASE)
-        .returning(col(Uninstall.installation_id), col(Uninstall.looks))
-    )
-    async with resources.database.session() as session:
-        return [(row[0], row[1]) for row in (await session.exec(take)).all()]
-
-
-async def _conclude(resources: Resources, installation: Installation, found: Look, looks: int) -> None:
+async def _conclude(resources: Resources, installation: Installation, uninstall: Uninstall, found: Look) -> None:
+    looks = uninstall.looks
     match found:
         case Look.DEAD | Look.FOREIGN:
             await _end(resources, installation)
         case Look.UNCERTAIN:
-            await _look_again(resources, installation.id, looks, UNCERTAIN_PAUSE)
+            await _look_again(resources, uninstall, UNCERTAIN_PAUSE, looks)
         case Look.ALIVE if looks < len(LOOK_AGAIN):
-            await _look_again(resources, installation.id, looks + 1, LOOK_AGAIN[looks])
+            await _look_again(resources, uninstall, LOOK_AGAIN[looks], looks + 1)
         case Look.ALIVE:
             logger.info("uninstall not confirmed", installation_id=installation.id)
             await _forget(resources, installation.id)
 
 
-async def _look_again(resources: Resources, installation_id: str, looks: int, pause: timedelta) -> None:
-    again = update(Uninstall).where(col(Uninstall.installation_id) == installation_id)
+async def _look_again(resources: Resources, uninstall: Uninstall, pause: timedelta, looks: int) -> None:
     async with resources.database.session() as session:
-        await session.exec(again.values(due_at=func.now() + pause, looks=looks))
+        await leases.put_off(session, uninstall, pause, looks=looks)
 
 
 async def _forget(resources: Resources, installation_id: str) -> None:

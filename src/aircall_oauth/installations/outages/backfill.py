@@ -30,7 +30,7 @@ from aircall_oauth.installations import tokens
 from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
 from aircall_oauth.installations.pool import Piece, work_off
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks
+from aircall_oauth.storage import clocks, leases
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.installations import Gap, GapReason, Installation, InstallationStatus
 from aircall_oauth.telemetry import log
@@ -150,23 +150,9 @@ async def _fill_unseen(resources: Resources, gap: Gap, installation: Installatio
 
 async def _take(resources: Resources, *conditions: ColumnElement[bool], limit: int = 1) -> list[Taken]:
     """Gaps of active installations that are due, the longest due first, for the length of a lease."""
-    due = (
-        select(Gap.id)
-        .join(Installation, col(Installation.id) == col(Gap.installation_id))
-        .where(col(Gap.due_at) <= func.now(), col(Installation.status) == InstallationStatus.ACTIVE, *conditions)
-        .order_by(col(Gap.due_at))
-        .limit(limit)
-        .with_for_update(of=Gap, skip_locked=True)
-        .cte("due")
-    )
-    take = (
-        update(Gap)
-        .where(col(Gap.id) == due.c.id, col(Installation.id) == col(Gap.installation_id))
-        .values(due_at=func.now() + LEASE)
-        .returning(Gap, Installation)
-    )
+    due = (leases.is_due(Gap), col(Installation.status) == InstallationStatus.ACTIVE, *conditions)
     async with resources.database.session() as session:
-        taken = [(row[0], row[1]) for row in (await session.exec(take)).all()]
+        taken = await leases.claim(session, Gap, *due, limit=limit, due_at=leases.after(LEASE))
     for gap, _ in taken:
         _place(gap, oldest=_asked_at(gap) - resources.settings.event_retention)
     return taken
@@ -264,7 +250,7 @@ async def _move(
         installation = (await session.exec(active.with_for_update(read=True))).first()
         if installation is None:
             return None
-        values = still | {"due_at": func.now() + LEASE} | place
+        values = still | {"due_at": leases.after(LEASE)} | place
         moved = (await session.exec(ours.values(**values).returning(Gap))).scalars().first()
         if moved is None:
             return None
@@ -288,9 +274,8 @@ async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:
         pause = min(timedelta(seconds=told), REFUSED_PAUSE)
     reason = str(error) or "timeout"
     logger.info("back-fill put off", installation_id=gap.installation_id, reason=reason)
-    ours = update(Gap).where(col(Gap.id) == gap.id, col(Gap.due_at) == gap.due_at)
     async with resources.database.session() as session:
-        await session.exec(ours.values(due_at=func.now() + pause, last_error=reason))
+        await leases.put_off(session, gap, pause, col(Gap.due_at) == gap.due_at, last_error=reason)
 
 
 async def _name(resources: Resources, installation_id: str, since: datetime, until: datetime | None) -> Gap:

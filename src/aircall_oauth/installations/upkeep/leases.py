@@ -4,15 +4,15 @@
 changes nothing: somebody else may have taken it meanwhile.
 """
 
-import random
 from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, case, func, or_
-from sqlmodel import col, select, update
+from sqlmodel import col, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.leases import after, between, claim
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
 
 # A look has it for this long; the calls to Aircall stay well below.
@@ -27,31 +27,11 @@ async def take(
     resources: Resources, *conditions: ColumnElement[bool], statuses: Sequence[InstallationStatus], limit: int = 1
 ) -> list[Leased]:
     """Webhooks that nobody has, the longest due first, each with its installation, for the length of a lease."""
-    free = (
-        select(Webhook.id)
-        .join(Installation, col(Installation.id) == col(Webhook.installation_id))
-        .where(
-            or_(col(Webhook.leased_until).is_(None), col(Webhook.leased_until) <= func.now()),
-            col(Installation.status).in_(statuses),
-            *conditions,
-        )
-        .order_by(col(Webhook.due_at))
-        .limit(limit)
-        .with_for_update(of=Webhook, skip_locked=True)
-        .cte("free")
-    )
-    taken = (
-        update(Webhook)
-        .where(col(Webhook.id) == free.c.id, col(Installation.id) == col(Webhook.installation_id))
-        .values(leased_until=func.now() + LEASE, attempts=Webhook.attempts + 1)
-        .returning(Webhook, Installation)
-    )
+    is_free = or_(col(Webhook.leased_until).is_(None), col(Webhook.leased_until) <= func.now())
+    allowed = (is_free, col(Installation.status).in_(statuses), *conditions)
+    lease = {"leased_until": after(LEASE), "attempts": Webhook.attempts + 1}
     async with resources.database.session() as session:
-        return [(row[0], row[1]) for row in (await session.exec(taken)).all()]
-
-
-def is_due() -> ColumnElement[bool]:
-    return col(Webhook.due_at) <= func.now()
+        return await claim(session, Webhook, *allowed, limit=limit, **lease)
 
 
 async def change(session: AsyncSession, webhook: Webhook, **values: object) -> bool:
@@ -67,11 +47,6 @@ async def give_back(
 
     A new install that came meanwhile moved `due_at`: it brought another token, so it is looked at once more.
     """
-    due_at = func.now() + (random_between(*NEXT_LOOK) if next_look is None else next_look)
+    due_at = after(between(*NEXT_LOOK) if next_look is None else next_look)
     unless_moved = case((col(Webhook.due_at) == webhook.due_at, due_at), else_=col(Webhook.due_at))
     return await change(session, webhook, **values, due_at=unless_moved, leased_until=None)
-
-
-def random_between(shortest: timedelta, longest: timedelta) -> timedelta:
-    """Looks that began together drift apart."""
-    return shortest + (longest - shortest) * random.random()  # noqa: S311 - spreads load, guards nothing

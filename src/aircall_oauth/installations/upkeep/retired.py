@@ -4,7 +4,6 @@ Until then their events are recognised, and nobody takes them into use: `steward
 """
 
 import asyncio
-import random
 from datetime import timedelta
 
 from sqlalchemy import func
@@ -16,6 +15,7 @@ from aircall_oauth.errors import AircallRefused, InstallationNotActive, Installa
 from aircall_oauth.installations import tokens
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import leases
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, RetiredWebhook, Webhook
 from aircall_oauth.telemetry import log
 
@@ -60,30 +60,11 @@ async def delete_retired(resources: Resources) -> None:
                 col(RetiredWebhook.deleted_at).is_not(None), col(RetiredWebhook.due_at) <= func.now()
             )
         )
-    taken = await _take(resources)
-    await asyncio.gather(*(_delete(resources, retired, installation) for retired, installation in taken))
-
-
-async def _take(resources: Resources) -> list[tuple[RetiredWebhook, Installation]]:
-    due = (
-        select(RetiredWebhook.webhook_id)
-        .where(col(RetiredWebhook.due_at) <= func.now(), col(RetiredWebhook.deleted_at).is_(None))
-        .order_by(col(RetiredWebhook.due_at))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    take = (
-        update(RetiredWebhook)
-        .where(
-            col(RetiredWebhook.webhook_id) == due.c.webhook_id,
-            col(Installation.id) == col(RetiredWebhook.installation_id),
-        )
-        .values(due_at=func.now() + LEASE, attempts=RetiredWebhook.attempts + 1)
-        .returning(RetiredWebhook, Installation)
-    )
+    to_delete = (leases.is_due(RetiredWebhook), col(RetiredWebhook.deleted_at).is_(None))
+    lease = {"due_at": leases.after(LEASE), "attempts": RetiredWebhook.attempts + 1}
     async with resources.database.session() as session:
-        return [(row[0], row[1]) for row in (await session.exec(take)).all()]
+        claimed = await leases.claim(session, RetiredWebhook, *to_delete, limit=BATCH, **lease)
+    await asyncio.gather(*(_delete(resources, retired, installation) for retired, installation in claimed))
 
 
 async def _delete(resources: Resources, retired: RetiredWebhook, installation: Installation) -> None:
@@ -114,10 +95,8 @@ async def _note_deleted(resources: Resources, retired: RetiredWebhook) -> None:
 
 
 async def _put_off(resources: Resources, retired: RetiredWebhook, error: Exception) -> None:
-    doubled: timedelta = FIRST_PAUSE * 2 ** min(retired.attempts - 1, 16)
-    pause = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
     reason = str(error) or "timeout"
     logger.warning("retired webhook not deleted yet", installation_id=retired.installation_id, reason=reason)
-    again = update(RetiredWebhook).where(col(RetiredWebhook.webhook_id) == retired.webhook_id)
+    pause = leases.backoff(retired.attempts, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
     async with resources.database.session() as session:
-        await session.exec(again.values(due_at=func.now() + pause))
+        await leases.put_off(session, retired, pause)

@@ -17,6 +17,7 @@ from aircall_oauth.installations.tokens import NotNow
 from aircall_oauth.installations.upkeep import facts, leases, reconcile
 from aircall_oauth.installations.upkeep.reconcile import Oddity
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.leases import backoff, between, is_due
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import (
     GapReason,
@@ -54,7 +55,7 @@ async def ensure_webhook(resources: Resources, installation_id: str) -> None:
 
     Where it can't be registered now the installation stays, and the worker tries again with growing pauses.
     """
-    mine = (col(Webhook.installation_id) == installation_id, leases.is_due())
+    mine = (col(Webhook.installation_id) == installation_id, is_due(Webhook))
     try:
         for webhook, installation in await leases.take(resources, *mine, statuses=[InstallationStatus.ACTIVE]):
             with suppress(*NotNow):
@@ -68,7 +69,7 @@ async def look_after_webhooks(resources: Resources) -> None:
     """The worker's chore: look at all that are due, many at once, whichever process comes first."""
 
     async def due(free: int) -> list[Piece]:
-        taken = await leases.take(resources, leases.is_due(), statuses=LOOKED_AFTER, limit=free)
+        taken = await leases.take(resources, is_due(Webhook), statuses=LOOKED_AFTER, limit=free)
         return [_look(resources, *one) for one in taken]
 
     await work_off(due, at_once=AT_ONCE)
@@ -150,9 +151,9 @@ async def _ask_the_dead(resources: Resources, webhook: Webhook, installation: In
     found, _ = await tokens.look(resources, installation)
     if found == Look.ALIVE:
         await lifecycle.revive(resources, installation)
-    pause = min(FIRST_PAUSE_OF_THE_DEAD * 2 ** min(webhook.attempts - 1, 16), LONGEST_PAUSE_OF_THE_DEAD)
+    pause = backoff(webhook.attempts, first=FIRST_PAUSE_OF_THE_DEAD, longest=LONGEST_PAUSE_OF_THE_DEAD)
     async with resources.database.session() as session:
-        await leases.give_back(session, webhook, next_look=_about(pause))
+        await leases.give_back(session, webhook, next_look=pause)
 
 
 async def _put_off(resources: Resources, webhook: Webhook, installation: Installation, error: Exception) -> None:
@@ -163,7 +164,7 @@ async def _put_off(resources: Resources, webhook: Webhook, installation: Install
     pause = _pause(webhook, error)
     if refused:
         values["refused_at"] = func.coalesce(Webhook.refused_at, func.now())
-        pause = leases.random_between(*SECOND_REFUSAL) if webhook.refused_at is None else pause
+        pause = between(*SECOND_REFUSAL) if webhook.refused_at is None else pause
     elif isinstance(error, BudgetSpent):
         # It is nobody's fault: the next pause is as long.
         values["attempts"] = min(webhook.attempts, 2)
@@ -180,11 +181,7 @@ async def _put_off(resources: Resources, webhook: Webhook, installation: Install
 
 def _pause(webhook: Webhook, error: Exception) -> timedelta:
     longest = LONGEST_PAUSE if webhook.status == WebhookStatus.PENDING else LONGEST_PAUSE_IN_USE
-    doubled: timedelta = FIRST_PAUSE * 2 ** min(webhook.attempts - 1, 16)
-    pause = FIRST_PAUSE if isinstance(error, BudgetSpent) else min(doubled, longest)
+    attempts = 1 if isinstance(error, BudgetSpent) else webhook.attempts
+    pause = backoff(attempts, first=FIRST_PAUSE, longest=longest)
     told = error.retry_after_seconds if isinstance(error, AircallUnavailable | BudgetSpent) else None
-    return max(_about(pause), timedelta(seconds=min(told or 0.0, LONGEST_PAUSE.total_seconds())))
-
-
-def _about(pause: timedelta) -> timedelta:
-    return leases.random_between(0.8 * pause, 1.2 * pause)
+    return max(pause, timedelta(seconds=min(told or 0.0, LONGEST_PAUSE.total_seconds())))
