@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.events import query
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 
@@ -34,7 +35,7 @@ OF_EACH = f"""
         CASE WHEN p.dead_at IS NOT NULL THEN '{Became.DEAD}' WHEN p.position IS NOT NULL THEN '{Became.PARKED}'
              WHEN 'delivered' = ANY (a.outcomes) THEN '{Became.DELIVERED}' ELSE '{Became.WAITING}' END,
         cardinality(a.outcomes), a.outcomes[1], a.last_at
-    FROM event e CROSS JOIN subscription s
+    FROM event e CROSS JOIN subscription s CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
     LEFT JOIN parked p ON p.subscription_id = s.id AND p.position = e.position
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(outcome ORDER BY id DESC), '{{}}') AS outcomes, max(at) AS last_at
@@ -42,13 +43,7 @@ OF_EACH = f"""
     ) AS a
     WHERE e.id = $1 AND ($2::text IS NULL OR s.owners = ARRAY[$2]) AND (
         p.position IS NOT NULL OR cardinality(a.outcomes) > 0 OR (
-            s.position < e.position
-            AND (s.owners = '{{}}' OR e.owner = ANY (s.owners))
-            AND (s.installations = '{{}}' OR e.installation_id = ANY (s.installations))
-            AND (s.types = '{{}}' OR EXISTS (
-                SELECT 1 FROM unnest(s.types) AS t
-                WHERE CASE WHEN right(t, 1) = '*' THEN starts_with(e.type, left(t, -1)) ELSE e.type = t END
-            ))
+            s.position < e.position AND {query.wanted_by("s", "e", "patterns")}
         )
     )
     ORDER BY s.id

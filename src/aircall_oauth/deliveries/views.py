@@ -10,6 +10,7 @@ from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.deliveries.destinations import brokers, registry
 from aircall_oauth.errors import SubscriptionNotFound
+from aircall_oauth.events import query
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import (
@@ -26,8 +27,6 @@ from aircall_oauth.storage.models.deliveries import (
 COUNTED = 10_000
 # And so many of them for all subscriptions of a list.
 COUNTED_IN_ALL = 100_000
-# `%` and `_` are letters of a type; `call.*` is all that begin so.
-LIKE = r"regexp_replace(regexp_replace(t, '([\\%_])', '\\\1', 'g'), '\*$', '%')"
 SHOWN = f"""
     WITH shown AS MATERIALIZED (
         SELECT * FROM subscription
@@ -44,13 +43,11 @@ SHOWN = f"""
         SELECT count(*) FILTER (WHERE dead_at IS NULL) AS parked, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead
         FROM parked WHERE subscription_id = s.id
     ) AS beside
-    CROSS JOIN LATERAL (SELECT array_agg({LIKE}) AS types FROM unnest(s.types) AS t) AS wanted
+    CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
     CROSS JOIN LATERAL (
         SELECT count(*) FROM event e
         WHERE e.position > s.position AND e.position <= s.position + m.counted
-          AND (wanted.types IS NULL OR e.type LIKE ANY (wanted.types))
-          AND (s.owners = '{{}}' OR e.owner = ANY (s.owners))
-          AND (s.installations = '{{}}' OR e.installation_id = ANY (s.installations))
+          AND {query.wanted_by("s", "e", "patterns")}
     ) AS behind
     ORDER BY s.id
 """

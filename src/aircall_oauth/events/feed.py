@@ -1,9 +1,8 @@
 """Reads the log by position. Positions commit in order, so `position > after` skips nothing."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import asyncpg
 import msgspec
@@ -13,7 +12,7 @@ from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.events import notify
 from aircall_oauth.events.notify import Bell
-from aircall_oauth.events.query import COLUMNS, EventJson, event_of, like, next_events
+from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import database_errors
@@ -41,9 +40,7 @@ class Wanted:
 
     after: int
     limit: int
-    types: Sequence[str] = ()
-    installation: str | None = None
-    owner: str | None = None
+    filter: Filter
     epoch: str | None = None
 
     def at(self, after: int, limit: int) -> "Wanted":
@@ -72,7 +69,7 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
     Raises `PositionGone` where events past `after` were already dropped, and `PositionUnknown` where the log does not
     have `after`, or had it only in an epoch that was lost.
     """
-    conditions, values = _conditions(key, wanted)
+    conditions, values = replace(wanted.filter, bound_to=key.owner).sql(first=5)
     with database_errors():
         async with resources.database.driver_connection() as connection:
             enough_at = time.monotonic() + LOOK_SECONDS
@@ -142,7 +139,7 @@ async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, 
 
 async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
     """One event; raises `EventNotFound`."""
-    conditions, values = _conditions(key, Wanted(after=0, limit=1), first=2)
+    conditions, values = Filter(bound_to=key.owner).sql(first=2)
     with database_errors():
         async with resources.database.driver_connection() as connection:
             row = await connection.fetchrow(
@@ -178,26 +175,6 @@ async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
     dropped_to = await connection.fetchval(DROPPED_TO)
     if dropped_to is not None and 0 < after < dropped_to:
         raise PositionGone(dropped_to)
-
-
-def _conditions(key: Caller, wanted: Wanted, *, first: int = 5) -> tuple[str, list[Any]]:
-    """The filters as SQL, and the values they are bound to."""
-    values: list[Any] = []
-    conditions: list[str] = []
-
-    def also(condition: str, value: Any) -> None:
-        conditions.append(f"AND {condition.format(f'${first + len(values)}')}")
-        values.append(value)
-
-    if key.owner is not None:
-        also("owner = {}", key.owner)
-    if wanted.owner is not None:
-        also("owner = {}", wanted.owner)
-    if wanted.installation is not None:
-        also("installation_id = {}", wanted.installation)
-    if wanted.types:
-        also("type LIKE ANY ({}::text[])", [like(pattern) for pattern in wanted.types])
-    return " ".join(conditions), values
 
 
 def _sent_event(event: EventJson) -> bytes:

@@ -55,7 +55,7 @@ def next_events(conditions: str) -> str:
 
 
 def like(pattern: str) -> str:
-    """`call.*` as SQL says it."""
+    """Return an event type's pattern as SQL's LIKE takes it; `call.*` is every type that begins so."""
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped[:-1] + "%" if escaped.endswith("*") else escaped
 
@@ -66,27 +66,63 @@ def _matches(type_: str, pattern: str) -> bool:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events a subscription wants; an empty list leaves nothing out."""
+    """Which events a reader wants; an empty list leaves nothing out.
+
+    `bound_to` is the owner that an API key is bound to: the reader gets no other owner's events, whatever it asks for.
+    """
 
     types: Sequence[str] = ()
     owners: Sequence[str] = ()
     installations: Sequence[str] = ()
+    bound_to: str | None = None
 
     def sql(self, *, first: int) -> tuple[str, list[Any]]:
-        """The conditions, and the values for their parameters from number `first` on."""
+        """Return the conditions, and the values for their parameters, numbered from `first`."""
         wanted = (
-            ("type LIKE ANY (${}::text[])", [like(pattern) for pattern in self.types]),
-            ("owner = ANY (${}::text[])", list(self.owners)),
-            ("installation_id = ANY (${}::text[])", list(self.installations)),
+            ("owner = {}", self.bound_to),
+            ("type LIKE ANY ({}::text[])", [like(pattern) for pattern in self.types] or None),
+            _any_of("owner", self.owners),
+            _any_of("installation_id", self.installations),
         )
-        asked = [(condition, values) for condition, values in wanted if values]
-        conditions = [f"AND {condition.format(number)}" for number, (condition, _) in enumerate(asked, start=first)]
-        return " ".join(conditions), [values for _, values in asked]
+        asked = [(condition, value) for condition, value in wanted if value is not None]
+        conditions = [f"AND {condition.format(f'${n}')}" for n, (condition, _) in enumerate(asked, start=first)]
+        return " ".join(conditions), [value for _, value in asked]
 
     def takes(self, event: EventJson) -> bool:
-        """The same in memory: whether an event is wanted."""
+        """Whether an event is wanted: what `sql` says, in memory."""
         return (
-            (not self.owners or event.owner in self.owners)
+            (self.bound_to is None or event.owner == self.bound_to)
+            and (not self.owners or event.owner in self.owners)
             and (not self.installations or event.installation_id in self.installations)
             and (not self.types or any(_matches(event.type, pattern) for pattern in self.types))
         )
+
+
+def _any_of(column: str, values: Sequence[str]) -> tuple[str, Any]:
+    if len(values) == 1:
+        # The column's index gives the events in order; with `= ANY` they would have to be sorted.
+        return f"{column} = {{}}", values[0]
+    return f"{column} = ANY ({{}}::text[])", list(values) or None
+
+
+def like_patterns(row: str) -> str:
+    """Return a subquery with a column `types`: a subscription's patterns as `like` makes them; NULL where it has none.
+
+    `row` is the subscription's name in the statement. For a lateral join, so that it is asked once per subscription.
+    """
+    return rf"""(
+        SELECT array_agg(regexp_replace(regexp_replace(t, '([\\%_])', '\\\1', 'g'), '\*$', '%')) AS types
+        FROM unnest({row}.types) AS t
+    )"""  # noqa: S608 - only names of ours are put in
+
+
+def wanted_by(row: str, event: str, patterns: str) -> str:
+    """Return the condition that an event is wanted by a subscription: what `Filter` says, for many of them at once.
+
+    The names are those of the subscription's row, the event's row and the join of `like_patterns` in the statement.
+    """
+    return f"""(
+        ({row}.owners = '{{}}' OR {event}.owner = ANY ({row}.owners))
+        AND ({row}.installations = '{{}}' OR {event}.installation_id = ANY ({row}.installations))
+        AND ({patterns}.types IS NULL OR {event}.type LIKE ANY ({patterns}.types))
+    )"""

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from aircall_oauth.errors import InvalidRequest, PositionUnknown, TooManyStreams
 from aircall_oauth.events import feed
 from aircall_oauth.events.feed import Wanted
 from aircall_oauth.events.notify import Bell
+from aircall_oauth.events.query import Filter
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
 
 api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
@@ -78,15 +78,19 @@ def filters(
     ] = [],  # noqa: B006 - the framework copies it
     installation: Annotated[str | None, Query(pattern=r"^ins_[0-9a-f]{32}$")] = None,
     owner: OwnerName = None,
-) -> Wanted:
-    """Which events a reader wants, wherever it stands."""
+) -> Filter:
+    """Which events a reader wants."""
     types = [*dict.fromkeys(pattern for given in type_ for pattern in given.split(",") if pattern)]
     if len(types) > MOST_TYPES:
         raise InvalidRequest(f"query.type: At most {MOST_TYPES} patterns, however they are separated")
-    return Wanted(after=0, limit=1, types=types, installation=installation, owner=owner)
+    return Filter(
+        types,
+        owners=[] if owner is None else [owner],
+        installations=[] if installation is None else [installation],
+    )
 
 
-Filters = Annotated[Wanted, Depends(filters)]
+Filters = Annotated[Filter, Depends(filters)]
 
 
 def bell_of(request: Request) -> Bell:
@@ -121,8 +125,8 @@ async def list_events(
     Keep `epoch` too and pass it with `after`: a log that was restored, and lacks what you have read, is answered
     409 `position_unknown` with `resume_from`. Without it only a log that is shorter than `after` is noticed.
     """
-    place = replace(wanted.at(after, limit), epoch=epoch)
-    page = await feed.wait_for_page(resources, key, place, hung=bell, seconds=wait)
+    asked = Wanted(after, limit, wanted, epoch)
+    page = await feed.wait_for_page(resources, key, asked, hung=bell, seconds=wait)
     return Response(feed.as_json(page), media_type="application/json")
 
 
@@ -151,9 +155,9 @@ async def stream_events(
     twenty streams open in each process.
     """
     start = after if last_event_id is None else last_event_id
-    place = replace(wanted.at(start, feed.STREAM_PAGE), epoch=epoch)
-    first = await feed.first_page(resources, key, place)
-    body = feed.stream(resources, key, place, first, hung=bell)
+    asked = Wanted(start, feed.STREAM_PAGE, wanted, epoch)
+    first = await feed.first_page(resources, key, asked)
+    body = feed.stream(resources, key, asked, first, hung=bell)
     return EventStream(body, streams.one_of(key.id), epoch=first.epoch)
 
 
