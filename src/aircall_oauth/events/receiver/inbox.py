@@ -60,7 +60,8 @@ TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
                int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0))
-                   || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint
+                   || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint,
+               sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
                     $8::bytea[])
              WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, number)
@@ -82,8 +83,7 @@ TAKE_IN = f"""
         RETURNING fingerprint
     ), told AS (
         INSERT INTO told_call (fingerprint, received_at, back_filled)
-        SELECT DISTINCT sha256(convert_to(installation_id, 'UTF8') || call), now(), false
-        FROM known WHERE call IS NOT NULL
+        SELECT DISTINCT call_fingerprint, now(), false FROM known WHERE call_fingerprint IS NOT NULL
         ON CONFLICT (fingerprint) DO UPDATE SET back_filled = true WHERE told_call.back_filled
         RETURNING fingerprint, back_filled
     ), kept AS (
@@ -92,7 +92,7 @@ TAKE_IN = f"""
         SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
                occurred_at, '{EventSource.AIRCALL}', data
         FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
-                  ON told.back_filled AND told.fingerprint = sha256(convert_to(installation_id, 'UTF8') || call)
+                  ON told.back_filled AND told.fingerprint = call_fingerprint
               WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
         RETURNING id
     )
