@@ -32,7 +32,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import locks
+from aircall_oauth.storage import epochs, locks
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.deliveries import Health, Parked, Subscription, SubscriptionKind, SubscriptionStatus
@@ -43,10 +43,7 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 OLD_SECRET_WORKS = timedelta(hours=24)
-HEAD = text(
-    "SELECT greatest((SELECT max(position) FROM event), (SELECT max(dropped_to) FROM log_start), 0), "
-    "coalesce((SELECT max(dropped_to) FROM log_start), 0)"
-)
+HEAD = text(f"SELECT {epochs.END}, coalesce({epochs.DROPPED_TO}, 0)")
 BEFORE = text("SELECT position - 1 FROM event WHERE received_at >= :since ORDER BY position LIMIT 1")
 COUNT = text("SELECT count(*), count(*) FILTER (WHERE owners = :owners) FROM subscription WHERE id <> :but")
 TEST_TYPE = "subscription.test"

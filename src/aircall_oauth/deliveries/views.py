@@ -11,6 +11,7 @@ from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.deliveries.destinations import brokers, registry
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.events import query
+from aircall_oauth.events.store import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import (
@@ -34,7 +35,7 @@ SHOWN = f"""
           AND ($3::text IS NULL OR id > $3)
         ORDER BY id LIMIT $4
     ), measure AS MATERIALIZED (
-        SELECT (SELECT coalesce(max(position), 0) FROM event) AS head,
+        SELECT {NEWEST_POSITION} AS head,
             (SELECT least({COUNTED}, {COUNTED_IN_ALL} / greatest(count(*), 1)) FROM shown) AS counted
     )
     SELECT s.*, beside.parked, beside.dead, behind.count + greatest(m.head - s.position - m.counted, 0) AS lag

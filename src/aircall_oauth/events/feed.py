@@ -28,7 +28,6 @@ WINDOWS = 20
 LOOK_SECONDS = 1.0
 MOST_BYTES = 4 * 1024 * 1024
 HEAD = f"SELECT {epochs.END}"
-DROPPED_TO = "SELECT max(dropped_to) FROM log_start"
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
 
     Asked when everything was read: a day may be dropped between two statements.
     """
-    dropped_to = await connection.fetchval(DROPPED_TO)
+    dropped_to = await connection.fetchval(f"SELECT {epochs.DROPPED_TO}")
     if dropped_to is not None and 0 < after < dropped_to:
         raise PositionGone(dropped_to)
 

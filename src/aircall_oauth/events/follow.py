@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aircall_oauth.events.store import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 
 # So much of the log in one transaction.
@@ -13,7 +14,7 @@ WINDOW = 50_000
 BEGIN = text("INSERT INTO log_reader (name, position) VALUES (:name, 0) ON CONFLICT DO NOTHING")
 # Where another worker is at it, there is nothing to do.
 STAND = text("SELECT position FROM log_reader WHERE name = :name FOR UPDATE SKIP LOCKED")
-HEAD = text("SELECT coalesce(max(position), 0) FROM event")
+HEAD = text(f"SELECT {NEWEST_POSITION}")
 MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
 
 # Notes what the positions after the first and up to the second tell.

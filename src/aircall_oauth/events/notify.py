@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 from aircall_oauth.errors import DatabaseAway
+from aircall_oauth.events import store
 from aircall_oauth.events.store import CHANNEL
 from aircall_oauth.storage.database import AWAY, Database, reason
 from aircall_oauth.telemetry import log
@@ -104,7 +105,7 @@ async def _announce_and_poll(connection: asyncpg.Connection, bell: Bell, committ
             await connection.execute(f"NOTIFY {CHANNEL}")
             await asyncio.sleep(COALESCE_SECONDS)
         else:
-            found = await connection.fetchval("SELECT coalesce(max(position), 0) FROM event")
+            found = await store.newest_position(connection)
             if found != newest:
                 bell.ring()
             newest = found

@@ -20,6 +20,8 @@ from aircall_oauth.storage.models.events import EventDraft, EventSource
 from aircall_oauth.storage.models.installations import Gap, Installation
 
 CHANNEL = "aircall_oauth_log"
+# The newest position of the log, as an expression; 0 where the log is empty.
+NEWEST_POSITION = "(SELECT coalesce(max(position), 0) FROM event)"
 # The sessions that have the log's lock: the lock's number in the two halves that PostgreSQL shows.
 HOLDERS = f"""
     SELECT a.pid, a.wait_event_type, clock_timestamp() - a.state_change AS held_for
@@ -64,6 +66,12 @@ async def fill(
     draft.times = [one.occurred_at for one in missed]
     draft.texts = [one.data for one in missed]
     await _add(session, draft)
+
+
+async def newest_position(connection: asyncpg.Connection) -> int:
+    """Return the newest position of the log; 0 where the log is empty."""
+    position: int = await connection.fetchval(f"SELECT {NEWEST_POSITION}")
+    return position
 
 
 async def free(connection: asyncpg.Connection) -> int:

@@ -6,7 +6,7 @@ Not when somebody scrapes: how often the database is asked must not depend on wh
 import json
 from enum import StrEnum
 
-from aircall_oauth.events.store import HOLDERS
+from aircall_oauth.events.store import HOLDERS, NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
@@ -28,7 +28,7 @@ UP = f"health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}'"
 # More than can be told: those that most need a look, so that the worst is always among them.
 SUBSCRIPTIONS = f"""
     SELECT id, json_build_object(
-        'lag', greatest((SELECT coalesce(max(position), 0) FROM event) - position, 0),
+        'lag', greatest({NEWEST_POSITION} - position, 0),
         'lag_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - ({OLDEST_UNREAD})), 0), 0),
         'up', {UP},
         'parked', {BESIDE.format("IS NULL")},

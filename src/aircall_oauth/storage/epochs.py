@@ -15,7 +15,10 @@ DATABASE = """
               (SELECT oid FROM pg_database WHERE datname = current_database()),
               left(pg_walfile_name(pg_current_wal_lsn()), 8))
 """
-END = "greatest((SELECT max(position) FROM event), (SELECT max(dropped_to) FROM log_start), 0)"
+# The last position that was dropped with its day; NULL where none was.
+DROPPED_TO = "(SELECT max(dropped_to) FROM log_start)"
+# Where the log ends, be its last events dropped or not.
+END = f"greatest((SELECT max(position) FROM event), {DROPPED_TO}, 0)"
 IS_KNOWN = f"""
     SELECT CASE WHEN pg_is_in_recovery() THEN true
            ELSE coalesce((SELECT database = {DATABASE} FROM log_epoch ORDER BY number DESC LIMIT 1), false) END

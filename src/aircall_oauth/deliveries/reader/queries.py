@@ -11,6 +11,7 @@ import msgspec
 
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader.queue import Item
+from aircall_oauth.events import store
 from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
@@ -19,7 +20,6 @@ FAR = 50_000
 # Positions may have gaps: where a commit failed, and where a day was dropped.
 SPARE = 1000
 CHAIN = 32
-HEAD = "SELECT coalesce(max(position), 0) FROM event"
 DUE = f"""
     SELECT {COLUMNS}, attempts FROM (
         SELECT *, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past FROM event JOIN (
@@ -155,7 +155,7 @@ async def read(
 ) -> tuple[list[Item], int, bool]:
     """The next events past a position; the place up to which there are no others; whether there is more to read."""
     conditions, values = wanted.sql(first=5)
-    head = await connection.fetchval(HEAD)
+    head = await store.newest_position(connection)
     # Bounded always: without statistics of a new day the database sorts all that lies ahead, for a few of them.
     end = min(head, after + (FAR if conditions else limit + SPARE))
     if end <= after:
@@ -167,12 +167,6 @@ async def read(
     return items, end, end < head
 
 
-async def newest(connection: asyncpg.Connection) -> int:
-    """The position at which the log ends."""
-    position: int = await connection.fetchval(HEAD)
-    return position
-
-
 async def came(
     connection: asyncpg.Connection, after: int, *, limit: int, most_bytes: int
 ) -> tuple[list[EventJson], int, bool]:
@@ -181,7 +175,7 @@ async def came(
     rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
     if not rows:
         # The end of the log is asked for before what lies ahead of it: what is committed in between must not be passed.
-        head = await newest(connection)
+        head = await store.newest_position(connection)
         end = min(head, end)
         if head <= after:
             return [], head, False

@@ -11,6 +11,7 @@ from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader import queries
 from aircall_oauth.deliveries.reader.queries import message_of
 from aircall_oauth.deliveries.reader.queue import ITEM_BYTES, Item
+from aircall_oauth.events import store
 from aircall_oauth.events.query import EventJson, Filter
 
 PAGE = 500
@@ -55,7 +56,7 @@ class Tail:
     async def follow(self, connection: asyncpg.Connection) -> bool:
         """Read what came since; whether there is more. The first time it only learns where the log ends."""
         if self.head is None:
-            self.start = self.head = await queries.newest(connection)
+            self.start = self.head = await store.newest_position(connection)
             return False
         events, read_to, more = await queries.came(connection, self.head, limit=PAGE, most_bytes=PAGE_BYTES)
         # The log is shorter than it was, or what comes next lies far ahead: those behind it read for themselves.
