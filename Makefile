@@ -57,6 +57,7 @@ bench: setup ## measure against a no-op and a plain handler, in one run (some mi
 	$(BIN)/python -m bench.proxy
 	$(BIN)/python -m bench.rotation
 	$(BIN)/python -m bench.upkeep
+	$(BIN)/python -m bench.start
 
 check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
 	$(BIN)/ruff format --check .

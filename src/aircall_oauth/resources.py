@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from sqlalchemy import Row, text
@@ -25,7 +25,9 @@ from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import Place, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
-from aircall_oauth.telemetry.tracing import Tracing, open_tracing
+
+if TYPE_CHECKING:
+    from aircall_oauth.telemetry.tracing import Tracing
 
 logger = log.get(__name__)
 
@@ -60,7 +62,7 @@ class Resources:
     aircall: Aircall
     relay: Relay
     metrics: Metrics
-    tracing: Tracing | None
+    tracing: "Tracing | None"
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
     chore_ended_at: float | None = field(default=None, init=False)
@@ -157,7 +159,7 @@ async def open_resources(
 
     A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
     """
-    tracing = open_tracing(span_exporter) if settings.traces else None
+    tracing = _tracing(span_exporter) if settings.traces else None
     own_transport, callers_transport = (
         (aircall_transport, aircall_transport) if aircall_transport else _transports(settings)
     )
@@ -189,6 +191,12 @@ async def open_resources(
         await database.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+def _tracing(span_exporter: Any) -> "Tracing":
+    from aircall_oauth.telemetry.tracing import open_tracing
+
+    return open_tracing(span_exporter)
 
 
 def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, Place], None] | None = None) -> Vault:

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from aircall_oauth.cli.running import say, usage, with_resources
-from aircall_oauth.settings import parse_duration
+from aircall_oauth.cli.running import duration, say, with_resources
 
 events_app = typer.Typer(help="The log of events.", no_args_is_help=True)
 
@@ -18,7 +17,7 @@ def drop_events(
     """Drop all old days of the log now. The worker drops one in ten minutes, counted back from the newest event."""
     from aircall_oauth.events import retention
 
-    age = usage(parse_duration, older_than, "--older-than")
+    age = duration(older_than, "--older-than")
     if not yes:
         typer.confirm(f"Drop every day of the log that ended more than {older_than} ago, for every reader?", abort=True)
     days = with_resources(lambda resources: retention.drop_all_before(resources, age))

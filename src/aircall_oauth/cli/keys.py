@@ -5,9 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
-from aircall_oauth.cli.running import fail, say, usage, with_resources
+from aircall_oauth.cli.running import duration, fail, say, usage, with_resources
 from aircall_oauth.errors import OutputLost
-from aircall_oauth.settings import parse_duration
 
 keys_app = typer.Typer(help="API keys of the partner's systems.", no_args_is_help=True)
 
@@ -27,7 +26,7 @@ def create_key(
 
     wanted = _scopes(scopes)
     rules = _aircall_rules(aircall or [], wanted)
-    lifetime = None if expires is None else usage(parse_duration, expires, "--expires")
+    lifetime = None if expires is None else duration(expires, "--expires")
 
     async def make(resources: Any) -> None:
         secret = await keys.create(

@@ -7,20 +7,21 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import SecretStr
 
 from aircall_oauth.cli import terminal
 from aircall_oauth.cli.backfill import backfill_app
 from aircall_oauth.cli.events import events_app
 from aircall_oauth.cli.installations import installations_app
 from aircall_oauth.cli.keys import keys_app
-from aircall_oauth.cli.running import AsJson, collect, fail, run, say, usage, with_resources
+from aircall_oauth.cli.running import AsJson, collect, duration, fail, run, say, usage, with_resources
 from aircall_oauth.cli.secrets import secrets_app
 from aircall_oauth.errors import OutputLost, SettingsInvalid
-from aircall_oauth.settings import Settings, parse_duration, read_database_url
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 app = typer.Typer(
     name="aircall-oauth",
@@ -66,7 +67,7 @@ def migrate(
     """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
     from aircall_oauth.storage import database
 
-    wait = usage(parse_duration, lock_wait, "--lock-wait")
+    wait = duration(lock_wait, "--lock-wait")
     run(lambda settings: database.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=say))
     say("The schema is up to date.")
 
@@ -92,7 +93,7 @@ def dev(
         if error.name != "aircall_oauth.sandbox":
             raise
         fail("The sandbox is not part of this installation; run it from a checkout with `make run`.")
-    url = None if database_url is None else usage(read_database_url, SecretStr(database_url), "--database-url")
+    url = None if database_url is None else usage(_database_url, database_url, "--database-url")
     raise typer.Exit(
         sandbox.run(demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port, database_url=url)
     )
@@ -110,7 +111,7 @@ def revoke_all(
     """
     from aircall_oauth.installations.disconnect import revoke_all as revoking
 
-    give_up = usage(parse_duration, give_up_after, "--give-up-after")
+    give_up = duration(give_up_after, "--give-up-after")
     todo = with_resources(revoking.count)
     if not yes:
         typer.confirm(
@@ -133,8 +134,9 @@ def examine(
 ) -> None:
     """Look at everything that can be wrong, and say what to do. Exit code 1 where something does not work."""
     from aircall_oauth.operations import doctor
+    from aircall_oauth.settings import Settings
 
-    silent = usage(parse_duration, silent_after, "--silent-after")
+    silent = duration(silent_after, "--silent-after")
     try:
         Settings.load()
     except SettingsInvalid as error:
@@ -169,6 +171,14 @@ def show_audit(
                 for a in found
             ),
         )
+
+
+def _database_url(text: str) -> "SecretStr":
+    from pydantic import SecretStr
+
+    from aircall_oauth.settings import read_database_url
+
+    return read_database_url(SecretStr(text))
 
 
 def main() -> None:

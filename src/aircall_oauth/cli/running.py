@@ -1,16 +1,16 @@
 """Run a command: settings, resources, errors as one line."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any, NoReturn, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-import uvloop
 
 from aircall_oauth.cli import terminal
 from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
-from aircall_oauth.settings import Settings
-from aircall_oauth.telemetry import log
+
+if TYPE_CHECKING:
+    from aircall_oauth.settings import Settings
 
 T = TypeVar("T")
 Given = TypeVar("Given")
@@ -18,8 +18,15 @@ Given = TypeVar("Given")
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
 
 
-def run(command: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+def run(command: "Callable[[Settings], Coroutine[Any, Any, T]]") -> T:
     """Run one command with the settings of the environment; one line and exit code 1 where it can't be done."""
+    import asyncio
+
+    import uvloop
+
+    from aircall_oauth.settings import Settings
+    from aircall_oauth.telemetry import log
+
     try:
         settings = Settings.load()
         log.configure(settings.log_level, settings.log_format)
@@ -36,7 +43,7 @@ def run(command: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
 def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     from aircall_oauth.resources import open_resources
 
-    async def command(settings: Settings) -> T:
+    async def command(settings: "Settings") -> T:
         async with open_resources(settings) as resources:
             return await work(resources)
 
@@ -46,6 +53,7 @@ def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 def _in_one_line(error: Exception) -> str:
     """What went wrong and what to do, of our own errors and the database's; any other one is a bug, and raised."""
     from aircall_oauth.storage.faults import DRIVER_ERRORS, explain
+    from aircall_oauth.telemetry import log
 
     cause = error.__cause__ if isinstance(error, DatabaseAway) else error
     if isinstance(error, AppError) and (cause is None or cause is error):
@@ -68,6 +76,13 @@ def usage(read: Callable[[Given], T], text: Given, option: str) -> T:
         return read(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def duration(text: str, option: str) -> timedelta:
+    """Read an option's duration, such as `30d`."""
+    from aircall_oauth.settings import parse_duration
+
+    return usage(parse_duration, text, option)
 
 
 def say(line: str) -> None:

@@ -10,14 +10,13 @@ from io import TextIOWrapper
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
-from rich.console import Console
-
 from aircall_oauth.errors import OutputLost
-from aircall_oauth.telemetry.log import readable
+from aircall_oauth.telemetry.text import readable
 
 if TYPE_CHECKING:
     # For the names only: the front desk imports late.
+    from rich.console import Console
+
     from aircall_oauth.installations.disconnect.revoke_all import Progress, Report
     from aircall_oauth.operations.doctor import Finding
     from aircall_oauth.operations.rotation import Rotation
@@ -72,6 +71,8 @@ def say(text: str) -> None:
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
     """A table, no cell of it cut; on a terminal that is too narrow, each row as lines of its own."""
+    from rich.cells import cell_len
+
     names = list(columns)
     cells = [[readable(cell or "-") for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
@@ -82,6 +83,8 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) ->
 
 
 def _as_row(cells: list[str], widths: list[int]) -> str:
+    from rich.cells import cell_len
+
     padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
     return "  ".join(padded).rstrip()
 
@@ -130,7 +133,7 @@ def progress() -> "Iterator[Callable[[Progress], None]]":
     from rich import progress as bar
 
     columns = (bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(), bar.TimeElapsedColumn())
-    with bar.Progress(*columns, console=Console(stderr=True), disable=not _is_watched()) as bars:
+    with bar.Progress(*columns, console=_stderr(), disable=not _is_watched()) as bars:
         here, there = bars.add_task("ended here", total=None), bars.add_task("undone at Aircall", total=None)
 
         def tell(done: "Progress") -> None:
@@ -151,7 +154,7 @@ def rotation_bar() -> "Iterator[Callable[[Rotation], None]]":
         bar.MofNCompleteColumn(),
         bar.TimeRemainingColumn(),
     )
-    with bar.Progress(*columns, console=Console(stderr=True), disable=not _is_watched()) as bars:
+    with bar.Progress(*columns, console=_stderr(), disable=not _is_watched()) as bars:
         task = bars.add_task("sealed anew", total=None)
         yield lambda rotation: bars.update(task, total=rotation.total, completed=rotation.done)
 
@@ -161,9 +164,15 @@ def share() -> Iterator[Callable[[float, str], None]]:
     """One bar on stderr, told how much of the whole is done, and a word to it; nothing in a pipe."""
     from rich import progress as bar
 
-    with bar.Progress(console=Console(stderr=True), disable=not _is_watched()) as bars:
+    with bar.Progress(console=_stderr(), disable=not _is_watched()) as bars:
         task = bars.add_task("", total=1.0)
         yield lambda done, word: bars.update(task, completed=done, description=word)
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def minute(at: datetime | None) -> str | None:

@@ -25,7 +25,7 @@ from aircall_oauth.sandbox.children import Child, DevError, free_port, require_f
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
 from aircall_oauth.storage import database
-from aircall_oauth.telemetry.log import readable
+from aircall_oauth.telemetry.text import readable
 
 SERVICE_PORT = 8000
 AIRCALL_PORT = 8100

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.datastructures import Headers
@@ -11,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth.errors import AppError, BodyTooLarge
 from aircall_oauth.telemetry import log
-from aircall_oauth.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from aircall_oauth.telemetry.tracing import Tracing
 
 logger = log.get(__name__)
 
@@ -77,7 +80,7 @@ class Edge:
             )
 
 
-async def in_a_span(tracing: Tracing, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def in_a_span(tracing: "Tracing", app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request inside its span."""
     status = 0
 

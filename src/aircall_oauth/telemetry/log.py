@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import structlog
 from pydantic import SecretStr
 
+from aircall_oauth.telemetry.text import readable
+
 OURS = "aircall_oauth"
 # Chatty libraries print addresses, headers and statement parameters below this level.
 LIBRARIES_LEVEL = logging.WARNING
@@ -90,11 +92,6 @@ def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> Mutabl
         if name.lower() in SECRET_NAMES or isinstance(value, SecretStr):
             line[name] = "(hidden)"
     return line
-
-
-def readable(text: str) -> str:
-    """Text on one line with control characters, and others that cannot be seen, as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _make_readable(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
