@@ -13,13 +13,11 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks, locks
-from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage import batches, clocks, locks
 from aircall_oauth.storage.models.access import Audit
 from aircall_oauth.storage.models.base import new_id
 
 MINUTE = timedelta(minutes=1)
-BATCH = 5000
 COLUMNS = "id, actor, action, installation_id, request_id, address, outcome"
 FORGET = """
     DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)
@@ -129,9 +127,4 @@ async def lines(resources: Resources, *, installation_id: str | None = None, lim
 async def forget_old(resources: Resources) -> None:
     """The worker's chore: drop lines past `AIRCALL_OAUTH_AUDIT_RETENTION`, some at a time."""
     before = await clocks.agreed_now(resources.database) - resources.settings.audit_retention
-    forgotten = BATCH
-    while forgotten == BATCH:
-        with database_errors():
-            async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(FORGET, before, BATCH)
-        forgotten = int(answer.split()[-1])
+    await batches.delete(resources.database, FORGET, before)

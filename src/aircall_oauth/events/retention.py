@@ -1,9 +1,9 @@
 """The worker's chores around the log: days made ahead, days dropped, fingerprints forgotten."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks, partitions
+from aircall_oauth.storage import batches, clocks, partitions
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.telemetry import log
 
@@ -11,7 +11,6 @@ logger = log.get(__name__)
 
 # Aircall repeats an event for hours; a fingerprint older than this can meet no repeat.
 FINGERPRINTS_KEPT = timedelta(days=7)
-BATCH = 5000
 # A fingerprint begins with the time of its event, so the old ones come first. An old event may have come late, though.
 FORGET = """
     WITH old AS MATERIALIZED (
@@ -85,15 +84,7 @@ async def forget_fingerprints(resources: Resources) -> None:
     while last is not None:
         with database_errors():
             async with resources.database.driver_connection() as connection:
-                last = await connection.fetchval(FORGET, last, now - FINGERPRINTS_KEPT, BATCH)
-    await _in_batches(resources, FORGET_AHEAD, now, now - FINGERPRINTS_KEPT)
-    await _in_batches(resources, FORGET_CALLS, now - resources.settings.event_retention - CALLS_OUTLAST_EVENTS)
-
-
-async def _in_batches(resources: Resources, statement: str, *moments: datetime) -> None:
-    forgotten = BATCH
-    while forgotten == BATCH:
-        with database_errors():
-            async with resources.database.driver_connection() as connection:
-                answer = await connection.execute(statement, *moments, BATCH)
-        forgotten = int(answer.split()[-1])
+                last = await connection.fetchval(FORGET, last, now - FINGERPRINTS_KEPT, batches.BATCH)
+    await batches.delete(resources.database, FORGET_AHEAD, now, now - FINGERPRINTS_KEPT)
+    calls_before = now - resources.settings.event_retention - CALLS_OUTLAST_EVENTS
+    await batches.delete(resources.database, FORGET_CALLS, calls_before)
