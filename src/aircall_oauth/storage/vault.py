@@ -5,8 +5,6 @@ A sealed secret is text: `v1.<key id>.<base64url(nonce + ciphertext + tag)>`, AE
 Every purpose works with a key of its own, derived from the configured one.
 """
 
-import base64
-import binascii
 import hmac
 import os
 from collections import Counter
@@ -21,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
+from aircall_oauth.storage import base64url
 
 VERSION = "v1"
 NONCE_BYTES = 12
@@ -91,7 +90,7 @@ class Vault:
         key_id = next(iter(self._sealing_keys))
         nonce = os.urandom(NONCE_BYTES)
         box = nonce + self._cipher(key_id, purpose).encrypt(nonce, clear, _associated(key_id, associated))
-        return f"{VERSION}.{key_id}.{base64.urlsafe_b64encode(box).decode().rstrip('=')}"
+        return f"{VERSION}.{key_id}.{base64url.encode(box)}"
 
     def _open(self, sealed: str, *, purpose: str, associated: str) -> bytes:
         key_id, box = _read_envelope(sealed)
@@ -110,14 +109,13 @@ class Vault:
 def _read_envelope(sealed: str) -> tuple[str, bytes]:
     version, _, rest = sealed.partition(".")
     key_id, _, text = rest.partition(".")
-    try:
-        # The alphabet is checked here because Python's decoder skips what it does not know,
-        # and a sealed value must have one spelling only.
-        box = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise SealBroken from None
-    if version != VERSION or not key_id or base64.urlsafe_b64encode(box).decode().rstrip("=") != text:
+    if version != VERSION or not key_id:
         raise SealBroken
+    try:
+        # A sealed value has one spelling only.
+        box = base64url.decode(text)
+    except ValueError:
+        raise SealBroken from None
     return key_id, box
 
 

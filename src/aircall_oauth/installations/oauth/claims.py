@@ -5,7 +5,6 @@ own (OAuth session fixation) never gets to see it, and nobody else's claim is ac
 """
 
 import asyncio
-import base64
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -29,7 +28,7 @@ from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.oauth.state import FlowState
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks
+from aircall_oauth.storage import base64url, clocks
 from aircall_oauth.storage.database import again_if_undone, commit_durably
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import Claim, Installation, InstallationStatus
@@ -47,7 +46,7 @@ HOLDING = {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
 
 def code_of(vault: Vault, flow_id: str) -> SecretStr:
     """A flow's claim code: derived, so that a repeated callback carries the same one and nobody has to keep it."""
-    return SecretStr(base64.urlsafe_b64encode(vault.fingerprint(flow_id, "claim-code")).decode().rstrip("="))
+    return SecretStr(base64url.encode(vault.fingerprint(flow_id, "claim-code")))
 
 
 def new_claim(vault: Vault, flow: FlowState, installation: Installation, *, beside: SecretStr | None) -> Claim:

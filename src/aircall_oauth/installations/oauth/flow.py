@@ -5,7 +5,6 @@ be spent, so it is never exchanged again, and the way out is to start again.
 """
 
 import asyncio
-import base64
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -49,7 +48,7 @@ from aircall_oauth.installations.oauth.brake import Turn
 from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks, locks
+from aircall_oauth.storage import base64url, clocks, locks
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import Flow, FlowStatus, Installation, InstallationStatus
 from aircall_oauth.storage.models.sealed import TOKEN_PURPOSE
@@ -454,11 +453,11 @@ def _tell(installation: Installation, identity: Identity) -> None:
 
 def _verifier(resources: Resources, flow_id: str) -> str:
     """The flow's PKCE secret (RFC 7636), derived, so that no replica has to remember it."""
-    return base64.urlsafe_b64encode(resources.vault.fingerprint(flow_id, "pkce")).decode().rstrip("=")
+    return base64url.encode(resources.vault.fingerprint(flow_id, "pkce"))
 
 
 def _challenge(verifier: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+    return base64url.encode(hashlib.sha256(verifier.encode()).digest())
 
 
 def with_query(url: str, query: Mapping[str, str]) -> str:
