@@ -1,9 +1,11 @@
-"""Connections over which many requests go out: to Aircall for its callers, and to the partner's systems."""
+"""What all our HTTP clients share: connections over which many requests go out, and reading `Retry-After`."""
 
 import asyncio
 import base64
 import socket
 import ssl
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -119,3 +121,23 @@ def open_session(connector: aiohttp.TCPConnector, **options: Any) -> aiohttp.Cli
     # It would send a PUT or a DELETE once more on its own. There is no public way to say no.
     session._retry_connection = False
     return session
+
+
+def retry_after_seconds(told: str | None, *, most: float, dates: bool = False) -> float | None:
+    """Return the pause that a `Retry-After` header asks for (RFC 9110, 10.2.3), from 0 to `most` seconds.
+
+    None where there is no such header or it cannot be read; a date counts with `dates` only.
+    """
+    told = (told or "").strip()
+    if told.isascii() and told.isdigit():
+        seconds = float(told[:10])
+    elif told and dates:
+        try:
+            at = parsedate_to_datetime(told)
+            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+        # A date that no calendar has: an error of a few kinds, by where it is noticed.
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            return None
+    else:
+        return None
+    return min(max(seconds, 0.0), most)

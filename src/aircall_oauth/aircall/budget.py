@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from aircall_oauth.errors import BudgetSpent
+from aircall_oauth.http_client import retry_after_seconds
 from aircall_oauth.storage.database import Database
 from aircall_oauth.telemetry import log
 
@@ -150,7 +151,7 @@ def told(status: int, headers: Mapping[str, str]) -> Told | None:
     remaining = _number(headers.get("x-aircallapi-remaining"))
     if status != 429 and remaining is None:
         return None
-    until = _number(headers.get("retry-after"))
+    until = retry_after_seconds(headers.get("retry-after"), most=LONGEST_CLOSED_SECONDS)
     if until is None:
         until = _number(headers.get("x-aircallapi-reset"))
     if until is not None and until >= MILLISECONDS_FROM:

@@ -36,6 +36,7 @@ from aircall_oauth.aircall.payloads import (
     error_reason,
 )
 from aircall_oauth.errors import AircallBusy, AircallRefused, AircallUnavailable
+from aircall_oauth.http_client import retry_after_seconds
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -345,15 +346,14 @@ def _json(body: bytes) -> Any:
 
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds to stay away, a day at most, where told: `Retry-After`, or when Aircall's own minute begins anew."""
-    value, reset_at = response.headers.get("retry-after", ""), response.headers.get("x-aircallapi-reset", "")
-    if value.isdecimal():
-        return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
-    if response.status_code == 429 and reset_at.isdecimal():
+    seconds = retry_after_seconds(response.headers.get("retry-after"), most=LONGEST_RETRY_AFTER_SECONDS)
+    reset_at = response.headers.get("x-aircallapi-reset", "")
+    if seconds is None and response.status_code == 429 and reset_at.isdecimal():
         # A timestamp whose unit Aircall does not document.
         moment = float(reset_at)
         seconds = (moment if moment < MILLISECONDS_FROM else moment / 1000) - time.time()
         return min(max(0.0, seconds), LONGEST_RETRY_AFTER_SECONDS)
-    return None
+    return seconds
 
 
 def _read(model: type[Answer], content: Any) -> Answer:

@@ -4,8 +4,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +16,7 @@ from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.deliveries.destinations.addresses import AddressBlocked, Guard, JudgingResolver
 from aircall_oauth.deliveries.destinations.answers import AnswerConnector, Flooded
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
-from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, tls_reason, trust
+from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, retry_after_seconds, tls_reason, trust
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -144,20 +142,7 @@ def _judge(response: aiohttp.ClientResponse) -> Outcome:
 
 
 def _retry_after(told: str | None) -> float | None:
-    """Seconds, told as a number or as a date; at most an hour."""
-    if told is None:
-        return None
-    told = told.strip()
-    if told.isascii() and told.isdigit():
-        seconds = float(told[:10])
-    else:
-        try:
-            at = parsedate_to_datetime(told)
-            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-        # A date that no calendar has: an error of a few kinds, by where it is noticed.
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+    return retry_after_seconds(told, most=LONGEST_RETRY_AFTER_SECONDS, dates=True)
 
 
 def _word(error: Exception) -> str:
