@@ -21,7 +21,7 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.storage import database
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "bench-webhook-token"
@@ -82,7 +82,7 @@ async def prepare(url: str) -> str:
     """A migrated database with one installation whose webhook has `TOKEN`; the installation's id."""
     await database.migrate(url)
     vault, installation_id = vault_of(settings_for(url)), new_id("ins")
-    sealed = vault.seal("bench-access-token", Place(TOKEN_COLUMN, installation_id))
+    sealed = vault.seal("bench-access-token", SealedAt(TOKEN_COLUMN, installation_id))
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")

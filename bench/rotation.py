@@ -23,7 +23,7 @@ from aircall_oauth.resources import open_resources, vault_of
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from bench import ground
 from bench.ground import Server
 
@@ -115,7 +115,7 @@ async def _fill(url: str, count: int) -> list[str]:
     ids = [new_id("ins") for _ in range(count)]
     columns = ["id", "status", "company_id", "integration_id", "token_sealed", "token_fingerprint", "connected_at"]
     records = [
-        (one, "active", 10 + n, 10 + n, vault.seal(token, Place(TOKEN_COLUMN, one)), print_, now())
+        (one, "active", 10 + n, 10 + n, vault.seal(token, SealedAt(TOKEN_COLUMN, one)), print_, now())
         for n, one in enumerate(ids)
         for token in (f"token-of-{one}",)
         for print_ in (vault.fingerprint(token, TOKEN_PURPOSE),)

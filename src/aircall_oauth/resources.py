@@ -22,7 +22,7 @@ from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import Database, newest_schema_version, reason
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.models.sealed import SEALED, Sealed
-from aircall_oauth.storage.vault import Place, Vault
+from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 
@@ -136,7 +136,7 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
     """A key fits where it opens one of the rows: another one that is damaged is no reason for all to stay down."""
     for row in rows:
         try:
-            opened = vault.open(row.secret, Place(sealed.place, row.id))
+            opened = vault.open(row.secret, SealedAt(sealed.place, row.id))
         except SealError as error:
             refusal = error
             continue
@@ -199,7 +199,7 @@ def _tracing(span_exporter: Any) -> "Tracing":
     return open_tracing(span_exporter)
 
 
-def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, Place], None] | None = None) -> Vault:
+def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, SealedAt], None] | None = None) -> Vault:
     """A vault with the keys of the settings."""
     return Vault(settings.sealing_keys, settings.fingerprint_key_bytes, on_refusal=on_refusal)
 
@@ -217,7 +217,7 @@ def trust_for_aircall() -> ssl.SSLContext:
     return trust(httpx.create_ssl_context(trust_env=False))
 
 
-def _alarm(metrics: Metrics, error: SealError, place: Place) -> None:
+def _alarm(metrics: Metrics, error: SealError, place: SealedAt) -> None:
     """A row that does not open was damaged or tampered with, or its key is gone: somebody must look."""
     metrics.seal_refused()
     logger.error("a sealed secret does not open", alarm=True, reason=error.code(), place=str(place))

@@ -116,7 +116,7 @@ async def test_what_nobody_claimed_is_erased(database_url: str) -> None:
         assert [company.integration.active for company in service.aircall.companies] == [True, False, False]
 
 
-async def test_it_can_be_disconnected(service: Service) -> None:
+async def test_it_can_be_disconnected(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     damaged, _ = await damaged_and_well(service)
     partner = await service.partner()
 
@@ -125,7 +125,9 @@ async def test_it_can_be_disconnected(service: Service) -> None:
 
     assert (answer.status_code, shown["status"]) == (204, "removed")
     assert await service.sql("SELECT 1 FROM farewell") == []
-    assert service.resources.vault.refusals == {"seal_broken": 1}
+    alarms = [said.msg for said in caplog.records if isinstance(said.msg, dict) and said.msg.get("alarm")]
+    assert [alarm["reason"] for alarm in alarms] == ["seal_broken"]
+    assert service.resources.metrics.registry.get_sample_value("aircall_oauth_seal_refusals_total") == 1
 
 
 async def test_everything_can_be_revoked_and_what_is_left_at_aircall_is_told(service: Service) -> None:

@@ -22,7 +22,7 @@ from aircall_oauth.server.protocol import BoundedServer, Protocol
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from tests.support.service import Service, loop_turns, settings_for, until
 
 TOKEN = "c4n4ry-access-token"
@@ -177,7 +177,7 @@ async def connected(resources: Resources, company_id: int = 70077, owner: str | 
             installation_id,
             owner,
             company_id,
-            resources.vault.seal(TOKEN, Place(TOKEN_COLUMN, installation_id)),
+            resources.vault.seal(TOKEN, SealedAt(TOKEN_COLUMN, installation_id)),
             resources.vault.fingerprint(TOKEN, TOKEN_PURPOSE),
         )
     return installation_id

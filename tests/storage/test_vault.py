@@ -11,12 +11,12 @@ from pydantic import SecretStr
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
 from aircall_oauth.resources import vault_of
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
-from aircall_oauth.storage.vault import NONCE_BYTES, Place, Vault
+from aircall_oauth.storage.vault import NONCE_BYTES, SealedAt, Vault
 from tests.support.service import settings_for
 
 KEY, OTHER_KEY, FINGERPRINT_KEY = b"k" * 32, b"o" * 32, b"f" * 32
 SECRET = "an-access-token"
-PLACE = Place(TOKEN_COLUMN, "ins_1")
+PLACE = SealedAt(TOKEN_COLUMN, "ins_1")
 BASE64URL = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 SECRETS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -40,7 +40,7 @@ def box_of(sealed: str) -> bytes:
 @given(SECRETS, SECRETS, SECRETS)
 @example("", "", "")
 def test_what_is_sealed_opens_at_its_place(secret: str, column: str, row_id: str) -> None:
-    place = Place(column, row_id)
+    place = SealedAt(column, row_id)
 
     sealed = VAULT.seal(secret, place)
 
@@ -115,14 +115,14 @@ def test_a_sealed_secret_has_one_spelling() -> None:
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        Place(TOKEN_COLUMN, "ins_2"),
-        Place("webhook.token_sealed", "ins_1"),
-        Place("", ""),
-        Place(TOKEN_COLUMN, ""),
-        Place(TOKEN_COLUMN, "INS_1"),
+        SealedAt(TOKEN_COLUMN, "ins_2"),
+        SealedAt("webhook.token_sealed", "ins_1"),
+        SealedAt("", ""),
+        SealedAt(TOKEN_COLUMN, ""),
+        SealedAt(TOKEN_COLUMN, "INS_1"),
     ],
 )
-def test_a_sealed_secret_moved_to_another_place_does_not_open(elsewhere: Place) -> None:
+def test_a_sealed_secret_moved_to_another_place_does_not_open(elsewhere: SealedAt) -> None:
     sealed = VAULT.seal(SECRET, PLACE)
 
     with pytest.raises(SealBroken):
@@ -135,7 +135,7 @@ def test_a_message_does_not_open_for_another_purpose_or_as_a_secret() -> None:
     with pytest.raises(SealBroken):
         VAULT.open_message(message, "claim")
     with pytest.raises(SealBroken):
-        VAULT.open(message, Place("oauth-state", ""))
+        VAULT.open(message, SealedAt("oauth-state", ""))
     with pytest.raises(SealBroken):
         VAULT.open_message(VAULT.seal(SECRET, PLACE), str(PLACE))
 
@@ -236,7 +236,7 @@ def test_errors_and_the_vault_show_no_key_and_no_secret() -> None:
     sealed = VAULT.seal(SECRET, PLACE)
 
     with pytest.raises(SealBroken) as broken:
-        VAULT.open(sealed, Place("x", "y"))
+        VAULT.open(sealed, SealedAt("x", "y"))
 
     shown = f"{broken.value!r} {broken.value} {VAULT!r} {VAULT.open(sealed, PLACE)!r}"
     assert SECRET not in shown

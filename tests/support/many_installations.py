@@ -7,7 +7,7 @@ from aircall_oauth.sandbox.aircall.companies import Company, Integration
 from aircall_oauth.sandbox.aircall.grants import Token
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from tests.support.service import Service
 
 FIRST_COMPANY = 100_000
@@ -32,7 +32,7 @@ async def install_many(service: Service, count: int) -> None:
         aircall.companies.append(Company(company, "Demo", 1, {55010: "Desk"}, integration))
         aircall.grants.tokens[token] = Token(token, company, 0)
         hook = our_webhook(service, company)
-        sealed = vault.seal(token, Place(TOKEN_COLUMN, installation_id))
+        sealed = vault.seal(token, SealedAt(TOKEN_COLUMN, installation_id))
         installations.append((installation_id, company, sealed, vault.fingerprint(token, TOKEN_PURPOSE), at))
         fingerprint = vault.fingerprint(hook.token, WEBHOOK_TOKEN_PURPOSE)
         webhooks.append((f"whk_{number:032x}", installation_id, hook.webhook_id, fingerprint, at))

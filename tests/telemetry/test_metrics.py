@@ -25,7 +25,7 @@ from aircall_oauth.installations import tokens
 from aircall_oauth.operations import measure
 from aircall_oauth.server import worker
 from aircall_oauth.server.metrics_port import CHORES_HANG_SECONDS, MetricsDoors
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
 from tests.support.processes import World, eventually, world
 from tests.support.receivers import LOOPBACK, answer_with, fill, receiver, subscribe, tell
@@ -326,7 +326,7 @@ async def test_a_sealed_value_that_does_not_open_is_counted(service: Service) ->
     opens = value(service, "seal_refusals_total")
 
     with pytest.raises(SealBroken):
-        service.resources.vault.open(row["token_sealed"], Place("installation.other_column", installation))
+        service.resources.vault.open(row["token_sealed"], SealedAt("installation.other_column", installation))
 
     assert (opens, value(service, "seal_refusals_total")) == (0, 1)
 

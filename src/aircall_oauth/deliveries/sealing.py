@@ -5,7 +5,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import SubscriptionKind
 from aircall_oauth.storage.models.sealed import URL_COLUMN
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 
 BATCH = 500
 IN_CLEAR = f"""
@@ -29,4 +29,4 @@ async def seal_urls(resources: Resources) -> None:
 
 def _sealed(resources: Resources, subscription_id: str, url: str) -> tuple[str, str, str, str]:
     kept = registry.kept_url(SubscriptionKind.HTTP, url)
-    return subscription_id, url, kept, resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
+    return subscription_id, url, kept, resources.vault.seal(url, SealedAt(URL_COLUMN, subscription_id))

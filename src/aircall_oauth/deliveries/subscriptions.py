@@ -37,7 +37,7 @@ from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.deliveries import Health, Parked, Subscription, SubscriptionKind, SubscriptionStatus
 from aircall_oauth.storage.models.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -73,7 +73,7 @@ async def create(
     fields |= await _addressed(resources, key, kind, subscription_id, fields["url"])
     secret = signatures.new_secret() if kind == SubscriptionKind.HTTP else None
     if secret is not None:
-        fields["secret_sealed"] = resources.vault.seal(secret, Place(SECRET_COLUMN, subscription_id))
+        fields["secret_sealed"] = resources.vault.seal(secret, SealedAt(SECRET_COLUMN, subscription_id))
     async with resources.database.session() as session:
         await _require_room(resources, session, fields["owners"])
         subscription = Subscription(
@@ -147,13 +147,13 @@ async def rotate_secret(resources: Resources, key: Caller, subscription_id: str,
         raise SubscriptionUnsigned
     secret, old = signatures.new_secret(), None
     if not at_once:
-        known = resources.vault.open(subscription.secret_sealed, Place(SECRET_COLUMN, subscription_id))
-        old = resources.vault.seal(known, Place(OLD_SECRET_COLUMN, subscription_id))
+        known = resources.vault.open(subscription.secret_sealed, SealedAt(SECRET_COLUMN, subscription_id))
+        old = resources.vault.seal(known, SealedAt(OLD_SECRET_COLUMN, subscription_id))
     await _update(
         resources,
         key,
         subscription_id,
-        secret_sealed=resources.vault.seal(secret, Place(SECRET_COLUMN, subscription_id)),
+        secret_sealed=resources.vault.seal(secret, SealedAt(SECRET_COLUMN, subscription_id)),
         old_secret_sealed=old,
         old_secret_until=None if at_once else now() + OLD_SECRET_WORKS,
     )
@@ -250,7 +250,7 @@ async def _addressed(resources: Resources, key: Caller, kind: str, subscription_
     if kind != SubscriptionKind.HTTP and key.owner is not None and not key.may(Scope.SUBSCRIPTIONS_BROKERS):
         raise ScopeMissing(f"An API key bound to an owner needs the scope {Scope.SUBSCRIPTIONS_BROKERS} for a broker.")
     await registry.require_allowed(resources, key, kind, url)
-    sealed = resources.vault.seal(url, Place(URL_COLUMN, subscription_id))
+    sealed = resources.vault.seal(url, SealedAt(URL_COLUMN, subscription_id))
     return {"url": registry.kept_url(kind, url), "url_sealed": sealed}
 
 

@@ -18,7 +18,7 @@ from aircall_oauth.storage.models.installations import (
     InstallationStatus,
 )
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Asker
 
@@ -138,9 +138,9 @@ def refusals_counted(resources: Resources, *, chore: bool = False) -> Iterator[N
 
 def token_of(resources: Resources, installation: Installation) -> SecretStr:
     assert installation.token_sealed is not None
-    return resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
+    return resources.vault.open(installation.token_sealed, SealedAt(TOKEN_COLUMN, installation.id))
 
 
 def keep_token(resources: Resources, installation: Installation, token: SecretStr) -> None:
-    installation.token_sealed = resources.vault.seal(token, Place(TOKEN_COLUMN, installation.id))
+    installation.token_sealed = resources.vault.seal(token, SealedAt(TOKEN_COLUMN, installation.id))
     installation.token_fingerprint = resources.vault.fingerprint(token, TOKEN_PURPOSE)

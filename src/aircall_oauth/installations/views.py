@@ -19,7 +19,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.events import Event, EventSource
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Rhythm, Webhook, WebhookStatus
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -114,7 +114,7 @@ async def read_token(resources: Resources, key: Caller, installation_id: str, *,
             raise InstallationNotActive
         wait = await audit.wait_after(session, who, Action.TOKEN_READ, most=resources.settings.token_reads_per_minute)
         if wait is None:
-            token = resources.vault.open(installation.token_sealed, Place(TOKEN_COLUMN, installation.id))
+            token = resources.vault.open(installation.token_sealed, SealedAt(TOKEN_COLUMN, installation.id))
             await audit.record(session, who, Action.TOKEN_READ, installation_id=installation.id)
             return token
         await _record_refusal(session, who, installation.id)

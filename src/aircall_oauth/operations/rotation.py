@@ -22,7 +22,7 @@ from aircall_oauth.settings import KEY_BYTES
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import Database, database_errors
 from aircall_oauth.storage.models.sealed import SEALED, Sealed
-from aircall_oauth.storage.vault import Place, Vault
+from aircall_oauth.storage.vault import SealedAt, Vault
 
 # So many rows are locked at once, for the few milliseconds of one statement.
 BATCH = 500
@@ -34,7 +34,7 @@ class Rotation:
 
     total: int = 0
     done: int = 0
-    broken: set[Place] = field(default_factory=set)
+    broken: set[SealedAt] = field(default_factory=set)
 
 
 Tell = Callable[[Rotation], None]
@@ -102,7 +102,7 @@ async def _pass(connection: asyncpg.Connection, vault: Vault, sealed: Sealed, ro
     after, found = "", 0
     while rows := await connection.fetch(_batch(sealed), vault.key_ids[0], after, BATCH):
         after = rows[-1]["id"]
-        anew = [one for row_id, held in rows if (one := _anew(vault, Place(sealed.place, row_id), held, rotation))]
+        anew = [one for row_id, held in rows if (one := _anew(vault, SealedAt(sealed.place, row_id), held, rotation))]
         if anew:
             rotation.done += await connection.fetchval(_replace(sealed), *map(list, zip(*anew, strict=True)))
         found += len(anew)
@@ -110,7 +110,7 @@ async def _pass(connection: asyncpg.Connection, vault: Vault, sealed: Sealed, ro
     return found
 
 
-def _anew(vault: Vault, place: Place, held: str, rotation: Rotation) -> tuple[str, str, str] | None:
+def _anew(vault: Vault, place: SealedAt, held: str, rotation: Rotation) -> tuple[str, str, str] | None:
     """A row's id, what it holds and what it is to hold; None where it does not open."""
     if place in rotation.broken:
         return None

@@ -22,7 +22,7 @@ from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 
 # What changes nothing may be asked once more where the connection broke.
 REPEATED = {"GET", "HEAD"}
@@ -90,7 +90,8 @@ async def _admit(resources: Resources, key: Caller, who: Who, installation_id: s
         if not row["drawn"]:
             with tokens.refusals_counted(resources):
                 raise await budget.refusal(connection, row["company_id"], calls=1, allowed=allowed)
-    return Passage(row["company_id"], resources.vault.open(row["token_sealed"], Place(TOKEN_COLUMN, installation_id)))
+    token = resources.vault.open(row["token_sealed"], SealedAt(TOKEN_COLUMN, installation_id))
+    return Passage(row["company_id"], token)
 
 
 async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:

@@ -7,7 +7,6 @@ Every purpose works with a key of its own, derived from the configured one.
 
 import hmac
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +25,7 @@ NONCE_BYTES = 12
 
 
 @dataclass(frozen=True)
-class Place:
+class SealedAt:
     """Where a sealed value stands: the column's name and the row's id."""
 
     column: str
@@ -44,10 +43,8 @@ class Vault:
         sealing_keys: dict[str, bytes],
         fingerprint_key: bytes,
         *,
-        on_refusal: Callable[[SealError, Place], None] | None = None,
+        on_refusal: Callable[[SealError, SealedAt], None] | None = None,
     ) -> None:
-        # How many rows did not open, by the error's code.
-        self.refusals: Counter[str] = Counter()
         self._on_refusal = on_refusal
         self._sealing_keys = sealing_keys
         self._fingerprint_key = fingerprint_key
@@ -59,19 +56,18 @@ class Vault:
         """The ids of the configured keys; the first one seals."""
         return list(self._sealing_keys)
 
-    def seal(self, secret: str | SecretStr, place: Place) -> str:
+    def seal(self, secret: str | SecretStr, at: SealedAt) -> str:
         """Encrypt a secret for one place."""
         clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
-        return self._seal(clear.encode(), purpose="row", associated=str(place))
+        return self._seal(clear.encode(), purpose="row", associated=str(at))
 
-    def open(self, sealed: str, place: Place) -> SecretStr:
-        """The secret sealed for this place; raises `SealBroken` or `SealKeyMissing`, and counts it."""
+    def open(self, sealed: str, at: SealedAt) -> SecretStr:
+        """The secret sealed for this place; raises `SealBroken` or `SealKeyMissing`."""
         try:
-            return SecretStr(self._open(sealed, purpose="row", associated=str(place)).decode())
+            return SecretStr(self._open(sealed, purpose="row", associated=str(at)).decode())
         except SealError as error:
-            self.refusals[error.code()] += 1
             if self._on_refusal is not None:
-                self._on_refusal(error, place)
+                self._on_refusal(error, at)
             raise
 
     def seal_message(self, message: bytes, purpose: str) -> str:

@@ -12,7 +12,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionKind
 from aircall_oauth.storage.models.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 
 MASK = "***"
 # The version before this one takes what stands in clear for the address: it must not send to one that is masked.
@@ -74,7 +74,7 @@ def _asker(subscription: Subscription) -> str:
 def _url(resources: Resources, subscription: Subscription) -> str:
     if subscription.url_sealed is None:
         return subscription.url
-    return resources.vault.open(subscription.url_sealed, Place(URL_COLUMN, subscription.id)).get_secret_value()
+    return resources.vault.open(subscription.url_sealed, SealedAt(URL_COLUMN, subscription.id)).get_secret_value()
 
 
 def _keys(resources: Resources, subscription: Subscription) -> Callable[[], Sequence[bytes]]:
@@ -84,7 +84,7 @@ def _keys(resources: Resources, subscription: Subscription) -> Callable[[], Sequ
         (subscription.old_secret_sealed, OLD_SECRET_COLUMN, subscription.old_secret_until),
     )
     opened: list[tuple[bytes, datetime | None]] = [
-        (signatures.key_of(resources.vault.open(sealed, Place(column, subscription.id))), until)
+        (signatures.key_of(resources.vault.open(sealed, SealedAt(column, subscription.id))), until)
         for sealed, column, until in places
         if sealed is not None
     ]

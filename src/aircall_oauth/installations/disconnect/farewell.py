@@ -30,7 +30,7 @@ from aircall_oauth.storage.database import again_if_undone, commit_durably
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus, Webhook
 from aircall_oauth.storage.models.sealed import FAREWELL_TOKEN_COLUMN, TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place
+from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -111,7 +111,7 @@ async def _farewell(resources: Resources, session: AsyncSession, installation: I
         begun_at=now(),
         due_at=now(),
     )
-    farewell.token_sealed = resources.vault.seal(token, Place(FAREWELL_TOKEN_COLUMN, farewell.id))
+    farewell.token_sealed = resources.vault.seal(token, SealedAt(FAREWELL_TOKEN_COLUMN, farewell.id))
     return farewell
 
 
@@ -196,7 +196,7 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
 
 async def _undo(resources: Resources, farewell: Farewell) -> None:
     """Delete our webhooks, then switch the integration off."""
-    token = resources.vault.open(farewell.token_sealed, Place(FAREWELL_TOKEN_COLUMN, farewell.id))
+    token = resources.vault.open(farewell.token_sealed, SealedAt(FAREWELL_TOKEN_COLUMN, farewell.id))
     for webhook_id in await _our_webhooks(resources, farewell, token):
         await resources.aircall.delete_webhook(token, webhook_id)
     await resources.aircall.disable_integration(token)

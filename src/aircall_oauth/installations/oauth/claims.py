@@ -33,7 +33,7 @@ from aircall_oauth.storage.database import again_if_undone, commit_durably
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import Claim, Installation, InstallationStatus
 from aircall_oauth.storage.models.sealed import CLAIM_PURPOSE, CLAIM_TOKEN_COLUMN, TOKEN_PURPOSE
-from aircall_oauth.storage.vault import Place, Vault
+from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
 
@@ -59,7 +59,7 @@ def new_claim(vault: Vault, flow: FlowState, installation: Installation, *, besi
         expires_at=now() + LIFETIME,
     )
     if beside is not None:
-        claim.token_sealed = vault.seal(beside, Place(CLAIM_TOKEN_COLUMN, claim.id))
+        claim.token_sealed = vault.seal(beside, SealedAt(CLAIM_TOKEN_COLUMN, claim.id))
         claim.token_fingerprint = vault.fingerprint(beside, TOKEN_PURPOSE)
     return claim
 
@@ -180,7 +180,7 @@ async def _hand_over(
 ) -> None:
     waited = found.token_sealed is not None or installation.status == InstallationStatus.UNCLAIMED
     if found.token_sealed is not None:
-        token = resources.vault.open(found.token_sealed, Place(CLAIM_TOKEN_COLUMN, found.id))
+        token = resources.vault.open(found.token_sealed, SealedAt(CLAIM_TOKEN_COLUMN, found.id))
         tokens.keep_token(resources, installation, token)
     installation.owner = found.owner = owner
     found.claimed_at = now()
