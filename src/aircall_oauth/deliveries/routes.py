@@ -6,8 +6,8 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Response
 
 from aircall_oauth.access.dependencies import EventsReader, ResourcesDep, SubscriptionsReader, SubscriptionsWriter
-from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.problems import problems
+from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.deliveries import of_event, subscriptions, views
 from aircall_oauth.deliveries.bodies import (
     LAST_POSITION,

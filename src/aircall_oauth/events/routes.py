@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.access.dependencies import EventsReader, ResourcesDep
-from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.problems import problems
+from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.errors import InvalidRequest, PositionUnknown, TooManyStreams
 from aircall_oauth.events import feed
 from aircall_oauth.events.feed import Wanted

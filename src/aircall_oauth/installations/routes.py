@@ -13,9 +13,9 @@ from aircall_oauth.access.dependencies import (
     TokensReader,
     WhoDep,
 )
-from aircall_oauth.access.doors import StrictRoute
 from aircall_oauth.access.parameters import ID, TEXT, InstallationId
 from aircall_oauth.access.problems import problems
+from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.errors import (
     CheckUnderWay,
     InstallationNotActive,

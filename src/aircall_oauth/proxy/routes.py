@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.access.dependencies import AircallCaller, ResourcesDep, WhoDep
-from aircall_oauth.access.doors import KeyedRoute
 from aircall_oauth.access.problems import problems
+from aircall_oauth.access.routing import KeyedRoute
 from aircall_oauth.aircall.relay import Answer, Asked
 from aircall_oauth.errors import (
     AircallUnavailable,
