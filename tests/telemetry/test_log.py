@@ -64,7 +64,7 @@ def lines(stderr: io.StringIO) -> Lines:
 async def requested(lines: Lines, answer: httpx.Response) -> dict[str, Any]:
     await asyncio.sleep(0)  # lines are written at the end of a turn of the event loop
     (line,) = [line for line in lines() if line["event"] == "request"]
-    assert (line["level"], line["logger"]) == ("info", "aircall_oauth.server.middleware")
+    assert (line["level"], line["logger"]) == ("info", "aircall_oauth.edge")
     assert line["request_id"] == answer.headers["x-request-id"]
     assert (line["method"], line["status"]) == (answer.request.method, answer.status_code)
     assert isinstance(line["ms"], float)
