@@ -25,7 +25,7 @@ async def test_a_line_is_written_with_what_it_tells_of_or_not_at_all(service: Se
             await audit.record(session, Who("key_1", "192.0.2.1", "req_1"), Action.TOKEN_READ)
             raise LookupError
 
-    (line,) = await audit.lines(service.resources)
+    (line,) = await audit.rows(service.resources)
     told = (line.actor, line.action, line.installation_id, line.address, line.request_id, line.outcome)
     assert told == ("operator", "all.revoked", None, "-", None, "done")
 

@@ -135,7 +135,7 @@ async def _ask(house: House, method: str, path: str, operation: dict[str, Any], 
 
 
 async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) -> None:
-    house.service.app.state.bell.stop()  # so that the stream ends with what is there
+    house.service.app.state.notifier.stop()  # so that the stream ends with what is there
     before, asked = await _state(house), len(house.service.aircall.requests)
 
     doors = list(_doors())
@@ -156,7 +156,7 @@ async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) 
 
 async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
     """The same questions are answered for one's own, so the refusals are about whose it is."""
-    house.service.app.state.bell.stop()
+    house.service.app.state.notifier.stop()
 
     for method, path, operation in _doors():
         if method == "GET":

@@ -169,7 +169,7 @@ async def test_a_stream_ends_with_its_key(service: Service, ending: str) -> None
 async def test_who_waits_is_sent_home_before_the_process_stops(service: Service) -> None:
     await service.install()
     partner = await service.partner()
-    service.app.state.bell.stop()
+    service.app.state.notifier.stop()
 
     page = await partner.get("/v1/events", params={"after": 1, "wait": 30})
 
@@ -189,7 +189,7 @@ async def test_the_stream_goes_on_where_the_reader_was(service: Service) -> None
     await service.install()
     await tell(service, *NAMES)
     partner = await service.partner()
-    service.app.state.bell.stop()  # so that the stream ends with what is there
+    service.app.state.notifier.stop()  # so that the stream ends with what is there
 
     whole = await partner.get("/v1/events/stream")
     rest = await partner.get("/v1/events/stream", headers={"last-event-id": "4"})
@@ -206,7 +206,7 @@ async def test_line_breaks_between_the_parts_of_data_survive_the_stream(service:
     await service.install()
     body = b'{"event": "call.created", "token": "%s", "data": {\r\n"a":\n\r1}}' % service.webhook_token().encode()
     assert (await service.post_event(body)).status_code == 200
-    service.app.state.bell.stop()
+    service.app.state.notifier.stop()
 
     stream = await (await service.partner()).get("/v1/events/stream", params={"after": 1})
 

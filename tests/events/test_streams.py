@@ -67,7 +67,7 @@ async def test_one_key_has_so_many_streams_and_no_more(service: Service) -> None
                 return await status_of(key) == 200
 
             await eventually(opens, 30)
-        service.app.state.bell.stop()
+        service.app.state.notifier.stop()
 
     assert statuses == [200] * streams.STREAMS_PER_KEY + [429]
     assert another_keys == 200

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from aircall_oauth.errors import PoolerRefused
-from aircall_oauth.events.notify import hang_bell, wait_for
+from aircall_oauth.events.notify import open_notifier, wait_for
 from aircall_oauth.storage import database
 from tests.support.processes import eventually
 from tests.support.service import command_environment, free_port, run_command, run_service, settings_for
@@ -58,12 +58,12 @@ async def test_through_a_pooler_in_session_mode_everything_works(database_url: s
             installation_id = await service.install()
             answer = await service.post_event(_event(service.webhook_token()))
             ready = await service.browser.get("/readyz")
-            async with hang_bell(service.resources.database, asyncio.Event()) as bell:
-                # It polls every second as well; a ring that nobody needed to poll for comes sooner or later.
+            async with open_notifier(service.resources.database, asyncio.Event()) as notifier:
+                # It polls every second as well; growth that was notified, not polled, comes sooner or later.
                 async def rings() -> bool:
-                    ring = bell.next_ring()
+                    growth = notifier.next_growth()
                     await service.sql("NOTIFY aircall_oauth_log")
-                    return await wait_for(ring, 0.5)
+                    return await wait_for(growth, 0.5)
 
                 await eventually(rings)
             partner = await service.partner()

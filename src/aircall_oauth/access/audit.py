@@ -83,8 +83,8 @@ async def record(
     await session.flush()
 
 
-def line(who: Who, action: Action, *, installation_id: str) -> tuple[str | None, ...]:
-    """A line as values for `COLUMNS`, for a statement that does more than that."""
+def values(who: Who, action: Action, *, installation_id: str) -> tuple[str | None, ...]:
+    """Return a row's values for `COLUMNS`, for a statement that does more than adding the row."""
     return new_id("aud"), who.actor, action, installation_id, who.request_id, who.address, Outcome.DONE
 
 
@@ -114,8 +114,8 @@ async def wait_after(
     return left
 
 
-async def lines(resources: Resources, *, installation_id: str | None = None, limit: int = 100) -> Sequence[Audit]:
-    """The newest lines, newest first."""
+async def rows(resources: Resources, *, installation_id: str | None = None, limit: int = 100) -> Sequence[Audit]:
+    """Return the newest rows, newest first."""
     await resources.require_ready()
     newest = select(Audit).order_by(col(Audit.at).desc(), col(Audit.id).desc()).limit(limit)
     if installation_id is not None:

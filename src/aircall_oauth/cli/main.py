@@ -160,7 +160,7 @@ def show_audit(
     """Show who did what, when, from where: the newest lines, newest first."""
     from aircall_oauth.access import audit
 
-    found = with_resources(lambda resources: audit.lines(resources, installation_id=installation, limit=limit))
+    found = with_resources(lambda resources: audit.rows(resources, installation_id=installation, limit=limit))
     if as_json:
         terminal.print_json([line.model_dump(mode="json") for line in found])
     else:

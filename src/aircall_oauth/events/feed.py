@@ -11,7 +11,7 @@ from aircall_oauth.access import keys
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.events import notify
-from aircall_oauth.events.notify import Bell
+from aircall_oauth.events.notify import Notifier
 from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
@@ -90,20 +90,22 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
     return Page(events, next=max(end, wanted.after), more=end < head, epoch=epoch)
 
 
-async def wait_for_page(resources: Resources, key: Caller, wanted: Wanted, *, hung: Bell, seconds: float) -> Page:
+async def wait_for_page(
+    resources: Resources, key: Caller, wanted: Wanted, *, notifier: Notifier, seconds: float
+) -> Page:
     """The next page, waiting a while for its first event; raises `Unauthenticated` where the key ended meanwhile."""
     answer_by, waited = time.monotonic() + seconds, False
     while True:
-        ring = hung.next_ring()
+        growth = notifier.next_growth()
         page = await read_page(resources, key, wanted, most_bytes=MOST_BYTES)
         if page.events and waited and not await keys.still_opens(resources, key):
             raise Unauthenticated
         rest = answer_by - time.monotonic()
-        if page.events or rest <= 0 or hung.stopped:
+        if page.events or rest <= 0 or notifier.stopped:
             return page
         wanted, waited = wanted.at(page.next, wanted.limit).of(page.epoch), True
         if not page.more:
-            await notify.wait_for(ring, rest)
+            await notify.wait_for(growth, rest)
 
 
 async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
@@ -111,7 +113,9 @@ async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
     return await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
 
 
-async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, *, hung: Bell) -> AsyncIterator[bytes]:
+async def stream(
+    resources: Resources, key: Caller, wanted: Wanted, page: Page, *, notifier: Notifier
+) -> AsyncIterator[bytes]:
     """Every event from a first page on as server-sent events, and now and then a sign of life.
 
     It ends when the process is about to stop, or when the database is away; a reader resumes where it was. It ends for
@@ -122,14 +126,14 @@ async def stream(resources: Resources, key: Caller, wanted: Wanted, page: Page, 
     while True:
         if page.events:
             yield b"".join(_sent_event(event) for event in page.events)
-        wanted, ring = wanted.at(page.next, STREAM_PAGE).of(page.epoch), hung.next_ring()
-        if hung.stopped:
+        wanted, growth = wanted.at(page.next, STREAM_PAGE).of(page.epoch), notifier.next_growth()
+        if notifier.stopped:
             return
         try:
             page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
         except PositionUnknown:
             return
-        silent = not page.events and not page.more and not await notify.wait_for(ring, HEARTBEAT_SECONDS)
+        silent = not page.events and not page.more and not await notify.wait_for(growth, HEARTBEAT_SECONDS)
         if (silent or page.events) and not await keys.still_opens(resources, key):
             return
         if silent:

@@ -1,7 +1,7 @@
-"""Wakes whoever waits for the log to grow: one listening connection per process, however many wait.
+"""Wakes the readers that wait for the log to grow: one listening connection per process, however many of them wait.
 
-Notifications make it quick, polling makes it certain. A reader takes `next_ring` before it looks, so that nothing which
-comes in between goes unnoticed.
+Notifications make it quick, polling makes it certain. A reader takes `next_growth` before it reads the log, so that
+nothing which comes in between goes unnoticed.
 """
 
 import asyncio
@@ -26,78 +26,80 @@ POLL_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
 
-class Bell:
-    """Rings when the log grew, in this process or any other; and for good when the process is about to stop."""
+class Notifier:
+    """Tells when the log grew, in this process or any other; and for good when the process is about to stop."""
 
     def __init__(self) -> None:
-        self._ring = asyncio.Event()
+        self._growth = asyncio.Event()
         self.stopped = False
 
-    def next_ring(self) -> asyncio.Event:
-        """Set at the next ring."""
-        return self._ring
+    def next_growth(self) -> asyncio.Event:
+        """Return an event that is set when the log grows next."""
+        return self._growth
 
-    def ring(self, *_notification: Any) -> None:
-        rung = self._ring
+    def notify(self, *_notification: Any) -> None:
+        """Wake every reader that waits: the log may have grown."""
+        growth = self._growth
         if not self.stopped:
-            self._ring = asyncio.Event()
-        rung.set()
+            self._growth = asyncio.Event()
+        growth.set()
 
     def stop(self) -> None:
-        """Send everybody who waits home: the process is about to stop."""
+        """Wake every reader that waits, now and later: the process is about to stop."""
         self.stopped = True
-        self._ring.set()
+        self._growth.set()
 
 
-async def wait_for(ring: asyncio.Event, seconds: float) -> bool:
-    """Whether it rang in time."""
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until an event is set, for so many seconds at most. Returns whether it was."""
     try:
         async with asyncio.timeout(max(seconds, 0)):
-            await ring.wait()
+            await event.wait()
     except TimeoutError:
         return False
     return True
 
 
 @asynccontextmanager
-async def hang_bell(
+async def open_notifier(
     database: Database, committed: asyncio.Event, also: Mapping[str, Callable[..., None]] = MappingProxyType({})
-) -> AsyncIterator[Bell]:
-    """A bell that hears all processes, and tells them what this one committed.
+) -> AsyncIterator[Notifier]:
+    """Open a notifier that listens to all processes, and notifies them when `committed` is set in this one.
 
-    `also`: further channels, and whom to tell of what comes in there.
+    `also` has further channels to listen on, each with the function that is called with what comes in there.
     """
-    bell = Bell()
-    task = asyncio.create_task(_listen(database, bell, committed, {CHANNEL: bell.ring, **also}))
+    notifier = Notifier()
+    listening = _listen(database, notifier, committed, {CHANNEL: notifier.notify, **also})
+    task = asyncio.create_task(listening)
     try:
-        yield bell
+        yield notifier
     finally:
-        bell.stop()
+        notifier.stop()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
 async def _listen(
-    database: Database, bell: Bell, committed: asyncio.Event, channels: Mapping[str, Callable[..., None]]
+    database: Database, notifier: Notifier, committed: asyncio.Event, channels: Mapping[str, Callable[..., None]]
 ) -> None:
     while True:
         try:
             connection = await database.connect()
             try:
-                for channel, tell in channels.items():
-                    await connection.add_listener(channel, tell)
-                await _announce_and_poll(connection, bell, committed)
+                for channel, receive in channels.items():
+                    await connection.add_listener(channel, receive)
+                await _notify_and_poll(connection, notifier, committed)
             finally:
                 connection.terminate()
         except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
             logger.info("waiting readers only poll", reason=reason(error))
-            bell.ring()
+            notifier.notify()
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def _announce_and_poll(connection: asyncpg.Connection, bell: Bell, committed: asyncio.Event) -> None:
-    """Tell what was committed here, at most every 20 ms; look by ourselves where nothing was told."""
+async def _notify_and_poll(connection: asyncpg.Connection, notifier: Notifier, committed: asyncio.Event) -> None:
+    """Notify the other processes of what was committed in this one, every 20 ms at most; poll the log meanwhile."""
     newest = -1
     while True:
         if await wait_for(committed, POLL_SECONDS):
@@ -107,5 +109,5 @@ async def _announce_and_poll(connection: asyncpg.Connection, bell: Bell, committ
         else:
             found = await store.newest_position(connection)
             if found != newest:
-                bell.ring()
+                notifier.notify()
             newest = found

@@ -16,7 +16,7 @@ from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.errors import InvalidRequest, PositionUnknown, TooManyStreams
 from aircall_oauth.events import feed
 from aircall_oauth.events.feed import Wanted
-from aircall_oauth.events.notify import Bell
+from aircall_oauth.events.notify import Notifier
 from aircall_oauth.events.query import Filter
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
 
@@ -93,12 +93,12 @@ def filters(
 Filters = Annotated[Filter, Depends(filters)]
 
 
-def bell_of(request: Request) -> Bell:
-    bell: Bell = request.app.state.bell
-    return bell
+def notifier_of(request: Request) -> Notifier:
+    notifier: Notifier = request.app.state.notifier
+    return notifier
 
 
-BellDep = Annotated[Bell, Depends(bell_of)]
+NotifierDep = Annotated[Notifier, Depends(notifier_of)]
 
 
 async def streams_of(request: Request) -> Streams:
@@ -113,7 +113,7 @@ StreamsDep = Annotated[Streams, Depends(streams_of)]
 async def list_events(
     key: EventsReader,
     resources: ResourcesDep,
-    bell: BellDep,
+    notifier: NotifierDep,
     wanted: Filters,
     after: After = 0,
     epoch: Epoch = None,
@@ -126,7 +126,7 @@ async def list_events(
     409 `position_unknown` with `resume_from`. Without it only a log that is shorter than `after` is noticed.
     """
     asked = Wanted(after, limit, wanted, epoch)
-    page = await feed.wait_for_page(resources, key, asked, hung=bell, seconds=wait)
+    page = await feed.wait_for_page(resources, key, asked, notifier=notifier, seconds=wait)
     return Response(feed.as_json(page), media_type="application/json")
 
 
@@ -142,7 +142,7 @@ async def list_events(
 async def stream_events(
     key: EventsReader,
     resources: ResourcesDep,
-    bell: BellDep,
+    notifier: NotifierDep,
     streams: StreamsDep,
     wanted: Filters,
     after: After = 0,
@@ -157,7 +157,7 @@ async def stream_events(
     start = after if last_event_id is None else last_event_id
     asked = Wanted(start, feed.STREAM_PAGE, wanted, epoch)
     first = await feed.first_page(resources, key, asked)
-    body = feed.stream(resources, key, asked, first, hung=bell)
+    body = feed.stream(resources, key, asked, first, notifier=notifier)
     return EventStream(body, streams.one_of(key.id), epoch=first.epoch)
 
 

@@ -28,7 +28,7 @@ from aircall_oauth.errors import (
     ParametersInvalid,
     TryAgainLater,
 )
-from aircall_oauth.events.notify import hang_bell
+from aircall_oauth.events.notify import open_notifier
 from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.events.receiver.failures import watch_troubles
 from aircall_oauth.events.receiver.inbox import open_inbox
@@ -90,11 +90,11 @@ def create_app(open_resources: Opener) -> App:
         async with (
             open_resources() as resources,
             open_inbox(resources.database, resources.metrics) as inbox,
-            hang_bell(resources.database, inbox.committed) as bell,
+            open_notifier(resources.database, inbox.committed) as notifier,
             watch_troubles(resources.database) as troubles,
             heartbeat.beating(resources),
         ):
-            app.state.resources, app.state.inbox, app.state.bell = resources, inbox, bell
+            app.state.resources, app.state.inbox, app.state.notifier = resources, inbox, notifier
             app.state.troubles, app.state.brake = troubles, Brake()
             _expect_failures(app, resources.metrics)
             resources.metrics.acts_as(Role.WEB)

@@ -62,7 +62,7 @@ class Server(BoundedServer):
         await self._drain()
         app = self.config.app
         assert isinstance(app, App)
-        app.state.bell.stop()
+        app.state.notifier.stop()
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:

@@ -140,7 +140,7 @@ def _cleaning(exporter: "SpanExporter") -> "SpanExporter":
 
 
 def _is_stray(span: "ReadableSpan") -> bool:
-    """A statement or a call that belongs to no request: the inbox, the bell and the chores make thousands."""
+    """A statement or a call that belongs to no request: the inbox, the notifier and the chores make thousands."""
     return span.parent is None and span.kind is SpanKind.CLIENT
 
 

@@ -20,7 +20,7 @@ from aircall_oauth.deliveries.reader.reader import Reader
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events import notify
-from aircall_oauth.events.notify import Bell, hang_bell
+from aircall_oauth.events.notify import Notifier, open_notifier
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.models.base import new_id
@@ -55,8 +55,8 @@ async def reading(resources: Resources) -> AsyncIterator[None]:
     """
     readers = Readers(resources)
     told = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
-    async with hang_bell(resources.database, asyncio.Event(), told) as hung:
-        tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_rings(hung))]
+    async with open_notifier(resources.database, asyncio.Event(), told) as notifier:
+        tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_growth(notifier))]
         try:
             yield
         finally:
@@ -99,13 +99,13 @@ class Readers:
             self._askers.add(asker)
             self._woken.set()
 
-    async def pass_on_rings(self, hung: Bell) -> None:
+    async def pass_on_growth(self, notifier: Notifier) -> None:
         """Read what came once for all readers that keep up, and tell every reader."""
-        ring, more = hung.next_ring(), False
-        while not hung.stopped:
+        growth, more = notifier.next_growth(), False
+        while not notifier.stopped:
             if not more:
-                await ring.wait()
-                ring = hung.next_ring()
+                await growth.wait()
+                growth = notifier.next_growth()
             try:
                 more = await self._follow()
             except Exception as error:
