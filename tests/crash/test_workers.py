@@ -17,7 +17,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aircall_oauth.deliveries.reader import reader
+from aircall_oauth.deliveries.reader import read_ahead
 from aircall_oauth.deliveries.reader.leases import SHARE_WANTED, Shares
 from tests.support.processes import Process, eventually
 from tests.support.receivers import LOOPBACK, Hangup, Received, fill, receiver, subscribe, verify
@@ -28,7 +28,7 @@ EVENTS = int(os.environ.get("LEDGER_EVENTS", "6000"))
 INSTALLATIONS = 100
 KILLS = 4
 GIVEN = "subscriptions given to another worker"
-WINDOW = reader.BATCHES * reader.BATCH * 64
+WINDOW = read_ahead.BATCHES * read_ahead.BATCH * 64
 
 
 @pytest.fixture

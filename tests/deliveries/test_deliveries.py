@@ -10,7 +10,7 @@ from aiohttp import web
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from aircall_oauth.deliveries import retention
-from aircall_oauth.deliveries.reader import reader
+from aircall_oauth.deliveries.reader import progress
 from aircall_oauth.deliveries.reader.supervisor import reading
 from tests.support.processes import eventually
 from tests.support.receivers import LOOPBACK, Received, answer_with, fill, receiver, subscribe, tell, verify
@@ -336,7 +336,7 @@ async def test_a_reader_whose_lease_was_taken_over_cannot_move_the_position(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It writes down at once, before it can be told.
-    monkeypatch.setattr(reader, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(progress, "KEEP_SECONDS", 0)
     await service.install()
     answered = asyncio.Event()
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
-from aircall_oauth.deliveries.reader import breaker, leases, reader, retries
+from aircall_oauth.deliveries.reader import breaker, leases, progress, reader, retries, sender
 from aircall_oauth.deliveries.reader.connections import Connections
 from aircall_oauth.deliveries.reader.memory import Memory
 from aircall_oauth.deliveries.reader.reader import Reader
@@ -45,9 +45,9 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds and days takes milliseconds."""
     monkeypatch.setattr(reader, "LOOK_FOR_DUE_SECONDS", 0.01)
-    monkeypatch.setattr(reader, "LOOK_AGAIN_SECONDS", 0.005)
-    monkeypatch.setattr(reader, "KEEP_SECONDS", 0.01)
-    monkeypatch.setattr(reader, "SLOW_SECONDS", 0.04)
+    monkeypatch.setattr(sender, "DUE_AGAIN_SECONDS", 0.005)
+    monkeypatch.setattr(progress, "KEEP_SECONDS", 0.01)
+    monkeypatch.setattr(sender, "SLOW_SECONDS", 0.04)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.002)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(breaker, "SUSPECTED_SECONDS", 0.03)

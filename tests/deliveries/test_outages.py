@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
-from aircall_oauth.deliveries.reader import breaker, queries, reader, retries
-from aircall_oauth.deliveries.reader.breaker import Condition
+from aircall_oauth.deliveries.reader import breaker, progress, queries, read_ahead, reader, retries
+from aircall_oauth.deliveries.reader.breaker import Breaker
 from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage.models.base import now
@@ -166,7 +166,7 @@ async def test_an_outage_holds_the_position_and_everything_flows_in_order_afterw
         assert_in_order(to)
     else:
         furthest = max(abs(number - place) for place, number in enumerate(to.numbers))
-        assert furthest < 2 * reader.BATCH * service.settings.deliveries_at_once
+        assert furthest < 2 * read_ahead.BATCH * service.settings.deliveries_at_once
 
 
 def assert_in_order(to: Receiver) -> None:
@@ -203,7 +203,7 @@ async def test_a_pause_that_ends_while_the_reader_writes_is_over(
         return await keep(*kept)
 
     monkeypatch.setattr(queries, "keep", keep_slowly)
-    monkeypatch.setattr(reader, "KEEP_SECONDS", 0.3)
+    monkeypatch.setattr(progress, "KEEP_SECONDS", 0.3)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.5)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.5)
     await service.install()
@@ -458,8 +458,8 @@ async def test_an_event_tells_what_became_of_it_for_each_subscription(service: S
     assert unseen.status_code == 404
 
 
-def a_condition(**changes: Any) -> Condition:
-    return Condition(
+def a_breaker(**changes: Any) -> Breaker:
+    return Breaker(
         **({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "ordered": False} | changes)
     )
 
@@ -469,7 +469,7 @@ def an_item(position: int) -> Item:
 
 
 def test_probes_come_after_growing_pauses_from_a_second_to_five_minutes() -> None:
-    judged, seconds = a_condition(), []
+    judged, seconds = a_breaker(), []
     for position in range(breaker.RUN):
         judged.begin()
         judged.failed(an_item(position), TryAgain("refused"), probe=False)
@@ -483,7 +483,7 @@ def test_probes_come_after_growing_pauses_from_a_second_to_five_minutes() -> Non
 
 
 def test_an_answer_that_was_on_its_way_already_proves_nothing() -> None:
-    judged = a_condition()
+    judged = a_breaker()
     early, failing = judged.begin(), judged.begin()
     judged.failed(an_item(failing), TryAgain("reset"), probe=False)
 

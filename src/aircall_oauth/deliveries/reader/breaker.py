@@ -1,9 +1,9 @@
-"""Whether a destination is up, learnt from what its deliveries come to.
+"""The breaker of a destination: learns from the outcomes of deliveries whether the destination is up.
 
-An event that fails is a suspect. It is parked once a delivery that began later succeeded: then the destination is up
-and the event is to blame. Where a run of them fails with no success in between, the destination is down: nothing is
-parked, and one probe at a time goes out, with growing pauses. A suspect that nothing else can be compared with is
-judged by its outcome: a refused connection says nothing about the event.
+An event that fails is a suspect. It is parked once a delivery that began later succeeds: the destination is up, so the
+event is to blame. If a run of events fails with no success in between, the destination is down: nothing is parked, and
+one probe at a time goes out, with growing pauses. If there is no other delivery to compare a suspect with, its outcome
+decides: a refused connection, for example, says nothing about the event.
 """
 
 import math
@@ -22,9 +22,9 @@ RUN = 10
 SUSPECTED_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
-# So many deliveries at first; one more with every success.
-FIRST_LANES = 8
-# Outcomes that an event may well be to blame for; all others speak of the destination.
+# Deliveries at once in the beginning; every success allows one more.
+FIRST_LIMIT = 8
+# Outcomes that the event is probably to blame for; all others concern the destination.
 ABOUT_THE_EVENT = re.compile(r"http_(?!408|429|502|503|504)[45]\d\d|redirect|not_http|too_large|internal_error")
 ABOUT_THE_EVENT_IN_ORDER = re.compile(r"http_(?!408|429)4\d\d|redirect|too_large")
 # Outcomes that say nothing about the event.
@@ -33,7 +33,7 @@ NEVER_THE_EVENT = re.compile(r"refused|dns|tls(_\w+)?|unreachable|blocked_addres
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An event that failed, and the last delivery that had begun by then."""
+    """An event that failed, and the number of the last delivery that had begun by then."""
 
     item: Item
     outcome: TryAgain
@@ -41,8 +41,8 @@ class Suspect:
     at: float
 
 
-class Condition:
-    """What is known of one destination, and what that allows."""
+class Breaker:
+    """What is known of one destination, and which deliveries that allows."""
 
     def __init__(
         self, *, health: Health, quiet_until: datetime | None, probes: int, at_once: int, ordered: bool
@@ -50,7 +50,8 @@ class Condition:
         self.down = health == Health.DOWN
         self.quiet_until = quiet_until
         self.probes = probes
-        self.lanes = 1 if self.down else min(FIRST_LANES, at_once)
+        self.gone = False  # the destination wants no more events
+        self.limit = 1 if self.down else min(FIRST_LIMIT, at_once)  # of deliveries at once
         self._at_once = at_once
         self._about_the_event = ABOUT_THE_EVENT_IN_ORDER if ordered else ABOUT_THE_EVENT
         self._begun = 0
@@ -58,37 +59,39 @@ class Condition:
         self._doubts = 0
         self._asked_until = quiet_until
         self._suspects: list[Suspect] = []
-        self._doubted: list[Suspect] = []  # the destination is held to be down on the word of these few
+        self._doubted: list[Suspect] = []  # the few failures by which the destination is held to be down
 
     @property
     def health(self) -> Health:
         return Health.DOWN if self.down else Health.UP
 
     def begin(self) -> int:
-        """A delivery goes out; its number."""
+        """Count a delivery that begins; returns its number."""
         self._begun += 1
         return self._begun
 
-    def quiet(self) -> bool:
-        """Whether no request is to go out now."""
+    def is_quiet(self) -> bool:
+        """Whether no request may go out now."""
         return self.quiet_seconds() > 0
 
     def quiet_seconds(self) -> float:
+        """How long no request may go out from now on."""
         return 0.0 if self.quiet_until is None else max((self.quiet_until - now()).total_seconds(), 0.0)
 
     def may_try_another(self) -> bool:
         """Whether an event that was never tried may go out although a few others failed.
 
-        They may have been to blame themselves, and it must not wait for the next probe then.
+        Those few may be to blame themselves; then an untried event need not wait for the next probe.
         """
         return self._doubts > 0 and (self._asked_until is None or self._asked_until <= now())
 
     def doubt_less(self) -> None:
+        """Count an untried event that goes out although the destination is held to be down."""
         self._doubts -= 1
 
     def succeeded(self, item: Item, number: int) -> list[Suspect]:
-        """A delivery succeeded; the suspects it proves to be to blame."""
-        self.lanes = min(self.lanes + 1, self._at_once)
+        """Learn of a success; returns the suspects that it proves to be to blame."""
+        self.limit = min(self.limit + 1, self._at_once)
         if self.down:
             return self._up_again(item) if number > self._down_since else []
         condemned = [suspect for suspect in self._suspects if suspect.begun < number]
@@ -97,7 +100,7 @@ class Condition:
         return condemned
 
     def failed(self, item: Item, outcome: TryAgain, *, probe: bool) -> list[Item]:
-        """A delivery failed; the events that go back into the line because the destination is down."""
+        """Learn of a failure; returns the events that go back into the queue because the destination is down."""
         self.obey(outcome)
         if not self.down:
             self._suspects.append(Suspect(item, outcome, self._begun, time.monotonic()))
@@ -108,13 +111,13 @@ class Condition:
         return [item]
 
     def obey(self, outcome: TryAgain) -> None:
-        """Give the destination the pause that it asked for."""
+        """Keep quiet as long as the destination asked for."""
         if outcome.pause_seconds:
             until = now() + timedelta(seconds=outcome.pause_seconds)
             self._asked_until = self.quiet_until = max(until, self.quiet_until or until)
 
     def judge_overdue(self, *, under_way: bool) -> tuple[list[Suspect], list[Item]]:
-        """The suspects that nothing was compared with in time: those to blame, and those to hold."""
+        """Judge suspects that no other delivery was compared with in time; returns those to blame and those to hold."""
         if self.seconds_to_judgement(under_way=under_way) > 0:
             return [], []
         to_blame = [s for s in self._suspects if self._about_the_event.fullmatch(s.outcome.reason)]
@@ -124,21 +127,22 @@ class Condition:
         return [], self._go_down()
 
     def seconds_to_judgement(self, *, under_way: bool) -> float:
-        """How long the suspects may still wait for a delivery to be compared with, or for one that is under way."""
+        """How long the first suspect still waits for a delivery to be compared with; endless while one is under way."""
         if not self._suspects or (under_way and self._begun > self._suspects[0].begun):
             return math.inf
         return self._suspects[0].at + SUSPECTED_SECONDS - time.monotonic()
 
     def come_up(self) -> None:
+        """Hold the destination to be up."""
         self.down, self.quiet_until, self.probes, self._doubts = False, None, 0, 0
         self._doubted = []
 
     def turn(self) -> int:
-        """Whose turn the next probe is. The first one's, unless it has failed often enough to be doubted."""
+        """Which of the first events the next probe takes: the first, until it has failed often; then others in turn."""
         return 0 if self.probes < 4 or self.probes % 2 else self.probes // 2
 
     def _up_again(self, item: Item) -> list[Suspect]:
-        """Where few had failed, and it was another event that succeeded, those that it may lie with are to blame."""
+        """Come up; if only a few events had failed, and another one succeeded, those that may be to blame are."""
         of_them = any(suspect.item is item for suspect in self._doubted)
         condemned = [] if of_them else [s for s in self._doubted if not NEVER_THE_EVENT.fullmatch(s.outcome.reason)]
         self.come_up()
@@ -147,7 +151,7 @@ class Condition:
     def _go_down(self) -> list[Item]:
         held = [suspect.item for suspect in self._suspects]
         self._doubted = self._suspects if len(held) < RUN else []
-        self.down, self.lanes, self.probes, self._down_since = True, 1, 0, self._begun
+        self.down, self.limit, self.probes, self._down_since = True, 1, 0, self._begun
         self._doubts = RUN - len(held)
         self._suspects = []
         self._wait_for_probe()

@@ -1,4 +1,4 @@
-"""The readers' own connections, kept: a pool would ask each whether it lives, before every one of many statements."""
+"""Connections that the readers keep: a pool would check that each is alive before every one of many statements."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ MOST = 4
 
 
 class Connections:
-    """A few connections for all readers of a process, opened when they are needed first."""
+    """A few connections for all readers of a process, each opened when it is first needed."""
 
     def __init__(self, database: Database, most: int = MOST) -> None:
         self._database = database
@@ -22,7 +22,7 @@ class Connections:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection for a statement or two; `DatabaseAway` where there is none."""
+        """Lend a connection for a statement or two; raises `DatabaseAway`."""
         connection = await self._free.get()
         try:
             with database_errors():

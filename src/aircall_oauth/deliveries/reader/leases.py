@@ -1,10 +1,10 @@
-"""Which worker reads for which subscription: one at a time, and another one soon after it died.
+"""Leases: one worker reads for a subscription at a time, and another takes over soon after it died.
 
-A holder renews its leases together, in one statement. A lease that was not renewed is anybody's, and whoever takes it
-over draws the next number; the one before can't move the position any more, however late it wakes up.
+A holder renews its leases together, in one statement. Any worker may take a lease that was not renewed, and draws the
+next number with it. The former holder has an older number, and can't move the position any more however late it wakes.
 
-A worker that has less than its share, because it came when all were taken, asks for more, and the others give back what
-they have beyond theirs.
+A worker that came when all leases were taken has less than its share. It asks for more, and the others give back what
+they hold beyond their own shares.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ import asyncpg
 
 from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionStatus
 
-CHANGED = "aircall_oauth_subscriptions"  # the channel on which a change is told
-SHARE_WANTED = "aircall_oauth_share_wanted"  # and the one on which a worker asks for its share
+CHANGED = "aircall_oauth_subscriptions"  # the channel on which a change of a subscription is notified
+SHARE_WANTED = "aircall_oauth_share_wanted"  # the channel on which a worker asks for its share
 
 LENGTH = timedelta(seconds=10)
 RENEW_SECONDS = 3.0
-# So that several workers that start together share what there is.
+# A few at a time, so that several workers that start together share the subscriptions.
 CLAIMED_AT_ONCE = 8
 
 RENEW = """
@@ -50,50 +50,51 @@ SHARES = f"""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a leased subscription stands now."""
+class LeasedRow:
+    """What a renewed lease's subscription has now."""
 
     lease_number: int
     version: int
     active: bool
 
 
-async def renew(connection: asyncpg.Connection, holder: str, subscription_ids: list[str]) -> dict[str, Standing]:
-    """Keep these leases; what is not in the answer is no longer this holder's."""
+async def renew(connection: asyncpg.Connection, holder: str, subscription_ids: list[str]) -> dict[str, LeasedRow]:
+    """Renew these leases; a subscription that is not in the answer is no longer this holder's."""
     rows = await connection.fetch(RENEW, holder, LENGTH, subscription_ids)
     return {
-        row["id"]: Standing(row["lease_number"], row["version"], row["status"] == SubscriptionStatus.ACTIVE)
+        row["id"]: LeasedRow(row["lease_number"], row["version"], row["status"] == SubscriptionStatus.ACTIVE)
         for row in rows
     }
 
 
 async def claim(connection: asyncpg.Connection, holder: str, *, but: Sequence[str] = ()) -> list[Subscription]:
-    """Take subscriptions that nobody reads for, a few at a time."""
+    """Take leases that are free, a few at a time; returns their subscriptions."""
     rows = await connection.fetch(CLAIM, holder, LENGTH, CLAIMED_AT_ONCE, list(but))
     return [Subscription(**dict(row)) for row in rows]
 
 
 async def give_back(connection: asyncpg.Connection, subscription_id: str, lease_number: int) -> None:
-    """Let anybody take it at once."""
+    """Free a lease, so that any worker may take it at once."""
     await connection.execute(GIVE_BACK, subscription_id, lease_number)
 
 
 class Shares:
-    """How many leases each worker has that has any, and how many are free."""
+    """How many leases each worker holds, and how many are free."""
 
     def __init__(self, of: Mapping[str, int], *, free: int = 0) -> None:
         self._of = of
         self._free = free
 
     def wants_more(self, holder: str) -> bool:
-        """Whether it has less than every worker would have, were they shared out evenly."""
+        """Whether a worker has fewer leases than an even share."""
         return self._of.get(holder, 0) < sum(self._of.values()) // len({holder, *self._of})
 
     def to_give(self, holder: str, asker: str, *, giving: int = 0) -> int:
-        """How many more leases `holder` gives the asker, so that it has no less: each from whoever has the most then.
+        """Return how many more leases `holder` gives the asker, so that the asker has its share.
 
-        All who are asked come to the same plan. Who asks again may have it under way: what the holder is `giving` has
-        until its deliveries have ended, and what is free is about to be taken.
+        Each lease comes from the worker that has the most by then, so all workers that are asked come to the same plan.
+        For a repeated request, some leases are on their way: those the holder is `giving`, which it has until their
+        deliveries end, and free ones, which are about to be taken.
         """
         of, given = Counter(self._of) + Counter({asker: self._free}), 0
         while Shares(of).wants_more(asker):
@@ -105,10 +106,12 @@ class Shares:
 
 
 async def shares(connection: asyncpg.Connection) -> Shares:
+    """Read how many leases each worker holds."""
     of = {row["holder"]: row["count"] for row in await connection.fetch(SHARES)}
     free = of.pop(None, 0)
     return Shares(of, free=free)
 
 
 async def ask_for_share(connection: asyncpg.Connection, holder: str) -> None:
+    """Ask the other workers for leases."""
     await connection.execute("SELECT pg_notify($1, $2)", SHARE_WANTED, holder)

@@ -1,13 +1,13 @@
-"""One budget of memory for the events that all readers of a process hold."""
+"""One memory budget for the events that all readers of a process hold."""
 
 TOTAL_BYTES = 64 * 1024 * 1024
 
 
 class Memory:
-    """How much each reader holds, and how much more it may.
+    """How many bytes each reader holds, and how many more it may hold.
 
-    Together they hold at most twice the budget, and one event each beside it: a reader always has room for its share,
-    also where the others took the budget before it came.
+    Together they hold at most twice the budget, and one event each besides: a reader always has room for its share,
+    even if the others took the whole budget before it came.
     """
 
     def __init__(self, total_bytes: int = TOTAL_BYTES) -> None:
@@ -16,15 +16,15 @@ class Memory:
         self.held = 0
 
     def note(self, reader: object, held: int) -> None:
-        """A reader holds so many bytes now."""
+        """Set how many bytes a reader holds."""
         self.held += held - self._of.get(reader, 0)
         self._of[reader] = held
 
     def leave(self, reader: object) -> None:
-        """A reader has ended."""
+        """Free what a reader held: it has ended."""
         self.held -= self._of.pop(reader, 0)
 
     def room(self, reader: object) -> int:
-        """How many bytes more it may hold: what is left of the budget, or of its share."""
+        """Return how many more bytes a reader may hold: the rest of the budget, or of its share if that is more."""
         share = self._total // max(len(self._of), 1)
         return max(self._total - self.held, share - self._of.get(reader, 0))

@@ -1,4 +1,4 @@
-"""The reader's SQL: events past a position, parked ones that are due, and what keeps the findings of deliveries."""
+"""The reader's SQL: events past a position, parked events that are due, and the statement that writes findings."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from aircall_oauth.events import store
 from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
-# A filter may leave out almost everything: so far one statement looks.
+# A filter may leave out almost everything: one statement looks this many positions ahead.
 FAR = 50_000
-# Positions may have gaps: where a commit failed, and where a day was dropped.
+# Positions have gaps: where a commit failed, and where a day was dropped.
 SPARE = 1000
 CHAIN = 32
 DUE = f"""
@@ -30,9 +30,9 @@ DUE = f"""
     ) AS next
     WHERE past < $2 ORDER BY position
 """
-# An installation's first parked event decides for those behind it; one that was never tried is due at once. By one
-# moment for all rows of a chain: by a clock that goes on, its first ones could be left out, and the others not. What is
-# cut off by its bytes is the end of each chain.
+# An installation's first parked event decides for those behind it; one that was never tried is due at once. All rows of
+# a chain are compared with one moment: with a clock that goes on, the first could be left out and later ones taken.
+# The limit of bytes cuts off the end of each chain.
 DUE_CHAINS = f"""
     SELECT {COLUMNS}, attempts FROM (
         SELECT event.*, attempts, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
@@ -54,7 +54,8 @@ DUE_CHAINS = f"""
 BLOCKED = """
     SELECT installation_id, count(*) AS parked FROM parked WHERE subscription_id = $1 AND dead_at IS NULL GROUP BY 1
 """
-# Only by the holder of the lease; what is known of the destination only where it is still that destination.
+# Only the holder of the lease writes. Findings about the destination are written only if the row still has the version
+# that was read: another version may have another destination.
 KEEP = f"""
     WITH mine AS (
         UPDATE subscription SET
@@ -93,8 +94,8 @@ KEEP_POSITIONS = """
 """
 
 
-class Tried(NamedTuple):
-    """One attempt."""
+class Attempt(NamedTuple):
+    """One attempt of a delivery, as a row of the table."""
 
     event_id: str
     position: int
@@ -104,7 +105,7 @@ class Tried(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ParkedEvent:
     """An event that is parked or dead now."""
 
     item: Item
@@ -116,29 +117,34 @@ class Beside:
 
 @dataclass
 class Findings:
-    """What deliveries came to, and is not kept yet."""
+    """What deliveries came to and is not written down yet."""
 
-    tried: list[Tried] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     delivered: list[int] = field(default_factory=list)  # positions of parked events
-    beside: dict[int, Beside] = field(default_factory=dict)
+    parked: dict[int, ParkedEvent] = field(default_factory=dict)  # by position
     last_error: str | None = None
     last_error_at: datetime | None = None
 
+    @property
+    def concern_parked(self) -> bool:
+        """Whether rows of parked events are to be added, changed or deleted."""
+        return bool(self.delivered or self.parked)
+
     def after(self, earlier: "Findings") -> "Findings":
-        """Both, where the earlier could not be kept."""
-        beside = {position: each for position, each in earlier.beside.items() if position not in self.delivered}
+        """Return these findings joined to earlier ones that could not be written."""
+        parked = {position: each for position, each in earlier.parked.items() if position not in self.delivered}
         return Findings(
-            [*earlier.tried, *self.tried],
+            [*earlier.attempts, *self.attempts],
             [*earlier.delivered, *self.delivered],
-            beside | self.beside,
+            parked | self.parked,
             self.last_error or earlier.last_error,
             self.last_error_at or earlier.last_error_at,
         )
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a reader stands, and what it knows of the destination."""
+class Checkpoint:
+    """A reader's position, and what it knows of the destination."""
 
     subscription_id: str
     lease_number: int
@@ -153,10 +159,13 @@ class Place:
 async def read(
     connection: asyncpg.Connection, wanted: Filter, after: int, *, limit: int, most_bytes: int
 ) -> tuple[list[Item], int, bool]:
-    """The next events past a position; the place up to which there are no others; whether there is more to read."""
+    """Read the next events past a position.
+
+    Returns them, the position up to which there are no others, and whether there is more to read.
+    """
     conditions, values = wanted.sql(first=5)
     head = await store.newest_position(connection)
-    # Bounded always: without statistics of a new day the database sorts all that lies ahead, for a few of them.
+    # Always bounded: without statistics of a new day the database would sort all that lies ahead, for a few events.
     end = min(head, after + (FAR if conditions else limit + SPARE))
     if end <= after:
         return [], after, False
@@ -167,14 +176,14 @@ async def read(
     return items, end, end < head
 
 
-async def came(
+async def read_unfiltered(
     connection: asyncpg.Connection, after: int, *, limit: int, most_bytes: int
 ) -> tuple[list[EventJson], int, bool]:
-    """As `read`, for all events alike, and with one statement where there are any."""
+    """Read as `read` does, without a filter, and with one statement if there are any events."""
     end = after + limit + SPARE
     rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
     if not rows:
-        # The end of the log is asked for before what lies ahead of it: what is committed in between must not be passed.
+        # The end of the log is asked for before the events up to it: one committed in between must not be passed over.
         head = await store.newest_position(connection)
         end = min(head, end)
         if head <= after:
@@ -186,13 +195,13 @@ async def came(
     return events, events[-1].position, rows[0]["found"] == limit or rows[0]["found"] > len(rows)
 
 
-async def keep_positions(connection: asyncpg.Connection, places: Sequence[Place]) -> set[str]:
-    """Move the positions of many subscriptions, of which nothing else is to be kept; of which that was done."""
+async def keep_positions(connection: asyncpg.Connection, checkpoints: Sequence[Checkpoint]) -> set[str]:
+    """Write the positions, and nothing else, of many checkpoints; returns the ids of the subscriptions that moved."""
     rows = await connection.fetch(
         KEEP_POSITIONS,
-        [place.subscription_id for place in places],
-        [place.lease_number for place in places],
-        [place.position for place in places],
+        [each.subscription_id for each in checkpoints],
+        [each.lease_number for each in checkpoints],
+        [each.position for each in checkpoints],
     )
     return {row["id"] for row in rows}
 
@@ -200,57 +209,57 @@ async def keep_positions(connection: asyncpg.Connection, places: Sequence[Place]
 async def due(
     connection: asyncpg.Connection, subscription_id: str, *, but: Sequence[int], limit: int, most_bytes: int
 ) -> list[Item]:
-    """Parked events whose time has come, without those that are under way; one at least where there is one."""
+    """Read parked events whose time has come, but for the positions in `but`; at least one, if there is one."""
     return [_parked(row) for row in await connection.fetch(DUE, subscription_id, most_bytes, but, limit)]
 
 
 async def due_chains(
     connection: asyncpg.Connection, subscription_id: str, installation_ids: Sequence[str], *, most_bytes: int
 ) -> list[Item]:
-    """Of these installations, the first parked events of those whose very first is due; one at least."""
+    """Read the first parked events of each of these installations whose very first is due; at least one."""
     return [_parked(row) for row in await connection.fetch(DUE_CHAINS, subscription_id, most_bytes, installation_ids)]
 
 
 async def blocked(connection: asyncpg.Connection, subscription_id: str) -> Counter[str]:
-    """How many events of each installation are parked."""
+    """Count the parked events of each installation that has any."""
     rows = await connection.fetch(BLOCKED, subscription_id)
     return Counter({row["installation_id"]: row["parked"] for row in rows})
 
 
-async def keep(connection: asyncpg.Connection, place: Place, findings: Findings) -> tuple[int, bool] | None:
-    """Move the position, and write down what came of the deliveries, or neither.
+async def keep(connection: asyncpg.Connection, checkpoint: Checkpoint, findings: Findings) -> tuple[int, bool] | None:
+    """Move the position and write down the findings, or neither.
 
-    The subscription's version and whether it is active; None where somebody else reads for it, or it is gone.
+    Returns the subscription's version and whether it is active; None if another worker reads for it, or it is gone.
     """
-    tried, beside = findings.tried, list(findings.beside.values())
+    attempts, parked = findings.attempts, list(findings.parked.values())
     row = await connection.fetchrow(
         KEEP,
-        place.subscription_id,
-        place.lease_number,
-        place.position,
-        place.version,
-        place.health,
-        place.quiet_until,
-        place.probes,
-        place.gone,
+        checkpoint.subscription_id,
+        checkpoint.lease_number,
+        checkpoint.position,
+        checkpoint.version,
+        checkpoint.health,
+        checkpoint.quiet_until,
+        checkpoint.probes,
+        checkpoint.gone,
         findings.last_error,
         findings.last_error_at,
-        *(zip(*tried, strict=True) if tried else [()] * len(Tried._fields)),
+        *(zip(*attempts, strict=True) if attempts else [()] * len(Attempt._fields)),
         findings.delivered,
-        [each.item.position for each in beside],
-        [each.item.received_at for each in beside],
-        [each.item.message.event_id for each in beside],
-        [each.item.installation_id for each in beside],
-        [each.attempts for each in beside],
-        [each.reason for each in beside],
-        [each.due_at for each in beside],
-        [each.dead_at for each in beside],
+        [each.item.position for each in parked],
+        [each.item.received_at for each in parked],
+        [each.item.message.event_id for each in parked],
+        [each.item.installation_id for each in parked],
+        [each.attempts for each in parked],
+        [each.reason for each in parked],
+        [each.due_at for each in parked],
+        [each.dead_at for each in parked],
     )
     return None if row is None else (row["version"], row["status"] == SubscriptionStatus.ACTIVE)
 
 
 def message_of(event: EventJson) -> Message:
-    """What goes out of an event."""
+    """Return the message that goes out for an event."""
     return Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))
 
 

@@ -1,4 +1,4 @@
-"""The events that were read and are not settled yet: how far the position may move, and which may go out next."""
+"""Events that were read and are not settled yet: how far the position may move, and which may go out next."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,19 +8,19 @@ from operator import attrgetter
 
 from aircall_oauth.deliveries.destinations.outcomes import Message
 
-# What an event takes beside its body.
+# The memory that an event takes beside its body.
 ITEM_BYTES = 1024
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """An event on its way to the destination."""
+    """An event to be delivered."""
 
     message: Message
     position: int
     received_at: datetime
-    attempts: int = 0  # that led to its being parked
-    parked: bool = False  # it has a row beside the log
+    attempts: int = 0  # that failed, as its row of parked events counts them
+    parked: bool = False  # it has a row in the table of parked events
     tried: bool = False
     settled: bool = False
     out_since: float | None = None  # by the monotonic clock, while it is under way
@@ -31,17 +31,17 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        """The memory it takes, about."""
+        """Roughly the memory it takes."""
         return len(self.message.body) + ITEM_BYTES
 
     @property
     def order_key(self) -> str:
-        """Events with the same key keep their order, where a subscription asks for order."""
+        """Events with the same key keep their order if the subscription asks for order."""
         return self.message.installation_id
 
 
 class Window:
-    """What lies between the position and the place read to. The position moves over settled events only."""
+    """The events between the position and the place read to. The position moves over settled events only."""
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -53,7 +53,7 @@ class Window:
         return len(self._items)
 
     def add(self, items: Iterable[Item], read_to: int) -> None:
-        """The next events of the log, and the place up to which there are no others."""
+        """Add the next events of the log; up to `read_to` there are no others."""
         for item in items:
             self._items.append(item)
             self.bytes += item.bytes
@@ -61,12 +61,12 @@ class Window:
         self._move()
 
     def settle(self, item: Item) -> None:
-        """Delivered, or parked."""
+        """Mark an event as delivered or parked."""
         item.settled = True
         self._move()
 
     def slow(self, before: float) -> list[Item]:
-        """What has been under way since before then, where most others are settled and only wait for these."""
+        """Return events under way since before then, if most of the window is settled and waits for them."""
         unsettled = [item for item in self._items if not item.settled]
         if len(unsettled) > len(self._items) // 2:
             return []
@@ -83,16 +83,16 @@ class Window:
 
 @dataclass(slots=True)
 class Chain:
-    """An event that is under way, or about to be, and those of its order key that wait for its end."""
+    """An event under way, or about to be, and the events with its order key that wait for it to end."""
 
     first: Item
     waiting: deque[Item] = field(default_factory=deque)
 
 
-class Line:
-    """Whose turn it is. With `ordered`, one event of an order key at a time, and none past a parked one.
+class Queue:
+    """Decides which event is next. With `ordered`, one event of an order key at a time, and none past a parked one.
 
-    Events are taken by `take`, `take_for_probe` or `take_untried`; one of them that `is_behind` must not go out.
+    Events are taken by `take`, `take_for_probe` or `take_untried`. One that `is_behind` must not go out.
     """
 
     def __init__(self, *, ordered: bool) -> None:
@@ -100,23 +100,23 @@ class Line:
         self._waiting: deque[Item] = deque()
         self._ready: deque[Item] = deque()
         self._chains: dict[str, Chain] = {}
-        self.blocked: dict[str, int] = {}  # order keys with parked events, and how many
+        self.blocked: dict[str, int] = {}  # the number of parked events of each order key that has any
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._ready)
 
     def join(self, items: Iterable[Item]) -> None:
-        """Events of the log, in its order."""
+        """Add events of the log, in its order."""
         self._waiting.extend(items)
 
     def join_parked(self, items: Iterable[Item]) -> None:
-        """Parked events that are due, in the order of the log; they go first."""
+        """Add parked events that are due, in the order of the log; they go first."""
         for item in items:
             if self._may_go(item):
                 self._ready.append(item)
 
     def take(self) -> Item | None:
-        """The next event whose turn it is."""
+        """Take the next event, or None if none may go."""
         if self._ready:
             return self._ready.popleft()
         while self._waiting:
@@ -126,7 +126,7 @@ class Line:
         return None
 
     def take_for_probe(self, turn: int, most: int) -> Item | None:
-        """One of the first whose turn it is, another one each turn. Parked events leave the line."""
+        """Take one of the first `most` events that may go, another one each turn. Parked events leave the queue."""
         self.hold(())
         candidates: dict[object, Item] = {}
         for item in self._waiting:
@@ -136,7 +136,7 @@ class Line:
         return self._taken(list(candidates.values())[turn % len(candidates)]) if candidates else None
 
     def take_untried(self) -> Item | None:
-        """The first event that the destination has not seen yet. Parked events leave the line."""
+        """Take the first event that was never sent to the destination. Parked events leave the queue."""
         self.hold(())
         seen: set[str] = set()
         for item in self._waiting:
@@ -146,7 +146,7 @@ class Line:
         return None
 
     def done(self, item: Item) -> None:
-        """It is settled: the next of its order key may go."""
+        """Let the next event of the order key go: this one is settled."""
         waiting = self.withdraw(item)
         if waiting:
             first = waiting.popleft()
@@ -154,14 +154,14 @@ class Line:
             self._ready.append(first)
 
     def withdraw(self, item: Item) -> deque[Item]:
-        """It is parked, or must not go: what waited for its end."""
+        """Free the order key of an event that is parked or must not go; returns the events that waited for it."""
         chain = self._chains.get(item.order_key)
         if chain is None or chain.first is not item:
             return deque()
         return self._chains.pop(item.order_key).waiting
 
     def pass_by(self, item: Item) -> deque[Item]:
-        """It is parked and still under way, so its order key stays busy: what waited for its end."""
+        """Return the events that waited for one that is parked but still under way: its order key stays busy."""
         chain = self._chains.get(item.order_key)
         if chain is None or chain.first is not item:
             return deque()
@@ -169,7 +169,7 @@ class Line:
         return waiting
 
     def hold(self, items: Iterable[Item]) -> None:
-        """Back into the line, in the order of the log, with what waited for them. Parked events leave the line."""
+        """Put events back, in the order of the log, with those that waited for them. Parked events leave the queue."""
         back = [*items, *self._ready]
         for item in back.copy():
             back.extend(self.withdraw(item))
@@ -181,7 +181,7 @@ class Line:
             self._waiting = deque(sorted(waiting, key=attrgetter("position")))
 
     def drop(self, item: Item) -> None:
-        """It leaves the line, if it is there."""
+        """Remove an event, if it is in the queue."""
         if item in self._waiting:
             self._waiting.remove(item)
 
@@ -190,9 +190,11 @@ class Line:
         return self._ordered and not item.parked and item.order_key in self.blocked
 
     def block(self, order_key: str) -> None:
+        """Count one more parked event of an order key."""
         self.blocked[order_key] = self.blocked.get(order_key, 0) + 1
 
     def unblock(self, order_key: str) -> None:
+        """Count one parked event of an order key less."""
         left = self.blocked.get(order_key, 0) - 1
         if left > 0:
             self.blocked[order_key] = left
@@ -200,6 +202,7 @@ class Line:
             self.blocked.pop(order_key, None)
 
     def is_busy(self, order_key: str) -> bool:
+        """Whether an event of this order key is under way or about to be."""
         return order_key in self._chains
 
     def _may_go(self, item: Item) -> bool:

@@ -1,4 +1,4 @@
-"""When a parked event is tried again: by a schedule over three days, and then it is dead."""
+"""Retries: when a parked event is tried again, by a schedule over three days. After that it is dead."""
 
 import random
 from datetime import datetime, timedelta
@@ -16,15 +16,15 @@ SCHEDULE = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
-# Events that failed together are not to come back together.
+# Spreads events that failed together, so that they do not come back together.
 JITTER = 0.2
-SLOW = "slow"  # the reason of one that is still under way: what comes after it is not to wait for its end
-SLOW_TAKES = timedelta(seconds=20)  # a little longer than a delivery; then nobody is at it any more
-BEHIND = "behind"  # the reason of one that was not tried: an earlier one of its installation is parked
+SLOW = "slow"  # the reason of an event that is still under way: those after it need not wait for it to end
+SLOW_TAKES = timedelta(seconds=20)  # a little longer than a delivery may take, so that it is no longer under way
+BEHIND = "behind"  # the reason of an untried event: an earlier one of its installation is parked
 
 
 def due_at(attempts: int, at: datetime, *, pause_seconds: float | None = None) -> datetime | None:
-    """When to try again after so many attempts, not before the pause asked for is over; None for never."""
+    """Return when to try again after so many attempts, but not before a pause that was asked for; None for never."""
     if attempts > len(SCHEDULE):
         return None
     pause = SCHEDULE[attempts - 1] * random.uniform(1, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing

@@ -1,4 +1,4 @@
-"""All readers of this worker: leases taken, renewed and given back, and every reader told what it must know."""
+"""Runs the readers of this worker: takes, renews and gives back their leases, and tells them that the log grew."""
 
 import asyncio
 import contextlib
@@ -30,17 +30,17 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 CLAIM_SECONDS = 1.0
-# Positions that only moved over what was left out are kept so seldom.
+# Positions that only moved over unwanted events are written this seldom.
 KEEP_SKIPPED_SECONDS = 2.0
 TAIL_PAUSE_SECONDS = 0.5
-# Longer than what a reader has out takes to end.
+# Longer than the deliveries that a reader has under way may take.
 LEFT_TO_OTHERS_SECONDS = 20.0
-# Its holder lets go of a lease a little before anybody else may take it.
+# The holder stops a little before another worker may take its lease.
 LEASE_SECONDS = leases.LENGTH.total_seconds() - 1.0
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=1)
-WELL_SECONDS = 300.0  # a reader that lasted so long begins anew with the pauses
-# The lease is kept, so that no other worker tries before.
+WELL_SECONDS = 300.0  # after a reader that lasted so long, the pauses begin anew
+# The lease is kept, so that no other worker tries earlier.
 PUT_OFF = """
     UPDATE subscription SET last_error = $3, last_error_at = now(), lease_until = clock_timestamp() + $4
     WHERE id = $1 AND lease_number = $2
@@ -51,7 +51,7 @@ PUT_OFF = """
 async def reading(resources: Resources) -> AsyncIterator[None]:
     """Deliver for every subscription that no other worker reads for, while the block lasts.
 
-    On leaving it what is out is waited for, as long as a delivery may take, and the leases are given back.
+    On leaving, deliveries under way are waited for, as long as one may take, and the leases are given back.
     """
     readers = Readers(resources)
     told = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
@@ -73,34 +73,34 @@ class Readers:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._connections = Connections(resources.database)
-        # Leases are kept, and ended subscriptions let go, however long the readers' statements take.
+        # For leases only: they are renewed and given back on time, however long the readers' statements take.
         self._own_connection = Connections(resources.database, most=1)
         self._holder = new_id("wrk")
-        # One that was fenced off may still be ending when its successor here begins: both are told what they must know.
+        # There may be two for a subscription: one that was fenced off may still be ending when the next begins.
         self._readers: set[Reader] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._renew_at = self._keep_at = 0.0
         self._tail, self._memory = Tail(), Memory()
         self._askers: set[str] = set()
-        # What was given to others, and until when it is left to them.
+        # Subscriptions that were given to other workers, and until when they are left to them.
         self._given: dict[str, float] = {}
         self._failures = Counter[str]()  # of each subscription's readers, one after the other
         self._finishing = False
 
     def changed(self, *_notification: Any) -> None:
-        """A subscription was made, changed or deleted: look at once."""
+        """Renew and claim at once: a subscription was made, changed or deleted."""
         self._renew_at = 0.0
         self._woken.set()
 
     def share_wanted(self, _connection: Any, _pid: int, _channel: str, asker: str) -> None:
-        """Another worker has less than its share."""
+        """Take note that another worker has less than its share."""
         if asker != self._holder:
             self._askers.add(asker)
             self._woken.set()
 
     async def pass_on_growth(self, notifier: Notifier) -> None:
-        """Read what came once for all readers that keep up, and tell every reader."""
+        """Each time the log grew, read its end once for all readers that keep up, and tell every reader."""
         growth, more = notifier.next_growth(), False
         while not notifier.stopped:
             if not more:
@@ -117,7 +117,7 @@ class Readers:
                 reader.log_grew()
 
     async def _follow(self) -> bool:
-        """Whether there is more of the log's end to read; where all readers are behind it, they read for themselves."""
+        """Read new events into the tail, if any reader keeps up with the log; returns whether there are more."""
         if not any(reader.keeps_up for reader in self._readers):
             self._tail.forget()
             return False
@@ -125,16 +125,16 @@ class Readers:
             return await self._tail.follow(connection)
 
     async def _keep_positions(self, connection: asyncpg.Connection) -> None:
-        """Of the readers that only passed over events, in one statement."""
-        idle = [(reader, place) for reader in self._readers if (place := reader.idle_place()) is not None]
+        """Write the positions of readers that only passed over events, in one statement."""
+        idle = [(reader, each) for reader in self._readers if (each := reader.idle_checkpoint()) is not None]
         if idle:
-            kept = await queries.keep_positions(connection, [place for _, place in idle])
-            for reader, place in idle:
-                if place.subscription_id in kept:
-                    reader.kept(place)
+            written = await queries.keep_positions(connection, [checkpoint for _, checkpoint in idle])
+            for reader, checkpoint in idle:
+                if checkpoint.subscription_id in written:
+                    reader.checkpoint_written(checkpoint)
 
     async def keep_leases(self) -> None:
-        """Renew what is held, take what is free, again and again."""
+        """Renew the leases held and take free ones, until cancelled."""
         while True:
             self._woken.clear()
             try:
@@ -145,7 +145,7 @@ class Readers:
             await notify.wait_for(self._woken, CLAIM_SECONDS)
 
     async def finish(self) -> None:
-        """Take nothing more, and wait for every reader to end."""
+        """Take no more leases, and wait for every reader to end."""
         self._finishing = True
         for reader in self._readers:
             reader.finish()
@@ -178,7 +178,7 @@ class Readers:
             await leases.ask_for_share(connection, self._holder)
 
     async def _give_shares(self, connection: asyncpg.Connection) -> None:
-        """Let readers end for those who asked, and leave what they give back to others for a while."""
+        """Finish readers for the workers that asked, and leave their subscriptions to others for a while."""
         while self._askers:
             shares, asker = await leases.shares(connection), self._askers.pop()
             staying = [reader for reader in self._readers if not reader.finishing]
@@ -192,14 +192,14 @@ class Readers:
 
     async def _renew(self, connection: asyncpg.Connection, asked_at: float) -> None:
         readers = list(self._readers)
-        standings = await leases.renew(connection, self._holder, [reader.subscription.id for reader in readers])
+        rows = await leases.renew(connection, self._holder, [reader.subscription.id for reader in readers])
         for reader in readers:
-            standing = standings.get(reader.subscription.id)
-            if standing is None or standing.lease_number != reader.subscription.lease_number:
+            row = rows.get(reader.subscription.id)
+            if row is None or row.lease_number != reader.subscription.lease_number:
                 reader.fence_off()
-            elif not standing.active or standing.version != reader.subscription.version:
+            elif not row.active or row.version != reader.subscription.version:
                 reader.finish()
-            if standing is not None:
+            if row is not None:
                 reader.lease_renewed(asked_at)
 
     def _begin(self, subscription: Subscription, claimed_at: float) -> None:
@@ -208,7 +208,7 @@ class Readers:
         task.add_done_callback(self._tasks.discard)
 
     async def _read_for(self, subscription: Subscription, claimed_at: float) -> None:
-        """Read until it ends. After a failure the lease is kept for a while, so that the next try comes later."""
+        """Run a reader to its end. After a failure its lease is kept for a while, so that the next try comes later."""
         try:
             await self._read(subscription, claimed_at)
         except AppError as error:
