@@ -1,1 +1,1 @@
-"""The partner's systems are told: push subscriptions, readers of the log that deliver."""
+"""Deliveries: subscriptions of the partner's systems, and the readers that deliver the log's events to them."""

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from aircall_oauth.deliveries.destinations import brokers
 from aircall_oauth.deliveries.destinations.brokers import BrokerKind
-from aircall_oauth.deliveries.of_event import Became
+from aircall_oauth.deliveries.of_event import DeliveryStatus
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.events.routes import EventView
 from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder
@@ -155,7 +155,7 @@ class DeliveryView(BaseModel):
 
     subscription_id: str = Field(examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
     name: str = Field(examples=["crm"])
-    status: Became
+    status: DeliveryStatus
     attempts: int = Field(examples=[1])
     last_outcome: str | None = Field(examples=["delivered"])
     last_at: datetime | None

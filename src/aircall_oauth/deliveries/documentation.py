@@ -1,4 +1,4 @@
-"""What goes out, for the API's document: a delivery as its receiver meets it."""
+"""Describes a delivery as its receiver gets it, for the API's document."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What became of an event for each subscription: delivered, parked, dead, or not its turn yet."""
+"""The deliveries of one event: how far each subscription is with it."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,11 +11,15 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 
 
-class Became(StrEnum):
-    WAITING = "waiting"  # the subscription has not come that far
+class DeliveryStatus(StrEnum):
+    WAITING = "waiting"  # the subscription has not come to its position
     DELIVERED = "delivered"
     PARKED = "parked"
     DEAD = "dead"
+
+
+# Its name in the API's document, which must stay.
+DeliveryStatus.__name__ = DeliveryStatus.__qualname__ = "Became"
 
 
 class Delivery(msgspec.Struct):
@@ -23,17 +27,18 @@ class Delivery(msgspec.Struct):
 
     subscription_id: str
     name: str
-    status: Became
+    status: DeliveryStatus
     attempts: int
     last_outcome: str | None
     last_at: datetime | None
 
 
-# Parked and dead ones have their rows, tried ones their attempts; for the rest the position and the filter tell.
+# A parked or dead event has a row, a tried one its attempts; for the rest the position and the filter decide.
 OF_EACH = f"""
     SELECT s.id, s.name,
-        CASE WHEN p.dead_at IS NOT NULL THEN '{Became.DEAD}' WHEN p.position IS NOT NULL THEN '{Became.PARKED}'
-             WHEN 'delivered' = ANY (a.outcomes) THEN '{Became.DELIVERED}' ELSE '{Became.WAITING}' END,
+        CASE WHEN p.dead_at IS NOT NULL THEN '{DeliveryStatus.DEAD}'
+             WHEN p.position IS NOT NULL THEN '{DeliveryStatus.PARKED}'
+             WHEN 'delivered' = ANY (a.outcomes) THEN '{DeliveryStatus.DELIVERED}' ELSE '{DeliveryStatus.WAITING}' END,
         cardinality(a.outcomes), a.outcomes[1], a.last_at
     FROM event e CROSS JOIN subscription s CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
     LEFT JOIN parked p ON p.subscription_id = s.id AND p.position = e.position
@@ -51,7 +56,7 @@ OF_EACH = f"""
 
 
 async def of_each_subscription(resources: Resources, key: Caller, event_id: str) -> list[Delivery]:
-    """What became of an event; an API key bound to an owner sees that owner's subscriptions only."""
+    """List the deliveries of an event. An API key bound to an owner sees that owner's subscriptions only."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             rows = await connection.fetch(OF_EACH, event_id, key.owner)

@@ -1,4 +1,4 @@
-"""The worker's chores around deliveries: what is past the retention is forgotten."""
+"""The worker's chores that delete attempts and parked events past the retention."""
 
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks
@@ -14,11 +14,11 @@ FORGET_PARKED = """
 
 
 async def forget_attempts(resources: Resources) -> None:
-    """Forget what was tried before `AIRCALL_OAUTH_EVENT_RETENTION`."""
+    """Delete attempts older than `AIRCALL_OAUTH_EVENT_RETENTION`."""
     before = await clocks.log_now(resources.database) - resources.settings.event_retention
     await batches.delete(resources.database, FORGET_ATTEMPTS, before)
 
 
 async def forget_parked(resources: Resources) -> None:
-    """Forget parked and dead events that the log has dropped: nothing is left to deliver."""
+    """Delete the rows of parked and dead events that the log has dropped: nothing is left to deliver."""
     await batches.delete(resources.database, FORGET_PARKED)

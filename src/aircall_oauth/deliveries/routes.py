@@ -140,9 +140,9 @@ async def test_subscription(
     subscription_id: SubscriptionId, key: SubscriptionsWriter, resources: ResourcesDep
 ) -> TestResult:
     """Send an event of the type `subscription.test` right now, and say what came of it."""
-    tried = await subscriptions.try_out(resources, key, subscription_id)
+    result = await subscriptions.try_out(resources, key, subscription_id)
     return TestResult(
-        delivered=isinstance(tried.outcome, Delivered), outcome=word(tried.outcome), milliseconds=tried.milliseconds
+        delivered=isinstance(result.outcome, Delivered), outcome=word(result.outcome), milliseconds=result.milliseconds
     )
 
 

@@ -1,4 +1,4 @@
-"""Seals the destinations that the version before this one left in clear, before and while it is replaced."""
+"""Seals the addresses that the previous version kept in clear, before it is replaced and meanwhile."""
 
 from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.resources import Resources
@@ -12,12 +12,12 @@ IN_CLEAR = f"""
     SELECT id, url FROM subscription
     WHERE kind = '{SubscriptionKind.HTTP}' AND url_sealed IS NULL AND id > $1 ORDER BY id LIMIT $2
 """
-# Whoever changes the address meanwhile wins.
+# An address that is changed meanwhile is left alone.
 SEAL = "UPDATE subscription SET url = $3, url_sealed = $4 WHERE id = $1 AND url = $2 AND url_sealed IS NULL"
 
 
 async def seal_urls(resources: Resources) -> None:
-    """Seal every URL that stands in clear. Who reads for a subscription goes on with what it has."""
+    """Seal every URL that is kept in clear. Readers go on with the address they have."""
     after = ""
     with database_errors():
         async with resources.database.driver_connection() as connection:

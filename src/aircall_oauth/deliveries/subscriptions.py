@@ -1,8 +1,8 @@
-"""Subscriptions: made, changed, paused, moved back, deleted.
+"""Makes, changes, pauses, replays and deletes subscriptions.
 
-Every change is told to the workers as it commits, and makes a new version of the row, by which a worker that missed
-the telling knows that it reads by old rules. What moves the position takes the lease away too, so that whoever still
-reads can't move it back again.
+Every change notifies the workers as it commits, and makes a new version of the row: by it, a worker that missed the
+notification sees that its reader is out of date. A replay also takes the lease away, so that the present reader can't
+move the position forward again.
 """
 
 import time
@@ -47,13 +47,13 @@ HEAD = text(f"SELECT {epochs.END}, coalesce({epochs.DROPPED_TO}, 0)")
 BEFORE = text("SELECT position - 1 FROM event WHERE received_at >= :since ORDER BY position LIMIT 1")
 COUNT = text("SELECT count(*), count(*) FILTER (WHERE owners = :owners) FROM subscription WHERE id <> :but")
 TEST_TYPE = "subscription.test"
-# Nothing is known against the destination.
+# A destination that is held to be up.
 FRESH: dict[str, Any] = {"health": Health.UP, "quiet_until": None, "probes": 0}
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What became of a sample event."""
+class SampleResult:
+    """What came of sending a sample event."""
 
     outcome: Outcome
     milliseconds: int
@@ -62,10 +62,10 @@ class Tried:
 async def create(
     resources: Resources, key: Caller, *, start: int | str, **fields: Any
 ) -> tuple[Subscription, SecretStr | None]:
-    """A subscription that begins at once, and its secret in clear, this one time.
+    """Make a subscription that begins at once; returns it, and its signing secret in clear this one time.
 
-    `start` is `now`, `beginning` or a position. Raises `DestinationRefused`, `OwnerNotAllowed`, `PositionGone`
-    or `SubscriptionsFull`.
+    `start` is `now`, `beginning` or a position. A broker's subscription has no secret. Raises `DestinationRefused`,
+    `OwnerNotAllowed`, `PositionGone` or `SubscriptionsFull`.
     """
     subscription_id = new_id("sub")
     fields["owners"] = _owners(key, fields["owners"])
@@ -84,18 +84,18 @@ async def create(
             **fields,
         )
         session.add(subscription)
-        await _tell(session, subscription_id)
+        await _notify_workers(session, subscription_id)
     return subscription, secret
 
 
 async def change(resources: Resources, key: Caller, subscription_id: str, **fields: Any) -> None:
-    """Change what it is called, what it wants or where it goes; its position stays."""
+    """Change its name, its filter, its order or its address; its position stays."""
     if "owners" in fields:
         fields["owners"] = _owners(key, fields["owners"])
     if "url" in fields:
         found = await _find(resources, key, subscription_id)
         if fields["url"] == registry.shown_url(found.url) != found.url:
-            # Sent back as it was shown, without its secrets.
+            # The address as it is shown, without its secrets, was sent back: nothing to change.
             del fields["url"]
         else:
             fields |= await _addressed(resources, key, found.kind, subscription_id, fields["url"]) | FRESH
@@ -103,45 +103,45 @@ async def change(resources: Resources, key: Caller, subscription_id: str, **fiel
 
 
 async def delete_one(resources: Resources, key: Caller, subscription_id: str) -> None:
-    """End it for good, its parked and dead events with it."""
+    """Delete a subscription with its parked and dead events."""
     gone = delete(Subscription).where(*_one(key, subscription_id))
     async with resources.database.session() as session:
         if (await session.exec(gone)).rowcount == 0:
             raise SubscriptionNotFound
-        await _tell(session, subscription_id)
+        await _notify_workers(session, subscription_id)
 
 
 async def pause(resources: Resources, key: Caller, subscription_id: str) -> None:
-    """Stop at once: what is out is waited for, and nothing more goes out."""
+    """Stop deliveries; those under way are waited for."""
     await _update(resources, key, subscription_id, status=SubscriptionStatus.PAUSED)
 
 
 async def resume(resources: Resources, key: Caller, subscription_id: str) -> None:
-    """Go on where it stood, paused or disabled, without waiting for a probe's turn."""
+    """Go on from its position, whether it was paused or disabled, without waiting for the next probe."""
     await _update(resources, key, subscription_id, status=SubscriptionStatus.ACTIVE, **FRESH)
 
 
 async def replay(resources: Resources, key: Caller, subscription_id: str, *, start: int | datetime) -> None:
-    """Move the reader to a position, or to before what came in from a moment on.
+    """Move a subscription to a position, or to before the first event that came in at or after a moment.
 
-    What it had parked or given up past that place is read anew, so it leaves the places beside the log.
+    Events past there that were parked or given up are read from the log again, so their rows are deleted.
     """
     async with resources.database.session() as session:
         position = await _position_of(session, start)
         moved = (
             update(Subscription)
             .where(*_one(key, subscription_id))
-            .values(position=position, version=Subscription.version + 1, **_taken_away())
+            .values(position=position, version=Subscription.version + 1, **_without_lease())
         )
         if (await session.exec(moved)).rowcount == 0:
             raise SubscriptionNotFound
         beside = delete(Parked).where(col(Parked.subscription_id) == subscription_id, col(Parked.position) > position)
         await session.exec(beside)
-        await _tell(session, subscription_id)
+        await _notify_workers(session, subscription_id)
 
 
 async def rotate_secret(resources: Resources, key: Caller, subscription_id: str, *, at_once: bool) -> SecretStr:
-    """A new secret, in clear this one time; the old one signs too for a day, unless it is to end at once."""
+    """Make a new secret; returns it in clear this one time. The old one signs too for a day, unless `at_once`."""
     subscription = await _find(resources, key, subscription_id)
     if subscription.secret_sealed is None:
         raise SubscriptionUnsigned
@@ -160,8 +160,8 @@ async def rotate_secret(resources: Resources, key: Caller, subscription_id: str,
     return secret
 
 
-async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Tried:
-    """Send a sample event right now, past the log; what came of it changes nothing."""
+async def try_out(resources: Resources, key: Caller, subscription_id: str) -> SampleResult:
+    """Send a sample event right now. It is not in the log, and its outcome changes nothing."""
     subscription = await _find(resources, key, subscription_id)
     destination = await registry.open(resources, subscription)
     started = time.perf_counter()
@@ -169,11 +169,11 @@ async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Tr
         outcome = await attempt(destination, _sample(subscription), _note_unexpected)
     finally:
         await destination.close()
-    return Tried(outcome, round((time.perf_counter() - started) * 1000))
+    return SampleResult(outcome, round((time.perf_counter() - started) * 1000))
 
 
 async def retry_dead(resources: Resources, key: Caller, subscription_id: str, event_ids: Sequence[str] | None) -> int:
-    """Put events that were given up back to the parked ones, due now; all of them where none are named."""
+    """Make dead events parked again and due now, all of them if none are named; returns how many."""
     dead = [col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_not(None)]
     if event_ids is not None:
         dead.append(col(Parked.event_id).in_(event_ids))
@@ -183,12 +183,12 @@ async def retry_dead(resources: Resources, key: Caller, subscription_id: str, ev
             raise SubscriptionNotFound
         put_back = update(Parked).where(*dead).values(dead_at=None, due_at=func.now(), attempts=0)
         count = (await session.exec(put_back)).rowcount
-        await _tell(session, subscription_id)
+        await _notify_workers(session, subscription_id)
     return count
 
 
 def visible(key: Caller) -> Iterable[ColumnElement[bool]]:
-    """An API key bound to an owner sees the subscriptions that are for exactly that owner."""
+    """Return the condition for what an API key sees: bound to an owner, subscriptions for exactly that owner."""
     return () if key.owner is None else (col(Subscription.owners) == [key.owner],)
 
 
@@ -211,13 +211,13 @@ async def _update(resources: Resources, key: Caller, subscription_id: str, **fie
             await _require_room(resources, session, fields["owners"], but=subscription_id)
         if (await session.exec(changed.values(version=Subscription.version + 1, **fields))).rowcount == 0:
             raise SubscriptionNotFound
-        await _tell(session, subscription_id)
+        await _notify_workers(session, subscription_id)
 
 
 async def _require_room(
     resources: Resources, session: AsyncSession, owners: Sequence[str], but: str | None = None
 ) -> None:
-    """Raises `SubscriptionsFull`; whoever makes another one waits until this one is committed."""
+    """Raise `SubscriptionsFull` if there are enough. Another one is made only once this transaction has ended."""
     connection, settings = await session.connection(), resources.settings
     await connection.execute(select(func.pg_advisory_xact_lock(locks.SUBSCRIPTIONS)))
     counted = await connection.execute(COUNT, {"owners": list(owners), "but": but or ""})
@@ -228,11 +228,11 @@ async def _require_room(
         raise SubscriptionsFull("MAX_SUBSCRIPTIONS")
 
 
-async def _tell(session: AsyncSession, subscription_id: str) -> None:
+async def _notify_workers(session: AsyncSession, subscription_id: str) -> None:
     await (await session.connection()).execute(select(func.pg_notify(CHANGED, subscription_id)))
 
 
-def _taken_away() -> dict[str, Any]:
+def _without_lease() -> dict[str, Any]:
     return {"lease_holder": None, "lease_until": None, "lease_number": Subscription.lease_number + 1}
 
 
@@ -245,7 +245,7 @@ def _owners(key: Caller, wanted: Sequence[str]) -> list[str]:
 
 
 async def _addressed(resources: Resources, key: Caller, kind: str, subscription_id: str, url: str) -> dict[str, str]:
-    """The address as it is kept: it may hold secrets, so it is sealed whole."""
+    """Check an address; returns it as it is kept: sealed whole, as it may hold secrets, and as it may be shown."""
     kind = SubscriptionKind(kind)
     if kind != SubscriptionKind.HTTP and key.owner is not None and not key.may(Scope.SUBSCRIPTIONS_BROKERS):
         raise ScopeMissing(f"An API key bound to an owner needs the scope {Scope.SUBSCRIPTIONS_BROKERS} for a broker.")

@@ -1,4 +1,4 @@
-"""Subscriptions that get nothing: their destination takes nothing, or their filter matches nothing."""
+"""Finds subscriptions that get nothing: their destination takes nothing, or their filter matches nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +16,8 @@ TAKES_NOTHING = f"""
        OR (status = '{SubscriptionStatus.ACTIVE}' AND health = '{Health.DOWN}')
     ORDER BY id
 """
-# An event that is wanted leaves an attempt, or is parked behind one that did. So where the position is past the events
-# of the day and there is neither, none of them was wanted: the log itself need not be searched.
+# A wanted event leaves an attempt, or is parked behind one that did. So if the position is past the day's events and
+# there is neither, none of them was wanted: the log itself need not be searched.
 MATCHES_NOTHING = f"""
     WITH day AS (
         SELECT max(position) AS last FROM event
@@ -38,7 +38,7 @@ MATCHES_NOTHING = f"""
 
 @dataclass(frozen=True)
 class TakesNothing:
-    """A subscription whose destination is down, or wants no more (`status` disabled)."""
+    """A subscription with a destination that is down, or that wants no more (`status` disabled)."""
 
     subscription_id: str
     status: str
@@ -47,20 +47,20 @@ class TakesNothing:
 
 
 async def taking_nothing(resources: Resources) -> list[TakesNothing]:
-    """Subscriptions whose destination takes nothing at the moment."""
+    """List subscriptions with a destination that takes nothing at the moment."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             return [TakesNothing(**dict(row)) for row in await connection.fetch(TAKES_NOTHING)]
 
 
 async def matching_nothing(resources: Resources) -> list[str]:
-    """The ids of subscriptions whose filter left out every event of the last day, where there were any."""
+    """List the ids of subscriptions with a filter that left out every event of the last day, if there were any."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             return [row["id"] for row in await connection.fetch(MATCHES_NOTHING)]
 
 
 async def tell_of_idle_filters(resources: Resources) -> None:
-    """One line in the log for each subscription whose filter matches nothing."""
+    """Write one log line for each subscription that has a filter matching nothing."""
     for subscription_id in await matching_nothing(resources):
         logger.warning("filter matched no event for a day", subscription_id=subscription_id)

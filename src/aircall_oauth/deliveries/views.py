@@ -1,4 +1,4 @@
-"""What the partner's systems may know about subscriptions: never a secret."""
+"""Subscriptions, attempts and dead events as the partner's systems see them: never a secret."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -24,9 +24,9 @@ from aircall_oauth.storage.models.deliveries import (
     SubscriptionStatus,
 )
 
-# So far the events behind are counted one by one; what lies further on is counted by its positions.
+# So many events behind are counted one by one; those further on by their positions.
 COUNTED = 10_000
-# And so many of them for all subscriptions of a list.
+# The same for all subscriptions of a list together.
 COUNTED_IN_ALL = 100_000
 SHOWN = f"""
     WITH shown AS MATERIALIZED (
@@ -130,7 +130,7 @@ class DeadList(BaseModel):
 
 
 async def show(resources: Resources, key: Caller, subscription_id: str) -> SubscriptionView:
-    """One subscription with how far it is; raises `SubscriptionNotFound`."""
+    """Show one subscription; raises `SubscriptionNotFound`."""
     found = await _views(resources, key.owner, subscription_id, None, 1)
     if not found:
         raise SubscriptionNotFound
@@ -138,7 +138,7 @@ async def show(resources: Resources, key: Caller, subscription_id: str) -> Subsc
 
 
 async def list_all(resources: Resources, key: Caller, *, cursor: str | None, limit: int) -> SubscriptionList:
-    """Subscriptions, oldest first."""
+    """List subscriptions, oldest first."""
     found = await _views(resources, key.owner, None, cursor, limit + 1)
     return SubscriptionList(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
@@ -146,7 +146,7 @@ async def list_all(resources: Resources, key: Caller, *, cursor: str | None, lim
 async def list_attempts(
     resources: Resources, key: Caller, subscription_id: str, *, event_id: str | None, cursor: int | None, limit: int
 ) -> AttemptList:
-    """What was tried, newest first."""
+    """List attempts, newest first."""
     await _row(resources, key, subscription_id)
     query = select(Attempt).where(col(Attempt.subscription_id) == subscription_id)
     if event_id is not None:
@@ -162,7 +162,7 @@ async def list_attempts(
 async def list_dead(
     resources: Resources, key: Caller, subscription_id: str, *, cursor: int | None, limit: int
 ) -> DeadList:
-    """What was given up on, in the order of the log."""
+    """List dead events, in the order of the log."""
     await _row(resources, key, subscription_id)
     query = select(Parked).where(col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_not(None))
     if cursor is not None:

@@ -1,1 +1,1 @@
-"""Where events go: HTTP destinations and brokers, and what comes of an attempt."""
+"""Destinations: HTTP addresses and brokers that events are delivered to, and the outcomes of attempts."""

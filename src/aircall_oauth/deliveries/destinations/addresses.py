@@ -1,7 +1,7 @@
-"""Where a delivery may go: public addresses, and the private ones that the operator allowed.
+"""Decides which addresses deliveries may go to: public ones, and private ones that the operator allowed.
 
-A destination is judged twice. When a subscription is made, so that a mistake is told at once; and at every attempt,
-where the socket is made, because a name may mean another address by then.
+A destination is judged twice: when a subscription is made, so that a mistake shows at once, and at every attempt when
+the socket is made, because its name may mean another address by then.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from aircall_oauth.settings import Settings
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# An IPv4 address travels inside these, and a gateway takes it out again: what counts is the one inside.
+# These carry an IPv4 address, to which a gateway translates them: the inner address is judged.
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# What `ipaddress` calls global, or leaves to the reader, and is still no place for a delivery.
+# Networks that `ipaddress` calls global, or does not judge, and deliveries must not go to.
 REFUSED = [
     ipaddress.ip_network(network)
     for network in (
@@ -51,11 +51,11 @@ LIES_WHERE_NONE_MAY_GO = "This destination lies at an address that deliveries ma
 
 
 class AddressBlocked(OSError):
-    """The destination lies where no delivery may go."""
+    """The destination is at an address that deliveries may not go to."""
 
 
 class Guard:
-    """Knows which addresses, ports and schemes a delivery may use; looks names up within the share of `asker`."""
+    """Knows which addresses, ports and schemes a delivery may use. Looks names up within the share of `asker`."""
 
     def __init__(self, settings: Settings, asker: str = "") -> None:
         self._asker = asker
@@ -69,30 +69,30 @@ class Guard:
         return self._judged(address)
 
     def make_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
-        """A socket for an address that may be connected to; raises `AddressBlocked` for any other."""
+        """Make a socket for an address; raises `AddressBlocked` if deliveries may not go there."""
         family, type_, _, _, address = addr_info
         if not self.allows(address[0]):
             raise AddressBlocked("blocked")
         return socket.socket(family, type_, socket.IPPROTO_TCP)
 
     async def addresses_of(self, host: str, family: int = socket.AF_UNSPEC) -> lookups.Found:
-        """Every address that a host means now; raises `AddressBlocked` where one of them may not be connected to.
+        """Return every address that a host has now; raises `AddressBlocked` if deliveries may not go to one of them.
 
-        Raises `OSError` where it can't be looked up within five seconds. Not one is left out: a second answer must
-        not get a chance.
+        A blocked address is not merely left out: the host's next answer might be another one. Raises `OSError` if the
+        host can't be looked up within five seconds.
         """
-        # With a dot at its end `localhost` is not found everywhere, and is this machine all the same where it is.
+        # `localhost.` is not found by every system; where it is found, it is this machine like `localhost`.
         found = await lookups.find(host.rstrip("."), family, self._asker)
         if not all(self.allows(address[0]) for _, address in found):
             raise AddressBlocked("blocked")
         return found
 
     def proxy_to(self, address: str) -> str:
-        """The proxy on the way to an address; empty where there is none, as inside of what the operator allowed."""
+        """Return the proxy on the way to an address; empty if there is none, as for ranges the operator allowed."""
         return "" if self._is_private(address) else self._proxy
 
     async def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to one of a host's addresses; raises `AddressBlocked`, or the last address's `OSError`."""
+        """Connect to one of a host's addresses. Raises `AddressBlocked`, or the `OSError` of the last address tried."""
         failure = OSError("no address")
         for family, address in await self.addresses_of(host):
             connection = self.make_socket((family, socket.SOCK_STREAM, 0, "", address))
@@ -109,9 +109,9 @@ class Guard:
         raise failure
 
     async def require_url(self, url: str) -> None:
-        """Raises `DestinationRefused` for an HTTP destination that would be refused at every attempt.
+        """Raise `DestinationRefused` for an HTTP destination that would be refused at every attempt.
 
-        A name that can't be looked up now is no mistake yet, if it is to be reached by `https`.
+        A name that can't be looked up now is accepted, if it is reached by `https`.
         """
         scheme, host, port = _parts(url)
         if self._ports and port not in self._ports:
@@ -124,20 +124,20 @@ class Guard:
             raise DestinationRefused("A destination outside AIRCALL_OAUTH_ALLOWED_PRIVATE_RANGES must be https://.")
 
     async def require_hosts(self, hosts: Iterable[tuple[str, int]]) -> None:
-        """Raises `DestinationRefused` where one of a broker's hosts lies where no delivery may go."""
+        """Raise `DestinationRefused` if deliveries may not go to one of a broker's hosts."""
         for host, port in hosts:
             if await self.refusal(host, port) == "blocked_address":
                 raise DestinationRefused(LIES_WHERE_NONE_MAY_GO)
 
     async def refusal(self, host: str, port: int) -> str | None:
-        """Why a host may not be connected to now, in one word; None where it may."""
+        """Return one word why a host may not be connected to now, or None if it may."""
         try:
             return None if await self._now(host) else "dns"
         except AddressBlocked:
             return "blocked_address"
 
     async def _now(self, host: str) -> Sequence[str]:
-        """Every address that a host means now; none for a name that can't be looked up."""
+        """Return every address that a host has now; none if it can't be looked up."""
         if _is_oddly_spelled(host):
             raise DestinationRefused("An address must be in its usual spelling.")
         try:
@@ -152,13 +152,13 @@ class Guard:
         return self._is_private(text) or _is_public(_inner(address))
 
     def _is_private(self, text: str) -> bool:
-        """Inside what the operator allowed."""
+        """Whether an address is in a range that the operator allowed."""
         address = _inner(ipaddress.ip_address(text.partition("%")[0]))
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
 class JudgingResolver(AbstractResolver):
-    """Looks names up for aiohttp, and refuses one of which any address is refused."""
+    """Looks names up for aiohttp; refuses a name if deliveries may not go to one of its addresses."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -179,7 +179,7 @@ class JudgingResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """There is nothing of its own to close."""
+        """Close nothing: it holds nothing of its own."""
 
 
 def _parts(url: str) -> tuple[str, str, int]:
@@ -188,7 +188,7 @@ def _parts(url: str) -> tuple[str, str, int]:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise DestinationRefused("This is not an address.") from None
-    # Who judges it and who sends to it must read the same.
+    # `urlsplit` judges the address and yarl sends to it: both must read the same host and port.
     if as_sent.raw_host != host or as_sent.explicit_port != port or "%" in host:
         raise DestinationRefused("This is not an address.")
     if parts.scheme not in {"http", "https"} or not host or not url.isascii() or not url.isprintable() or " " in url:
@@ -199,7 +199,7 @@ def _parts(url: str) -> tuple[str, str, int]:
 
 
 def _is_oddly_spelled(host: str) -> bool:
-    """`127.1`, `0x7f.1` and `2130706433` are 127.0.0.1 for some who read them."""
+    """Whether a host is an IPv4 address to some parsers only, as `127.1`, `0x7f.1` and `2130706433` are."""
     try:
         socket.inet_aton(host.rstrip("."))
     except OSError:
@@ -211,7 +211,7 @@ def _is_oddly_spelled(host: str) -> bool:
 
 
 def _inner(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, where it does."""
+    """Return the IPv4 address that an IPv6 address carries, or the address itself."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped

@@ -1,7 +1,7 @@
-"""Reads what a destination answers: the status line decides, and what is read of the rest is bounded.
+"""Reads answers of HTTP destinations: the status line decides, and little is read of the rest.
 
-aiohttp's parser refuses answers whose status is plain (a 204 with a body, a head above its limits), and reads interim
-answers without an end.
+aiohttp's parser refuses answers although their status is plain (a 204 with a body, a head above its limits), and reads
+interim answers without an end.
 """
 
 import re
@@ -20,9 +20,9 @@ MAX_INTERIM_ANSWERS = 16
 MAX_INTERIM_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 MAX_BODY_BYTES = 4096
-# An answer in more pieces than these costs more to read than it can tell.
+# An answer in more pieces than this costs more to read than it can tell.
 MAX_READS = 512
-# So long the rest of an answer is waited for, so that its connection can be kept.
+# How long to wait for the rest of an answer, so that its connection can be kept.
 REST_SECONDS = 2.0
 SWITCHING_PROTOCOLS = 101
 LONGEST_VERSION_AND_STATUS = len(b"HTTP/1.1 200 ")
@@ -36,15 +36,15 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
 class NotHttp(aiohttp.ClientError):
-    """What came is no answer."""
+    """What came is not an HTTP answer."""
 
 
 class Flooded(aiohttp.ClientError):
-    """More came than is read, and no answer among it."""
+    """More came than is read, and no final answer with it."""
 
 
 class Head:
-    """The headers of an answer that say something to us, as far as they came."""
+    """The headers of an answer that are used here, as far as they came."""
 
     def __init__(self, head: bytes) -> None:
         self._told = [(name.lower(), value.strip().decode("latin-1")) for name, value in _TOLD.findall(head)]
@@ -63,7 +63,7 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """The body's length; None where it is not to be waited for."""
+        """The body's length; None if the body is not waited for."""
         lengths = self.values(b"content-length")
         if self.values(b"transfer-encoding") or len(lengths) != 1 or not re.fullmatch(r"[0-9]{1,4}", lengths[0]):
             return None
@@ -75,7 +75,7 @@ class Head:
 
 
 class Answer:
-    """One answer, as it comes in. `status` is known first; `complete` says that nothing more is wanted of it."""
+    """One answer, as it comes in. `status` is known first; after `complete` nothing more of it is read."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -92,7 +92,7 @@ class Answer:
         self._is_chunked = False
 
     def feed(self, data: bytes) -> None:
-        """Take what came. Raises `NotHttp` and `Flooded`, but not after a status."""
+        """Take bytes that came. Raises `NotHttp` and `Flooded`, but not once the status is known."""
         self._reads += 1
         self._bytes += len(data)
         self._buffer += data
@@ -104,11 +104,11 @@ class Answer:
             raise Flooded
 
     def head(self) -> Head:
-        """What its headers tell, as far as they came."""
+        """Return its headers, as far as they came."""
         return Head(bytes(self._buffer[: self._body_at]))
 
     def _read_status(self) -> bool:
-        """Find the status, or take one interim answer away. Returns whether there may be another one behind it."""
+        """Find the status, or remove one interim answer; returns whether another one may follow it."""
         status_line = _STATUS.match(self._buffer)
         if status_line is None:
             if len(self._buffer) >= LONGEST_VERSION_AND_STATUS or b"\n" in self._buffer:
@@ -138,7 +138,7 @@ class Answer:
             self._read_body(self._body_at)
 
     def _read_head(self, head: Head) -> None:
-        """Find out how the body ends; one that ends with its connection, or may not be there, is not waited for."""
+        """Find out how the body ends. A body that ends with its connection, or may not exist, is not waited for."""
         if not self._speaks_1_1 or self.status == SWITCHING_PROTOCOLS or head.closes:
             return
         if self.status in (204, 304):
@@ -164,7 +164,10 @@ class Answer:
 
 
 def _length_of_chunks(body: bytes) -> int | None:
-    """How long a chunked body is: at least a byte more than came while its end is missing; None if it is none."""
+    """Return the length of a chunked body, or at least a byte more than came while its end is missing.
+
+    None if it is malformed or too long.
+    """
     at = 0
     while chunk := _CHUNK.match(body, at):
         size, data_at = int(chunk[1], 16), chunk.end()
@@ -177,13 +180,13 @@ def _length_of_chunks(body: bytes) -> int | None:
 
 
 class AnswerProtocol(ResponseHandler):
-    """One connection to a destination. It is kept after an answer that came whole and was as long as it said."""
+    """One connection to a destination. It is kept after an answer that came whole, with the length it announced."""
 
     _answer: Answer | None = None
     _waiting_for_rest: TimerHandle | None = None
 
     def set_response_params(self, **_options: Any) -> None:
-        """Called by aiohttp before a request goes out: an answer is expected from here on."""
+        """Begin an answer; aiohttp calls this before a request goes out."""
         self._answer = Answer()
 
     def data_received(self, data: bytes) -> None:
@@ -208,7 +211,7 @@ class AnswerProtocol(ResponseHandler):
         super().connection_lost(exc)
 
     def _hand_over(self) -> None:
-        """Give the answer to the request that waits for it; what is still missing of it is not read."""
+        """Give the answer to the request that waits for it; the rest of it, if any, is not read."""
         answer, self._answer = self._answer, None
         if self._waiting_for_rest is not None:
             self._waiting_for_rest.cancel()
@@ -238,9 +241,9 @@ class AnswerProtocol(ResponseHandler):
 
 
 class AnswerConnector(aiohttp.TCPConnector):
-    """Connections whose answers are read by `AnswerProtocol`."""
+    """Makes connections that read answers by `AnswerProtocol`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # There is no public way to say which protocol its connections speak.
+        # aiohttp has no public way to set the protocol of its connections.
         self._factory: Any = partial(AnswerProtocol, loop=self._loop)

@@ -1,4 +1,4 @@
-"""Hands events over by HTTP POST: signed, once per attempt, to the address that was judged and nowhere else."""
+"""Delivers events by HTTP POST: signed, once per attempt, and only to an address that was judged."""
 
 import asyncio
 import ssl
@@ -21,14 +21,14 @@ from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, r
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
-# Below the five seconds after which many servers close an idle connection, perhaps under a request on its way.
+# Many servers close an idle connection after five seconds, perhaps while a request is on its way.
 KEPT_SECONDS = 4.0
 HEADERS = {
     "content-type": "application/json",
     "user-agent": f"aircall-oauth/{__version__}",
 }
 
-# What is met, of what cause, and its word; the first that fits.
+# An error, its cause, and the word for it; the first that fits.
 WORDS: tuple[tuple[Any, type, str], ...] = (
     (Exception, AddressBlocked, "blocked_address"),
     (aiohttp.InvalidURL, object, "blocked_address"),
@@ -46,7 +46,7 @@ Keys = Callable[[], Sequence[bytes]]
 
 
 class JudgedConnector(AnswerConnector):
-    """Connects to addresses that were judged, through the proxy where there is one: it is told the address."""
+    """Connects to judged addresses only, through the proxy if there is one, which is asked for the address."""
 
     def __init__(self, guard: Guard, **options: Any) -> None:
         super().__init__(socket_factory=guard.make_socket, **options)
@@ -74,7 +74,7 @@ class JudgedConnector(AnswerConnector):
 
 
 class HttpDestination:
-    """One URL, with connections of its own that are kept."""
+    """A destination with one URL, which keeps its own connections."""
 
     def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
         self._url = as_written(url)
@@ -93,7 +93,7 @@ class HttpDestination:
         )
 
     async def deliver(self, message: Message) -> Outcome:
-        """One POST; what came of it within fifteen seconds. The status line of the answer decides."""
+        """Send one POST, within fifteen seconds. The status line of the answer decides the outcome."""
         headers = signatures.headers(
             self._keys(), event_id=message.event_id, timestamp=int(time.time()), body=message.body
         )
@@ -112,10 +112,10 @@ class HttpDestination:
 
 
 def as_written(url: str) -> URL:
-    """An address whose path and query are sent byte for byte."""
+    """Parse a URL so that its path and query are sent byte for byte."""
     parts = urlsplit(url)
     _, mark, query = url.partition("?")
-    # In one piece, as a question mark with nothing behind it would be left out.
+    # Path and query in one piece: a question mark with nothing behind it would be left out otherwise.
     return URL.build(
         scheme=parts.scheme, authority=parts.netloc.lower(), path=f"{parts.path or '/'}{mark}{query}", encoded=True
     )
@@ -123,7 +123,7 @@ def as_written(url: str) -> URL:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """The machine's certificates, or those that `SSL_CERT_FILE` names."""
+    """Trust the system's authorities, or those in the file that `SSL_CERT_FILE` names."""
     return trust()
 
 
@@ -146,7 +146,7 @@ def _retry_after(told: str | None) -> float | None:
 
 
 def _word(error: Exception) -> str:
-    """A failure in one word; its text may hold what nobody should read."""
+    """Return one word for a failure: its text may hold secrets."""
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error.__cause__
     if isinstance(cause, ssl.SSLError):
         return tls_reason(cause)

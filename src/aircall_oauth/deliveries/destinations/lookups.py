@@ -1,4 +1,4 @@
-"""Names looked up in threads, with a share for each who asks: names that are never answered for cost others nothing."""
+"""Looks names up in threads, with a limit for each share, so that names without an answer do not hold up others."""
 
 import asyncio
 import socket
@@ -9,14 +9,14 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 Found = list[tuple[socket.AddressFamily, tuple[Any, ...]]]
 
-# A lookup that hangs holds its thread for as long as the system's resolver tries, half a minute perhaps.
+# A lookup that hangs holds its thread for as long as the system's resolver tries, perhaps half a minute.
 IN_ALL = 256
 OF_A_SHARE = 8
 SECONDS = 5.0
 
 
 class Lookups:
-    """Those under way in one event loop. The same name asked for again within a share is looked up once."""
+    """The lookups under way in one event loop. Within a share, one lookup serves all requests for the same name."""
 
     def __init__(self) -> None:
         self._under_way: dict[tuple[str, str, int], asyncio.Task[Found]] = {}
@@ -24,7 +24,7 @@ class Lookups:
         self._in_all = asyncio.Semaphore(IN_ALL)
 
     async def find(self, name: str, family: int, share: str) -> Found:
-        """The addresses of a name; raises `OSError` within five seconds, or `UnicodeError` for what is no name."""
+        """Return the addresses of a name. Raises `OSError`, within five seconds, or `UnicodeError` for no name."""
         asked = (share, name, family)
         if asked not in self._under_way:
             self._under_way[asked] = asyncio.create_task(self._find(name, family, share))
@@ -43,7 +43,7 @@ class Lookups:
     def _ended(self, asked: tuple[str, str, int], task: asyncio.Task[Found]) -> None:
         del self._under_way[asked]
         if not task.cancelled():
-            # Told to those who still wait.
+            # Retrieved, or asyncio would log it: callers that still wait get it too.
             task.exception()
 
 
@@ -51,12 +51,12 @@ _of_each_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Lookups] = WeakKeyDi
 
 
 async def find(name: str, family: int, share: str) -> Found:
-    """What `Lookups.find` finds."""
+    """Look a name up as `Lookups.find` does, among the lookups of the running event loop."""
     return await _of_each_loop.setdefault(asyncio.get_running_loop(), Lookups()).find(name, family, share)
 
 
 async def _in_a_thread(name: str, family: int) -> Found:
-    """A thread of its own, that the end of the process does not wait for."""
+    """Look a name up in a thread of its own, a daemon: the end of the process does not wait for it."""
     done: Future[Found] = Future()
     done.set_running_or_notify_cancel()
 

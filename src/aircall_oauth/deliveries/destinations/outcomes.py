@@ -1,4 +1,4 @@
-"""What is handed over, what that can come to, and what every kind of destination does."""
+"""A message, the outcomes of an attempt to deliver it, and what every kind of destination does."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ LONGEST_PAUSE_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event for one subscription; `body` is the event's JSON, to the byte what goes out."""
+    """One event for one subscription; `body` is the event's JSON, byte for byte as it goes out."""
 
     event_id: str
     installation_id: str
@@ -27,12 +27,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The destination has it, and said so."""
+    """The destination confirmed the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """It may work later. `reason` is one word; a destination that asked for a pause is given an hour at most."""
+    """The attempt failed and may work later. `reason` is one word; a pause that is asked for is an hour at most."""
 
     reason: str
     pause_seconds: float | None = None
@@ -44,7 +44,7 @@ class TryAgain:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The destination wants no more of them: its subscription is disabled."""
+    """The destination wants no more events: its subscription is to be disabled."""
 
     reason: str
 
@@ -53,24 +53,24 @@ Outcome = Delivered | TryAgain | Gone
 
 
 def word(outcome: Outcome) -> str:
-    """An outcome in one word, as the log of attempts has it."""
+    """Return an outcome in one word, as the log of attempts has it."""
     return DELIVERED if isinstance(outcome, Delivered) else outcome.reason
 
 
 class Destination(Protocol):
-    """Where a subscription's events go. Everything that goes wrong is an `Outcome`, not an exception."""
+    """Where a subscription's events go. Every failure is an `Outcome`, not an exception."""
 
     async def deliver(self, message: Message) -> Outcome:
-        """Hand one event over; returns when the destination confirmed it or did not."""
+        """Deliver one message; returns once the destination confirmed it or the attempt failed."""
         ...
 
     async def close(self) -> None: ...
 
 
 async def attempt(destination: Destination, message: Message, unexpected: Callable[[BaseException], None]) -> Outcome:
-    """Hand one event over. Whatever comes of it is an outcome, within `DEADLINE_SECONDS`.
+    """Deliver one message within `DEADLINE_SECONDS`; returns an outcome whatever happens.
 
-    An error that a destination should have turned into an outcome itself is told to `unexpected`.
+    `unexpected` is called with an error that the destination should have turned into an outcome itself.
     """
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -79,7 +79,7 @@ async def attempt(destination: Destination, message: Message, unexpected: Callab
         return TryAgain("timeout")
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
-        # A client that cancels what it began is not our caller that cancels us.
+        # A client that cancels its own work raises this too: then our caller did not cancel this task.
         if task is None or task.cancelling():
             raise
         unexpected(error)
@@ -89,11 +89,11 @@ async def attempt(destination: Destination, message: Message, unexpected: Callab
 
 
 def raised_at(error: BaseException) -> str:
-    """The file and line that raised it, for the log: its text may hold what must not be read."""
+    """Return the file and line that raised an error, for the log: the error's text may hold secrets."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _bounded(seconds: float) -> float:
-    """From nothing to an hour; nothing for what is no number."""
+    """Bound a pause to between zero and an hour; zero if it is not a number."""
     return 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS)

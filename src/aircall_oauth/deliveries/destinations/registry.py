@@ -1,4 +1,4 @@
-"""Opens where a subscription's events go, whatever its kind."""
+"""Opens the destination of a subscription of any kind, and says what may be shown of its address."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -15,14 +15,14 @@ from aircall_oauth.storage.models.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN
 from aircall_oauth.storage.vault import SealedAt
 
 MASK = "***"
-# The version before this one takes what stands in clear for the address: it must not send to one that is masked.
+# The previous version sends to the address in clear: with this prefix it does not take a masked one for an address.
 NOT_AN_ADDRESS = "sealed:"
 
 
 async def open(resources: Resources, subscription: Subscription) -> Destination:  # noqa: A001 - destinations.open
-    """Where this subscription's events go; the caller closes it.
+    """Open a subscription's destination; the caller closes it.
 
-    Raises `SealError` where its secrets do not open, `ExtraMissing` where a broker's client is not installed.
+    Raises `SealError` if its secrets do not open, and `ExtraMissing` if its broker's client is not installed.
     """
     guard, url = Guard(resources.settings, _asker(subscription)), _url(resources, subscription)
     if subscription.kind == SubscriptionKind.HTTP:
@@ -34,7 +34,7 @@ async def open(resources: Resources, subscription: Subscription) -> Destination:
 
 
 async def require_allowed(resources: Resources, key: Caller, kind: SubscriptionKind, url: str) -> None:
-    """Raises `DestinationRefused` where deliveries may not go there, or would find nothing to speak to."""
+    """Raise `DestinationRefused` if deliveries may not go to this URL, or it is not one of its kind."""
     guard = Guard(resources.settings, key.id if key.owner is None else key.owner)
     if kind == SubscriptionKind.HTTP:
         await guard.require_url(url)
@@ -43,7 +43,7 @@ async def require_allowed(resources: Resources, key: Caller, kind: SubscriptionK
 
 
 def kept_url(kind: SubscriptionKind, url: str) -> str:
-    """What stands of an address in clear beside the sealed one."""
+    """Return the part of an address that is kept in clear beside the sealed address."""
     if kind != SubscriptionKind.HTTP:
         return brokers.KINDS[kind].read(url).shown
     masked = _masked(url)
@@ -51,7 +51,7 @@ def kept_url(kind: SubscriptionKind, url: str) -> str:
 
 
 def shown_url(kept: str) -> str:
-    """An address as everybody may see it: without a broker's credentials, and without what an HTTP query says."""
+    """Return a kept address as it may be shown: without a broker's credentials, and with an HTTP query masked."""
     return _masked(kept.removeprefix(NOT_AN_ADDRESS))
 
 
@@ -62,12 +62,12 @@ def _masked(url: str) -> str:
 
 def _without_value(pair: str) -> str:
     name, _, value = pair.partition("=")
-    # What ends with its `=` may be a secret in base64.
+    # A pair that has nothing behind its `=` may be a secret in base64.
     return f"{name}={MASK}" if value.strip("=") else MASK if pair else ""
 
 
 def _asker(subscription: Subscription) -> str:
-    """Whose share of lookups it takes: its owner's, or its own where it has not exactly one."""
+    """Return the share of lookups that a subscription takes: its one owner's, or else its own."""
     return subscription.owners[0] if len(subscription.owners) == 1 else subscription.id
 
 
@@ -78,7 +78,7 @@ def _url(resources: Resources, subscription: Subscription) -> str:
 
 
 def _keys(resources: Resources, subscription: Subscription) -> Callable[[], Sequence[bytes]]:
-    """The keys that sign at the moment: the secret's, and for a day the one's before it."""
+    """Return a function for the keys that sign now: the secret's, and for a day after a change the old secret's."""
     places = (
         (subscription.secret_sealed, SECRET_COLUMN, None),
         (subscription.old_secret_sealed, OLD_SECRET_COLUMN, subscription.old_secret_until),

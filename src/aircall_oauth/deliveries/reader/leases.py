@@ -42,6 +42,11 @@ CLAIM = f"""
 GIVE_BACK = """
     UPDATE subscription SET lease_holder = NULL, lease_until = NULL WHERE id = $1 AND lease_number = $2
 """
+# The lease is kept, so that no other worker tries earlier.
+PUT_OFF = """
+    UPDATE subscription SET last_error = $3, last_error_at = now(), lease_until = clock_timestamp() + $4
+    WHERE id = $1 AND lease_number = $2
+"""
 
 SHARES = f"""
     SELECT CASE WHEN lease_until > clock_timestamp() THEN lease_holder END AS holder, count(*)
@@ -76,6 +81,13 @@ async def claim(connection: asyncpg.Connection, holder: str, *, but: Sequence[st
 async def give_back(connection: asyncpg.Connection, subscription_id: str, lease_number: int) -> None:
     """Free a lease, so that any worker may take it at once."""
     await connection.execute(GIVE_BACK, subscription_id, lease_number)
+
+
+async def put_off(
+    connection: asyncpg.Connection, subscription_id: str, lease_number: int, why: str, pause: timedelta
+) -> None:
+    """Keep a lease for a pause after its reader failed, and write down why it failed, in one word."""
+    await connection.execute(PUT_OFF, subscription_id, lease_number, why, pause)
 
 
 class Shares:

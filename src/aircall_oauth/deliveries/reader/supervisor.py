@@ -40,11 +40,6 @@ LEASE_SECONDS = leases.LENGTH.total_seconds() - 1.0
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=1)
 WELL_SECONDS = 300.0  # after a reader that lasted so long, the pauses begin anew
-# The lease is kept, so that no other worker tries earlier.
-PUT_OFF = """
-    UPDATE subscription SET last_error = $3, last_error_at = now(), lease_until = clock_timestamp() + $4
-    WHERE id = $1 AND lease_number = $2
-"""
 
 
 @asynccontextmanager
@@ -261,4 +256,4 @@ class Readers:
     async def _put_off(self, subscription: Subscription, why: str, pause: timedelta) -> None:
         with contextlib.suppress(DatabaseAway):
             async with self._connections.one() as connection:
-                await connection.execute(PUT_OFF, subscription.id, subscription.lease_number, why, pause)
+                await leases.put_off(connection, subscription.id, subscription.lease_number, why, pause)

@@ -1,4 +1,4 @@
-"""Bounds what a broker may make us read and hold: its clients believe every length it names."""
+"""Bounds how much a broker may make this process read and hold: the clients believe any length it announces."""
 
 import asyncio
 import time
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 AT_ONCE_BYTES = 256 * 1024
 BYTES_PER_SECOND = 16 * 1024
-# A confirmation takes far less; a message that comes back takes its body besides.
+# A confirmation is far smaller. A message that is returned takes its body besides.
 BYTES_PER_REQUEST = 8 * 1024
 
 
 class Flooded(ConnectionError):
-    """A broker sent, or announced, more than is read."""
+    """A broker sent, or announced, more than is allowed."""
 
 
 class Intake:
-    """How many bytes one connection may bring: some at once, a trickle, and some for every request of ours."""
+    """How many bytes one connection may bring: some at once, some each second, and some for each of our requests."""
 
     def __init__(self, at_once: int = AT_ONCE_BYTES) -> None:
         self._most = at_once
@@ -24,12 +24,12 @@ class Intake:
         self._filled_at = time.monotonic()
 
     def fill(self, count: float = BYTES_PER_REQUEST) -> None:
-        """So much more may come, but never more than at once."""
+        """Allow so many more bytes, up to the bound."""
         self._left = min(self._most, self._left + count)
 
     @contextmanager
     def answering(self, body_bytes: int) -> Iterator[None]:
-        """While a message is out, which may come back whole."""
+        """Allow more while a message is under way, as it may be returned whole."""
         extra = BYTES_PER_REQUEST + body_bytes
         self._most += extra
         self.fill(extra)
@@ -40,7 +40,7 @@ class Intake:
             self.fill(0)
 
     def take(self, count: int) -> None:
-        """Raises `Flooded` where so many bytes are more than may come."""
+        """Count bytes that come; raises `Flooded` if they are more than allowed."""
         at = time.monotonic()
         self.fill((at - self._filled_at) * BYTES_PER_SECOND)
         self._filled_at = at
@@ -50,7 +50,7 @@ class Intake:
 
 
 class BoundedReader:
-    """A stream's reader that waits for no frame larger than what its connection may bring."""
+    """A stream reader that refuses to wait for a frame larger than its connection may bring."""
 
     def __init__(self, reader: asyncio.StreamReader, intake: Intake) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""What all lines need to know about networks: one word for each way to fail, verified TLS, and silent clients."""
+"""What all broker connections share: one word for each failure of the network, verified TLS, silent clients."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ WORDS = {
 
 
 def reason(error: BaseException, words: Mapping[type[BaseException], str]) -> str:
-    """One word for an error: a client's own where `words` has it (the first that fits), else what the network did."""
+    """Return one word for an error: the first of `words` that fits, else the word for what the network did."""
     for kind, word in words.items():
         if isinstance(error, kind):
             return word
@@ -29,7 +29,7 @@ def reason(error: BaseException, words: Mapping[type[BaseException], str]) -> st
 
 
 def _network_reason(error: BaseException | None) -> str:
-    # The clients wrap what happened in errors of their own, so causes are read too.
+    # The clients wrap errors in their own, so the causes are read too.
     while error is not None:
         if word := _word(error):
             return word
@@ -56,7 +56,7 @@ def _word(error: BaseException) -> str | None:
 
 
 def _word_of_number(error: OSError | EOFError) -> str | None:
-    """By number; where a name has several addresses, the numbers stand in the text only."""
+    """Return the word for an error's number. If a name has several addresses, the numbers are only in the text."""
     numbers = (
         [error.errno]
         if isinstance(error, OSError) and error.errno
@@ -66,11 +66,11 @@ def _word_of_number(error: OSError | EOFError) -> str | None:
 
 
 def tls() -> ssl.SSLContext:
-    """Verified against the system's authorities, or those that `SSL_CERT_FILE` names."""
+    """Verify certificates against the system's authorities, or those in the file that `SSL_CERT_FILE` names."""
     return trust()
 
 
 def silence(*loggers: str) -> None:
-    """The clients log addresses, bodies and a line per attempt; what went wrong is told by the outcome."""
+    """Silence clients, which log addresses, bodies and a line for each attempt. The outcome says what went wrong."""
     for name in loggers:
         logging.getLogger(name).setLevel(SILENT)

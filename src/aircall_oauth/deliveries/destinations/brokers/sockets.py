@@ -1,8 +1,8 @@
-"""Where the clients' sockets are made: one way, whatever address a client comes up with.
+"""Makes the sockets of the brokers' clients, so that each goes to a judged address only.
 
-A broker tells its client where to go on, as Kafka's and NATS's do, and a name may mean something else when the client
-looks it up itself. Not every client lets its sockets be made for it, so asyncio is asked to: what runs in a broker's
-context connects by that broker's `connect`, and everything else as ever.
+Kafka's and NATS's brokers tell their clients of more servers, and a name may mean another address when the client looks
+it up itself. Some clients do not let their sockets be made for them, so asyncio's `create_connection` is replaced: in a
+broker's context it connects by that broker's `connect`, everywhere else as ever.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ Connect = Callable[[str, int], Awaitable[socket.socket]]
 
 
 class Gate:
-    """The way out of one broker's clients; `blocked` once one of them was kept from an address."""
+    """Connects for one broker's clients; `blocked` once an address was refused to one of them."""
 
     def __init__(self, connect: Connect) -> None:
         self.blocked = False
         self._connect = connect
 
     def context(self) -> contextvars.Context:
-        """Tasks that run in it, and those that they make, connect through this gate."""
+        """Return a context: its tasks, and the tasks that they make, connect through this gate."""
         context = contextvars.copy_context()
         context.run(_gate.set, self)
         _guard_loop(asyncio.get_running_loop())

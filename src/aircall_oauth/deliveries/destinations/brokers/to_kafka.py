@@ -1,4 +1,4 @@
-"""Kafka: an event is delivered when all in-sync replicas of its partition have it."""
+"""Kafka: an event is delivered once all in-sync replicas of its partition have it."""
 
 import asyncio
 import re
@@ -16,11 +16,11 @@ from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.errors import DestinationRefused
 
 REQUEST_SECONDS = 5
-# A broker that makes missing topics by itself needs a moment.
+# A broker that makes missing topics itself needs a moment.
 TOPIC_SECONDS = 3
-# An event is at most 1 MiB when it comes in; what Kafka takes is the broker's `message.max.bytes`.
+# An event is at most 1 MiB when it comes in; the real bound is the broker's `message.max.bytes`.
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
-# Of a topic with ten thousand partitions.
+# Enough for the metadata of a topic with ten thousand partitions.
 AT_ONCE_BYTES = 512 * 1024
 CLIENT_ID = "aircall-oauth"
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -42,17 +42,17 @@ WORDS = {
 
 
 def connections(address: Address, topic: str) -> Callable[[], BrokerConnection]:
-    """What opens a connection to publish to this topic; raises `DestinationRefused`."""
+    """Return a function that makes connections publishing to this topic; raises `DestinationRefused`."""
     if not TOPIC.fullmatch(topic):
         raise DestinationRefused("A topic is named with at most 249 letters, digits, dots, underscores and hyphens.")
     network.silence("aiokafka")
-    # There is no other way to say which connections a producer opens.
+    # A producer has no other way to set the class of its connections.
     client.create_conn = _create_connection
     return lambda: KafkaConnection(address, topic)
 
 
 class BoundedConnection(AIOKafkaConnection):  # type: ignore[misc]
-    """Brings no more than is allowed: aiokafka holds frames of any size."""
+    """Bounds what a broker may send: aiokafka holds frames of any size."""
 
     def _create_reader_task(self) -> asyncio.Task[None]:
         self._intake = Intake(AT_ONCE_BYTES)
@@ -65,7 +65,7 @@ class BoundedConnection(AIOKafkaConnection):  # type: ignore[misc]
 
 
 async def _create_connection(host: str, port: int, **options: Any) -> AIOKafkaConnection:
-    """As aiokafka's own `create_conn`, which it still is for anybody else in this process."""
+    """Replace aiokafka's `create_conn` for our own clients; other clients in this process keep the original."""
     if options.get("client_id") != CLIENT_ID:
         return await create_conn(host, port, **options)
     connection = BoundedConnection(host, port, **options)
@@ -77,7 +77,7 @@ class KafkaConnection:
     """One idempotent producer."""
 
     def __init__(self, address: Address, topic: str) -> None:
-        # Never lost: the producer repeats by itself, and what it can't confirm in time is the end of it.
+        # Never done: the producer repeats by itself, and a message that it can't confirm in time ends the connection.
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.spent = False
         self._address = address
@@ -112,15 +112,15 @@ class KafkaConnection:
                 headers=[(name, value.encode()) for name, value in headers.items()],
             )
         except errors.KafkaError:
-            # What failed leaves a gap in the numbers that idempotence counts by, and nothing goes over it.
+            # A failed message leaves a gap in the numbers that idempotence counts by; no later one gets past it.
             self.spent = True
             raise
 
     async def close(self) -> None:
         if self._producer is None:
             return
-        # The one way to stop without a flush, which with idempotence waits until the broker is back
-        # (github.com/aio-libs/aiokafka/issues/1101): what was not confirmed is the reader's to repeat.
+        # Cancelling the sender task is the only way to stop without a flush, which with idempotence waits until the
+        # broker is back (github.com/aio-libs/aiokafka/issues/1101). The reader repeats unconfirmed messages.
         sending = self._producer._sender.sender_task
         if sending is not None:
             sending.cancel()
@@ -133,7 +133,7 @@ class KafkaConnection:
         return network.reason(error, WORDS)
 
     async def _first_that_answers(self, access: dict[str, Any]) -> tuple[str, int]:
-        """The producer tries them too, but keeps to itself why none would do."""
+        """Find a server that answers. The producer would try them too, but hides why none did."""
         failures: list[BaseException] = []
         for host, port in self._address.servers:
             try:

@@ -1,4 +1,4 @@
-"""NATS JetStream: an event is delivered when its stream said that it is stored."""
+"""NATS JetStream: an event is delivered once its stream acknowledged that it is stored."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from aircall_oauth.errors import DestinationRefused
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 2
 PING_SECONDS = 10
-# Above all that can be out at once, so that a publish never waits for the socket inside the client.
+# More than can be under way at once, so that a publish never waits for the socket inside the client.
 PENDING_BYTES = 256 * 1024 * 1024
 SUBJECT = re.compile(r"[^\s.*>\x00]+(\.[^\s.*>\x00]+)*")
 MAX_SUBJECT = 255
@@ -35,12 +35,12 @@ WORDS = {
     nats.errors.UnexpectedEOF: "reset",
     nats.errors.StaleConnectionError: "reset",
     nats.errors.ConnectionClosedError: "reset",
-    JSONDecodeError: "rejected",  # who answered is no stream
+    JSONDecodeError: "rejected",  # the answer came from something other than a stream
 }
 
 
 def connections(address: Address, subject: str) -> Callable[[], BrokerConnection]:
-    """What opens a connection to publish on this subject; raises `DestinationRefused`."""
+    """Return a function that makes connections publishing on this subject; raises `DestinationRefused`."""
     if len(subject) > MAX_SUBJECT or not SUBJECT.fullmatch(subject):
         raise DestinationRefused("A subject is words separated by dots, without spaces and wildcards.")
     network.silence("nats")
@@ -48,7 +48,7 @@ def connections(address: Address, subject: str) -> Callable[[], BrokerConnection
 
 
 class BoundedParser(Parser):
-    """Reads no more than a connection may bring: the client's own parser holds a line or a message of any size."""
+    """Bounds what a server may send: the client's own parser holds a line or a message of any size."""
 
     def __init__(self, client: Client, intake: Intake) -> None:
         super().__init__(client)
@@ -60,7 +60,7 @@ class BoundedParser(Parser):
 
 
 class BoundedClient(Client):
-    """Goes to the servers it was given only, and not to those that a server names."""
+    """Connects only to the servers it was given, and not to those that a server names."""
 
     def __init__(self, intake: Intake) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class NatsConnection:
                 ping_interval=PING_SECONDS,
                 pending_size=PENDING_BYTES,
                 error_cb=self._on_error,
-                # Each server is asked twice, then it is the reader's turn to wait.
+                # Each server is tried twice; after that the reader decides when to try again.
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
@@ -107,7 +107,7 @@ class NatsConnection:
         except nats.errors.NoServersError:
             raise self._last_error or ConnectionResetError() from None
         self._require_tls()
-        # Its callback for the end is left out where closing fails, and nobody who waits is told.
+        # The client skips its own callback if closing fails, and our deliveries would wait on.
         reading = self._client._reading_task
         assert reading is not None
         reading.add_done_callback(self._on_end)
@@ -123,19 +123,19 @@ class NatsConnection:
             await self._jetstream.publish(self._subject, message.body, timeout=DEADLINE_SECONDS, headers=headers)
 
     async def close(self) -> None:
-        # After a TLS handshake that failed, the client waits for the end of a connection that has ended.
+        # After a failed TLS handshake, the client waits for a connection that has already ended.
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._client.close()
 
     def reason(self, error: BaseException) -> str:
-        # To this client a refusal is an error like any other, told apart by the server's text.
+        # This client has no error of its own for a refusal: only the server's text tells it apart.
         if isinstance(error, nats.errors.Error) and REFUSAL.search(str(error).lower()):
             return "denied"
         return network.reason(error, WORDS)
 
     def _told_safely(self, secret: str) -> Callable[[], str]:
-        """What the client asks for last, so that it is not told in clear where TLS was asked for."""
+        """Give the client a secret as a callback, called last: it is not sent in clear where TLS is required."""
 
         def tell() -> str:
             self._require_tls()
@@ -144,13 +144,13 @@ class NatsConnection:
         return tell
 
     def _require_tls(self) -> None:
-        # To the client `tls://` is only a wish: where the server does not offer TLS, it goes on in clear.
+        # The client takes `tls://` as a wish: if the server does not offer TLS, it goes on in clear.
         if self._address.scheme == "tls" and not self._tls.session_stats()["connect_good"]:
             raise ssl.SSLError("the server does not speak TLS")
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
-        # The server tells it on the side: a publish that is not allowed is never answered.
+        # A publish that is not allowed is never answered; the server sends this error instead.
         if "permissions violation" in str(error).lower():
             lose(self, "denied")
 

@@ -1,4 +1,4 @@
-"""RabbitMQ: an event is delivered when the broker confirmed that it reached at least one queue."""
+"""RabbitMQ: an event is delivered once the broker confirmed that it reached at least one queue."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MAX_NAME_BYTES = 255
 
 
 class AlreadyOut(Exception):
-    """The same event is on its way already."""
+    """The same event is already under way on this connection."""
 
 
 WORDS = {
@@ -42,7 +42,7 @@ WORDS = {
 
 
 def connections(address: Address, exchange: str, routing_key: str) -> Callable[[], BrokerConnection]:
-    """What opens a connection to publish to this exchange; raises `DestinationRefused`."""
+    """Return a function that makes connections publishing to this exchange; raises `DestinationRefused`."""
     if any(len(name.encode()) > MAX_NAME_BYTES for name in (exchange, routing_key)):
         raise DestinationRefused(f"An exchange and a routing key have at most {MAX_NAME_BYTES} bytes.")
     network.silence("aio_pika", "aiormq")
@@ -66,7 +66,7 @@ class RabbitConnection:
     async def open(self) -> None:
         await self._connection.connect()
         self._connection.close_callbacks.add(self._on_closed)
-        # Without `on_return_raises`, a message that reached no queue looks like one that was confirmed.
+        # Without `on_return_raises`, a message that reached no queue looks confirmed.
         channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
         channel.close_callbacks.add(self._on_closed)
         name = self._exchange_name
@@ -74,7 +74,7 @@ class RabbitConnection:
 
     async def publish(self, message: Message) -> None:
         assert self._exchange is not None
-        # The client finds out by the message's id which one came back: of two with one id, one would look confirmed.
+        # The client matches a returned message by its id: of two with the same id, one would look confirmed.
         if message.event_id in self._out:
             raise AlreadyOut
         self._out.add(message.event_id)
@@ -82,7 +82,7 @@ class RabbitConnection:
             with self._intake.answering(len(message.body)):
                 await self._exchange.publish(_message(message), self._routing_key, mandatory=True)
         except exceptions.ChannelInvalidStateError:
-            # The channel is closed, and what closed it is about to be told.
+            # The channel is closed, and the reason is about to arrive in `lost`.
             await asyncio.wait({self.lost}, timeout=LOST_SECONDS)
             raise
         finally:
@@ -99,7 +99,7 @@ class RabbitConnection:
 
 
 class BoundedTransport(TransportFactory):
-    """Opens a connection that brings no more than its intake allows: aiormq holds frames of any size."""
+    """Opens connections whose intake is bounded: aiormq holds frames of any size."""
 
     def __init__(self, opens: TransportFactory, intake: Intake) -> None:
         self._opens = opens
@@ -111,7 +111,7 @@ class BoundedTransport(TransportFactory):
 
 
 def _connection(address: Address, intake: Intake) -> aio_pika.Connection:
-    """Made but not opened: one that could not be opened is to be closed too, or it complains when it is collected."""
+    """Make a connection without opening it: one that fails to open is closed too, or it warns when it is collected."""
     (host, port), *_ = address.servers
     encrypted = address.scheme == "amqps"
     url = make_url(
