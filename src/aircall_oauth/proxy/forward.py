@@ -80,11 +80,10 @@ async def _admit(resources: Resources, key: Caller, who: Who, installation_id: s
     PostgreSQL's own crash may forget the lines of its last second, but none of a request that may change something.
     """
     reads, allowed = method in READING, _per_minute(resources)
-    row_of_audit = audit.values(
-        who, Action.AIRCALL_READ if reads else Action.AIRCALL_WRITE, installation_id=installation_id
-    )
+    action = Action.AIRCALL_READ if reads else Action.AIRCALL_WRITE
+    audited = audit.values(who, action, installation_id=installation_id)
     async with resources.database.driver_connection() as connection:
-        row = await connection.fetchrow(ADMIT, installation_id, key.owner, reads, allowed, *row_of_audit)
+        row = await connection.fetchrow(ADMIT, installation_id, key.owner, reads, allowed, *audited)
         if row is None:
             raise InstallationNotFound
         if row["status"] != InstallationStatus.ACTIVE:
