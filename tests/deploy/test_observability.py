@@ -10,7 +10,7 @@ import yaml
 
 from aircall_oauth.cli import reference
 from aircall_oauth.errors import AppError
-from aircall_oauth.events.receiver.inbox import TakenIn
+from aircall_oauth.events.receiver.statement import TakenIn
 from aircall_oauth.server import worker
 from tests.support.processes import eventually
 from tests.support.receivers import LOOPBACK, receiver, subscribe, tell

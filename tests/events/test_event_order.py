@@ -8,7 +8,9 @@ import asyncpg
 
 from aircall_oauth.errors import Unavailable
 from aircall_oauth.events import store
-from aircall_oauth.events.receiver.inbox import Arrival, Inbox, TakenIn, open_inbox
+from aircall_oauth.events.receiver.inbox import Inbox
+from aircall_oauth.events.receiver.statement import Arrival, TakenIn
+from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.models.access import Scope

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from aircall_oauth.errors import InboxFull
 from aircall_oauth.events.receiver import body as bodies
 from aircall_oauth.events.receiver import inbox
-from aircall_oauth.events.receiver.inbox import Arrival, TakenIn
+from aircall_oauth.events.receiver.statement import Arrival, TakenIn
+from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import database, locks
 from aircall_oauth.storage.models.access import Scope
@@ -550,7 +551,7 @@ async def test_an_inbox_that_closes_keeps_what_it_has_taken(connected: Service) 
     token = connected.resources.vault.fingerprint(connected.webhook_token(), WEBHOOK_TOKEN_PURPOSE)
     arrivals = [Arrival(token, "call.created", None, None, b"%d" % number, "{}") for number in range(1000)]
 
-    async with inbox.open_inbox(connected.resources.database, Metrics()) as own:
+    async with open_inbox(connected.resources.database, Metrics()) as own:
         waiting = [asyncio.create_task(own.take_in(arrival)) for arrival in arrivals]
         await until(lambda: own.depth > 0)
     outcomes = [outcome.result() for outcome in waiting]

@@ -31,7 +31,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.events.notify import open_notifier
 from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.events.receiver.failures import watch_troubles
-from aircall_oauth.events.receiver.inbox import open_inbox
+from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.events.streams import Streams
 from aircall_oauth.installations.oauth import pages, routes
 from aircall_oauth.installations.oauth.brake import Brake

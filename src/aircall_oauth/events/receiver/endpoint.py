@@ -13,8 +13,9 @@ from aircall_oauth.aircall import calls
 from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxFull, Unavailable, WebhookTokenUnknown
 from aircall_oauth.events.receiver import envelope
 from aircall_oauth.events.receiver.body import MAX_BODY_BYTES, Bodies
-from aircall_oauth.events.receiver.inbox import ANSWER_SECONDS, Arrival, Inbox, TakenIn
+from aircall_oauth.events.receiver.inbox import Inbox
 from aircall_oauth.events.receiver.large import LARGE_BYTES, LargeBodies
+from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE

@@ -9,7 +9,7 @@ from itertools import islice
 from aircall_oauth.errors import EventMalformed, WebhookTokenUnknown
 from aircall_oauth.events.receiver import envelope
 from aircall_oauth.events.receiver.envelope import MAX_TOKEN, Envelope
-from aircall_oauth.events.receiver.inbox import ANSWER_SECONDS
+from aircall_oauth.events.receiver.statement import ANSWER_SECONDS
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE

@@ -1,0 +1,110 @@
+"""The statement that keeps a group of events, and what it takes and tells of each."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from enum import Enum, auto
+
+import asyncpg
+import msgspec
+
+from aircall_oauth.storage import locks
+from aircall_oauth.storage.database import DURABLY
+from aircall_oauth.storage.models.events import EventSource
+from aircall_oauth.storage.models.installations import InstallationStatus
+
+# Aircall gives five seconds. Within these an event is answered, if only with "again".
+ANSWER_SECONDS = 2.5
+# Packed by what costs least, where it is there.
+PREPARE = """
+    SELECT set_config('default_toast_compression', 'lz4', false) FROM pg_settings
+    WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
+"""
+
+# A fingerprint begins with the time of its event: so new ones lie together in their index, however large it grows, and
+# old ones are found by it. No clock of ours has a part in it: one that jumps would make another event of a repeat.
+# A repeat is answered like the event it repeats, whose commit may still wait for a standby: so its own commit waits for
+# what the first one waits for.
+TAKE_IN = f"""
+    WITH incoming AS MATERIALIZED (
+        SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
+               int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0))
+                   || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint,
+               sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint
+        FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+                    $8::bytea[])
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, number)
+        LEFT JOIN LATERAL (
+            SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
+            UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
+            LIMIT 1
+        ) w ON true
+        LEFT JOIN installation i ON i.id = w.installation_id
+              AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
+    ), locked AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock({locks.LOG}), {DURABLY}
+    ), known AS MATERIALIZED (
+        SELECT DISTINCT ON (fingerprint) incoming.* FROM locked, incoming WHERE installation_id IS NOT NULL
+        ORDER BY fingerprint, number
+    ), new AS (
+        INSERT INTO event_fingerprint (fingerprint, received_at) SELECT fingerprint, now() FROM known
+        ON CONFLICT (fingerprint) DO NOTHING
+        RETURNING fingerprint
+    ), told AS (
+        INSERT INTO told_call (fingerprint, received_at, back_filled)
+        SELECT DISTINCT call_fingerprint, now(), false FROM known WHERE call_fingerprint IS NOT NULL
+        ON CONFLICT (fingerprint) DO UPDATE SET back_filled = true WHERE told_call.back_filled
+        RETURNING fingerprint, back_filled
+    ), kept AS (
+        INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
+                           occurred_at, source, data)
+        SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
+               occurred_at, '{EventSource.AIRCALL}', data
+        FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
+                  ON told.back_filled AND told.fingerprint = call_fingerprint
+              WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
+        RETURNING id
+    )
+    SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
+"""  # noqa: S608 - only constants of ours are put in
+
+# What a group needs of the database: the log's lock, a commit, and that it may write.
+PROVE = f"SELECT current_setting('transaction_read_only') = 'off', pg_advisory_xact_lock({locks.LOG}), {DURABLY}"
+
+
+class TakenIn(Enum):
+    """What became of an event."""
+
+    STORED = auto()
+    REPEATED = auto()
+    UNKNOWN_TOKEN = auto()
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """An event as Aircall sent it, its token as a fingerprint; `call` recognises the call whose end it tells."""
+
+    token_fingerprint: bytes
+    type: str
+    resource: str | None
+    occurred_at: datetime | None
+    fingerprint: bytes
+    data: str
+    call: bytes | None = None
+
+
+async def insert(
+    connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str]
+) -> tuple[Collection[int] | None, Collection[str] | None]:
+    """One statement: the numbers of those whose token is unknown, and the ids of those that were new."""
+    unknown, stored = await connection.fetchrow(
+        TAKE_IN,
+        [a.token_fingerprint for a in arrivals],
+        [a.fingerprint for a in arrivals],
+        ids,
+        [a.type for a in arrivals],
+        [a.resource for a in arrivals],
+        [a.occurred_at for a in arrivals],
+        [a.data for a in arrivals],
+        [a.call for a in arrivals],
+        timeout=ANSWER_SECONDS,
+    )
+    return unknown, stored
