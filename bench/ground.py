@@ -18,7 +18,7 @@ from aircall_oauth.resources import vault_of
 from aircall_oauth.sandbox.children import Child, free_port, wait_until
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
@@ -80,7 +80,7 @@ def settings_for(url: str) -> Settings:
 
 async def prepare(url: str) -> str:
     """A migrated database with one installation whose webhook has `TOKEN`; the installation's id."""
-    await database.migrate(url)
+    await migrations.migrate(url)
     vault, installation_id = vault_of(settings_for(url)), new_id("ins")
     sealed = vault.seal("bench-access-token", SealedAt(TOKEN_COLUMN, installation_id))
     connection = await asyncpg.connect(url)

@@ -22,7 +22,7 @@ from tests.support.service import Service, run_service, settings_for
 from aircall_oauth.installations.outages import backfill, heartbeat
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall import create_app
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.telemetry import log
 from bench import ground
@@ -58,7 +58,7 @@ async def _service(many: int) -> AsyncIterator[Service]:
         tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-") as folder,
         ground.durable_postgres(Path(folder)) as postgres,
     ):
-        await database.migrate(postgres.dsn())
+        await migrations.migrate(postgres.dsn())
         async with run_service(settings_for(postgres.dsn(), AIRCALL_RATE_PER_MINUTE="60")) as service:
             await install_many(service, many)
             yield service

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage import database, partitions
+from aircall_oauth.storage import migrations, partitions
 from aircall_oauth.telemetry import log
 from tests.support.service import Service, run_service, settings_for
 
@@ -47,7 +47,7 @@ async def _template_of_today(server: Postgres) -> str:
     name = f"template_{datetime.now(UTC):%Y%m%d}"
     if name not in _templates:
         await _admin(server, f"CREATE DATABASE {name}")
-        await database.migrate(server.dsn(name))
+        await migrations.migrate(server.dsn(name))
         connection = await asyncpg.connect(server.dsn(name))
         try:
             await partitions.ensure(connection)

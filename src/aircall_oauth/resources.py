@@ -19,8 +19,9 @@ from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, Se
 from aircall_oauth.http_client import trust
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import partitions
-from aircall_oauth.storage.database import Database, newest_schema_version, reason
+from aircall_oauth.storage.database import Database, reason
 from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.migrations import newest_schema_version
 from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log

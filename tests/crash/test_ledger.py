@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from tests.support.forked import WebProcess, web_processes
 from tests.support.processes import durable_postgres
 from tests.support.service import until
@@ -94,7 +94,7 @@ async def test_the_same_event_at_once_over_two_processes_is_kept_once(database_u
 
 @asynccontextmanager
 async def _migrated(url: str) -> AsyncIterator[str]:
-    await database.migrate(url)
+    await migrations.migrate(url)
     yield url
 
 

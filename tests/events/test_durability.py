@@ -7,7 +7,7 @@ import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from aircall_oauth.storage.models.access import Scope
 from tests.support.processes import durable_postgres, eventually
 from tests.support.service import Service, run_service, settings_for
@@ -85,7 +85,7 @@ async def test_a_commit_that_an_operator_cancelled_is_not_answered_200(tmp_path:
 async def test_a_setting_switched_off_while_the_service_runs_takes_no_durability_away(tmp_path: Path) -> None:
     """Everything that is answered; a crash of the server is what shows it."""
     async with durable_postgres(tmp_path / "postgres") as postgres:
-        await database.migrate(postgres.dsn())
+        await migrations.migrate(postgres.dsn())
         async with run_service(_settings(postgres)) as service:
             installation_id = await service.install()
             partner = await service.partner()

@@ -25,7 +25,7 @@ from aircall_oauth.events.receiver import inbox
 from aircall_oauth.events.receiver.statement import Arrival, TakenIn
 from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage import database, locks
+from aircall_oauth.storage import locks, migrations
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
@@ -635,7 +635,7 @@ def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
 
 @asynccontextmanager
 async def _running_on(server: Postgres) -> AsyncIterator[Service]:
-    await database.migrate(server.dsn())
+    await migrations.migrate(server.dsn())
     async with run_service(settings_for(server.dsn())) as service:
         await service.install()
         yield service

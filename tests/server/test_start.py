@@ -9,7 +9,7 @@ import pytest
 from aircall_oauth.errors import KeysUnfit
 from aircall_oauth.resources import open_resources
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from tests.support.service import (
     FINGERPRINT_KEY,
     SECRET_KEY,
@@ -174,7 +174,7 @@ async def test_the_service_is_not_ready_before_the_schema_is(empty_database: str
     async with run_service(settings_for(empty_database)) as service:
         assert await readiness(service) == (503, "not_ready")
 
-        await database.migrate(empty_database)
+        await migrations.migrate(empty_database)
 
         assert await readiness(service) == (200, "ok")
 
@@ -188,7 +188,7 @@ async def test_the_service_is_not_ready_while_the_schema_is_behind(database_url:
 
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
         assert "0000" in answer.json()["detail"]
-        assert database.newest_schema_version() in answer.json()["detail"]
+        assert migrations.newest_schema_version() in answer.json()["detail"]
         assert answer.headers["retry-after"].isdecimal()
 
 

@@ -21,8 +21,9 @@ from sqlalchemy import Connection
 
 import aircall_oauth
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage import database
-from aircall_oauth.storage.database import Database, alembic_config, newest_schema_version
+from aircall_oauth.storage import migrations
+from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.migrations import alembic_config, newest_schema_version
 from aircall_oauth.storage.models.base import Table
 from tests.support.service import Service, command_environment, run_command, start_command
 
@@ -122,7 +123,7 @@ async def test_a_schema_newer_than_the_code_is_left_alone(database_url: str) -> 
     await connection.execute("UPDATE alembic_version SET version_num = '9999'")
     await connection.close()
 
-    await database.migrate(database_url)
+    await migrations.migrate(database_url)
 
     assert await rows(database_url, "SELECT version_num FROM alembic_version") == [("9999",)]
 
@@ -144,7 +145,7 @@ async def test_a_migration_that_does_not_get_its_lock_gives_up_and_changes_nothi
     await held.rollback()
     await holder.close()
     assert await rows(empty_database, TABLES) == []
-    await database.migrate(empty_database)
+    await migrations.migrate(empty_database)
 
 
 async def test_waiting_for_another_migration_is_not_cut_short_by_the_lock_timeout(empty_database: str) -> None:
@@ -177,7 +178,7 @@ def with_one_more(tmp_path: Path) -> dict[str, str]:
     """The environment of a version with one more migration, which needs tables for itself."""
     package = Path(aircall_oauth.__file__).parent
     shutil.copytree(package, tmp_path / "aircall_oauth")
-    shutil.copytree(database.migrations_folder(), tmp_path / "aircall_oauth/_alembic")
+    shutil.copytree(migrations.migrations_folder(), tmp_path / "aircall_oauth/_alembic")
     one_more = tmp_path / "aircall_oauth/_alembic/versions/9999_one_more.py"
     one_more.write_text(STRONG.format(newest=newest_schema_version()))
     return {"PYTHONPATH": str(tmp_path)}

@@ -12,7 +12,7 @@ import pytest
 
 from aircall_oauth.errors import PoolerRefused
 from aircall_oauth.events.notify import open_notifier, wait_for
-from aircall_oauth.storage import database
+from aircall_oauth.storage import database, migrations
 from tests.support.processes import eventually
 from tests.support.service import command_environment, free_port, run_command, run_service, settings_for
 
@@ -53,7 +53,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_in_one_line(
 
 async def test_through_a_pooler_in_session_mode_everything_works(database_url: str, tmp_path: Path) -> None:
     async with pgbouncer(database_url, tmp_path, mode="session") as url:
-        await database.migrate(url)
+        await migrations.migrate(url)
         async with run_service(settings_for(url)) as service:
             installation_id = await service.install()
             answer = await service.post_event(_event(service.webhook_token()))

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from tests.support.processes import eventually
 
 NAME = "standby"
@@ -32,7 +32,7 @@ async def with_standby(
         Postgres.start, folder / "primary", durable=True, port=ports[0], binaries=binaries
     )
     try:
-        await database.migrate(primary.dsn())
+        await migrations.migrate(primary.dsn())
         await asyncio.to_thread(_copy, primary, folder / "standby", binaries)
         standby = await asyncio.to_thread(
             Postgres.start, folder / "standby", durable=True, port=ports[1], binaries=binaries

@@ -65,10 +65,10 @@ def migrate(
     lock_wait: Annotated[str, typer.Option(help="How long to ask again for a table that is in use.")] = "2m",
 ) -> None:
     """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
-    from aircall_oauth.storage import database
+    from aircall_oauth.storage import migrations
 
     wait = duration(lock_wait, "--lock-wait")
-    run(lambda settings: database.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=say))
+    run(lambda settings: migrations.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=say))
     say("The schema is up to date.")
 
 

@@ -30,9 +30,10 @@ from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import partitions
-from aircall_oauth.storage.database import Database, database_errors, newest_schema_version
+from aircall_oauth.storage.database import Database, database_errors
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.migrations import newest_schema_version
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import SubscriptionStatus
 from aircall_oauth.storage.models.installations import (

@@ -24,7 +24,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
-from aircall_oauth.storage import database
+from aircall_oauth.storage import migrations
 from aircall_oauth.telemetry.text import readable
 
 SERVICE_PORT = 8000
@@ -129,7 +129,7 @@ def _start(stack: ExitStack, plan: Plan, given: SecretStr | None) -> tuple[list[
     ]
     # Meanwhile: the service waits for its tables by itself.
     with _step("Tables"):
-        asyncio.run(database.migrate(url))
+        asyncio.run(migrations.migrate(url))
     with _step("Pretend Aircall, sample receiver and service"):
         wait_until(lambda: _answers(plan.aircall_url), children, READY_SECONDS)
         wait_until(lambda: _answers(plan.receiver_url), children, READY_SECONDS)

@@ -1,12 +1,9 @@
-"""PostgreSQL: connections, sessions, the schema's version, and its errors turned into ours."""
+"""Connections and sessions of PostgreSQL, and its errors turned into ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import timedelta
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 import stamina
@@ -21,17 +18,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.errors import AppError, DatabaseAway, PoolerRefused
 from aircall_oauth.storage import database_url
 from aircall_oauth.storage.faults import explain, root
-from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.hosts import Hosts
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
 DRIVER_POOL_SIZE = 5
 POOL_TIMEOUT_SECONDS = 3.0
-LOCK_WAIT = timedelta(minutes=2)
 
 # In a statement: its commit waits for the durability that the database is configured for, and at least for its own
 # disk, even where the statement changes nothing: a transaction that wrote nothing waits neither for the disk nor for a
@@ -254,52 +246,3 @@ def reason(error: Exception) -> str:
     if isinstance(error, AppError) and cause is None:
         return error.detail
     return str(explain(cause or error))
-
-
-def migrations_folder() -> Path:
-    """The wheel's copy of the migrations, or the checkout's."""
-    packaged = Path(str(files("aircall_oauth") / "_alembic"))
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "alembic"
-
-
-def alembic_config(
-    url: str = "", *, lock_wait: timedelta = LOCK_WAIT, tell: Callable[[str], None] = lambda _line: None
-) -> "Config":
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    config.attributes |= {"url": url, "lock_seconds": lock_wait.total_seconds(), "tell": tell}
-    return config
-
-
-def newest_schema_version() -> str:
-    """The revision this code was written for: the number that the last migration's file begins with.
-
-    Read off the names, because every process asks at its start, and Alembic would read each file.
-    """
-    return max(path.name.partition("_")[0] for path in (migrations_folder() / "versions").glob("[0-9]*_*.py"))
-
-
-async def migrate(
-    url: str, *, lock_wait: timedelta = LOCK_WAIT, tell: Callable[[str], None] = lambda _line: None
-) -> None:
-    """Bring the schema up to date; safe to run from many processes at once (once at a time within one).
-
-    A table that is in use is asked for again and again, as long as `lock_wait`; `tell` is told what is waited for.
-    A schema newer than this code is left alone: the version that made it works with ours. Raises `DatabaseUnfit`.
-    """
-    database = Database(url)
-    try:
-        await database.require_own_sessions()
-        async with database.driver_connection() as connection:
-            await require_fit(connection)
-        version = await database.schema_version()
-    finally:
-        await database.close()
-    if version is None or version < newest_schema_version():
-        import alembic.command
-
-        config = alembic_config(url, lock_wait=lock_wait, tell=tell)
-        with database_errors():
-            await asyncio.to_thread(alembic.command.upgrade, config, "head")
