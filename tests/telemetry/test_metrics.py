@@ -24,7 +24,7 @@ from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.installations import tokens
 from aircall_oauth.operations import measure
 from aircall_oauth.server import worker
-from aircall_oauth.server.metrics_port import CHORES_HANG_SECONDS, MetricsDoors
+from aircall_oauth.server.metrics_port import CHORES_HANG_SECONDS, MetricsApp
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
 from tests.support.processes import World, eventually, world
@@ -424,7 +424,7 @@ async def test_a_worker_that_the_keys_do_not_fit_is_never_ready(service: Service
 
 
 async def test_a_worker_in_which_no_chore_ends_is_not_alive(service: Service) -> None:
-    probes = httpx.AsyncClient(transport=httpx.ASGITransport(MetricsDoors(service.resources)), base_url="http://probes")
+    probes = httpx.AsyncClient(transport=httpx.ASGITransport(MetricsApp(service.resources)), base_url="http://probes")
     long_ago = time.monotonic() - CHORES_HANG_SECONDS - 1
 
     async with probes:

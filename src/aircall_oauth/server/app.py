@@ -1,4 +1,4 @@
-"""The web process: its doors, how it answers errors, and its documentation."""
+"""The web application: its routes, its error answers, and `/docs`."""
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
@@ -38,21 +38,21 @@ from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.resources import Resources
 from aircall_oauth.server import openapi
-from aircall_oauth.server.middleware import Edge, in_a_span
+from aircall_oauth.server.middleware import RequestMiddleware, in_a_span
 from aircall_oauth.telemetry.metrics import Metrics, Role
 
 BROWSER_DOORS = "/aircall/oauth/"
 DOCS_ASSETS = "/docs/assets"
 HSTS = b"max-age=31536000"
 
-# The framework's own would export query strings and what errors said, wherever the environment tells it to.
+# FastAPI's own telemetry would export query strings and error messages to where the environment says.
 NO_TELEMETRY_BUT_OURS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 Opener = Callable[[], AbstractAsyncContextManager[Resources]]
 
 
 class App(FastAPI):
-    """The application. An event does not go through the framework and its middleware, only past them."""
+    """The ASGI application. Events from Aircall go straight to the receiver, past the framework and its middleware."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -65,17 +65,17 @@ class App(FastAPI):
             return
         resources: Resources = self.state.resources
         if resources.leaving:
-            # A client that keeps connections finds another process now, not when this one hangs up.
+            # A client that keeps its connections moves to another process now, not when this one closes them.
             send = _with_header(send, b"connection", b"close")
         if resources.settings.tells_hsts and scope["path"].startswith(BROWSER_DOORS):
             send = _with_header(send, b"strict-transport-security", HSTS)
-        door = self._door(scope)
+        app = self._route(scope)
         if resources.tracing is None:
-            await door(scope, receive, send)
+            await app(scope, receive, send)
         else:
-            await in_a_span(resources.tracing, door, scope, receive, send)
+            await in_a_span(resources.tracing, app, scope, receive, send)
 
-    def _door(self, scope: Scope) -> ASGIApp:
+    def _route(self, scope: Scope) -> ASGIApp:
         if scope["path"] == endpoint.PATH and scope["method"] == "POST":
             scope["endpoint"] = self.receiver
             return self.receiver
@@ -83,7 +83,7 @@ class App(FastAPI):
 
 
 def create_app(open_resources: Opener) -> App:
-    """The application; what it needs is opened when it starts and closed when it stops."""
+    """Build the application. Its lifespan opens the resources and what the requests share, and closes them."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -101,10 +101,10 @@ def create_app(open_resources: Opener) -> App:
             yield
 
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)
-    for router in openapi.DOORS:
+    for router in openapi.ROUTERS:
         app.include_router(router)
     app.router.routes.append(Route(endpoint.PATH, app.receiver, methods=["POST"], name="receive_event"))
-    app.add_middleware(Edge, on_error=_answer_error)
+    app.add_middleware(RequestMiddleware, on_error=_answer_error)
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -113,12 +113,14 @@ def create_app(open_resources: Opener) -> App:
 
 
 def _expect_failures(app: FastAPI, metrics: Metrics) -> None:
-    """Create the counters that alerts watch: one that is born at 1 shows no increase."""
-    doors = [*app.routes, *(route for router in openapi.DOORS for route in router.routes)]
-    metrics.expect_requests(
-        (door.path, method) for door in doors if isinstance(door, Route) for method in door.methods or ()
-    )
+    """Create the counters that alerts watch at zero: one that begins at 1 shows no increase."""
+    metrics.expect_requests((route.path, method) for route in _routes(app) for method in route.methods or ())
     metrics.expect_acks(endpoint.UNWELCOME)
+
+
+def _routes(app: FastAPI) -> list[Route]:
+    routes = [*app.routes, *(route for router in openapi.ROUTERS for route in router.routes)]
+    return [route for route in routes if isinstance(route, Route)]
 
 
 def _with_header(send: Send, name: bytes, value: bytes) -> Send:
@@ -143,11 +145,11 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     return _answer_error(request, InvalidRequest("; ".join(fault(each, fields) for each in error.errors())))
 
 
-def _fields_of(door: object) -> set[str]:
-    """The names of all fields that a door's body may have."""
-    if not isinstance(door, APIRoute) or door.body_field is None:
+def _fields_of(route: object) -> set[str]:
+    """Return the names of all fields that the body of a route's request may have."""
+    if not isinstance(route, APIRoute) or route.body_field is None:
         return set()
-    body: Any = door.body_field.field_info.annotation
+    body: Any = route.body_field.field_info.annotation
     schema = TypeAdapter(body).json_schema()
     models = [schema, *schema.get("$defs", {}).values()]
     return {name for model in models for name in model.get("properties", ())}
@@ -156,7 +158,7 @@ def _fields_of(door: object) -> set[str]:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, AppError):
-        # What the framework met while it read the body.
+        # Raised by our own code while the framework read the body.
         return _answer_error(request, error.__cause__)
     allowed = {"allow": _methods_of(request) or "GET"} if error.status_code == 405 else {}
     if _is_browser(request):
@@ -167,10 +169,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> str:
-    """Every method of this address: a door knows its own only."""
-    doors = [*request.app.routes, *(route for router in openapi.DOORS for route in router.routes)]
-    here = [door for door in doors if isinstance(door, Route) and door.matches(request.scope)[0] != Match.NONE]
-    return ", ".join(sorted({method for door in here for method in door.methods or ()}))
+    """Return every method of this address, for `Allow`: the framework knows those of one route only."""
+    here = [route for route in _routes(request.app) if route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in here for method in route.methods or ()}))
 
 
 def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
@@ -184,7 +185,7 @@ def _answer_error(request: Request, error: AppError, also: dict[str, str] | None
 
 
 def _as_ending(error: AppError) -> AppError:
-    """The ending a browser is shown for an error that is none of the flow's own."""
+    """Return the ending that a browser is shown for an error, which may come from outside the install flow."""
     if isinstance(error, FlowError):
         return error
     if error.status < 500:
@@ -201,13 +202,13 @@ def _is_browser(request: Request) -> bool:
 
 
 def _serve_docs(app: FastAPI) -> None:
-    """`/docs` with assets of our own: it works in a closed network, and asks nobody else."""
+    """Serve `/docs` with its own copy of the assets, so that it works in a closed network."""
     spec = importlib.util.find_spec("fastapi_offline")
     assert spec is not None
     assert spec.origin is not None
     app.mount(DOCS_ASSETS, StaticFiles(directory=Path(spec.origin).parent / "static"))
 
-    # Relative to `/docs`, wherever a proxy shows it.
+    # Relative to `/docs`, which a proxy may show under another path.
     openapi_url, assets = "openapi.json", DOCS_ASSETS.removeprefix("/")
 
     @app.get("/docs", include_in_schema=False)

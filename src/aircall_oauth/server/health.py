@@ -1,4 +1,4 @@
-"""Whether this process lives, and whether it can do its work."""
+"""`/livez` and `/readyz`: whether this process runs, and whether it can do its work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ async def readyz(request: Request, resources: ResourcesDep) -> dict[str, str]:
 async def require_serving(resources: Resources, *, prove: Callable[[], Awaitable[None]] | None = None) -> None:
     """Raise `Leaving`, `NotReady`, `DatabaseAway` or `KeysUnfit` where this process cannot do its work now.
 
-    `prove` tries what else this process must be able to do, such as to commit an event.
+    `prove` tries what else this process must be able to do, such as committing an event.
     """
     if resources.leaving:
         raise Leaving
@@ -39,14 +39,14 @@ async def require_serving(resources: Resources, *, prove: Callable[[], Awaitable
         async with asyncio.timeout(PING_SECONDS):
             await resources.require_ready()
             if prove is not None:
-                # First, because leaving it takes no time where the database is silent.
+                # First, because it can be cancelled at once while the database is silent.
                 await prove()
             await resources.database.schema_version()
     except TimeoutError:
         raise NotReady("The database does not answer, or keeps nothing.") from None
 
 
-# Probes come by other methods and by the older name too.
+# Probes also use other methods, and the older name.
 for _path, _probe in (("/livez", livez), ("/healthz", livez), ("/readyz", readyz)):
     _methods = ["GET", "HEAD", "OPTIONS"] if _path == "/healthz" else ["HEAD", "OPTIONS"]
     router.add_api_route(_path, _probe, methods=_methods, include_in_schema=False)

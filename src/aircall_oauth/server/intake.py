@@ -1,4 +1,4 @@
-"""One budget for what all connections hold of the requests they are sending."""
+"""The budget for the bytes of unanswered requests that all connections of a port hold together."""
 
 from typing import Protocol
 
@@ -8,30 +8,30 @@ LARGE_BYTES = 64 * 1024
 
 
 class Sender(Protocol):
-    """A connection that is being sent a request."""
+    """A connection over which a request comes in."""
 
     @property
     def sending(self) -> bool:
-        """Whether its request is not whole yet."""
+        """Whether its request is still incomplete."""
 
     def cut_off(self) -> None:
-        """Refuse its request and close it."""
+        """Refuse its request and close the connection."""
 
 
 class Intake:
-    """Counts bytes by connection. Small requests and large ones have a share each, so neither keeps the other out."""
+    """Counts bytes per connection. Small and large requests have a share each, so neither keeps the other out."""
 
     def __init__(self, share_bytes: int = SHARE_BYTES) -> None:
         self._small, self._large = _Share(share_bytes), _Share(share_bytes)
 
     def note(self, sender: Sender, held_bytes: int) -> None:
-        """A connection holds so much now. May cut off it or another one."""
+        """Record how much a connection holds now. Cuts off it or another one where the share is used up."""
         is_large = held_bytes > LARGE_BYTES
         self._small.note(sender, 0 if is_large else held_bytes)
         self._large.note(sender, held_bytes if is_large else 0)
 
     def cut_off_lately(self) -> int:
-        """How many connections were cut off since the last time this was asked."""
+        """Return how many connections were cut off since the last call."""
         shares = (self._small, self._large)
         count = sum(share.cut_off for share in shares)
         for share in shares:
@@ -40,7 +40,10 @@ class Intake:
 
 
 class _Share:
-    """Where it is used up, the request gives way that has been incomplete for longest, else the newest one."""
+    """A number of bytes to hold. When they are used up, the request that has been incomplete for longest is cut off.
+
+    Where every other request is complete, the newest one is.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes

@@ -1,4 +1,4 @@
-"""Where a process listens."""
+"""The socket a process listens on."""
 
 import socket
 
@@ -8,14 +8,15 @@ BACKLOG = 2048
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there; raises `StartRefused` with one line why not."""
+    """Open a listening socket; raises `StartRefused` with the reason in one line."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, or asyncio leaves out TCP_NODELAY and every answer waits 40 ms for the client's delayed ACK.
+    # With the protocol given as TCP: otherwise asyncio does not set TCP_NODELAY, and every answer waits 40 ms for the
+    # client's delayed ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if host == "::":
-            # Everywhere means IPv4 too, whatever this machine's default is.
+            # Listen on IPv4 too, whatever this machine's default is.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, port))
         listener.listen(BACKLOG)

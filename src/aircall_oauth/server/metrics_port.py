@@ -1,4 +1,4 @@
-"""`/metrics`, `/livez` and `/readyz` on a port of their own, beside a process's real work."""
+"""`/metrics`, `/livez` and `/readyz` on a port of their own, in every process."""
 
 import asyncio
 import socket
@@ -26,12 +26,12 @@ STOP_SECONDS = 1
 # A scraper needs one connection, and sends a head of a few hundred bytes.
 MOST_CONNECTIONS = 32
 SHARE_BYTES = 1024 * 1024
-# Some chore ends every few seconds, also where the database is away. A worker in which none does hangs.
+# Some chore ends every few seconds, even while the database is away: a worker in which none does hangs.
 CHORES_HANG_SECONDS = 300.0
 
 
 class MetricsServer(BoundedServer):
-    """Serves beside the process's real work, which decides when to stop."""
+    """A server that leaves SIGTERM and SIGINT to the process it runs in."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,13 +40,13 @@ class MetricsServer(BoundedServer):
 
 @asynccontextmanager
 async def metrics_served(resources: Resources) -> AsyncIterator[None]:
-    """`/metrics` and the probes on their own port while the block lasts."""
+    """Serve `/metrics` and the probes while the block lasts; raises `StartRefused` where the port can't be used."""
     listener = _listener(resources.settings)
     if listener is None:
         yield
         return
     config = uvicorn.Config(
-        MetricsDoors(resources),
+        MetricsApp(resources),
         interface="asgi3",
         http=Protocol,
         lifespan="off",
@@ -68,8 +68,8 @@ async def metrics_served(resources: Resources) -> AsyncIterator[None]:
             await task
 
 
-class MetricsDoors:
-    """Metrics for a scraper, and the probes of a process that has no other port, such as the worker."""
+class MetricsApp:
+    """An ASGI application: metrics for a scraper, and probes for a process with no other port, such as the worker."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -78,19 +78,19 @@ class MetricsDoors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["path"]:
             case "/livez":
-                await _probe(self._alive(), send)
+                await _answer_probe(self._liveness_problem(), send)
             case "/readyz":
-                await _probe(await self._ready(), send)
+                await _answer_probe(await self._readiness_problem(), send)
             case _:
                 await self._metrics(scope, receive, send)
 
-    def _alive(self) -> str | None:
+    def _liveness_problem(self) -> str | None:
         ended = self._resources.chore_ended_at
         if ended is not None and time.monotonic() - ended > CHORES_HANG_SECONDS:
             return "No chore has ended for minutes."
         return None
 
-    async def _ready(self) -> str | None:
+    async def _readiness_problem(self) -> str | None:
         try:
             await require_serving(self._resources)
         except AppError as error:
@@ -98,15 +98,18 @@ class MetricsDoors:
         return None
 
 
-async def _probe(trouble: str | None, send: Send) -> None:
-    body = (trouble or "ok").encode()
+async def _answer_probe(problem: str | None, send: Send) -> None:
+    body = (problem or "ok").encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 503 if trouble else 200, "headers": headers})
+    await send({"type": "http.response.start", "status": 503 if problem else 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 def _listener(settings: Settings) -> socket.socket | None:
-    """Only a port that was asked for is worth a refusal to start: two processes on one machine share the default."""
+    """Listen for scrapers; None where there is no port for them.
+
+    A port in use refuses the start only where it was configured: two processes on one machine share the default.
+    """
     if settings.metrics_port == 0:
         return None
     try:

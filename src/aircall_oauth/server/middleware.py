@@ -1,4 +1,4 @@
-"""Around every request: its id, its one log line, its size, and the last word when something broke."""
+"""What happens around every request: its id, its log line, the limit of its body, the answer to unexpected errors."""
 
 import time
 from collections.abc import Callable
@@ -22,8 +22,8 @@ MAX_BODY_BYTES = 1024 * 1024
 UNMATCHED = "(no door)"
 
 
-class Edge:
-    """Gives a request its id and writes its line: the path's template, and never a query string."""
+class RequestMiddleware:
+    """Gives a request its id, bounds its body and logs it: with its path's template, never with its query string."""
 
     def __init__(self, app: ASGIApp, on_error: Callable[[Request, AppError], Response]) -> None:
         self._app = app
@@ -45,7 +45,7 @@ class Edge:
             if received <= MAX_BODY_BYTES:
                 return message
             if status:
-                # Too late to refuse it: the door only waits for its caller to hang up.
+                # Too late to refuse it: the answer is under way, and the route only waits for its caller to leave.
                 return {"type": "http.disconnect"}
             raise BodyTooLarge
 
@@ -81,7 +81,7 @@ class Edge:
 
 
 async def in_a_span(tracing: "Tracing", app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request inside its span."""
+    """Answer a request within a span of its own."""
     status = 0
 
     async def noting(message: Message) -> None:

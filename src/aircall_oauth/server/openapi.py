@@ -1,7 +1,7 @@
-"""The API as a document: what the framework knows of our doors, and what it does not.
+"""The API as an OpenAPI document: what the framework knows of our routes, and what it does not.
 
-`python -m aircall_oauth.server.openapi > docs/openapi.json` brings the copy in the documentation up to date; a test
-compares.
+`python -m aircall_oauth.server.openapi > docs/openapi.json` updates the copy in the documentation; a test compares
+them.
 """
 
 import json
@@ -23,7 +23,7 @@ from aircall_oauth.installations.oauth import routes as oauth
 from aircall_oauth.proxy import routes as proxy
 from aircall_oauth.server import health
 
-DOORS = (
+ROUTERS = (
     oauth.browser,
     installations.api,
     oauth.custody,
@@ -53,10 +53,10 @@ TAGS = {
 
 @cache
 def document() -> dict[str, Any]:
-    """Every door with its parameters, answers and errors, as OpenAPI 3.1."""
-    doors = FastAPI(generate_unique_id_function=lambda route: route.name)
-    for router in DOORS:
-        doors.include_router(router)
+    """Return every route with its parameters, answers and errors, as OpenAPI 3.1."""
+    app = FastAPI(generate_unique_id_function=lambda route: route.name)
+    for router in ROUTERS:
+        app.include_router(router)
     schema = get_openapi(
         title=TITLE,
         version=__version__,
@@ -64,7 +64,7 @@ def document() -> dict[str, Any]:
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         servers=[{"url": ".", "description": "This service, wherever this document is served"}],
-        routes=doors.routes,
+        routes=app.routes,
         tags=[{"name": name, "description": description} for name, description in TAGS.items()],
     )
     schema["paths"][endpoint.PATH] = endpoint.documentation()
@@ -76,7 +76,7 @@ def document() -> dict[str, Any]:
 
 
 def _drop_null_parameters(schema: dict[str, Any]) -> None:
-    """The framework says of a parameter that may be left out that it may be null, which no query string can say."""
+    """Remove "or null" from optional parameters: FastAPI writes it, but a query string has no null."""
     for path in schema["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):
@@ -87,7 +87,7 @@ def _drop_null_parameters(schema: dict[str, Any]) -> None:
 
 
 def _drop_framework_errors(schema: dict[str, Any]) -> None:
-    """The framework documents its own form of 422 where a door names none; ours answer 400 with a page there."""
+    """Remove FastAPI's own 422 where a route declares none: those routes answer 400 with a page."""
     for path in schema["paths"].values():
         for operation in path.values():
             answer = operation["responses"].get("422", {})

@@ -21,42 +21,42 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
-    """Serve until SIGTERM or SIGINT: then not ready any more, no new connection, what is in flight is finished."""
+    """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight."""
     async with open_resources(settings) as resources, metrics_served(resources):
-        _say_what_is_waited_for(resources)
-        server = web_server(create_app(partial(_with_worker if with_worker else _alone, resources)), resources)
+        _log_if_not_ready(resources)
+        server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)
         with listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
-            # uvicorn raises the signal that stopped it once more, which would leave nothing here closed.
+            # uvicorn raises the signal that stopped it once more, which would end the process with everything open.
             for number in STOPPING:
                 signal.signal(number, lambda *_: None)
             await server.serve(sockets=[listener])
 
 
 async def work(settings: Settings) -> None:
-    """Do the chores until SIGTERM or SIGINT."""
+    """Run the worker's chores until SIGTERM or SIGINT."""
     async with open_resources(settings) as resources, metrics_served(resources), worker.working(resources):
-        _say_what_is_waited_for(resources)
+        _log_if_not_ready(resources)
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
-        await _told_to_stop()
+        await _stop_signal()
         logger.info("stopping")
 
 
-def _say_what_is_waited_for(resources: Resources) -> None:
-    """Log why the process is not ready: with a wrong setting it would wait in vain."""
+def _log_if_not_ready(resources: Resources) -> None:
+    """Log why the process is not ready yet: with a wrong setting it would wait forever."""
     if resources.waits_for is not None:
         logger.warning("not ready yet", reason=resources.waits_for)
 
 
-async def _told_to_stop() -> None:
-    told = asyncio.Event()
+async def _stop_signal() -> None:
+    received = asyncio.Event()
     for number in STOPPING:
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()
+        asyncio.get_running_loop().add_signal_handler(number, received.set)
+    await received.wait()
 
 
 @asynccontextmanager
-async def _alone(resources: Resources) -> AsyncIterator[Resources]:
+async def _without_worker(resources: Resources) -> AsyncIterator[Resources]:
     yield resources
 
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as each of this service's ports speaks it: uvicorn, bounded where it is not."""
+"""HTTP/1.1 on both ports of the service: uvicorn, with the limits that it lacks."""
 
 import json
 import time
@@ -17,20 +17,20 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 HEADERS_SECONDS = 10.0
-# As in uvicorn's other protocol: an incomplete head is kept, and copied with every piece that comes.
+# As in uvicorn's other protocol: an incomplete head is kept, and copied with every piece that arrives.
 HEAD_BYTES = 64 * 1024
-# As in other servers; each costs far more memory than its bytes.
+# As in other servers; each header costs far more memory than its bytes.
 MOST_HEADERS = 100
-# At any door; the receiver's own is stricter, and says so.
+# On any route; the receiver has a shorter limit of its own, and answers with its own error.
 BODY_SECONDS = 30.0
 TICKS_PER_SECOND = 10
 END_OF_HEAD = b"\r\n\r\n"
-# Of a chunked body, whose end only the parser knows, at least so much is read at once.
+# The least to parse at once of a chunked body: only the parser knows where it ends.
 LEAST_PIECE = 64
 
 
 class State(ServerState):
-    """What the connections of a port share."""
+    """The state that the connections of a port share."""
 
     def __init__(self, intake: Intake) -> None:
         super().__init__()
@@ -38,23 +38,23 @@ class State(ServerState):
 
 
 class Protocol(HttpToolsProtocol):
-    """Reads one request at a time: what follows it waits unread until it is answered.
+    """Parses one request of a connection at a time; what follows it stays unparsed until the answer is out.
 
-    Serves clients that offer to go on in another protocol in this one, as Java's do wherever there is no TLS.
-    The parser takes what follows an offer for the other protocol, and the request's body would be lost
-    (github.com/Kludex/uvicorn/issues/2722): so a new one is given the head once more, without the offer.
+    A request that offers an upgrade to another protocol (`Upgrade`, as Java's client sends wherever there is no TLS)
+    is answered in this one. The parser takes the bytes behind such a head for the other protocol, and the request's
+    body would be lost (github.com/Kludex/uvicorn/issues/2722): so a new parser is given the head without the offer.
     """
 
     server_state: State
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._head = b""  # of an offer
-        self._without_end = 0  # bytes since the last whole head or piece of a body
+        self._head = b""  # of a request that offers an upgrade, without the offer
+        self._without_end = 0  # bytes parsed since the last complete head or piece of a body
         self._in_body = False
-        self._body_left = 0  # where its length was declared
-        self._unread = b""  # what came behind a request that is not answered yet
-        self._held = 0
+        self._body_left = 0  # bytes, where the length was declared
+        self._unread = b""  # bytes behind a request that is not answered yet
+        self._held = 0  # bytes, as the intake counts them
 
     @property
     def sending(self) -> bool:
@@ -117,7 +117,7 @@ class Protocol(HttpToolsProtocol):
         self.server_state.intake.note(self, held_bytes)
 
     def _is_answering(self) -> bool:
-        """Whether a request is whole, and its answer is not."""
+        """Whether a request is complete and its answer is not."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def _read(self, data: bytes) -> None:
@@ -141,7 +141,7 @@ class Protocol(HttpToolsProtocol):
                 self.send_400_response("The request's head is too long.")
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
-        """Where the request may end that is being read: a later one must not be parsed along with it."""
+        """Return where the current request may end, so that a later one is not parsed along with it."""
         if self._body_left:
             return min(start + self._body_left, len(data))
         found = data.find(END_OF_HEAD, start + LEAST_PIECE if self._in_body else start)
@@ -150,11 +150,11 @@ class Protocol(HttpToolsProtocol):
     def _begin_anew(self) -> None:
         if self._head:
             self._head, self.parser = b"", HttpRequestParser(self)
-            # As uvicorn has its own.
+            # As uvicorn sets it on its own parser.
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _is_offer(self) -> bool:
-        # A CONNECT is none, and no request any more without it.
+        # The parser reports CONNECT as an upgrade too; it can't be served without one.
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _without_offer(self) -> bytes:
@@ -164,13 +164,13 @@ class Protocol(HttpToolsProtocol):
 
 
 class BoundedServer(uvicorn.Server):
-    """Cuts off connections that send no whole request in time."""
+    """A uvicorn server that closes connections which send no complete request in time."""
 
     def __init__(self, config: uvicorn.Config, intake: Intake | None = None) -> None:
         super().__init__(config)
         self._intake = intake or Intake()
         self.server_state = State(self._intake)
-        # By connection and its request so far: a busy one sends one request after the other.
+        # By connection and request: a busy connection sends one request after the other.
         self._sending_since: dict[tuple[HttpToolsProtocol, RequestResponseCycle], float] = {}
 
     async def on_tick(self, counter: int) -> bool:
@@ -181,7 +181,7 @@ class BoundedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _cut_off_slow(self) -> None:
-        """Close the connections whose request has been on its way for too long, or has not begun.
+        """Close connections on which a request has been incomplete, or has not begun, for too long.
 
         uvicorn bounds only how long a connection may be silent after an answer.
         """
@@ -195,16 +195,16 @@ class BoundedServer(uvicorn.Server):
 
 
 def _may_take(connection: HttpToolsProtocol) -> float:
-    """How many seconds it may go on sending what it does; 0 where it sends nothing."""
+    """Return for how many seconds a connection may stay in its present state; 0 where there is no limit."""
     cycle = connection.cycle
     if cycle is not None and not cycle.response_complete:
         return BODY_SECONDS if cycle.more_body else 0
-    # Between two requests uvicorn has a timer of its own, until the first byte of the next.
+    # Between two requests uvicorn's own timer runs, until the first byte of the next.
     return 0 if connection.timeout_keep_alive_task else HEADERS_SECONDS
 
 
 def _refusal() -> bytes:
-    """The whole answer of `IntakeFull`, for a request that no door has seen."""
+    """Return the bytes of an `IntakeFull` answer, for a request that has not reached the application."""
     error = IntakeFull()
     body = json.dumps(problem(error, None)).encode()
     also = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close"}

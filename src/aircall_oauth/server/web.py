@@ -1,4 +1,4 @@
-"""The web server, leaving in order."""
+"""The web server, and how it stops."""
 
 import asyncio
 import gc
@@ -18,14 +18,14 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 GRACEFUL_SECONDS = 20
-# Longer than the minute for which most proxies keep theirs: whoever closes first must be the one who sends requests, or
-# one is sent into a connection that is just closing.
+# Longer than the minute for which most proxies keep connections: the side that sends requests must be the first to
+# close, or it sends one into a connection that is just being closed.
 KEEP_ALIVE_SECONDS = 75
 YOUNG_OBJECTS = 10_000
 
 
 def web_server(app: App, resources: Resources) -> "Server":
-    """A server for the application, and the process made fit for many connections."""
+    """Build a server for the application, and prepare the process for many connections."""
     _allow_many_connections()
     _collect_less()
     config = uvicorn.Config(
@@ -44,7 +44,7 @@ def web_server(app: App, resources: Resources) -> "Server":
 
 
 class Server(BoundedServer):
-    """Leaves in order: not ready any more, a drain, closed; readers go home."""
+    """Stops in order: not ready, drain for a few seconds, end waiting readers, close."""
 
     def __init__(self, config: uvicorn.Config, resources: Resources) -> None:
         super().__init__(config)
@@ -53,7 +53,7 @@ class Server(BoundedServer):
         self._hurry = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Ctrl-C and a second signal mean now.
+        # Ctrl-C and a second signal end the drain at once.
         if self.should_exit or sig == signal.SIGINT:
             self._loop.call_soon_threadsafe(self._hurry.set)
         super().handle_exit(sig, frame)
@@ -66,7 +66,7 @@ class Server(BoundedServer):
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
-        """Serve on until those who send requests have seen that this process is not ready any more."""
+        """Go on serving until load balancers have seen that this process is not ready any more."""
         self._resources.leaving = True
         seconds = self._resources.settings.drain.total_seconds()
         if not seconds:
@@ -78,14 +78,14 @@ class Server(BoundedServer):
 
 
 def _allow_many_connections() -> None:
-    """Many that are slow must leave room for those that are not."""
+    """Raise the limit of open files as far as allowed: many slow connections must leave room for others."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _collect_less() -> None:
-    """What is there by now stays to the end: looking through it again and again costs every event."""
+    """Keep the garbage collector off the objects that exist by now: they stay, and scanning them costs every event."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 10, 10)

@@ -1,4 +1,4 @@
-"""The background process: a visible list of chores."""
+"""The background work: a list of chores, and the readers that deliver."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ logger = log.get(__name__)
 
 @dataclass(frozen=True)
 class Chore:
-    """A periodic piece of work; a failure of one run is logged and the next run comes as ever."""
+    """A periodic piece of work. A run that fails is logged; the next one comes after the usual pause."""
 
     name: str
     work: Callable[[Resources], Awaitable[None]]
@@ -64,10 +64,10 @@ CHORES = (
 
 @asynccontextmanager
 async def working(resources: Resources) -> AsyncIterator[None]:
-    """All chores run while the block does, and the readers of the log deliver.
+    """Run all chores, and deliver events, while the block lasts.
 
-    On leaving it deliveries that are out are waited for. A chore is cut short, which leaves nothing half done: what it
-    had claimed falls due again when its lease is over.
+    At its end, deliveries under way are waited for. Chores are cancelled, which leaves nothing half done: what a chore
+    had claimed falls due again when its lease ends.
     """
     resources.metrics.acts_as(Role.WORKER)
     resources.chore_ended_at = time.monotonic()
