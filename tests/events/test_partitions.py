@@ -12,7 +12,7 @@ import pytest
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import feed, retention
 from aircall_oauth.server import worker
-from aircall_oauth.storage import partitions
+from aircall_oauth.storage import batches, partitions
 from tests.support.scenes import HOME
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
 
@@ -332,7 +332,7 @@ async def test_a_day_that_is_being_read_is_dropped_another_time(service: Service
 
 
 async def test_fingerprints_are_forgotten_after_a_week(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     await service.install()
     week = retention.FINGERPRINTS_KEPT + timedelta(minutes=1)
     old, far_ahead = time.time() - week.total_seconds(), time.time() + 10 * week.total_seconds()

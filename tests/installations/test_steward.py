@@ -561,7 +561,7 @@ async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest
     for status in (200, 401, 503, 500, 400):
         counted.note(status)
 
-    await counted.tell(service.resources.database)
+    await counted.leave_note(service.resources.database)
 
     assert await service.sql("SELECT * FROM trouble") == []
     assert counted.failures == 0

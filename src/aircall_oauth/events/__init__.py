@@ -1,1 +1,1 @@
-"""Aircall tells us something; the partner reads it."""
+"""The log of events: what Aircall sends is received and kept; the partner's systems read it."""

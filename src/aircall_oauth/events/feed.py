@@ -1,4 +1,7 @@
-"""Reads the log by position. Positions commit in order, so `position > after` skips nothing."""
+"""Reads the log by position, in pages and in streams.
+
+Positions commit in order, so `position > after` skips no event.
+"""
 
 import time
 from collections.abc import AsyncIterator
@@ -18,13 +21,13 @@ from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import database_errors
 
 HEARTBEAT_SECONDS = 15.0
-# A stream that is not read holds two pages at most, each one event larger than this at most.
+# The bytes of a stream's page, exceeded by one event at most. A stream that is not read holds two pages.
 STREAM_PAGE = 200
 STREAM_BYTES = 128 * 1024
-# A filter may leave out almost everything: so far one statement looks, and so far one request goes.
+# Positions that one statement searches, and statements for one request: a filter may leave out almost everything.
 WINDOW = 50_000
 WINDOWS = 20
-# A page that looked this long goes as it is, so that nobody holds a connection for long.
+# A page that was searched for this long is returned as it is, so that no request holds a connection for long.
 LOOK_SECONDS = 1.0
 MOST_BYTES = 4 * 1024 * 1024
 HEAD = f"SELECT {epochs.END}"
@@ -32,9 +35,9 @@ HEAD = f"SELECT {epochs.END}"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which events, and past which position; `after` 0 is the beginning of what is kept.
+    """Which events to read, and past which position; `after` 0 is the beginning of what is kept.
 
-    `epoch` is the log's in which the reader came to `after`, where it is known.
+    `epoch` is the epoch of the log in which the reader reached `after`; None where the reader did not say.
     """
 
     after: int
@@ -43,11 +46,11 @@ class Wanted:
     epoch: str | None = None
 
     def at(self, after: int, limit: int) -> "Wanted":
-        """The same events, from another place."""
+        """Return a copy that reads past another position."""
         return replace(self, after=after, limit=limit)
 
     def of(self, epoch: str) -> "Wanted":
-        """The same events, by a reader that is in an epoch."""
+        """Return a copy with the epoch in which the reader reached `after`."""
         return replace(self, epoch=epoch)
 
 
@@ -62,11 +65,12 @@ class Page:
 
 
 async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_bytes: int) -> Page:
-    """At most `limit` events past a position, fewer where they are large, and at least one where there is one.
+    """Return at most `limit` events past a position: fewer if they are large, but one at least if there is any.
 
-    An API key bound to an owner sees that owner's only.
-    Raises `PositionGone` where events past `after` were already dropped, and `PositionUnknown` where the log does not
-    have `after`, or had it only in an epoch that was lost.
+    An API key bound to an owner reads that owner's events only.
+
+    Raises `PositionGone` if events past `after` were already dropped, and `PositionUnknown` if the log does not have
+    `after`, or had it only in an epoch that was lost.
     """
     conditions, values = replace(wanted.filter, bound_to=key.owner).sql(first=5)
     with database_errors():
@@ -93,7 +97,10 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
 async def wait_for_page(
     resources: Resources, key: Caller, wanted: Wanted, *, notifier: Notifier, seconds: float
 ) -> Page:
-    """The next page, waiting a while for its first event; raises `Unauthenticated` where the key ended meanwhile."""
+    """Return the next page, and wait so many seconds for its first event.
+
+    Raises as `read_page` does, and `Unauthenticated` if the API key was revoked or expired meanwhile.
+    """
     answer_by, waited = time.monotonic() + seconds, False
     while True:
         growth = notifier.next_growth()
@@ -109,18 +116,18 @@ async def wait_for_page(
 
 
 async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
-    """What a stream begins with; raises `PositionGone` or `PositionUnknown`."""
+    """Return the page that a stream begins with; raises `PositionGone` or `PositionUnknown`."""
     return await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
 
 
 async def stream(
     resources: Resources, key: Caller, wanted: Wanted, page: Page, *, notifier: Notifier
 ) -> AsyncIterator[bytes]:
-    """Every event from a first page on as server-sent events, and now and then a sign of life.
+    """Yield every event from a first page on as server-sent events, and a comment now and then to keep it alive.
 
-    It ends when the process is about to stop, or when the database is away; a reader resumes where it was. It ends for
-    good when the key is revoked or past its time: no event is sent after that. And it ends when the log was restored:
-    the reader that resumes is told where to go on from.
+    The stream ends when the process is about to stop or the database is away; the reader resumes where it was. It ends
+    for good when the API key is revoked or expires: no event is sent after that. And it ends when the log was restored:
+    a reader that resumes is told where to go on from.
     """
     yield b": connected\n\n"
     while True:
@@ -141,7 +148,7 @@ async def stream(
 
 
 async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
-    """One event; raises `EventNotFound`."""
+    """Return one event as JSON; raises `EventNotFound`."""
     conditions, values = Filter(bound_to=key.owner).sql(first=2)
     with database_errors():
         async with resources.database.driver_connection() as connection:
@@ -160,7 +167,7 @@ def as_json(page: Page) -> bytes:
 
 
 async def _refuse_unknown(connection: asyncpg.Connection, wanted: Wanted, head: int) -> str:
-    """The log's epoch; raises `PositionUnknown` where the log is not the one that the reader has read up to `after`."""
+    """Return the log's epoch; raises `PositionUnknown` if the reader has read another log to `after`."""
     epoch, began_after = await epochs.newest(connection)
     common = None if wanted.epoch is None else await epochs.common_to(connection, wanted.epoch)
     if common is not None and common < wanted.after:
@@ -171,9 +178,9 @@ async def _refuse_unknown(connection: asyncpg.Connection, wanted: Wanted, head: 
 
 
 async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
-    """Raises `PositionGone` where the log no longer has all that comes after.
+    """Raise `PositionGone` if events past `after` were dropped.
 
-    Asked when everything was read: a day may be dropped between two statements.
+    To be called after the events were read: a day may be dropped between two statements.
     """
     dropped_to = await connection.fetchval(f"SELECT {epochs.DROPPED_TO}")
     if dropped_to is not None and 0 < after < dropped_to:
@@ -181,6 +188,6 @@ async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:
 
 
 def _sent_event(event: EventJson) -> bytes:
-    """Line ends inside `data` (white space between its parts) are what the format says they must be."""
+    """Return an event as one server-sent event; line ends inside its JSON begin a new `data:` line."""
     body = msgspec.json.encode(event).replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     return b"id: %d\ndata: %s\n\n" % (event.position, body)

@@ -1,4 +1,4 @@
-"""Follows the log for a chore of our own: each part of it once, whichever process comes first."""
+"""Follows the log for a chore of the worker: each part of the log once, over all processes."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,27 +8,27 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aircall_oauth.events.store import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 
-# So much of the log in one transaction.
+# Positions read in one transaction.
 WINDOW = 50_000
 
 BEGIN = text("INSERT INTO log_reader (name, position) VALUES (:name, 0) ON CONFLICT DO NOTHING")
-# Where another worker is at it, there is nothing to do.
+# A row that another worker has locked is skipped: that worker reads on.
 STAND = text("SELECT position FROM log_reader WHERE name = :name FOR UPDATE SKIP LOCKED")
 HEAD = text(f"SELECT {NEWEST_POSITION}")
 MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
 
-# Notes what the positions after the first and up to the second tell.
+# Notes what the events past the first position, up to the second one, tell.
 Note = Callable[[AsyncConnection, int, int], Awaitable[None]]
 
 
 async def follow(resources: Resources, name: str, note: Note) -> None:
-    """Read from where this reader stands to the log's end. What is noted and how far it is go into one transaction."""
+    """Read the log from the position kept under `name` to its end; notes and position of a window commit together."""
     while await _read_on(resources, name, note):
         pass
 
 
 async def _read_on(resources: Resources, name: str, note: Note) -> bool:
-    """Read at most a window; whether there is more."""
+    """Read one window at most. Returns whether there is more to read."""
     async with resources.database.session() as session:
         connection = await session.connection()
         await connection.execute(BEGIN, {"name": name})

@@ -1,4 +1,4 @@
-"""An event as every reader sees it, and which ones a reader wants, in SQL: the same for all kinds of readers."""
+"""An event as every reader sees it, and the filter that says which events a reader wants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-# `data` as bytes: it goes out as it is, so it is not turned into text and back on the way.
+# `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted.
 COLUMNS = """
     id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
     convert_to(data, 'UTF8') AS data
@@ -30,17 +30,17 @@ class EventJson(msgspec.Struct):
 
 
 def event_of(row: Any) -> EventJson:
-    """The event of a row of `COLUMNS`."""
+    """Return the event of a row of `COLUMNS`."""
     *fields, data = row
     fields.append(msgspec.Raw(data))
     return EventJson(*fields)
 
 
 def next_events(conditions: str) -> str:
-    """The statement for events past position $1 and up to $2, $3 of them at most; `conditions` begin at $5.
+    """Return the statement for the events past position $1, up to $2; the parameters of `conditions` begin at $5.
 
-    A few events may be as large as thousands of others: only so many bytes ($4) of them come, and one event at least.
-    `found` is how many there are without that bound.
+    At most $3 events, and no more than fit into $4 bytes, but one at least: a few events may be as large as thousands
+    of others. `found` is their number without the bound on bytes.
     """
     return f"""
         SELECT {COLUMNS}, found FROM (

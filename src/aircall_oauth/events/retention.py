@@ -1,4 +1,4 @@
-"""The worker's chores around the log: days made ahead, days dropped, fingerprints forgotten."""
+"""The worker's chores for the log: make days ahead, drop old days, delete old fingerprints."""
 
 from datetime import timedelta
 
@@ -9,9 +9,9 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-# Aircall repeats an event for hours; a fingerprint older than this can meet no repeat.
+# Aircall repeats an event for hours; no repeat comes later than this.
 FINGERPRINTS_KEPT = timedelta(days=7)
-# A fingerprint begins with the time of its event, so the old ones come first. An old event may have come late, though.
+# A fingerprint begins with the time of its event, so old ones come first. But an old event may have been received late.
 FORGET = """
     WITH old AS MATERIALIZED (
         SELECT fingerprint FROM event_fingerprint
@@ -23,7 +23,7 @@ FORGET = """
     )
     SELECT fingerprint FROM old ORDER BY fingerprint DESC LIMIT 1
 """
-# A time that lies ahead never becomes old; before 1970 it stands behind all others. Both are rare.
+# Fingerprints with a time in the future never become old, and those before 1970 sort last. Both are rare.
 FORGET_AHEAD = """
     DELETE FROM event_fingerprint WHERE fingerprint IN (
         SELECT fingerprint FROM event_fingerprint
@@ -35,21 +35,21 @@ FORGET_CALLS = """
         SELECT fingerprint FROM told_call WHERE received_at < $1 LIMIT $2
     )
 """
-# A day of the log goes as a whole, and not at once.
+# A day of the log is dropped as a whole, up to this long after its events' retention.
 CALLS_OUTLAST_EVENTS = timedelta(days=2)
 
 
 async def make_days(resources: Resources) -> None:
-    """Keep the days of the week to come ready."""
+    """Make the log's days for the coming week."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             await partitions.ensure(connection)
 
 
 async def drop_days(resources: Resources) -> None:
-    """Drop the oldest day past `AIRCALL_OAUTH_EVENT_RETENTION`: one a run, so that a mistake costs one.
+    """Drop the oldest day past `AIRCALL_OAUTH_EVENT_RETENTION`: one per run, so that a mistake costs one day.
 
-    The retention is counted back from the newest event, and a day that a wrong clock wrote stays.
+    The retention is counted back from the newest event, and a day that was written under a wrong clock is kept.
     """
     with database_errors():
         async with resources.database.driver_connection() as connection:
@@ -64,7 +64,7 @@ async def drop_days(resources: Resources) -> None:
 
 
 async def drop_all_before(resources: Resources, age: timedelta) -> list[str]:
-    """Drop every day that ended longer ago, as an operator asks; which. Raises `ClocksDisagree`."""
+    """Drop every day that ended longer ago than `age`, and return their names; raises `ClocksDisagree`."""
     await resources.require_ready()
     with database_errors():
         async with resources.database.driver_connection() as connection:
@@ -75,9 +75,9 @@ async def drop_all_before(resources: Resources, age: timedelta) -> list[str]:
 
 
 async def forget_fingerprints(resources: Resources) -> None:
-    """Forget the fingerprints that can meet no repeat any more, and the calls that the log has dropped.
+    """Delete the fingerprints of events that Aircall repeats no more, and those of calls that the log has dropped.
 
-    Some at a time, each in a transaction of its own.
+    In batches, each in a transaction of its own.
     """
     now = await clocks.log_now(resources.database)
     last: bytes | None = b""

@@ -1,4 +1,4 @@
-"""The doors to the log, for the partner's systems."""
+"""The HTTP endpoints that read the log, for the partner's systems."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
@@ -79,7 +79,7 @@ def filters(
     installation: Annotated[str | None, Query(pattern=r"^ins_[0-9a-f]{32}$")] = None,
     owner: OwnerName = None,
 ) -> Filter:
-    """Which events a reader wants."""
+    """Read the filter from the query parameters; raises `InvalidRequest` for too many types."""
     types = [*dict.fromkeys(pattern for given in type_ for pattern in given.split(",") if pattern)]
     if len(types) > MOST_TYPES:
         raise InvalidRequest(f"query.type: At most {MOST_TYPES} patterns, however they are separated")

@@ -1,8 +1,9 @@
-"""The order of the log: every writer takes one lock before it draws a position, so positions commit in order.
+"""Appends events to the log, in an order that readers can rely on.
 
-A reader may therefore read `position > cursor` and never skip an event. The lock is taken, and given back, within one
-message to PostgreSQL: by the inbox in its only statement, by every other transaction as it commits, where a trigger
-appends its drafts. So no client holds it up, and nothing that can wait comes after it.
+Every writer takes one lock before it draws a position, and holds it until its commit, so positions commit in order and
+a reader of `position > cursor` never skips an event. The lock is taken and given back within one message to PostgreSQL:
+by the inbox in its only statement, by every other transaction as it commits, where a trigger appends its drafts. So no
+client can hold it, and nothing that may have to wait comes after it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from aircall_oauth.storage.models.installations import Gap, Installation
 CHANNEL = "aircall_oauth_log"
 # The newest position of the log, as an expression; 0 where the log is empty.
 NEWEST_POSITION = "(SELECT coalesce(max(position), 0) FROM event)"
-# The sessions that have the log's lock: the lock's number in the two halves that PostgreSQL shows.
+# The sessions that hold the log's lock; PostgreSQL shows the lock's number in two halves.
 HOLDERS = f"""
     SELECT a.pid, a.wait_event_type, clock_timestamp() - a.state_change AS held_for
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
@@ -30,7 +31,7 @@ HOLDERS = f"""
       AND l.classid = {locks.LOG >> 32} AND l.objid = {locks.LOG & 0xFFFFFFFF}
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """  # noqa: S608 - only constants of ours are put in
-# A holder that waits for its client has got all it needs but the end of a message, which is there at once or never.
+# A holder that waits for its client lacks only the end of a message, which comes at once or never.
 SILENT = timedelta(seconds=2)
 FREE = f"""
     SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM ({HOLDERS}) AS holder
@@ -40,7 +41,7 @@ FREE = f"""
 
 @dataclass(frozen=True)
 class Missed:
-    """A call whose end Aircall told when asked; `key` recognises it, `data` is its very text."""
+    """A call that ended, from Aircall's list of calls: `key` recognises the call, `data` is Aircall's text of it."""
 
     key: bytes
     occurred_at: datetime
@@ -48,7 +49,7 @@ class Missed:
 
 
 async def append(session: AsyncSession, installation: Installation, type_: str, data: dict[str, Any]) -> None:
-    """Have an event of the service's own added to the log when the session's transaction commits."""
+    """Add an event of the service's own to the log; it is appended when the session's transaction commits."""
     draft = _draft(installation, type_, type_.partition(".")[0], EventSource.SERVICE)
     draft.ids, draft.keys, draft.times = [new_id("evt")], [None], [None]
     draft.texts = [msgspec.json.encode(data).decode()]
@@ -58,7 +59,7 @@ async def append(session: AsyncSession, installation: Installation, type_: str, 
 async def fill(
     session: AsyncSession, gap: Gap, installation: Installation, missed: Sequence[Missed], *, type_: str, resource: str
 ) -> None:
-    """Have what the log lacks of these added to it when the session's transaction commits, and counted in the gap."""
+    """Add the calls that the log lacks, and count them in the gap; appended when the session's transaction commits."""
     draft = _draft(installation, type_, resource, EventSource.BACKFILL)
     draft.gap_id = gap.id
     draft.ids = [new_id("evt") for _ in missed]
@@ -75,7 +76,10 @@ async def newest_position(connection: asyncpg.Connection) -> int:
 
 
 async def free(connection: asyncpg.Connection) -> int:
-    """End the sessions that have the log's lock and a client that fell silent; how many. What they did is undone."""
+    """End the sessions that hold the log's lock while their client is silent; what they did is undone.
+
+    Returns how many there were.
+    """
     ended: int = await connection.fetchval(FREE, SILENT)
     return ended
 
@@ -96,7 +100,7 @@ def _draft(installation: Installation, type_: str, resource: str, source: EventS
 
 
 async def _add(session: AsyncSession, draft: EventDraft) -> None:
-    """Write it down, and make sure of a day for what it holds."""
+    """Insert a draft, and make the day that its events will belong to if it is missing."""
     session.add(draft)
     await session.flush()
     connection = await session.connection()

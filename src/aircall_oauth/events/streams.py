@@ -1,4 +1,4 @@
-"""The open streams, counted by API key: each holds memory for as long as its reader does not read."""
+"""Limits the open streams per API key: each holds memory for as long as its reader does not read."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ RETRY_SECONDS = 5
 
 
 class Streams:
-    """Counts those of one process."""
+    """The open streams of one process, counted by API key."""
 
     def __init__(self) -> None:
         self._open = Counter[str]()
 
     @contextmanager
     def one_of(self, key_id: str) -> Iterator[None]:
-        """A stream of this key is open while the block lasts; raises `TooManyStreams`."""
+        """Count a stream of this key as open while the block lasts; raises `TooManyStreams`."""
         if self._open[key_id] >= STREAMS_PER_KEY:
             raise TooManyStreams(RETRY_SECONDS)
         self._open[key_id] += 1

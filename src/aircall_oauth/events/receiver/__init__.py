@@ -1,1 +1,1 @@
-"""Takes in events from Aircall: the endpoint, the body, the envelope, the inbox."""
+"""Receives events from Aircall: endpoint, body, envelope, inbox, and the writers that commit to the log."""

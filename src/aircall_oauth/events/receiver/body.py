@@ -8,16 +8,16 @@ from typing import Any
 from aircall_oauth.errors import BodyTooLarge, BodyTooSlow
 
 MAX_BODY_BYTES = 1024 * 1024
-# Long enough for the slowest honest sender; Aircall itself has given up after five.
+# Long enough for the slowest honest sender; Aircall itself gives up after five seconds.
 BODY_SECONDS = 10.0
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]  # as ASGI has it
 
 
 class Bodies:
-    """The bodies on their way in.
+    """The bodies that are being received.
 
-    One clock for all of them: a timer for each would cost as much as reading it.
+    One timer for all of them: a timer for each would cost as much as reading it.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class Bodies:
         self._clock: asyncio.TimerHandle | None = None
 
     async def read(self, receive: Receive) -> bytes:
-        """The whole body; raises `BodyTooLarge`, `BodyTooSlow`, or `ConnectionError` where its sender hung up."""
+        """Return the whole body; raises `BodyTooLarge`, `BodyTooSlow`, or `ConnectionError` if its sender hung up."""
         task = asyncio.current_task()
         assert task is not None
         self._began[task] = time.monotonic()
         if self._clock is None:
-            self._look_in(BODY_SECONDS)
+            self._schedule(BODY_SECONDS)
         try:
             return await _whole(receive)
         except asyncio.CancelledError:
@@ -41,18 +41,18 @@ class Bodies:
         finally:
             self._began.pop(task, None)
 
-    def _look_in(self, seconds: float) -> None:
+    def _schedule(self, seconds: float) -> None:
         self._clock = asyncio.get_running_loop().call_later(seconds, self._cut_off)
 
     def _cut_off(self) -> None:
-        """End the bodies whose time is up, and come back when the next one's may be."""
+        """Cancel the bodies that took too long, and schedule the next check."""
         began_by = time.monotonic() - BODY_SECONDS
         for task in [task for task, began in self._began.items() if began <= began_by]:
             del self._began[task]
             task.cancel()
         self._clock = None
         if self._began:
-            self._look_in(min(self._began.values()) - began_by)
+            self._schedule(min(self._began.values()) - began_by)
 
 
 async def _whole(receive: Receive) -> bytes:

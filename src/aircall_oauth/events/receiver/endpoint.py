@@ -1,4 +1,4 @@
-"""Aircall's door: a plain ASGI endpoint, so that an event costs no more than it must."""
+"""The endpoint that Aircall sends events to: plain ASGI, so that an event costs no more than it must."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ ACCEPTED = b'{"ok": true}'
 ACCEPTED_HEADERS = [(b"content-type", b"application/json")]
 
 FAILED = "failed"
-# Answers that alerts wait for.
+# The answers that alerts are about.
 UNWELCOME = [
     (AppError.status, FAILED),
     (WebhookTokenUnknown.status, WebhookTokenUnknown.code()),
@@ -38,10 +38,10 @@ logger = log.get(__name__)
 
 
 class Receiver:
-    """Takes events in and answers Aircall: 200 for kept or repeated, anything else to have it sent again.
+    """Receives events and answers Aircall: 200 for an event that is kept or repeated, else Aircall sends it again.
 
-    It stands before the framework and its middleware, so it does for itself what they do: the request's id, its line
-    in the log, and the last word when something broke.
+    It stands before the framework and its middleware, so it does what they do for other requests: the request's id, its
+    line in the log, and an answer when something broke.
     """
 
     path = PATH
@@ -103,7 +103,7 @@ async def _wait_until_ready(resources: Resources) -> None:
 
 
 def _refuse_early(sent: dict[bytes, bytes]) -> None:
-    """What the headers alone give away."""
+    """Refuse a request for what its headers alone tell; raises `EncodingRefused` or `BodyTooLarge`."""
     if sent.get(b"content-encoding", b"identity").lower() != b"identity":
         raise EncodingRefused
     declared = sent.get(b"content-length", b"0")
@@ -126,7 +126,7 @@ async def _answer(send: Send, status: int, body: bytes, request_id: str, raw: He
 
 
 def documentation() -> dict[str, Any]:
-    """The door in OpenAPI, which lists routes of the framework only."""
+    """Return the endpoint's part of the OpenAPI document; the framework lists its own routes only."""
     example = {
         "resource": "call",
         "event": "call.created",

@@ -1,7 +1,7 @@
-"""Reads what Aircall sends: five fields around `data`, which is kept byte for byte.
+"""Reads what Aircall sends: an envelope of four fields around `data`, which is kept byte for byte.
 
 `{"resource", "event", "timestamp", "token", "data"}`: no signature, no event id
-(developers.aircall.io/api-references, read August 2026). Whatever else is wrong with a body is one error.
+(developers.aircall.io/api-references, read August 2026). A body that is anything else is one error, `EventMalformed`.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """An event as it came; `data` and `timestamp` are the very text Aircall sent."""
+    """An event as it was sent; `data` and `timestamp` are Aircall's text of them."""
 
     event: str
     token: str
@@ -44,10 +44,9 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 def read(body: bytes) -> Envelope:
-    """The envelope of a webhook's body; raises `EventMalformed` for everything that is not one.
+    """Read the envelope of a webhook's body; raises `EventMalformed` for a body that is not one.
 
-    A field that is there twice is none: two readers could each believe another one. What is inside `data` is not
-    looked at so.
+    A field that is there twice is refused, since two parsers could each take another one. Inside `data` it may be.
     """
     try:
         envelope = _quickly(body) or _patiently(body)
@@ -60,13 +59,13 @@ def read(body: bytes) -> Envelope:
 
 
 def resource(envelope: Envelope) -> str | None:
-    """The `resource` as Aircall named it; only shown, never branched on."""
+    """Return the `resource` as Aircall named it, None if unusable. It is only shown, never branched on."""
     value = envelope.resource
     return value if isinstance(value, str) and NAME.fullmatch(value) else None
 
 
 def occurred_at(envelope: Envelope) -> datetime | None:
-    """When Aircall built the event, from seconds or milliseconds; None where it says nothing usable."""
+    """Return when Aircall built the event, from seconds or milliseconds; None if its timestamp is unusable."""
     if not NUMBER.fullmatch(envelope.timestamp):
         return None
     value = float(envelope.timestamp)
@@ -75,9 +74,9 @@ def occurred_at(envelope: Envelope) -> datetime | None:
 
 
 def fingerprint(envelope: Envelope) -> bytes:
-    """What recognises a repeat: event, timestamp and data, to the byte.
+    """Return the hash that recognises a repeat: of event, timestamp and data, to the byte.
 
-    Aircall sends no event id. The timestamp belongs to it: `user.connected` has the same data every morning.
+    Aircall sends no event id. The timestamp is part of it, since `user.connected` has the same data every morning.
     """
     return hashlib.sha256(f"{envelope.event}\0{envelope.timestamp}\0{envelope.data}".encode()).digest()
 
@@ -95,12 +94,12 @@ _anything = msgspec.json.Decoder()
 
 
 def _quickly(body: bytes) -> Envelope | None:
-    """As nearly all bodies can be read; None where msgspec is stricter than some sender, or not strict enough."""
+    """Read with msgspec, as nearly all bodies can be; None where it is stricter than some senders, or too lenient."""
     if not _is_plain(body):
         return None
     try:
         fields = _fields.decode(body)
-        # What is left raw is passed over unread: NaN, a bad escape or a broken string would get into the log.
+        # Raw fields are skipped unread: without this, NaN, a bad escape or a broken string would get into the log.
         _anything.decode(body)
     except (UnicodeError, msgspec.MsgspecError, RecursionError):
         return None
@@ -108,7 +107,7 @@ def _quickly(body: bytes) -> Envelope | None:
 
 
 def _is_plain(body: bytes) -> bool:
-    """Whether no field of the envelope can be there twice, in whatever spelling: msgspec takes the last one."""
+    """Whether no field of the envelope can be there twice, however it is spelled: msgspec would take the last one."""
     return b"\\u" not in body and all(body.count(name) <= 1 for name in FIELDS)
 
 
@@ -117,7 +116,7 @@ def _text(raw: msgspec.Raw) -> str:
 
 
 def _patiently(body: bytes) -> Envelope:
-    """With the standard library's reader.
+    """Read with the standard library's parser.
 
     It takes numbers of any size, and what JavaScript writes for half an emoji where a message was cut.
     """
@@ -150,16 +149,16 @@ def _past(text: str, place: int, character: str) -> int:
 
 
 def _blank(text: str, place: int) -> int:
-    """The next place that is not white space."""
+    """Return the next place that is not white space."""
     match = BLANK.match(text, place)
     assert match is not None
     return match.end()
 
 
 def _refuse_depth(body: bytes) -> None:
-    """No deeper than any reader of the log can follow.
+    """Raise `ValueError` for JSON that is nested deeper than every reader of the log can parse.
 
-    For JSON only: in a string that does not end, the search would begin anew at every quote.
+    The body must be valid JSON: in a string that does not end, the search would begin anew at every quote.
     """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
@@ -173,7 +172,7 @@ def _no_constant(_name: str) -> None:
 
 
 def _ignore(_digits: str) -> None:
-    """A number's size is the reader's business; ids go up to 64 bits and more."""
+    """Do not parse integers: Python would refuse very long ones, which a reader of the log may take."""
 
 
 _reader = JSONDecoder(parse_constant=_no_constant, parse_int=_ignore)

@@ -1,7 +1,8 @@
-"""Remembers how often our receiver answered an event with an error of its own, and tells the worker when it is over.
+"""Counts the events that our receiver answered with an error of its own, and leaves a note when such a burst is over.
 
-After a row of failures Aircall switches a webhook off and says nothing. Which of them it were is not known: what failed
-may not even have been read. So the worker looks at all of them (`installations.upkeep.after_troubles`).
+After a series of failures Aircall switches a webhook off without saying so. Which webhooks failed is not known, since
+the failed requests may not even have been read. So the worker then checks all of them
+(`installations.upkeep.after_troubles`).
 """
 
 import asyncio
@@ -20,13 +21,13 @@ logger = log.get(__name__)
 # Aircall switches a webhook off after ten failures in a row or more; there may be several of these processes.
 A_BURST = 5
 OVER_AFTER = timedelta(seconds=5)
-# One that does not end is told of nevertheless.
+# A burst that does not end is noted after this long.
 LONGEST = timedelta(minutes=5)
 WATCH_SECONDS = 1.0
 
 
 class Troubles:
-    """What one process answered so since it last told of it."""
+    """The failures that one process counted since it last noted some."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -34,14 +35,14 @@ class Troubles:
         self._last_at: datetime | None = None
 
     def note(self, status: int) -> None:
-        """An event was answered with this."""
+        """Count an event that was answered with this status."""
         if status >= 500:
             self.failures += 1
             self._last_at = now()
             self._began_at = self._began_at or self._last_at
 
-    async def tell(self, database: Database) -> None:
-        """Leave a note for the worker, if there was a burst and it is over."""
+    async def leave_note(self, database: Database) -> None:
+        """Leave a note for the worker if a burst of failures is over."""
         if self._began_at is None or self._last_at is None or not self._is_over():
             return
         failures = self.failures
@@ -61,7 +62,7 @@ class Troubles:
 
 @asynccontextmanager
 async def watch_troubles(database: Database) -> AsyncIterator[Troubles]:
-    """Count while the block lasts, and tell what there is to tell."""
+    """Count failures while the block lasts, and leave notes of the bursts."""
     troubles = Troubles()
     watch = asyncio.create_task(_watch(troubles, database))
     try:
@@ -75,7 +76,7 @@ async def _watch(troubles: Troubles, database: Database) -> None:
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         try:
-            await troubles.tell(database)
+            await troubles.leave_note(database)
         except AppError as error:
-            # The database is still away, so it is not over.
+            # The database is still away, so the burst is not over.
             logger.debug("troubles not told yet", reason=reason(error))

@@ -1,8 +1,8 @@
-"""Takes events in: recognised, kept once, on disk before they are answered.
+"""The inbox: events that wait for their commit, in groups. Each is kept once, and on disk before it is answered.
 
-Whatever arrives while a commit is under way goes into the next one; a lone event is committed at once. One statement
-per group: it recognises the installations, takes the log's lock, and inserts the fingerprints and the events that are
-new. Losing the answer of a commit is harmless: the group is committed again, and what was there is a repeat.
+What arrives while a commit is under way goes into the next one; an event that is alone is committed at once. One
+statement per group finds the installations, takes the log's lock, and inserts the fingerprints and the events that are
+new. A commit whose answer is lost is made again: what was kept the first time is then a repeat.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from aircall_oauth.errors import DatabaseAway, InboxFull
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.telemetry.metrics import Metrics
 
-# So long a commit shows that another one will do, however often it is asked.
+# A commit proves for this long that events can be kept, however often `prove` is called.
 PROVED_SECONDS = 1.0
 MAX_GROUP = 256
 MAX_GROUP_BYTES = 8 * 1024 * 1024
@@ -31,11 +31,11 @@ class Waiting(msgspec.Struct, eq=False):
 
     @property
     def wanted(self) -> bool:
-        """Not by who was told to send it again. But who hung up was not told: the event is here."""
+        """Still worth committing: its sender was not told to resend. A sender that hung up was told nothing."""
         return not self.outcome.done() or (self.outcome.cancelled() and time.monotonic() < self.answer_by)
 
     def end(self, outcome: TakenIn | Exception) -> None:
-        """Nobody may be waiting any more: who sent the event may have hung up, which stops no commit."""
+        """Answer the sender, if it still waits: a sender that hung up stops no commit."""
         if self.outcome.done():
             return
         if isinstance(outcome, Exception):
@@ -45,7 +45,7 @@ class Waiting(msgspec.Struct, eq=False):
 
 
 class Inbox:
-    """The queue between the door and the log, and its writers."""
+    """The queue between the endpoint and the writers."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -68,8 +68,8 @@ class Inbox:
     async def take_in(self, arrival: Arrival) -> TakenIn:
         """Keep an event once; it is on disk when this returns.
 
-        Raises `InboxFull` at once where too much is waiting, `DatabaseAway` in time for Aircall to send it again, and
-        `EventMalformed` where the database refuses this very event.
+        Raises `InboxFull` at once if too much is waiting, `DatabaseAway` in time for Aircall to send the event again,
+        and `EventMalformed` if the database refuses this event.
         """
         size = len(arrival.data)
         if self._closing or self.depth >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
@@ -84,22 +84,22 @@ class Inbox:
         return await outcome
 
     async def prove(self) -> None:
-        """Wait until a commit shows that events can be kept now; returns at once where one was just made.
+        """Wait until a commit proves that events can be kept; returns at once if one was made a moment ago.
 
-        Raises `DatabaseAway` where the next try fails; how long a try takes is the caller's to bound.
+        Raises `DatabaseAway` if the next try fails. How long a try may take is for the caller to bound.
         """
         if self._proved_at > time.monotonic() - PROVED_SECONDS:
             return
         if self._proof is None:
             self._proof = asyncio.get_running_loop().create_future()
-            # Whoever asked may have gone.
+            # Retrieve its error: every caller that waits for it may have gone.
             self._proof.add_done_callback(asyncio.Future.exception)
         self._proof_wanted = True
         self._something.set()
         await asyncio.shield(self._proof)
 
     def proved(self) -> None:
-        """A commit was made."""
+        """Note that a commit was made."""
         self._proved_at = time.monotonic()
         self._proof_wanted = False
         if self._proof is not None:
@@ -107,7 +107,7 @@ class Inbox:
             self._proof = None
 
     def disproved(self, error: Exception) -> None:
-        """A commit failed."""
+        """Note that a commit failed."""
         if self._proof is not None:
             away = DatabaseAway()
             away.__cause__ = error.__cause__ if isinstance(error, DatabaseAway) else error
@@ -115,9 +115,9 @@ class Inbox:
             self._proof = None
 
     async def next_group(self, *, patience: float = math.inf) -> list[Waiting] | None:
-        """What is waiting, as one group; waits until it is worth while. None when the inbox is closed and drained.
+        """Wait until a group is worth committing, and return it; None when the inbox is closed and drained.
 
-        Empty where a proof is wanted instead, or nothing came for `patience` seconds.
+        The group is empty if a proof is wanted instead, or if nothing came for `patience` seconds.
         """
         until = time.monotonic() + patience
         while not self._worthwhile:
@@ -140,22 +140,22 @@ class Inbox:
         return group
 
     def ended(self, group: list[Waiting]) -> None:
-        """A group is through, so the next one is worth while."""
+        """Note that a group is done, so that the next one may go."""
         self._under_way -= len(group)
         self._something.set()
 
     def hurry(self) -> None:
-        """Let what waits go now: what is under way may be stuck."""
+        """Let the waiting events go now: the group under way may be stuck."""
         self._hurried = True
         self._something.set()
 
     @property
     def _worthwhile(self) -> bool:
-        """A lone event goes at once; beside a group that is under way, no smaller one: few large ones cost less."""
+        """Whether a group should go now: not a smaller one than the group under way, since few large ones cost less."""
         return bool(self._waiting) and (len(self._waiting) >= self._under_way or self._hurried or self._closing)
 
     def end_overdue(self) -> None:
-        """Answer whose time is up, wherever their group is stuck; they are sent again by Aircall."""
+        """Answer the events that waited too long, even if their group is stuck; Aircall sends them again."""
         now = time.monotonic()
         while self._unanswered:
             answer_by, outcome = self._unanswered[0]
@@ -166,6 +166,6 @@ class Inbox:
             self._unanswered.popleft()
 
     def close(self) -> None:
-        """Take nothing in any more; the writers end when the queue is empty."""
+        """Take in no more events; the writers end when the queue is empty."""
         self._closing = True
         self._something.set()

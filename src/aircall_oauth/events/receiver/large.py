@@ -1,4 +1,4 @@
-"""Large bodies: whether their token is known is asked first, since to parse one may take half a second."""
+"""Reads large bodies: their token is looked up before they are parsed, which may take half a second."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 
 LARGE_BYTES = 64 * 1024
-# Inside `data` there may be a few that are not the webhook's.
+# Inside `data` there may be a few tokens that are not the webhook's.
 MOST_TOKENS = 8
 ASKING_AT_ONCE = 2
 TOKEN = re.compile(rb'"token"[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.){1,%d}")' % MAX_TOKEN)
@@ -28,19 +28,19 @@ IS_ANY_KNOWN = """
 
 
 class LargeBodies:
-    """Reads them so that strangers' do not hold up the events of the webhooks we know."""
+    """Reads large bodies so that those with an unknown token do not hold up the events of known webhooks."""
 
     def __init__(self) -> None:
         self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
         self._parsing = asyncio.Lock()
 
     async def read(self, resources: Resources, body: bytes) -> Envelope:
-        """The envelope; raises `EventMalformed`, `WebhookTokenUnknown` or `DatabaseAway`."""
+        """Read the envelope; raises `EventMalformed`, `WebhookTokenUnknown` or `DatabaseAway`."""
         tokens = _tokens(body)
         if tokens and await self._is_any_known(resources, tokens):
             return envelope.read(body)
         if b"\\u" not in body and len(tokens) < MOST_TOKENS:
-            # Nothing in it can be another token, however it is spelled.
+            # No further token can be in the body, however it is spelled.
             raise WebhookTokenUnknown if tokens else EventMalformed
         async with self._parsing:
             return await asyncio.to_thread(envelope.read, body)
@@ -56,7 +56,7 @@ class LargeBodies:
 
 
 def _tokens(body: bytes) -> list[str]:
-    """The first strings that may be the webhook's token, where its name is spelled plainly."""
+    """Return the first strings that may be the webhook's token; the field's name without escapes only."""
     return [_text(match[1]) for match in islice(TOKEN.finditer(body), MOST_TOKENS)]
 
 

@@ -1,4 +1,4 @@
-"""The statement that keeps a group of events, and what it takes and tells of each."""
+"""The statement that adds a group of events to the log: what it takes, and what it returns."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -12,18 +12,18 @@ from aircall_oauth.storage.database import DURABLY
 from aircall_oauth.storage.models.events import EventSource
 from aircall_oauth.storage.models.installations import InstallationStatus
 
-# Aircall gives five seconds. Within these an event is answered, if only with "again".
+# An event is answered within this, even if only with a 503: Aircall waits five seconds.
 ANSWER_SECONDS = 2.5
-# Packed by what costs least, where it is there.
+# Compress large values with lz4, which costs least, where PostgreSQL has it.
 PREPARE = """
     SELECT set_config('default_toast_compression', 'lz4', false) FROM pg_settings
     WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
 """
 
-# A fingerprint begins with the time of its event: so new ones lie together in their index, however large it grows, and
-# old ones are found by it. No clock of ours has a part in it: one that jumps would make another event of a repeat.
-# A repeat is answered like the event it repeats, whose commit may still wait for a standby: so its own commit waits for
-# what the first one waits for.
+# A fingerprint begins with the time of its event. So new fingerprints lie side by side in the index, however large it
+# is, and old ones are found by it. The time is Aircall's: a clock of ours that jumps would make a repeat a new event.
+# A repeat is answered like the event it repeats, whose commit may still be waiting for a standby. So the commit of a
+# repeat waits for the same (`DURABLY`).
 TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
@@ -67,12 +67,12 @@ TAKE_IN = f"""
     SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
 """  # noqa: S608 - only constants of ours are put in
 
-# What a group needs of the database: the log's lock, a commit, and that it may write.
+# Needs of the database what a group needs: that it may write, the log's lock, and a commit.
 PROVE = f"SELECT current_setting('transaction_read_only') = 'off', pg_advisory_xact_lock({locks.LOG}), {DURABLY}"
 
 
 class TakenIn(Enum):
-    """What became of an event."""
+    """The outcome for one event."""
 
     STORED = auto()
     REPEATED = auto()
@@ -80,7 +80,7 @@ class TakenIn(Enum):
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """An event as Aircall sent it, its token as a fingerprint; `call` recognises the call whose end it tells."""
+    """An event as Aircall sent it, its token as a fingerprint; `call` is the key of the call that it ends, if any."""
 
     token_fingerprint: bytes
     type: str
@@ -94,7 +94,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 async def insert(
     connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str]
 ) -> tuple[Collection[int] | None, Collection[str] | None]:
-    """One statement: the numbers of those whose token is unknown, and the ids of those that were new."""
+    """Add a group to the log; returns the numbers (from 1) of events with an unknown token, and the ids of new ones."""
     unknown, stored = await connection.fetchrow(
         TAKE_IN,
         [a.token_fingerprint for a in arrivals],

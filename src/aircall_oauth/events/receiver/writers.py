@@ -1,4 +1,4 @@
-"""The inbox's writers: each commits groups of events over a connection of its own, again and again where it must."""
+"""The inbox's writers: each commits groups of events over a connection of its own, and repeats what failed."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ from aircall_oauth.telemetry.metrics import Metrics
 
 logger = log.get(__name__)
 
-# What PostgreSQL says of a row that it will never take. Anything else may pass: a full disk, a deadlock, a restart.
+# PostgreSQL will never take such a row. Any other error may pass: a full disk, a deadlock, a restart.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# Where in PostgreSQL's source a commit waits for a standby; what it says there comes in the server's language.
+# The function in PostgreSQL's source that waits for a standby: its messages come in the server's language.
 WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 PAUSE_SECONDS = 0.05
 RECONNECT_SECONDS = 1.0
@@ -33,7 +33,7 @@ WRITERS = 2
 
 @asynccontextmanager
 async def open_inbox(database: Database, metrics: Metrics) -> AsyncIterator[Inbox]:
-    """An inbox with its writers; leaving it drains it."""
+    """Open an inbox with its writers; leaving it drains it."""
     inbox = Inbox(metrics)
     metrics.watch_inbox(lambda: inbox.depth)
     writers = [asyncio.create_task(Writer(database, inbox).run()) for _ in range(WRITERS)]
@@ -47,7 +47,7 @@ async def open_inbox(database: Database, metrics: Metrics) -> AsyncIterator[Inbo
 
 
 async def _watch(inbox: Inbox) -> None:
-    """One clock for all who wait: a timer for each would cost as much as reading its event."""
+    """Answer overdue events. One timer for all: one for each would cost as much as reading the event."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         inbox.end_overdue()
@@ -55,7 +55,7 @@ async def _watch(inbox: Inbox) -> None:
 
 
 class Writer:
-    """One connection of its own, kept: a pool would reset it after every group."""
+    """Commits groups over a connection of its own, which it keeps: a pool would reset it after every group."""
 
     def __init__(self, database: Database, inbox: Inbox) -> None:
         self._database = database
@@ -79,11 +79,11 @@ class Writer:
 
     @property
     def _patience(self) -> float:
-        """Connected for the next event, before it comes: later the server may have no connection left."""
+        """Connect again before the next event comes: later the server may have no connection left."""
         return RECONNECT_SECONDS if self._connection is None or self._connection.is_closed() else math.inf
 
     async def _prove(self) -> None:
-        """Commit nothing, as a group would be committed."""
+        """Commit nothing, in the way a group is committed."""
         try:
             connection = await self._connected()
             if not await connection.fetchval(PROVE, timeout=ANSWER_SECONDS):
@@ -96,12 +96,12 @@ class Writer:
             self._inbox.proved()
 
     async def _keep(self, group: list[Waiting]) -> None:
-        """Commit a group: in halves where PostgreSQL refuses a row of it, again and again where it can't do it now."""
+        """Commit a group: in halves if PostgreSQL refuses a row of it, again and again while the database is away."""
         while group := [entry for entry in group if entry.wanted]:
             try:
                 await self._commit(group)
             except asyncpg.UntranslatableCharacterError as error:
-                # The database's encoding lacks what the event has: no fault of the event's.
+                # The database's encoding lacks a character of the event, which is not the event's fault.
                 await self._put_off(error)
             except REFUSED:
                 await self._halve(group)
@@ -127,12 +127,12 @@ class Writer:
         self._judge_wait()
         self._inbox.proved()
         self._inbox.metrics.flushed(events=len(group), started=started)
-        _tell(group, ids, set(unknown or ()), set(stored or ()))
+        _answer(group, ids, set(unknown or ()), set(stored or ()))
         if stored:
             self._inbox.committed.set()
 
     async def _halve(self, group: list[Waiting]) -> None:
-        """One row the database refuses must not fail its neighbours."""
+        """Commit a group in halves, so that one refused row does not fail its neighbours."""
         if len(group) == 1:
             logger.warning("event refused by the database", type=group[0].arrival.type)
             group[0].end(EventMalformed())
@@ -142,7 +142,7 @@ class Writer:
             await self._keep(group[middle:])
 
     async def _put_off(self, error: Exception) -> None:
-        """Wait a moment, and come back over a fresh connection. A reason is told once, not at every try."""
+        """Wait a moment before the next try over a fresh connection. A reason is logged once, not at every try."""
         self._inbox.disproved(error)
         if self._put_off_by != (why := reason(error)):
             self._put_off_by = why
@@ -153,7 +153,7 @@ class Writer:
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def _free_the_log(self) -> None:
-        """Another session may have the log's lock, and a client that is gone without a word."""
+        """End other sessions that hold the log's lock while their client is silent."""
         with contextlib.suppress(*AWAY, DatabaseAway, asyncpg.PostgresError):
             if ended := await store.free(await self._connected()):
                 logger.warning("sessions that held the log fell silent and were ended", ended=ended)
@@ -168,11 +168,12 @@ class Writer:
         return connection
 
     def _hear(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
-        """A commit that is made to stop waiting for its standby succeeds, with a warning; the repeat waits again."""
+        """Note a commit that was cancelled while it waited for its standby: it succeeds, with a warning only."""
         if getattr(message, "server_source_function", None) == WAIT_FOR_STANDBY:
             self._left_waiting = True
 
     def _judge_wait(self) -> None:
+        """Raise `DatabaseAway` if a commit did not wait for its standby; the repeat waits again."""
         if self._left_waiting:
             raise DatabaseAway
 
@@ -183,7 +184,7 @@ class Writer:
                 await connection.close(timeout=1.0)
 
 
-def _tell(group: list[Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str]) -> None:
+def _answer(group: list[Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str]) -> None:
     for number, (entry, id_) in enumerate(zip(group, ids, strict=True), start=1):
         if number in unknown:
             entry.end(TakenIn.UNKNOWN_TOKEN)
