@@ -40,7 +40,7 @@ def exchange(aircall: Aircall) -> Awaitable[Any]:
 
 
 def ping(aircall: Aircall) -> Awaitable[Any]:
-    return aircall.ping(TOKEN)
+    return aircall._get(TOKEN, "/ping")
 
 
 def create_webhook(aircall: Aircall) -> Awaitable[Any]:
@@ -561,7 +561,7 @@ async def test_every_sample_of_an_answer_is_understood(
         *[await aircall.get_webhook(token, "x") for _ in range(2)],
         await aircall.update_webhook(token, "x", **hook),
     ]
-    await aircall.ping(token)
+    await aircall._get(token, "/ping")
     await aircall.disable_integration(token)
 
     assert len(token.get_secret_value()) == 40
@@ -656,7 +656,7 @@ async def test_a_connection_dropped_before_the_answer_is_not_asked_again_for_a_t
         await unavailable(exchange(aircall))
         assert len(heads) == 1
 
-        await unavailable(aircall.ping(TOKEN))
+        await unavailable(ping(aircall))
         assert len(heads) == 1 + 3
 
 
@@ -679,7 +679,7 @@ async def test_no_proxy_and_no_password_file_of_the_environment_is_used(
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, proxy)
         async with opened(f"{address}/v1") as aircall:
-            await aircall.ping(TOKEN)
+            await ping(aircall)
 
     assert asked_of_proxy == []
     (head,) = heads
