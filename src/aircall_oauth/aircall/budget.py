@@ -1,8 +1,8 @@
-"""Keeps us from asking Aircall more than it allows: one row per Aircall company, drawn from before every call.
+"""The budget of requests to Aircall: one row per Aircall company, drawn from before every request.
 
-Aircall counts the requests of a company and minute, whoever makes them, and does not say where its minute begins. So
-a row counts what was drawn in each of the last seconds, and no minute, wherever it begins, holds more than the
-budget. The database's clock is the only one, for every replica. docs/decisions/0012 says what else was weighed.
+Aircall counts all requests for a company per minute, and does not say when its minute begins. So a row counts what was
+drawn in each of the last seconds, and no minute, wherever it begins, holds more than the budget. Every replica goes by
+the database's clock. docs/decisions/0012 says what else was weighed.
 """
 
 import math
@@ -18,20 +18,20 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-# A minute, the second that has begun, and three for a request that is slow to arrive.
+# A minute, the current second, and three for a request that is slow to arrive.
 SECONDS = 64
-# The window that is waited for. What lies beyond it guards Aircall's minute, wherever that begins.
+# The longest that a caller is told to wait. The seconds beyond it guard Aircall's minute, wherever that begins.
 WINDOW_SECONDS = 60
-# Two processes may draw in another order than they looked at the clock; more than this is a clock set back.
+# Two processes may draw in another order than they read the clock; a larger difference is a clock that was set back.
 SKEW_SECONDS = 5
 LONGEST_CLOSED_SECONDS = 120
 USUAL_CLOSED_SECONDS = 60
-# Reset is a point in time of a unit that Aircall does not document; a small number can only be a length of time.
+# `X-AircallApi-Reset` is a point in time in a unit that Aircall does not document; a small number can only be a length.
 MILLISECONDS_FROM = 1e12
 TIMESTAMPS_FROM = 1e9
 
 NOW = "floor(extract(epoch FROM clock_timestamp()))::bigint"
-# The row as it stands in this second: what was spent in each second, this one first.
+# The row brought to the current second: what was spent in each second, the current one first.
 TURNED = f"""
     SELECT greatest(budget.second, now) AS second, (array_fill(0, ARRAY[passed]) || budget.spent)[1:{SECONDS}] AS spent
     FROM (SELECT {NOW} AS now) AS clock,
@@ -42,7 +42,7 @@ OPEN = "coalesce(budget.closed_until <= clock_timestamp(), true)"
 
 
 def drawing(companies: str, *, calls: str) -> str:
-    """The statement that counts `calls` for each `company_id` of `companies`, to be limited by `within`."""
+    """Return the statement that draws `calls` for each `company_id` of `companies`; `within` is its end."""
     return f"""
         INSERT INTO budget (company_id, second, spent)
         SELECT company_id, {NOW}, ARRAY[{calls}::integer] || array_fill(0, ARRAY[{SECONDS - 1}]) FROM {companies}
@@ -53,15 +53,15 @@ def drawing(companies: str, *, calls: str) -> str:
 
 
 def within(*, calls: str, allowed: str) -> str:
-    """The end of a statement that draws: a company for which more would be drawn than allowed is not returned."""
+    """Return the end of a drawing statement: it leaves out companies for which the draw would exceed `allowed`."""
     return f"WHERE {OPEN} AND {TOTAL} + {calls} <= {allowed} RETURNING company_id"
 
 
-# A draw need not survive PostgreSQL's own crash, so nobody waits for the disk while he holds the row.
+# A draw need not survive a crash of PostgreSQL, so no transaction waits for the disk while it holds the row.
 HURRIED = "(SELECT $1::bigint AS company_id WHERE set_config('synchronous_commit', 'off', true) = 'off') AS hurried"
 SPEND = drawing(HURRIED, calls="$2")
 DRAW = f"{SPEND} {within(calls='$2', allowed='$3')}"
-# A row far ahead of the clock was written before the clock was set back. It would be full until the clock is there.
+# A row far ahead of the clock was written before the clock was set back. Until the clock is there it would look full.
 FOLLOW_CLOCK = f"""
     UPDATE budget
     SET second = least(second, {NOW} + {SKEW_SECONDS}),
@@ -92,9 +92,9 @@ SPEND_DOWN_TO = f"""
 
 @dataclass(frozen=True)
 class Told:
-    """What an answer says of Aircall's own count: how many requests are left, and when there are more again.
+    """Aircall's own count, as an answer tells it: how many requests are left, and when there are more again.
 
-    `until` is seconds from now, or a UNIX time; None where it is not told.
+    `until` is seconds from now or a UNIX time; None where the answer has neither.
     """
 
     remaining: int
@@ -102,10 +102,10 @@ class Told:
 
 
 async def draw(database: Database, company_id: int, *, per_minute: int, chore: bool = False, calls: int = 1) -> None:
-    """Take so many calls out of the company's budget, all or none; raises `BudgetSpent`.
+    """Draw so many calls from a company's budget, all or none; raises `BudgetSpent`.
 
-    A chore takes only while more than half of the budget is left, so that callers find the other half. A piece of
-    work that is larger than the budget takes all of it.
+    A chore may draw the first half of the budget only, so that callers find the other half. Work that needs more calls
+    than it may draw draws all of them.
     """
     allowed = per_minute - per_minute // 2 if chore else per_minute
     calls = min(calls, allowed)
@@ -115,7 +115,7 @@ async def draw(database: Database, company_id: int, *, per_minute: int, chore: b
 
 
 async def refusal(connection: asyncpg.Connection, company_id: int, *, calls: int, allowed: int) -> BudgetSpent:
-    """Why nothing was drawn, with the time to come back."""
+    """Return the error for a draw that did not fit, with the seconds to wait."""
     await connection.execute(FOLLOW_CLOCK, company_id)
     row = await connection.fetchrow(LOOK, company_id)
     until_free = min(_seconds_until_free(row["spent"], calls, allowed), WINDOW_SECONDS)
@@ -124,13 +124,13 @@ async def refusal(connection: asyncpg.Connection, company_id: int, *, calls: int
 
 
 async def spend(database: Database, company_id: int, *, calls: int) -> None:
-    """Count calls that were made before anybody knew for which company."""
+    """Count calls that were made before their company was known."""
     async with database.driver_connection() as connection:
         await connection.execute(SPEND, company_id, calls)
 
 
 async def correct(database: Database, company_id: int, told: Told | None, *, per_minute: int) -> None:
-    """Believe Aircall's own count where it says that less is left than we think."""
+    """Adopt Aircall's own count where less is left by it than by ours."""
     if told is None:
         return
     async with database.driver_connection() as connection:
@@ -143,7 +143,7 @@ async def correct(database: Database, company_id: int, told: Told | None, *, per
 
 
 def told(status: int, headers: Mapping[str, str]) -> Told | None:
-    """What an answer says of Aircall's own count; most say nothing.
+    """Return what an answer tells of Aircall's own count; None for most answers.
 
     The `X-AircallApi-*` headers are documented for the moment the limit is reached
     (developer.aircall.io/api-references, Rate Limiting).
@@ -164,7 +164,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _seconds_until_free(spent: Sequence[int], calls: int, allowed: int) -> int:
-    """When enough of what was spent is past; the oldest second ends first."""
+    """Return after how many seconds enough of the spent calls leave the window; the oldest leave first."""
     too_many = sum(spent) + calls - allowed
     for seconds, past in enumerate(reversed(spent), start=1):
         too_many -= past

@@ -1,4 +1,4 @@
-"""Reads calls as Aircall lists them: the few fields we judge by, and each call's very text.
+"""Phone calls as Aircall lists them: the few fields that we use, and each call's exact text.
 
 `GET /calls` with `from` and `to` (UNIX seconds of a call's start) lists 10,000 calls at most, 50 on a page
 (developer.aircall.io/api-references, Calls, read August 2026).
@@ -21,7 +21,7 @@ HALF_AN_EMOJI = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class ListedCall(msgspec.Struct, frozen=True):
-    """A call of the list. `ended_at` is None while it goes on, `number_id` where the call names no number of ours."""
+    """A listed call. `ended_at` is None while it goes on, `number_id` where Aircall names no number with an id."""
 
     id: str
     ended_at: datetime | None
@@ -30,7 +30,7 @@ class ListedCall(msgspec.Struct, frozen=True):
 
 
 class CallPage(msgspec.Struct, frozen=True):
-    """One page: its calls, how many the whole list tells of, and whether there are more pages."""
+    """One page of a list: its calls, the number of calls in the whole list, and whether there are more pages."""
 
     calls: list[ListedCall]
     total: int
@@ -63,7 +63,7 @@ _named = msgspec.json.Decoder(_Named)
 
 
 def read_page(body: bytes) -> CallPage:
-    """A page of `GET /calls`; raises `AircallUnavailable` where it is not one. A call without an id is left out."""
+    """Read an answer of `GET /calls`, without calls that have no id; raises `AircallUnavailable` for another body."""
     try:
         text = body.decode()
         readable = _readable(text)
@@ -73,7 +73,7 @@ def read_page(body: bytes) -> CallPage:
         raise AircallUnavailable("the answer is not a list of calls") from None
     calls, place = [], 0
     for raw in page.calls:
-        # Where a call stands in what can be read, it stands in what was sent.
+        # The readable text is as long as the one that was sent, so a call stands at the same place in both.
         found = str(memoryview(raw), "utf-8")
         place = readable.index(found, place)
         call = _read(_call, found)
@@ -85,13 +85,13 @@ def read_page(body: bytes) -> CallPage:
 
 
 def key_of(data: str) -> bytes | None:
-    """What recognises the call that an event's `data` tells of; None where it tells of none."""
+    """Return the key of the call in an event's `data`; None where there is none."""
     call = _read(_named, data)
     return None if call is None else key(call.id)
 
 
 def key(call_id: int | str) -> bytes:
-    """What recognises a call's end within its installation, whoever tells it."""
+    """Return the key of a call's end: the same for its event and for its back-filled twin, within an installation."""
     return hashlib.sha256(f"{ENDED}\0{call_id}".encode()).digest()
 
 
@@ -103,7 +103,7 @@ def _read(decoder: msgspec.json.Decoder[Named], data: str) -> Named | None:
 
 
 def _readable(text: str) -> str:
-    """As long as the text, but without what JavaScript writes for half an emoji, which msgspec refuses."""
+    """Replace half surrogate pairs, which JavaScript writes for a cut emoji and msgspec refuses. Keeps the length."""
     return HALF_AN_EMOJI.sub(r"\\ufffd", text)
 
 

@@ -1,7 +1,7 @@
 """Aircall's JSON: the fields we read, leniently, and the names of its events.
 
-Field by field as the API reference tells it (developers.aircall.io/api-references, read August 2026). A field we
-do not need is not here; a field Aircall may leave out has a default.
+Fields as in the API reference (developers.aircall.io/api-references, read August 2026). Fields that we do not need are
+left out; a field that Aircall may leave out has a default.
 """
 
 import re
@@ -45,9 +45,9 @@ Id = Annotated[int, Field(ge=0, le=BIGINT, strict=True)]
 
 
 def _label(value: Any) -> str | None:
-    """What is only shown is never a reason to refuse: anything else than text is as good as absent.
+    """Read a text that is only shown: a wrong type counts as absent, since it is no reason to refuse an answer.
 
-    JSON can say what PostgreSQL cannot keep: NUL and half a surrogate pair.
+    JSON may hold what PostgreSQL cannot store: NUL, which is removed, and half a surrogate pair, which is replaced.
     """
     return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) else None
 
@@ -56,7 +56,7 @@ Label = Annotated[str | None, BeforeValidator(_label)]
 
 
 class Payload(BaseModel):
-    # An answer holds tokens: no error may quote it.
+    # Answers hold tokens: no error may quote its input.
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
 
 
@@ -73,7 +73,7 @@ class TokenAnswer(Payload):
 
 
 class Integration(Payload):
-    """`GET /integrations/me`: whose token it is. `id` is missing in some transcriptions of the reference."""
+    """`GET /integrations/me`: the integration of a token. Some transcriptions of the reference lack `id`."""
 
     company_id: Id
     id: Id | None = None
@@ -120,7 +120,7 @@ class WebhookPage(Payload):
 
 
 class Identity(Payload):
-    """Who a token belongs to: the integration's id where Aircall tells it, else the company's."""
+    """The company and the integration that a token belongs to; the integration's id where Aircall tells it."""
 
     company_id: Id
     integration_id: Id | None
@@ -130,9 +130,9 @@ class Identity(Payload):
 
 
 def error_reason(body: Any, *, secrets: Iterable[str] = ()) -> str:
-    """The short word in an error body, of either of Aircall's layers: `{"error": …}` or `{"message": …}`.
+    """Return the reason in an error body of either of Aircall's layers: `{"error": …}` or `{"message": …}`.
 
-    What was sent may be quoted there: of the secrets nothing is left.
+    It may quote the request, so the secrets that were sent are replaced in it.
     """
     if isinstance(body, dict):
         for name in ("error", "message", "troubleshoot"):

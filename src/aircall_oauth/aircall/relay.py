@@ -1,6 +1,7 @@
-"""Passes a request on to Aircall as it is, and its answer back, both as they come.
+"""Passes requests on to Aircall and answers back, unchanged and as they arrive.
 
-Connections of its own: callers who wait for a slow Aircall leave the service's own calls (`client.py`) theirs.
+It has its own connections: callers that wait for a slow Aircall do not use up those of the service's own requests
+(`client.py`).
 """
 
 import asyncio
@@ -24,24 +25,24 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 TOO_LARGE = "the answer is too large"
 UNFIT = "the answer is none of HTTP"
 FINAL = range(200, 600)
-# Not allowed in a header's value (RFC 9110, 5.5), and not sent on by any server.
+# Not allowed in a header's value (RFC 9110, 5.5), and passed on by no server.
 CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
-# The connection broke before an answer came; whether the request arrived is not known.
+# The connection broke before an answer arrived; whether the request arrived is unknown.
 FAULTS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class ConnectionFault(AircallUnavailable):
-    """The connection to Aircall broke before an answer came."""
+    """The connection to Aircall broke before an answer arrived."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request to pass on. `path` and `query` are bytes of the request line, `path` without a slash in front.
+    """A request to pass on. `path` and `query` are bytes of the request line, `path` without its leading slash.
 
-    `body` is what there is, or a stream of it; `headers` say how long it is, where that is known.
+    `body` is the bytes or a stream of them; `headers` say how long it is, where that is known.
     """
 
     method: str
@@ -52,7 +53,7 @@ class Asked:
 
 
 class Answer:
-    """What Aircall said. To be used as a context: its connection is given back at the end, or closed."""
+    """Aircall's answer, a context manager: its end gives the connection back, or closes it."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -71,7 +72,7 @@ class Answer:
         await self._response.aclose()
 
     async def pour(self, take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Hand over the bytes as they come, encoded as they are; raises `AircallUnavailable` where they end early."""
+        """Pass the body's bytes to `take` as they arrive, still encoded; raises `AircallUnavailable` if cut short."""
         poured = 0
         stream = self._response.stream
         assert isinstance(stream, httpx.AsyncByteStream)
@@ -89,20 +90,20 @@ class Answer:
 
 
 class Relay:
-    """The way to Aircall's Public API for everybody else's requests. Opened and closed with the process."""
+    """Aircall's Public API for the requests of the partner's systems. Opened and closed with the process."""
 
     def __init__(self, *, api_url: str, transport: httpx.AsyncBaseTransport) -> None:
         self._url = httpx.URL(api_url)
-        # A transport and no client: nothing follows redirects, keeps cookies or changes a header.
+        # A transport and not a client: it follows no redirects, keeps no cookies and changes no headers.
         self._transport = transport
 
     async def close(self) -> None:
         await self._transport.aclose()
 
     async def send(self, asked: Asked, token: SecretStr) -> Answer:
-        """Ask once.
+        """Send a request once and return its answer.
 
-        Raises `TooManyAtOnce`, `ConnectionFault` or `AircallUnavailable`, and whatever the body's stream raises.
+        Raises `TooManyAtOnce`, `ConnectionFault` or `AircallUnavailable`, and what the body's stream raises.
         """
         try:
             async with asyncio.timeout(HEAD_SECONDS):
@@ -128,13 +129,13 @@ class Relay:
             self._url,
             headers=[*own, *asked.headers],
             stream=_Body(asked.body) if asked.body else None,
-            # As it was given: a URL would put it in a form of its own.
+            # The bytes as given: `httpx.URL` would normalise them.
             extensions={"timeout": TIMEOUTS, "target": target},
         )
 
 
 def _unfit(asked: Asked, answer: Answer) -> str | None:
-    """Why an answer can't be passed on."""
+    """Return why an answer can't be passed on; None where it can."""
     if answer.status not in FINAL or any(CONTROLS.search(value) for _, value in answer.headers.raw):
         return UNFIT
     too_large = int(answer.headers.get("content-length", 0)) > MAX_ANSWER_BYTES

@@ -1,7 +1,7 @@
-"""An httpx transport over aiohttp's connections, for requests that many callers wait for.
+"""An httpx transport over aiohttp's connections, for the requests of many callers.
 
-What httpx asks of httpcore costs a caller several times as much CPU: docs/performance.md, "Asking Aircall through the
-proxy".
+httpx's own transport (httpcore) costs several times as much CPU per request: docs/performance.md, "Asking Aircall
+through the proxy".
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aircall_oauth.http_client import open_session
 
 CONNECTIONS = 200
 KEPT_SECONDS = 30.0
-# The most specific first: what aiohttp raises, and what httpx would.
+# What aiohttp raises and what httpx raises for the same, the most specific first.
 ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
     (TimeoutError, httpx.ReadTimeout),
@@ -29,15 +29,15 @@ ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
 
 
 class QuickTransport(httpx.AsyncBaseTransport):
-    """Sends a request as it is: its target byte for byte, no header more but where HTTP wants one, and only once.
+    """Sends a request once and unchanged: its target byte for byte, and no more headers than HTTP needs.
 
-    Takes the extensions `timeout` (`pool`, `connect` and `read`) and `target`, and headers in UTF-8. Raises httpx's
-    errors.
+    Understands the extensions `timeout` (`pool`, `connect` and `read`) and `target`, and headers in UTF-8. Raises
+    httpx's errors.
     """
 
     def __init__(self, trust: ssl.SSLContext, proxy: str = "") -> None:
         self._proxy = proxy
-        # The connector's own limit would be told like an Aircall that is away.
+        # Not the connector's own limit: waiting for that raises the same error as an Aircall that can't be reached.
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._session = open_session(
             aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, ssl=trust),
@@ -75,7 +75,7 @@ class QuickTransport(httpx.AsyncBaseTransport):
 
 
 class _Body:
-    """A request's body on its way, and what its source raised: aiohttp would only say that it could not be sent."""
+    """A request's body, and the error of its source, for which aiohttp raises a general one of its own."""
 
     def __init__(self, request: httpx.Request) -> None:
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -107,7 +107,7 @@ class _Answer(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            # An answer that was not read to its end costs its connection.
+            # An answer that was not read to its end closes its connection.
             self._response.release()
             self._when_closed()
 
@@ -119,7 +119,7 @@ def _url(request: httpx.Request) -> URL:
 
 
 def _headers(request: httpx.Request) -> list[tuple[str, str]]:
-    """All but the one that aiohttp writes itself, for a body of unknown length."""
+    """Return the headers without `Transfer-Encoding`, which aiohttp writes itself."""
     return [(name.decode(), value.decode()) for name, value in request.headers.raw if name != b"transfer-encoding"]
 
 

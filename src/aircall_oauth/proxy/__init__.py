@@ -1,1 +1,1 @@
-"""The partner's systems ask Aircall through us."""
+"""Aircall's Public API for the partner's systems, asked as an installation."""

@@ -1,4 +1,4 @@
-"""Asks Aircall for one of the partner's systems, as an installation: judged, counted and written down first."""
+"""Forwards a request of a partner's system to Aircall, once it is allowed, within the budget and in the audit."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
 from aircall_oauth.storage.vault import SealedAt
 
-# What changes nothing may be asked once more where the connection broke.
+# Methods that change nothing are sent once more where the connection broke.
 REPEATED = {"GET", "HEAD"}
 READING = {"GET", "HEAD", "OPTIONS"}
 REDIRECTS = {300, 301, 302, 303, 307, 308}
 UNAUTHORIZED = "Aircall no longer accepts this installation's token: its customer must install again."
-# The installation, one out of the budget, and a line in the audit, asked for at once: each question more would cost a
-# caller as much as all of them. Nothing waits for the disk where $3 is true.
+# Reads the installation, draws one request from the budget and writes the audit, in one statement: each statement more
+# would cost a caller as much as all of them. Does not wait for the disk where $3 (the method only reads) is true.
 ADMIT = f"""
     WITH installed AS MATERIALIZED (
         SELECT status, company_id, token_sealed FROM installation WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
@@ -49,14 +49,14 @@ ADMIT = f"""
 
 @dataclass(frozen=True)
 class Passage:
-    """What a request needs besides itself."""
+    """What a request is sent with: the company that its budget belongs to, and the installation's token."""
 
     company_id: int
     token: SecretStr
 
 
 async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: str, asked: Asked) -> Answer:
-    """Aircall's answer, whatever it says. It must be used as a context.
+    """Send a request to Aircall and return the answer, whatever its status. Use the answer as a context manager.
 
     Raises `PathNotAllowed`, `InstallationNotFound`, `InstallationNotActive`, `BudgetSpent`, `TooManyAtOnce`, and
     `AircallUnavailable` or `RedirectRefused` where there is no answer to pass on.
@@ -75,9 +75,9 @@ async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: 
 
 
 async def _admit(resources: Resources, key: Caller, who: Who, installation_id: str, method: str) -> Passage:
-    """The right to ask once: an active installation, one out of the budget, a line in the audit.
+    """Require an active installation, draw one request from the budget, and write the audit; returns what to send with.
 
-    PostgreSQL's own crash may forget the lines of its last second, but none of a request that may change something.
+    A crash of PostgreSQL may lose the audit's rows of the last second, but none of a request that may change something.
     """
     reads, allowed = method in READING, _per_minute(resources)
     action = Action.AIRCALL_READ if reads else Action.AIRCALL_WRITE
@@ -110,7 +110,7 @@ async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
 
 
 async def _judge(resources: Resources, installation_id: str, answer: Answer) -> None:
-    """Some answers are not for the caller: a redirect, and the refusal of a token that turns out to be dead."""
+    """Raise our own error for a redirect, and for the refusal of a token that turns out to be dead."""
     if answer.status in REDIRECTS:
         raise RedirectRefused
     if answer.status in tokens.DEAD_TOKEN and await tokens.suspect_token(resources, installation_id):

@@ -1,4 +1,4 @@
-"""Which headers are passed on, to Aircall and back."""
+"""The headers that are passed on, to Aircall and back."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,11 @@ from aircall_oauth.errors import InvalidRequest
 
 Headers = list[tuple[bytes, bytes]]
 
-# What says of a body how it is to be read is of no hop: without it another message would arrive.
+# Headers that say how to read the body. They are passed on even where `Connection` names them: without one, another
+# message would arrive.
 OF_THE_BODY = {b"content-encoding", b"content-language", b"content-length", b"content-type"}
-# All that Aircall can use of a request. Some who read it take `_` for `-` and act on names that no list of bad ones
-# ends with, so only these are passed on, in this spelling.
+# All that Aircall can use of a request. Only these are passed on, in this spelling: servers on the way may take `_` for
+# `-` and act on names that no list of forbidden ones would be complete with.
 OF_A_REQUEST = OF_THE_BODY | {
     b"accept",
     b"accept-charset",
@@ -40,15 +41,15 @@ OF_AN_ANSWER = OF_THE_BODY | {
     b"vary",
     b"x-runtime",
 }
-# Told of what would have come (RFC 9110, 8.6), it would be waited for.
+# There `Content-Length` tells the length that a body would have (RFC 9110, 8.6), and a client would wait for it.
 WITHOUT_BODY = {204, 304}
 OF_AIRCALL = (b"ratelimit", b"x-aircallapi-", b"x-amz", b"x-ratelimit-")
 
 
 def to_aircall(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """What the caller says of its request that Aircall can use; nothing of its secrets and its way here.
+    """Return the caller's headers that Aircall can use: nothing of its credentials, or of proxies on its way here.
 
-    Raises `InvalidRequest` for what is not UTF-8: what it means depends on who reads it.
+    Raises `InvalidRequest` for a value that is not UTF-8: servers read it differently.
     """
     given = list(headers)
     wanted = OF_A_REQUEST - _named_by_connection(given)
@@ -68,7 +69,7 @@ def _is_text(value: bytes) -> bool:
 
 
 def to_caller(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """What a caller can use of Aircall's answer: what the body is, how long it holds, the rate, Aircall's own ids."""
+    """Return the headers that a caller can use of Aircall's answer: on its body, caching, rate limit and ids."""
     given = [(name.lower(), value) for name, value in headers]
     dropped = _named_by_connection(given) | ({b"content-length"} if status in WITHOUT_BODY else set())
     return [
@@ -79,6 +80,6 @@ def to_caller(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def _named_by_connection(headers: Headers) -> set[bytes]:
-    """The headers that end here, because the one who sent them says so."""
+    """Return the headers that `Connection` names, which by HTTP end at this hop."""
     words = (word for name, value in headers if name == b"connection" for word in value.split(b","))
     return {word.strip().lower() for word in words} - OF_THE_BODY

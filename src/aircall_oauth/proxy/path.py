@@ -1,4 +1,4 @@
-"""Which paths may be passed on: those that stay below `API_URL`, whoever reads them on the way."""
+"""The paths that may be passed on: those that stay below `API_URL` for every server on the way."""
 
 import re
 from urllib.parse import unquote_to_bytes
@@ -7,18 +7,18 @@ from aircall_oauth.errors import InvalidRequest, PathRefused
 
 MAX_BYTES = 4096
 SEGMENT = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
-# Most segments are of these alone, which mean nothing to anybody.
+# Most paths have these characters only, which no server gives a meaning.
 PLAIN = re.compile(rb"[A-Za-z0-9_~-]+(?:/[A-Za-z0-9_~-]+)*")
 QUERY = re.compile(rb"[!-~]*")
-# What ends a segment, a path or a line for somebody once it is decoded.
+# What, once decoded, ends a segment, a path or a line for some server.
 SEPARATORS = re.compile(rb"[/\\?#\x00-\x1f\x7f]")
 
 
 def judged(path: bytes, query: bytes) -> tuple[bytes, bytes]:
-    """The path and the query just as they came; raises `PathRefused` or `InvalidRequest`.
+    """Return the path and the query unchanged; raises `PathRefused` or `InvalidRequest`.
 
-    A segment must be harmless however often it is decoded: one that becomes a separator, `.` or `..` for whoever
-    decodes once more than the one before is refused, and so is an empty one, but for a slash at the end.
+    A segment must be harmless however often it is decoded: one that becomes a separator, `.` or `..` for a server
+    which decodes it once more than the one before is refused. So is an empty segment, but for a slash at the end.
     """
     if len(path) > MAX_BYTES or not (PLAIN.fullmatch(path) or _is_harmless(path)):
         raise PathRefused
@@ -34,7 +34,7 @@ def _is_harmless(path: bytes) -> bool:
 
 def _stays(segment: bytes) -> bool:
     while True:
-        # To some servers a segment ends at the semicolon, and spaces around it are none of it.
+        # For some servers a segment ends at the semicolon, and spaces around it don't count.
         if SEPARATORS.search(segment) or segment.partition(b";")[0].strip() in {b"", b".", b".."}:
             return False
         decoded = unquote_to_bytes(segment)

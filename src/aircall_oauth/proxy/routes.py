@@ -1,4 +1,4 @@
-"""The door to the Aircall Public API, for the partner's systems."""
+"""`/v1/installations/{id}/aircall/…`: the Aircall Public API for the partner's systems."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ async def ask_aircall(
 
 
 class PassedOn(Response):
-    """Aircall's answer, as it comes. Where it ends early the caller's connection ends early too."""
+    """Aircall's answer, passed on as it arrives. Where it is cut short, the caller's connection is closed too."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -90,7 +90,7 @@ async def _asked(request: Request) -> Asked:
     if "transfer-encoding" not in sent and sent.get("content-length", "0") == "0":
         return Asked(request.method, path, query, passed)
     if request.method in WITHOUT_STREAM:
-        # Kept whole, so that it can be sent once more.
+        # Read whole, so that it can be sent once more.
         body = b"".join([chunk async for chunk in _body(request)])
         passed = [*(one for one in passed if one[0] != b"content-length"), (b"content-length", b"%d" % len(body))]
         return Asked(request.method, path, query, passed, body)
@@ -100,14 +100,14 @@ async def _asked(request: Request) -> Asked:
 
 
 def _path(request: Request) -> bytes:
-    """What stands behind the door in the request line, before anybody decoded it; nothing where the door is encoded."""
+    """Return Aircall's path as the request line has it, undecoded; empty where our own part of the path is encoded."""
     raw: bytes = request.scope["raw_path"]
-    door = PATH.partition("{path:path}")[0].format(**request.path_params)
-    return raw.removeprefix(door.encode()) if raw.startswith(door.encode()) else b""
+    prefix = PATH.partition("{path:path}")[0].format(**request.path_params).encode()
+    return raw.removeprefix(prefix) if raw.startswith(prefix) else b""
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
-    """The caller's body, bounded in size and time."""
+    """Yield the caller's body, bounded in size and time."""
     received, ends_at = 0, asyncio.get_running_loop().time() + BODY_SECONDS
     chunks = request.stream()
     while True:
@@ -130,7 +130,7 @@ WITH_BODY = {"POST", "PUT", "PATCH"}
 
 
 def _answers() -> dict[int | str, dict[str, Any]]:
-    """Aircall has errors of its own under our numbers; only ours are `application/problem+json`."""
+    """Return the documented answers: Aircall uses the same statuses, but only ours are `application/problem+json`."""
     ours = problems(
         PathRefused(),
         401,
