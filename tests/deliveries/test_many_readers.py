@@ -1,4 +1,4 @@
-"""Many subscriptions in one worker: what came is read once, and those that are deleted are let go at once."""
+"""Many subscriptions in one worker: new events are read once, and a deleted subscription's reader ends at once."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from aircall_oauth.deliveries.reader import memory, queue, tail
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.events.query import Filter
-from tests.support.receivers import LOOPBACK, Received, Receiver, fill, raw_receiver, receiver, subscribe
+from tests.support.receivers import LOOPBACK, Received, Receiver, answer_with, fill, raw_receiver, receiver, subscribe
 from tests.support.service import Service, run_service, settings_for, until
 
 SUBSCRIPTIONS, EVENTS = 80, 40
@@ -165,6 +165,29 @@ async def test_a_deleted_one_is_let_go_at_once_though_its_destination_hangs(serv
 
     assert paused == []
     assert let_go - deleted < 5  # a delivery may take fifteen
+
+
+async def test_a_reader_that_has_ended_gives_its_memory_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: set[memory.Memory] = set()
+    note = memory.Memory.note
+
+    def noted(self: memory.Memory, reader: object, held: int) -> None:
+        note(self, reader, held)
+        budgets.add(self)
+
+    monkeypatch.setattr(memory.Memory, "note", noted)
+    await service.install()
+    async with receiver() as to, reading(service.resources):
+        to.answer = answer_with(503)
+        partner = await subscribe(service, to.url)
+        await fill(service, 8)
+        await partner.stands(health="down")
+        (budget,) = budgets
+        held = budget.held
+        assert (await partner.client.delete(f"/v1/subscriptions/{partner.id}")).status_code == 204
+        await until(lambda: budget.held == 0, seconds=10)
+
+    assert held > 0
 
 
 async def test_all_readers_together_hold_no_more_than_their_budget_and_none_starves(

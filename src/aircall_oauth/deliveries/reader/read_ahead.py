@@ -84,6 +84,10 @@ class ReadAhead:
         held = self.window.bytes + sum(item.bytes for item in self._retried.values())
         self._memory.note(self, held + asked_for)
 
+    def release(self) -> None:
+        """Give the memory back to the shared budget: the reader has ended."""
+        self._memory.leave(self)
+
     async def _next_events(self) -> tuple[list[Item], int, bool]:
         after = self.window.read_to
         room = max(self.room(), 1)

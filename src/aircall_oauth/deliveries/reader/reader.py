@@ -110,6 +110,7 @@ class Reader:
             raise
         finally:
             await self._cancel_deliveries()
+            self._read_ahead.release()
 
     @property
     def keeps_up(self) -> bool:
