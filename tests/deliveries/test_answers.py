@@ -1,4 +1,4 @@
-"""What a receiver answers decides by its status line, whatever follows; and how much of it is read is bounded."""
+"""The status line of a receiver's answer decides, whatever follows it; how much of the answer is read is bounded."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ ODD = {
 
 @asynccontextmanager
 async def answering(*pieces: bytes, then: Answer | None = None) -> AsyncIterator[tuple[str, list[int]]]:
-    """A receiver that answers so, and how many requests came over each of its connections."""
+    """Run a receiver that gives this answer; yields its URL and the number of requests on each connection."""
     requests: list[int] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A broker that sends, or announces, without an end is not read on: its connection is cut."""
+"""A broker that sends, or announces, too much is cut off."""
 
 import asyncio
 import struct
@@ -68,7 +68,7 @@ def destination(kind: str, address: str) -> Destination:
 
 @dataclass
 class Flood:
-    """How much was written of it on one connection, and whether that was cut."""
+    """How much was written on one connection, and whether it was cut."""
 
     written: int = 0
     cut: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,7 +76,7 @@ class Flood:
 
 @asynccontextmanager
 async def flooding(greet: Greeting, first: bytes, more: bytes) -> AsyncIterator[tuple[str, list[Flood]]]:
-    """A broker that greets, and floods; its address, and what became of it on each connection."""
+    """Run a broker that greets and floods; yields its address, and what happened on each connection."""
     floods: list[Flood] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,7 +14,7 @@ WRITES = (Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE)
 
 
 async def asked(service: Service, *scopes: Scope, owner: str | None) -> tuple[list[int], Any]:
-    """Making an HTTP destination and a broker, and moving a broker of the owner's elsewhere; and the last answer."""
+    """Make an HTTP destination and a broker, and move a broker; returns the statuses and the last answer."""
     partner, everything = await service.partner(*scopes, owner=owner), await service.partner(owner=owner)
     made = (await everything.post("/v1/subscriptions", json=NATS)).json()["id"]
     answers = [

@@ -1,4 +1,4 @@
-"""No broker leads its client where no delivery may go, whatever the client is told and whenever a name changes."""
+"""No broker can send its client to a forbidden address, by what it tells the client or by a name that changes."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ FORBIDDEN = "127.0.0.2"
 
 @asynccontextmanager
 async def nobody_may_come(port: int = 0) -> AsyncIterator[tuple[int, list[Any]]]:
-    """Listens at the forbidden address; its port, and who came."""
+    """Listen at the forbidden address; yields its port, and the connections that came."""
     came: list[Any] = []
 
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,7 +47,7 @@ async def a_service(database_url: str) -> AsyncIterator[Service]:
 
 
 async def tried(service: Service, **fields: Any) -> str:
-    """What a sample event to a new destination comes to."""
+    """Send a sample event to a new destination; returns its outcome."""
     partner = await service.partner()
     made = await partner.post("/v1/subscriptions", json={"name": "x", **fields})
     assert made.status_code == 201, made.text
@@ -56,7 +56,7 @@ async def tried(service: Service, **fields: Any) -> str:
 
 
 def a_name_that_changes(monkeypatch: pytest.MonkeyPatch, looks: int) -> list[str]:
-    """`moving.example` means this machine so often, and the forbidden address from then on."""
+    """Resolve `moving.example` to this machine so many times, and to the forbidden address from then on."""
     plain, asked = socket.getaddrinfo, list[str]()
 
     def look_up(host: Any, port: Any, *more: Any, **named: Any) -> Any:

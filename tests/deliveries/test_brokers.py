@@ -1,4 +1,4 @@
-"""Events handed to NATS JetStream, RabbitMQ and Kafka: confirmed ones are there, whatever happens to the broker."""
+"""Events delivered to NATS JetStream, RabbitMQ and Kafka: confirmed ones are kept, whatever happens to the broker."""
 
 import asyncio
 import json
@@ -99,13 +99,13 @@ def an_event(installation_id: str = "ins_1", body: bytes = b'{"type": "call.ende
 
 
 async def arrived(broker: Ground, *expected: Message) -> list[Arrived]:
-    """Those of the expected that the broker has, each as often as it has it."""
+    """Return the expected events that the broker has, each as often as it has it."""
     ids = {message.event_id for message in expected}
     return [one for one in await broker.arrived() if one.message_id in ids]
 
 
 async def delivered_at_last(destination: Destination, message: Message, failures: list[TryAgain] | None = None) -> None:
-    """Hand it over again and again until it is delivered, as a reader does."""
+    """Deliver a message again and again until it is confirmed, as a reader does."""
     async with asyncio.timeout(AWAY_SECONDS):
         while (outcome := await destination.deliver(message)) != Delivered():
             assert isinstance(outcome, TryAgain)
@@ -115,7 +115,7 @@ async def delivered_at_last(destination: Destination, message: Message, failures
 
 
 def connections_to(port: int) -> int:
-    """Established ones of this machine whose other end is this port, as the kernel lists them."""
+    """Count this machine's established connections to a port, as the kernel lists them."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = [line.split() for line in lines]
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
@@ -408,7 +408,7 @@ async def test_a_user_who_may_not_write_there_is_denied(kind: str, request: pyte
 
 
 def asked_for(broker: Ground) -> dict[str, Any]:
-    """What a partner sends to have events handed to this broker."""
+    """Return the body of a subscription that has events delivered to this broker."""
     match broker:
         case Nats():
             url = f"nats://{USER}:{IN_URL}@127.0.0.1:{broker.port}"
@@ -444,7 +444,7 @@ async def _caught_up(partner: httpx.AsyncClient, subscription_id: str, position:
     return bool(shown["position"] == position and shown["lag"] == 0)
 
 
-# Who we are, and who they are
+# Credentials and certificates
 
 
 @pytest.mark.parametrize("kind", ["nats", "rabbitmq"])
@@ -536,7 +536,7 @@ def assert_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def a_destination(kind: str, host: str) -> Destination:
-    """One with a password that is right nowhere."""
+    """Make a destination with a wrong password."""
     match kind:
         case "nats":
             return brokers.NATS.open(f"nats://user:hunter2@{host}", "events")
@@ -545,7 +545,7 @@ def a_destination(kind: str, host: str) -> Destination:
     return brokers.KAFKA.open(f"sasl_plaintext://user:hunter2@{host}", "events")
 
 
-# Who may be asked
+# Addresses that may be reached
 
 
 async def test_the_judge_is_asked_before_each_connection(broker: Ground, opened: Any) -> None:

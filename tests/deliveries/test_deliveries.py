@@ -1,4 +1,4 @@
-"""Events are delivered: signed, in full, once each, and by whoever holds the lease."""
+"""Events are delivered: signed, complete, once each, and by the holder of the lease."""
 
 import asyncio
 import json
@@ -240,7 +240,7 @@ async def test_a_reader_that_was_moved_back_under_way_cannot_move_the_position_a
 
 
 async def reader_after(service: Service, lease_number: int = 0) -> int:
-    """Wait for a reader that began after the one with this lease; the number of its own."""
+    """Wait for a reader that began after the one with this lease; returns its lease number."""
     newer = "SELECT lease_number FROM subscription WHERE lease_holder IS NOT NULL AND lease_number > $1"
     (row,) = await eventually(lambda: service.sql(newer, lease_number))
     number: int = row["lease_number"]

@@ -1,4 +1,4 @@
-"""First deliveries of an installation ascend, whatever the destination answers and whichever worker reads."""
+"""First deliveries of an installation's events are in order, whatever the destination answers and any worker reads."""
 
 import asyncio
 import itertools
@@ -43,7 +43,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes seconds and days takes milliseconds."""
+    """Shorten all pauses from seconds and days to milliseconds."""
     monkeypatch.setattr(reader, "LOOK_FOR_DUE_SECONDS", 0.01)
     monkeypatch.setattr(sender, "DUE_AGAIN_SECONDS", 0.005)
     monkeypatch.setattr(progress, "KEEP_SECONDS", 0.01)
@@ -55,7 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def first_deliveries(taken: list[tuple[str, int]]) -> dict[str, list[int]]:
-    """Of each installation, the positions that were taken, in the order in which each was taken first."""
+    """Return each installation's delivered positions, in the order of their first delivery."""
     first: dict[str, list[int]] = defaultdict(list)
     for installation_id, position in dict.fromkeys(taken):
         first[installation_id].append(position)
@@ -117,7 +117,7 @@ async def test_a_probe_passes_no_parked_event(service: Service, monkeypatch: pyt
 
 
 class Moody:
-    """A destination whose answers are drawn by seed: well, sorry, slow, down for a while."""
+    """A destination with answers drawn by seed: success, failure, slow, down for a while."""
 
     def __init__(self, seed: int, unwell: float) -> None:
         self.taken: list[tuple[str, int]] = []
@@ -180,7 +180,7 @@ class Worker:
         )
 
     def tell(self) -> None:
-        """The log grew."""
+        """Tell the reader that the log grew."""
         assert self._reader is not None
         self._reader.log_grew()
 

@@ -1,4 +1,4 @@
-"""What an HTTP delivery comes to, in one word; and where it may not go."""
+"""The outcomes of HTTP deliveries in one word, and the addresses they may not go to."""
 
 import asyncio
 import socket
@@ -38,7 +38,7 @@ def guard(ranges: str = "127.0.0.0/8", ports: str = "") -> Guard:
 
 
 async def deliver(url: str, times: int = 1, ranges: str = "127.0.0.0/8") -> Outcome:
-    """What the last of some deliveries in a row comes to."""
+    """Make some deliveries in a row; returns the outcome of the last."""
     destination = HttpDestination(url, lambda: [KEY], guard(ranges), at_once=4)
     try:
         for _ in range(times):
@@ -236,7 +236,7 @@ def _named(host: str) -> x509.GeneralName:
 
 
 def certificate(folder: Path, host: str) -> tuple[ssl.SSLContext, Path]:
-    """A server's context with a certificate nobody vouches for, and the certificate."""
+    """Make a server's context with a self-signed certificate; returns both."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     made = (
@@ -279,7 +279,7 @@ async def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path, monke
 
 
 def authority_and_server(folder: Path, *, host: str = "127.0.0.1", days: int = 1) -> tuple[ssl.SSLContext, Path]:
-    """A server of a private authority whose certificate says little: no keyUsage, no key identifiers."""
+    """Run a server of a private authority that leaves extensions out: no keyUsage, no key identifiers."""
     at, keys = datetime.now(UTC), [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", host)]
     pems = []
@@ -422,7 +422,7 @@ async def test_a_blocked_address_is_refused_when_a_subscription_is_made(host: st
 
 @asynccontextmanager
 async def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> AsyncIterator[None]:
-    """What the resolver says, lookup by lookup; the last answer stays."""
+    """Have the resolver answer so, lookup by lookup; the last answer stays."""
     left = list(answers)
 
     def look_up(host: str, port: int, **_: Any) -> list[Any]:

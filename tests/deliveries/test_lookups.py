@@ -1,4 +1,4 @@
-"""Names that are never answered for cost those who asked, and nobody else."""
+"""Names without an answer slow only the subscriptions that ask for them."""
 
 import asyncio
 import socket

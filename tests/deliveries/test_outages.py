@@ -1,4 +1,4 @@
-"""One event that fails is parked; a destination that is down holds the position; neither floods anybody."""
+"""One event that fails is parked; a destination that is down holds the position; neither is flooded with requests."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parked events are looked for often, and probes go out soon."""
+    """Look for parked events often, and send probes soon."""
     monkeypatch.setattr(reader, "LOOK_FOR_DUE_SECONDS", 0.05)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.02)
 

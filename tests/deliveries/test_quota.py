@@ -1,4 +1,4 @@
-"""How many subscriptions there may be, and that a list of many takes nothing from others."""
+"""The limits on subscriptions, and that listing many of them does not slow other requests."""
 
 import asyncio
 from collections.abc import AsyncIterator

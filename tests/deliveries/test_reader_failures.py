@@ -1,4 +1,4 @@
-"""Whatever comes of a delivery is an outcome; a reader that fails says so, and repeats nothing that was taken."""
+"""Every end of a delivery is an outcome; a reader that fails says so, and does not repeat what was delivered."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""What an HTTP destination's URL may hold of secrets: sealed where it is kept, masked where it is shown."""
+"""Secrets in an HTTP destination's URL are sealed where they are kept and masked where they are shown."""
 
 from typing import Any
 

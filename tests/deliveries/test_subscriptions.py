@@ -1,4 +1,4 @@
-"""The doors of subscriptions: who may see and change which, and what each answer says."""
+"""The doors of subscriptions: which an API key may see and change, and what each answer says."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A destination that is down and a filter that matches nothing are said: in the log, and by `doctor`."""
+"""A destination that is down and a filter that matches nothing are reported in the log and by `doctor`."""
 
 from collections.abc import AsyncIterator
 
