@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, sealed secrets, the log's days, and the tables."""
+"""PostgreSQL: connections, migrations, sealed secrets, the log's days, and the tables."""

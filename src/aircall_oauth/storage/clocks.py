@@ -1,7 +1,7 @@
-"""What time it is, where something is deleted because it is old: no single clock is believed.
+"""The time by which old rows are deleted, which does not rely on a single clock.
 
-A clock that jumps ahead makes everything old at once. So the database's clock and this process's must agree, and the
-log's age is counted from its newest event too, which no clock makes older.
+A clock that jumps ahead would make everything old at once. So the database's clock and this process's must agree, and
+the log's age is counted from its newest event too, which no clock makes older.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -16,21 +16,21 @@ NEWEST_EVENT = "SELECT received_at FROM event ORDER BY position DESC LIMIT 1"
 
 
 async def agreed_now(database: Database) -> datetime:
-    """The earlier of the database's clock and ours; raises `ClocksDisagree` where they are more than a minute apart."""
+    """Return the earlier of the database's time and ours; raises `ClocksDisagree` if they differ by over a minute."""
     with database_errors():
         async with database.driver_connection() as connection:
             return await agreed(connection)
 
 
 async def log_now(database: Database) -> datetime:
-    """What the age of the log is counted from: `agreed_now`, or when the newest event came in, if that is earlier."""
+    """Return the time to count the log's age from: `agreed_now`, or when the newest event was received, if earlier."""
     with database_errors():
         async with database.driver_connection() as connection:
             return await of_the_log(connection)
 
 
 async def agreed(connection: asyncpg.Connection) -> datetime:
-    """As `agreed_now`, over this connection."""
+    """Do as `agreed_now` does, over this connection."""
     theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
     ours = datetime.now(UTC)
     if abs(theirs - ours) > MAY_DIFFER:
@@ -39,7 +39,7 @@ async def agreed(connection: asyncpg.Connection) -> datetime:
 
 
 async def of_the_log(connection: asyncpg.Connection) -> datetime:
-    """As `log_now`, over this connection."""
+    """Do as `log_now` does, over this connection."""
     now = await agreed(connection)
     newest: datetime | None = await connection.fetchval(NEWEST_EVENT)
     return now if newest is None else min(now, newest)

@@ -25,20 +25,21 @@ POOL_SIZE = 5
 DRIVER_POOL_SIZE = 5
 POOL_TIMEOUT_SECONDS = 3.0
 
-# In a statement: its commit waits for the durability that the database is configured for, and at least for its own
-# disk, even where the statement changes nothing: a transaction that wrote nothing waits neither for the disk nor for a
-# standby, whatever it read. Per transaction, so that a setting that is raised while the session lasts holds too.
+# For a statement: makes its commit wait for the durability that the database is configured for, and at least for the
+# disk, even if the statement changes nothing. Without the message, a transaction that wrote nothing would wait neither
+# for the disk nor for a standby, whatever it read. Set per transaction, so that a setting that is raised during the
+# session counts too.
 DURABLY = """
     set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true),
     pg_logical_emit_message(true, 'aircall-oauth', '')
 """
-# Of a session: no reload of the server's configuration takes the wait for the disk away from what is committed in it.
+# For a session: its commits wait for the disk, even if a reload of the server's configuration switches that off.
 NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
 CLOSE_SECONDS = 3.0
 BACKEND = "SELECT pg_backend_pid()"
-# PostgreSQL undid the transaction for the sake of another one: the same again may well do.
+# PostgreSQL rolled the transaction back because of another one: the same again may succeed.
 UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # Connection failures, and a server that is starting, stopping or full: nothing is wrong with the statement.
 AWAY = (
@@ -46,7 +47,7 @@ AWAY = (
     TimeoutError,
     PoolTimeout,
     asyncpg.InterfaceError,
-    # What the driver says of a connection that broke in the middle of an answer.
+    # A connection that broke in the middle of an answer.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # SQLSTATE 57…: starting, stopping, cancelled
@@ -55,15 +56,15 @@ AWAY = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     *UNDONE,
-    # A migration ran while this process was up; the driver prepares the statement anew next time.
+    # A migration ran while this process was up; the driver prepares the statement again next time.
     asyncpg.InvalidCachedStatementError,
 )
-# Of these, what says nothing about the connection.
+# Those of them that say nothing about the connection.
 OF_THE_STATEMENT = (*UNDONE, asyncpg.LockNotAvailableError)
 
 
 class Database:
-    """The connections of one process: a pool for sessions, and one of the driver's own for what is asked often."""
+    """The connections of one process: a pool for sessions, and one of asyncpg's own for frequent statements."""
 
     def __init__(self, url: str, *, command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> None:
         self._hosts = Hosts(database_url.read(url))
@@ -82,17 +83,17 @@ class Database:
         self._driver_pool: asyncpg.Pool | None = None
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
-        """A connection of asyncpg's own, outside the pool; `DatabaseAway` for whatever reason there is none."""
+        """Open a connection of asyncpg's own, outside the pools; raises `DatabaseAway` for any failure."""
         try:
             return await self._hosts.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
             raise DatabaseAway from error
 
     async def require_own_sessions(self) -> None:
-        """Go on only where a session is ours for as long as its connection; raises `PoolerRefused`, `DatabaseAway`.
+        """Check that a session lasts as long as its connection; raises `PoolerRefused` or `DatabaseAway`.
 
-        A pooler shows another process id than PostgreSQL's when one connects. One that lends a session for a
-        transaction lends the same to two connections, or different ones to one.
+        A pooler shows another process id than PostgreSQL's when a client connects. A pooler in transaction mode lends
+        one session to two connections, or several sessions to one connection.
         """
         with database_errors():
             async with self._unprepared() as first:
@@ -106,7 +107,7 @@ class Database:
 
     @asynccontextmanager
     async def _unprepared(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection that leaves no prepared statement in a session."""
+        """Open a connection that leaves no prepared statement in a session."""
         connection = await self.connect(statement_cache_size=0)
         try:
             yield connection
@@ -124,16 +125,16 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """One transaction: committed at the end, rolled back on any error; `DatabaseAway` where it can't be had."""
+        """Begin a transaction: committed at the end, rolled back on any error; raises `DatabaseAway`."""
         with database_errors():
             async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
 
     @asynccontextmanager
     async def driver_connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A pooled connection of asyncpg's own, each statement its own transaction: for the hot path.
+        """Lend a pooled connection of asyncpg's own, where each statement is its own transaction: for the hot path.
 
-        Nothing is asked of the server before or after it is lent. `DatabaseAway` where there is none.
+        The pool sends the server nothing before and after. Raises `DatabaseAway`.
         """
         with database_errors():
             if self._driver_pool is None:
@@ -150,7 +151,7 @@ class Database:
                 except OF_THE_STATEMENT:
                     raise
                 except AWAY:
-                    # What is wrong with one of them is wrong with all that were made before.
+                    # What is wrong with this connection is wrong with all that were opened before it.
                     await pool.expire_connections()
                     raise
                 finally:
@@ -158,7 +159,7 @@ class Database:
                         connection.terminate()
 
     async def schema_version(self) -> str | None:
-        """The revision the database stands at; None where nothing was migrated yet."""
+        """Return the revision of the database's schema; None if nothing was migrated yet."""
         async with self.session() as session:
             connection = await session.connection()
             known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
@@ -166,7 +167,7 @@ class Database:
             return version or None
 
     async def close(self) -> None:
-        """Close the connections; one whose server is silent is dropped."""
+        """Close the connections; those with a silent server are dropped."""
         with suppress(*AWAY):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.engine.dispose()
@@ -179,18 +180,18 @@ class Database:
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
-    """Whoever has a driver's connection changes no setting but for its own transaction."""
+    """Reset nothing: settings are changed for a transaction only, never for a pooled connection's session."""
 
 
 async def _backend(connection: asyncpg.Connection) -> int:
-    """The process that serves this connection for a transaction; asked within one, or two might answer."""
+    """Return the id of the server process behind a connection; asked in a transaction, or two might answer."""
     async with connection.transaction():
         backend: int = await connection.fetchval(BACKEND)
         return backend
 
 
 def _only_reads(connection: asyncpg.Connection) -> bool:
-    """What PostgreSQL reports of the session unasked: it was made while nothing could be written, or on a standby."""
+    """Whether PostgreSQL reported that the session cannot write: the database is read-only, or a standby."""
     settings = connection.get_settings()
     return "on" in {getattr(settings, name, None) for name in ("default_transaction_read_only", "in_hot_standby")}
 
@@ -201,23 +202,24 @@ def _keep_what_can_write(connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _give_up_the_pool(context: ExceptionContext) -> None:
-    """Keep no connection that proved useless, and none that was made before it; whatever the error was."""
+    """Have SQLAlchemy drop a connection that failed, and all that were opened before it."""
     errors = (context.original_exception, context.original_exception.__cause__)
     if any(isinstance(error, AWAY) and not isinstance(error, OF_THE_STATEMENT) for error in errors):
         context.is_disconnect = True
 
 
 async def commit_durably(session: AsyncSession) -> None:
-    """Let this commit wait as the one waited whose outcome it repeats: that one may have been cut short.
+    """Make this commit wait for the disk and the standby, even if its transaction only read.
 
-    For an answer that says "done" because it was done before. A transaction that only read would wait for nothing.
+    For an answer that says "done" because it was done before: the commit that did it may have been cancelled while it
+    waited.
     """
     await session.exec(text(f"SELECT {DURABLY}"))  # type: ignore[call-overload]
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn the driver's ways of saying "not now" into `DatabaseAway`; let everything else through."""
+    """Turn the driver's errors that may pass into `DatabaseAway`; let all others through."""
     try:
         yield
     except DBAPIError as error:
@@ -229,18 +231,18 @@ def database_errors() -> Iterator[None]:
 
 
 def was_undone(error: Exception) -> bool:
-    """Whether a transaction met another one, and PostgreSQL undid it."""
+    """Whether PostgreSQL rolled a transaction back because of another one."""
     return isinstance(error, DatabaseAway) and error.__cause__ is not None and isinstance(root(error.__cause__), UNDONE)
 
 
-# For a function that is one transaction, and does nothing else that can be seen.
+# For a function that is one transaction and has no other effect.
 again_if_undone = stamina.retry(on=was_undone, attempts=3, wait_initial=0.05, wait_max=0.5, wait_jitter=0.1)
 
 
 def reason(error: Exception) -> str:
-    """Why, for the log and the operator: what PostgreSQL or the network said.
+    """Return what PostgreSQL or the network said, for the log and the operator.
 
-    Not for an answer: it may name the database and its user.
+    Not for an HTTP answer: it may name the database and its user.
     """
     cause = error.__cause__ if isinstance(error, DatabaseAway) else None
     if isinstance(error, AppError) and cause is None:

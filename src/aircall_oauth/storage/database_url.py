@@ -1,7 +1,7 @@
 """The database's URL: which of libpq's parameters are passed on, which are applied here, and which are refused.
 
-asyncpg sends a parameter that it does not know to the server as a setting. So each of libpq's stands in one of the
-tables below; one whose promise could not be kept is refused when the settings are read, and never dropped.
+asyncpg sends a parameter that it does not know to the server as a setting. So each parameter of libpq stands in one of
+the tables below. A parameter that cannot be honoured is refused when the settings are read, and never dropped.
 """
 
 import os
@@ -54,7 +54,7 @@ EXPECTED = {
     "sslmode": ("|".join(MODES), f"one of {', '.join(MODES)}"),
     "target_session_attrs": ("|".join(SESSIONS), f"one of {', '.join(SESSIONS)}"),
 }
-# Where one of these values is given, leaving the parameter out changes nothing.
+# Parameters that may be left out if they have one of these values, which changes nothing.
 AS_WE_DO = {
     "channel_binding": ("disable", "prefer"),
     "client_encoding": ("auto", "utf8", "UTF8", "utf-8", "UTF-8"),
@@ -72,7 +72,7 @@ INSTEAD = {
     "servicefile": "set PGSERVICEFILE",
     "sslcrldir": "write sslcrl with one file",
 }
-# Of libpq, and not to be had here; `AS_WE_DO` has further ones.
+# Parameters of libpq that are not supported here; `AS_WE_DO` has more.
 NOT_SUPPORTED = {
     "hostaddr",
     "max_protocol_version",
@@ -88,7 +88,7 @@ NOT_SUPPORTED = {
 }
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 SPELLED_OUT = re.compile(r"[a-z][a-z0-9_]{1,39}")
-# The systems' names of what libpq calls so; seconds, and milliseconds for the last.
+# libpq's names and the operating system's; in seconds, the last one in milliseconds.
 TCP_OPTIONS = (
     ("keepalives_idle", "TCP_KEEPIDLE"),
     ("keepalives_interval", "TCP_KEEPINTVL"),
@@ -99,7 +99,7 @@ TCP_OPTIONS = (
 
 @dataclass(frozen=True)
 class Address:
-    """A database's URL, read: what asyncpg is given, and what it does not know and is applied here."""
+    """A parsed database URL: what asyncpg is given, and what asyncpg does not know and is applied here."""
 
     dsn: str
     connect_timeout_seconds: float | None  # per host; None where the URL says nothing
@@ -108,13 +108,13 @@ class Address:
     tls: Callable[[], ssl.SSLContext] | None  # where asyncpg cannot make the context from the URL
 
     def require_files(self) -> None:
-        """Raises `OSError` with the name of a file that the URL names and that can't be read."""
+        """Raise `OSError` with the name of the first file of the URL that cannot be read."""
         for path in self.files:
             with Path(path).open("rb"):
                 pass
 
     def tune(self, descriptor: int) -> None:
-        """Set the keepalives and the timeout that the URL asks for on a connected socket."""
+        """Set the URL's keepalives and timeout on a connected socket."""
         # The event loop's own socket object may refuse options; a copy of the descriptor is the same socket.
         with socket.socket(fileno=os.dup(descriptor)) as connected:
             if connected.family not in {socket.AF_INET, socket.AF_INET6}:
@@ -122,13 +122,13 @@ class Address:
             if "keepalives" in self.tcp:
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self.tcp["keepalives"] != 0))
             for name, option in TCP_OPTIONS:
-                # As in libpq, 0 is the system's default, and what a system does not have is left out.
+                # As in libpq, 0 means the system's default, and options that the system lacks are left out.
                 if self.tcp.get(name, 0) > 0 and hasattr(socket, option):
                     connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), self.tcp[name])
 
 
 def read(url: str) -> Address:
-    """A checked URL, taken apart. Raises `ValueError` for a parameter that is refused; names it, never its value."""
+    """Check and parse a URL. Raises `ValueError` for a refused parameter, with its name but never its value."""
     parts = urlsplit(url)
     given = {("sslmode" if name == "ssl" else name): value for name, value in _query(parts.query)}
     if problem := next((found for name, value in given.items() if (found := _problem(name, value))), None):
@@ -151,7 +151,7 @@ def read(url: str) -> Address:
 
 
 def _query(query: str) -> list[tuple[str, str]]:
-    """Names and values, decoded as libpq does: a plus is a plus. An empty value is as good as none."""
+    """Decode names and values as libpq does: a plus is a plus. A parameter with an empty value is left out."""
     try:
         pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=True) if query else []
         return [(name, value) for name, value in pairs if value]
@@ -160,7 +160,7 @@ def _query(query: str) -> list[tuple[str, str]]:
 
 
 def _problem(name: str, value: str) -> str | None:
-    """What is wrong with a parameter."""
+    """Return what is wrong with a parameter; None if nothing is."""
     if name in PASSED_ON:
         return None
     if name in EXPECTED:
@@ -171,7 +171,7 @@ def _problem(name: str, value: str) -> str | None:
         return None if value in AS_WE_DO[name] else f"has {name}, which can only be {can_be} here; {_advice(name)}"
     if name in NOT_SUPPORTED:
         return f"has {name}, which is not supported; {_advice(name)}"
-    # What a password with a `?` in it leaves behind is not repeated.
+    # Not repeated if it does not look like a name: it may be the rest of a password that has a `?` in it.
     shown = name if SPELLED_OUT.fullmatch(name) else "a parameter"
     return f"has {shown}, which libpq does not know; a setting of the server is written options=-c%20name%3Dvalue"
 
@@ -181,7 +181,7 @@ def _advice(name: str) -> str:
 
 
 def _system_trust(given: Mapping[str, str]) -> Callable[[], ssl.SSLContext]:
-    """What `sslrootcert=system` means: the machine's certificates, and never less than `verify-full`, as in libpq."""
+    """Return the context for `sslrootcert=system`: the machine's certificates, with `verify-full` only, as in libpq."""
     if given.get("sslmode", "verify-full") != "verify-full":
         raise ValueError("needs sslmode=verify-full with sslrootcert=system")
     if "sslcrl" in given or "sslnegotiation" in given:

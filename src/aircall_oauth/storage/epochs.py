@@ -1,7 +1,7 @@
-"""The log's epochs: a log that was restored, or that a standby took over, may lack what its readers have read.
+"""The log's epochs: a restored log, or one on a promoted standby, may lack events that its readers have read.
 
-Each connection looks, before it is used, whether the database is the one that the newest epoch was begun in; where it
-is not, it begins another one at the log's end. So nothing is written into a restored log before its epoch has begun.
+Each new connection checks, before it is used, that the database is the one that the newest epoch began in, and begins
+another epoch at the log's end if it is not. So nothing is written into a restored log before its epoch has begun.
 """
 
 import asyncpg
@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from aircall_oauth.storage import locks
 
-# Another cluster, another database of it, or another timeline: what a restore and a promotion change.
+# Identifies cluster, database and timeline, which a restore or a promotion changes.
 DATABASE = """
     concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
               (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -24,18 +24,18 @@ IS_KNOWN = f"""
            ELSE coalesce((SELECT database = {DATABASE} FROM log_epoch ORDER BY number DESC LIMIT 1), false) END
 """
 BEGIN = f"INSERT INTO log_epoch (id, database, began_after) SELECT $1, {DATABASE}, {END}"
-# How far the log is the same as one of a given epoch: to where the first epoch after that began.
+# A log of a given epoch is the same as this one up to where the first epoch after it began.
 COMMON = """
     SELECT min(began_after) FROM log_epoch
     WHERE number > (SELECT number FROM log_epoch WHERE id = $1)
 """
 NEWEST = "SELECT id, began_after FROM log_epoch ORDER BY number DESC LIMIT 1"
-# PostgreSQL is another one than PostgreSQL's own where these are refused: then a restore is seen by positions only.
+# Managed variants of PostgreSQL may refuse these functions; then a restore is noticed by positions only.
 NOT_TOLD = (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFunctionError)
 
 
 async def notice(connection: asyncpg.Connection) -> None:
-    """Begin an epoch where the database is another one than before; nothing before the tables are made."""
+    """Begin an epoch if the database is another one than before; does nothing before the tables are made."""
     try:
         if await connection.fetchval(IS_KNOWN):
             return
@@ -48,16 +48,16 @@ async def notice(connection: asyncpg.Connection) -> None:
 
 
 async def newest(connection: asyncpg.Connection) -> tuple[str, int]:
-    """The log's epoch, and the position that it began after; nothing is known of one where none has begun."""
+    """Return the log's epoch and the position that it began after; an empty name and 0 if none has begun."""
     row = await connection.fetchrow(NEWEST)
     return (row["id"], row["began_after"]) if row is not None else ("", 0)
 
 
 async def common_to(connection: asyncpg.Connection, epoch: str) -> int | None:
-    """Up to which position the log is what a reader of that epoch has read; None where it is all of it."""
+    """Return the position up to which this log is the one of an epoch; None if that is the log's own epoch."""
     name, began_after = await newest(connection)
     if epoch == name:
         return None
     common: int | None = await connection.fetchval(COMMON, epoch)
-    # An epoch that this log does not know began after it was copied.
+    # An epoch that this log does not know began after the copy was made.
     return began_after if common is None else common

@@ -1,7 +1,7 @@
-"""What PostgreSQL, the network and TLS say when something fails, in one line: what, whether it lasts, what to do.
+"""Explains errors of PostgreSQL, the network and TLS in one line: what failed, whether it lasts, and what to do.
 
-A fault that lasts is one of configuration: trying again does not end it. Nothing secret is repeated: no address, no
-password, and of PostgreSQL's words only those that cannot hold what was stored.
+A fault that lasts is one of configuration: trying again does not help. Nothing secret is repeated: no address, no
+password, and none of PostgreSQL's messages that may hold stored values.
 """
 
 import socket
@@ -12,9 +12,9 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 SETTING = "AIRCALL_OAUTH_DATABASE_URL"
-# All that the driver, or SQLAlchemy above it, raises. An `OSError` is one only where the database was asked.
+# All that the driver and SQLAlchemy raise. An `OSError` counts only where a connection was opened or used.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
-# PostgreSQL's words quote the values that it was sent in these classes of SQLSTATE: data, constraints, what SQL raised.
+# Classes of SQLSTATE in which PostgreSQL's message may quote values: data, constraints, errors raised in SQL.
 QUOTES_VALUES = ("22", "23", "P0")
 LOOK = f"Look at {SETTING}, at the network, and whether PostgreSQL runs."
 FILES = (
@@ -30,7 +30,7 @@ TLS = f"Look at sslmode and sslrootcert in {SETTING}, and at the server's certif
 
 @dataclass(frozen=True)
 class Fault:
-    """Why something failed, for the operator; `lasting` where trying again does not help."""
+    """Why something failed, for the operator; `lasting` if trying again does not help."""
 
     words: str
     advice: str
@@ -40,7 +40,7 @@ class Fault:
         return f"{self.words}. {self.advice}" if self.lasting else self.words
 
 
-# The first that fits.
+# The first entry that fits an error counts.
 KNOWN: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, bool], ...] = (
     (asyncpg.InsufficientPrivilegeError, RIGHTS, True),
     (asyncpg.InvalidPasswordError, f"Look at the user and the password in {SETTING}.", True),
@@ -81,7 +81,7 @@ KNOWN: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, b
 
 
 def explain(error: BaseException | None) -> Fault:
-    """An error of the driver's, the network's or TLS's, in words."""
+    """Return an error of the driver, the network or TLS in words."""
     error = root(error)
     if isinstance(error, FileNotFoundError | PermissionError) and error.filename is not None:
         return Fault(f"{error.strerror}: {error.filename}", FILES, True)
@@ -94,14 +94,14 @@ def explain(error: BaseException | None) -> Fault:
 
 
 def root(error: BaseException | None) -> BaseException | None:
-    """The driver's own exception: SQLAlchemy's dialect wraps it twice."""
+    """Return the driver's own exception, which SQLAlchemy's dialect wraps twice."""
     if isinstance(error, DBAPIError):
         return error.orig and (error.orig.__cause__ or error.orig)
     return error
 
 
 def _words(error: BaseException | None) -> str:
-    """One line without anything secret."""
+    """Return an error's first line, without anything secret."""
     name = type(error).__name__
     match error:
         case ssl.SSLCertVerificationError():

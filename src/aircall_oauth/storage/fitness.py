@@ -1,4 +1,4 @@
-"""What the database must be before it is used: asked by `migrate`, at every start, and by `doctor`."""
+"""Checks that the service can work with a database: for `migrate`, every start, and `doctor`."""
 
 import asyncpg
 
@@ -21,7 +21,7 @@ FOUND = """
 
 
 async def require_fit(connection: asyncpg.Connection) -> str:
-    """PostgreSQL's version, where it is one that the service can work with; else raises `DatabaseUnfit`."""
+    """Return PostgreSQL's version; raises `DatabaseUnfit` for a database that the service cannot work with."""
     found = await connection.fetchrow(FOUND)
     if found["version_number"] < OLDEST_POSTGRESQL:
         raise DatabaseUnfit(f"It is PostgreSQL {found['version']}.", "PostgreSQL 15 or newer is needed.")

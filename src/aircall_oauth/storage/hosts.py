@@ -1,4 +1,4 @@
-"""The servers of a database's URL: each is given a time of its own, so that one that hangs keeps no other away."""
+"""The servers of a database URL: each has a timeout of its own, so that one that hangs does not block the others."""
 
 import os
 from itertools import product
@@ -12,7 +12,7 @@ from aircall_oauth.storage.database_url import Address
 from aircall_oauth.storage.faults import DRIVER_ERRORS
 
 CONNECT_TIMEOUT_SECONDS = 3.0
-# PostgreSQL ends a session of ours that fell silent, in a transaction or altogether; the URL's say is about our end.
+# Has PostgreSQL end a session of ours that falls silent, in a transaction or not; the URL's options are for our end.
 ENDED_WHEN_SILENT = """
     SELECT set_config('idle_in_transaction_session_timeout', '5s', false),
            set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '1', false),
@@ -21,9 +21,9 @@ ENDED_WHEN_SILENT = """
 
 
 class Hosts:
-    """The one that answered last is asked first.
+    """Connects to one of the servers; the one that answered last is tried first.
 
-    Where several are named and no `target_session_attrs`, it is the primary that is wanted: a standby takes no event.
+    If there are several and no `target_session_attrs`, the primary is wanted: a standby takes no event.
     """
 
     def __init__(self, address: Address) -> None:
@@ -33,11 +33,11 @@ class Hosts:
         wanted = given or os.environ.get("PGTARGETSESSIONATTRS")
         self._wanted: tuple[str | None, ...] = (wanted,)
         if len(self._dsns) > 1:
-            # The driver would prefer among those that it is given at once.
+            # Two passes, as each server is tried on its own: the driver prefers among those it is given at once.
             self._wanted = ("standby", "any") if wanted == "prefer-standby" else (wanted or "primary",)
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
-        """The first that answers and is what is wanted; raises what the last one came to."""
+        """Connect to the first server that answers and is what is wanted; raises the last one's error."""
         self._address.require_files()
         last: Exception = TimeoutError()
         for wanted, dsn in product(self._wanted, self._dsns):
@@ -69,7 +69,7 @@ class Hosts:
 
 
 def each_host(dsn: str) -> list[str]:
-    """An address for each server that the address names, in its order."""
+    """Return a DSN for each server that a DSN names, in its order."""
     parts = urlsplit(dsn)
     credentials, at, named = parts.netloc.rpartition("@")
     if named:

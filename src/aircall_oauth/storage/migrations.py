@@ -17,7 +17,7 @@ LOCK_WAIT = timedelta(minutes=2)
 
 
 def migrations_folder() -> Path:
-    """The wheel's copy of the migrations, or the checkout's."""
+    """Return the folder of the migrations: the wheel's copy, or the checkout's."""
     packaged = Path(str(files("aircall_oauth") / "_alembic"))
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "alembic"
 
@@ -46,8 +46,8 @@ async def migrate(
 ) -> None:
     """Bring the schema up to date; safe to run from many processes at once (once at a time within one).
 
-    A table that is in use is asked for again and again, as long as `lock_wait`; `tell` is told what is waited for.
-    A schema newer than this code is left alone: the version that made it works with ours. Raises `DatabaseUnfit`.
+    A table that is in use is tried again for as long as `lock_wait`; `tell` is called with what is waited for. A schema
+    newer than this code is left alone: the version that made it works with ours. Raises `DatabaseUnfit`.
     """
     database = Database(url)
     try:

@@ -1,8 +1,8 @@
-"""The log's days: each a partition of its own, made ahead, made at once where one is missing, dropped when it is old.
+"""The log's days: each is a partition, made ahead, or at once if it is missing, and dropped when it is old.
 
-There is no default partition: rows that fell into one would keep their day from ever being made. Instead whoever
-meets a missing day makes it, so no event is refused for it: on a fresh day, after a month without a worker, under a
-clock that jumps.
+There is no default partition: rows in it would keep their day from ever being made. Instead the writer that meets a
+missing day makes it, so that no event is refused for it: on a fresh day, after a month without a worker, under a clock
+that jumps.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -13,7 +13,7 @@ from aircall_oauth.storage import locks
 
 MADE_AHEAD = timedelta(days=7)
 LOCK_TIMEOUT = "300ms"
-# Asked of the tables, not with `to_regclass`: that may remember what was missing before another process made it.
+# Reads the catalogue instead of `to_regclass`, which may remember a day as missing that another process has made.
 DAYS = """
     SELECT to_char(day, 'YYYYMMDD') AS suffix, day::date AS day
     FROM generate_series(date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC'),
@@ -29,7 +29,7 @@ FIRST_BETWEEN = """
     SELECT min(position) FROM event
     WHERE received_at >= $1::date::timestamp AT TIME ZONE 'UTC' AND received_at <= $2::timestamptz
 """
-# How many days from today on are there, today included, until the first one missing.
+# The number of days that are there from today on, today included, until the first missing one.
 DAYS_AHEAD = """
     SELECT n::int FROM generate_series(0, 3650) AS n
     WHERE 'event_' || to_char((clock_timestamp() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD') NOT IN (
@@ -39,7 +39,7 @@ DAYS_AHEAD = """
 
 
 async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEAD) -> int:
-    """Make the days from today on that are missing; how many were made. Inserts go on meanwhile."""
+    """Make the missing days from today on, and return how many. Inserts go on meanwhile."""
     if not await connection.fetch(DAYS, ahead):
         return 0
     async with connection.transaction():
@@ -51,15 +51,15 @@ async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEA
 
 
 async def ended_before(connection: asyncpg.Connection, moment: datetime) -> list[str]:
-    """The days of the log that ended before a moment, oldest first."""
+    """Return the names of the days that ended before a moment, oldest first."""
     names = [row["relname"] for row in await connection.fetch(PRESENT)]
     return [name for name in names if _day_of(name) + timedelta(days=1) <= moment.astimezone(UTC).date()]
 
 
 async def holds_what_came_late(connection: asyncpg.Connection, name: str, *, until: datetime) -> bool:
-    """Whether a day has events that came after some of later days: then a clock was wrong when they were written.
+    """Whether a day has events that were received after some event of a later day: then a clock was wrong.
 
-    Later days are those up to `until`; what lies beyond was written under a wrong clock itself.
+    Later days are those up to `until`; days beyond that were written under a wrong clock themselves.
     """
     end = _day_of(name) + timedelta(days=1)
     first_kept = await connection.fetchval(FIRST_BETWEEN, end, until)
@@ -68,10 +68,10 @@ async def holds_what_came_late(connection: asyncpg.Connection, name: str, *, unt
 
 
 async def drop(connection: asyncpg.Connection, name: str) -> None:
-    """Drop a day.
+    """Drop a day; raises `LockNotAvailableError` if it is being read.
 
-    Everybody else waits while this waits for readers to step aside, so it does not wait long: a day that is read too
-    busily to be dropped now is dropped the next time.
+    All other statements on the log queue behind this one while it waits for its lock, so it waits for a moment only; a
+    day that is in use is dropped the next time.
     """
     async with connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
@@ -80,7 +80,7 @@ async def drop(connection: asyncpg.Connection, name: str) -> None:
 
 
 async def days_ahead(connection: asyncpg.Connection) -> int:
-    """How many days from today on are there, today included, until the first one missing."""
+    """Return how many days are there from today on, today included, until the first missing one."""
     ahead: int = await connection.fetchval(DAYS_AHEAD)
     return ahead
 
@@ -97,7 +97,7 @@ async def _make(connection: asyncpg.Connection, suffix: str, day: date) -> None:
 
 
 async def _remember_the_end(connection: asyncpg.Connection, name: str) -> None:
-    """A reader that stands before this must be told that it missed something."""
+    """Note the last position that is dropped: a reader before it must be told that it missed events."""
     await connection.execute(
         f"""
         INSERT INTO log_start (dropped_to) SELECT max(position) FROM {name} HAVING count(*) > 0

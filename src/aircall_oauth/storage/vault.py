@@ -1,8 +1,8 @@
-"""Seals secrets we must use again, and fingerprints secrets we only recognise.
+"""Seals secrets that we must use again, and fingerprints secrets that we only recognise.
 
-A sealed secret is text: `v1.<key id>.<base64url(nonce + ciphertext + tag)>`, AES-256-GCM. What it belongs to
-(the row's id and column) is associated data, so a sealed value moved to another place does not open there.
-Every purpose works with a key of its own, derived from the configured one.
+A sealed secret is text: `v1.<key id>.<base64url(nonce + ciphertext + tag)>`, AES-256-GCM. The column and the row's id
+are associated data, so a sealed value that is moved elsewhere does not open there. Every purpose has a key of its own,
+derived from the configured one.
 """
 
 import hmac
@@ -26,7 +26,7 @@ NONCE_BYTES = 12
 
 @dataclass(frozen=True)
 class SealedAt:
-    """Where a sealed value stands: the column's name and the row's id."""
+    """Where a sealed value is kept: the column's name and the row's id."""
 
     column: str
     row_id: str
@@ -36,7 +36,10 @@ class SealedAt:
 
 
 class Vault:
-    """Holds the keys; the only one who does."""
+    """Seals, opens and fingerprints; nothing else holds the keys.
+
+    `on_refusal` is called with every sealed value that does not open.
+    """
 
     def __init__(
         self,
@@ -53,16 +56,16 @@ class Vault:
 
     @property
     def key_ids(self) -> list[str]:
-        """The ids of the configured keys; the first one seals."""
+        """The ids of the configured keys; the first key seals."""
         return list(self._sealing_keys)
 
     def seal(self, secret: str | SecretStr, at: SealedAt) -> str:
-        """Encrypt a secret for one place."""
+        """Encrypt a secret for the column and row where it is kept."""
         clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         return self._seal(clear.encode(), purpose="row", associated=str(at))
 
     def open(self, sealed: str, at: SealedAt) -> SecretStr:
-        """The secret sealed for this place; raises `SealBroken` or `SealKeyMissing`."""
+        """Decrypt a secret that was sealed for this column and row; raises `SealBroken` or `SealKeyMissing`."""
         try:
             return SecretStr(self._open(sealed, purpose="row", associated=str(at)).decode())
         except SealError as error:
@@ -71,14 +74,15 @@ class Vault:
             raise
 
     def seal_message(self, message: bytes, purpose: str) -> str:
-        """Encrypt a message that leaves this service and comes back, such as the OAuth state. URL-safe."""
+        """Encrypt a message that leaves this service and comes back, such as the OAuth state; URL-safe."""
         return self._seal(message, purpose=purpose, associated=purpose)
 
     def open_message(self, sealed: str, purpose: str) -> bytes:
+        """Decrypt a message that was sealed for this purpose; raises `SealBroken` or `SealKeyMissing`."""
         return self._open(sealed, purpose=purpose, associated=purpose)
 
     def fingerprint(self, secret: str | SecretStr, purpose: str) -> bytes:
-        """32 bytes that recognise a secret without giving it away (HMAC-SHA256, a key per purpose)."""
+        """Return 32 bytes that recognise a secret without revealing it (HMAC-SHA256, with a key per purpose)."""
         clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         return hmac.digest(self._fingerprint_subkey(purpose), clear.encode(errors="surrogatepass"), "sha256")
 

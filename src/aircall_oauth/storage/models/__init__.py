@@ -1,4 +1,4 @@
-"""The tables, and the changes they allow. To import one module of them makes the metadata whole."""
+"""The tables. Importing any module of this package registers them all in the metadata."""
 
 from aircall_oauth.storage.models import access, aircall, deliveries, events, installations
 

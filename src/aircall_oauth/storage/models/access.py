@@ -1,4 +1,4 @@
-"""Tables of API keys and the audit."""
+"""The tables of API keys and of the audit."""
 
 import secrets
 from datetime import datetime
@@ -32,12 +32,12 @@ API_KEY_PREFIX = "aok_"
 
 
 def new_api_key() -> str:
-    """A fresh API key: 256 random bits behind a prefix that secret scanners can recognise."""
+    """Make an API key: 256 random bits behind a prefix that secret scanners can recognise."""
     return API_KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 class ApiKey(Table, table=True):
-    """What one of the partner's systems shows us; only its fingerprint is kept."""
+    """The key of one of the partner's systems; only its fingerprint is kept."""
 
     __tablename__ = "api_key"
     __table_args__ = (
@@ -50,7 +50,7 @@ class ApiKey(Table, table=True):
     fingerprint: bytes = column(LargeBinary)
     scopes: list[str] = column(ARRAY(Text))
     owner: str | None = text_column(nullable=True)
-    # What it may ask Aircall for, as `GET,POST /calls/*`; None is anything. `rules.py` reads them.
+    # The calls to Aircall that it allows, as `GET,POST /calls/*`; None allows all (`access/rules.py`).
     aircall_rules: list[str] | None = column(ARRAY(Text), nullable=True)
     created_at: datetime = time_column()
     expires_at: datetime | None = time_column(nullable=True)
@@ -62,7 +62,7 @@ class ApiKey(Table, table=True):
 
 
 class Audit(Table, table=True):
-    """Who did what, when and from where. Rows are only ever added; a trigger of migration 0003 holds it."""
+    """One action: its actor, time and address. Rows are only ever added; a trigger of migration 0003 enforces it."""
 
     __tablename__ = "audit"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""The table of Aircall's budget."""
+"""The table of the budget of calls to Aircall."""
 
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from aircall_oauth.storage.models.base import Table, column, time_column
 
 
 class Budget(Table, table=True):
-    """How much of Aircall's limit one Aircall company has spent; `aircall/budget.py` has its statements."""
+    """The calls of the last minute for one Aircall company; `aircall/budget.py` has the statements."""
 
     __tablename__ = "budget"
 

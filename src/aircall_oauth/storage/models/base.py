@@ -1,4 +1,4 @@
-"""What every table has in common: metadata, columns, ids."""
+"""What all tables share: metadata, kinds of columns, ids."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,13 +24,13 @@ NAMING = {
 
 
 class Table(SQLModel):
-    """What our tables have in common: their metadata, with a name for every constraint."""
+    """The base of all tables; its metadata has a name for every constraint."""
 
     metadata = MetaData(naming_convention=NAMING)
 
 
 def new_id(kind: str) -> str:
-    """An id that sorts by time and names what it is of: `ins_0198…`."""
+    """Make an id that sorts by time, with the kind of its object in front: `ins_0198…`."""
     return f"{kind}_{uuid7().hex}"
 
 
@@ -39,7 +39,7 @@ def now() -> datetime:
 
 
 def column(type_: Any, *constraints: Any, nullable: bool = False, **options: Any) -> Any:
-    """A column as PostgreSQL has it; one that may be NULL is None unless told."""
+    """Define a column of any type; a nullable one is None by default."""
     column = Column(type_, *constraints, nullable=nullable, **options)
     return Field(default=None, sa_column=column) if nullable else Field(sa_column=column)
 

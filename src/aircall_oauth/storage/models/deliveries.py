@@ -1,4 +1,4 @@
-"""Tables of subscriptions and their deliveries."""
+"""The tables of subscriptions and their deliveries."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -29,22 +29,22 @@ class SubscriptionKind(StrEnum):
 
 class SubscriptionOrder(StrEnum):
     NONE = "none"
-    INSTALLATION = "installation"  # an installation's later events wait behind its parked one
+    INSTALLATION = "installation"  # an installation's later events wait behind its parked event
 
 
 class SubscriptionStatus(StrEnum):
     ACTIVE = "active"
     PAUSED = "paused"
-    DISABLED = "disabled"  # its destination wants no more
+    DISABLED = "disabled"  # its destination answered that it wants no more events
 
 
 class Health(StrEnum):
     UP = "up"
-    DOWN = "down"  # the position holds, and one probe at a time goes out
+    DOWN = "down"  # the position stays, and one probe at a time is sent
 
 
 class Subscription(Table, table=True):
-    """A named reader of the log: where it stands, what it wants, where it goes, and which worker reads for it."""
+    """A named reader of the log: its position, its filter, its destination, and the worker that reads for it."""
 
     __tablename__ = "subscription"
     __table_args__ = (
@@ -59,10 +59,9 @@ class Subscription(Table, table=True):
     id: str = text_column(primary_key=True)
     name: str = text_column()
     kind: str = text_column()
-    url: str = (
-        text_column()
-    )  # as it is shown (`destinations.kept_url`): without credentials, and without what a query says
-    url_sealed: str | None = text_column(nullable=True)  # None: an earlier version wrote the row, and `url` is all
+    # As it is shown (`registry.kept_url`): without credentials, and without the values of its query.
+    url: str = text_column()
+    url_sealed: str | None = text_column(nullable=True)  # None in a row of an earlier version: `url` is all of it
     subject: str | None = text_column(nullable=True)
     exchange: str | None = text_column(nullable=True)
     routing_key: str | None = text_column(nullable=True)
@@ -78,19 +77,19 @@ class Subscription(Table, table=True):
     version: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
     position: int = column(BigInteger)
     health: str = Field(default=Health.UP, sa_column=Column(Text, nullable=False, server_default=text("'up'")))
-    quiet_until: datetime | None = time_column(nullable=True)  # no request goes out before
+    quiet_until: datetime | None = time_column(nullable=True)  # no request is sent before
     probes: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_error: str | None = text_column(nullable=True)
     last_error_at: datetime | None = time_column(nullable=True)
     lease_holder: str | None = text_column(nullable=True)
     lease_until: datetime | None = time_column(nullable=True)
-    # Grows with every holder: whoever writes with an older number is fenced off.
+    # Grows with every holder, so that a former holder's writes can be refused.
     lease_number: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     created_at: datetime = time_column()
 
 
 class Parked(Table, table=True):
-    """An event one subscription could not take yet; dead once it was given up on, and kept as long as the event."""
+    """An event that a subscription could not take yet; dead once it is given up, and kept as long as the event."""
 
     __tablename__ = "parked"
     __table_args__ = (
@@ -108,17 +107,17 @@ class Parked(Table, table=True):
 
     subscription_id: str = text_column(ForeignKey("subscription.id", ondelete="CASCADE"), primary_key=True)
     position: int = column(BigInteger, primary_key=True, autoincrement=False)
-    received_at: datetime = time_column()  # the event's: it names the day to look in
+    received_at: datetime = time_column()  # the event's: it tells the day of the log to search
     event_id: str = text_column()
     installation_id: str = text_column()
     attempts: int = column(Integer)
     reason: str = text_column()
-    due_at: datetime | None = time_column(nullable=True)  # null for one that waits behind another, and for a dead one
+    due_at: datetime | None = time_column(nullable=True)  # null if it waits behind another event, or is dead
     dead_at: datetime | None = time_column(nullable=True)
 
 
 class Attempt(Table, table=True):
-    """One try of a delivery. Rows are only ever added, many at a time."""
+    """One try of a delivery. Rows are only added, many at a time."""
 
     __tablename__ = "attempt"
     __table_args__ = (
@@ -129,7 +128,7 @@ class Attempt(Table, table=True):
     )
 
     id: int | None = column(BigInteger, Identity(always=True), primary_key=True)
-    # No foreign key, which would be looked up for every row; the rows of one that was deleted go when they are old.
+    # No foreign key, which would be checked for every row; rows of a deleted subscription go when they are old.
     subscription_id: str = text_column()
     event_id: str = text_column()
     position: int = column(BigInteger)

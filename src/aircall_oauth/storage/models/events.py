@@ -1,4 +1,4 @@
-"""Tables of the event log."""
+"""The tables of the event log."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -25,16 +25,16 @@ from aircall_oauth.storage.models.base import Table, column, one_of, text_column
 class EventSource(StrEnum):
     AIRCALL = "aircall"
     SERVICE = "service"
-    BACKFILL = "backfill"  # Aircall told it when asked, not by itself
+    BACKFILL = "backfill"  # from Aircall's list of calls, not from its webhook
 
 
 EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=BigInteger)
 
 
 class Event(Table, table=True):
-    """What Aircall told us, or we noticed: one row of the log, never changed.
+    """One event of the log, from Aircall or of the service's own; never changed.
 
-    The table is cut by day (`partitions.py`), so that a day past the retention goes in one stroke.
+    The table is partitioned by day (`partitions.py`), so that a day past the retention is dropped as a whole.
     """
 
     __tablename__ = "event"
@@ -51,7 +51,7 @@ class Event(Table, table=True):
     )
     received_at: datetime = time_column(primary_key=True)
     id: str = text_column()
-    # No foreign key and a copy of company and owner: an event tells what was so when it came.
+    # No foreign key, and a copy of company and owner: an event shows what was true when it was received.
     installation_id: str = text_column()
     company_id: int = column(BigInteger)
     owner: str | None = text_column(nullable=True)
@@ -63,10 +63,10 @@ class Event(Table, table=True):
 
 
 class EventFingerprint(Table, table=True):
-    """An event already taken in, so that its repeat is recognised."""
+    """A received event, so that its repeat is recognised."""
 
     __tablename__ = "event_fingerprint"
-    # Rows come in the order of time, so a block range index finds the old ones and costs next to nothing to keep.
+    # Rows are added in the order of time, so a block range index finds the old ones at next to no cost.
     __table_args__ = (Index("ix_event_fingerprint_received_at", "received_at", postgresql_using="brin"),)
 
     fingerprint: bytes = column(LargeBinary, primary_key=True)
@@ -74,7 +74,7 @@ class EventFingerprint(Table, table=True):
 
 
 class LogStart(Table, table=True):
-    """How far the log was dropped: one row, once something was."""
+    """The last position that was dropped: one row, or none if nothing was dropped yet."""
 
     __tablename__ = "log_start"
     __table_args__ = (CheckConstraint("one", name="one"),)
@@ -84,7 +84,7 @@ class LogStart(Table, table=True):
 
 
 class LogReader(Table, table=True):
-    """How far a chore of our own has read the log."""
+    """The position up to which a chore of the worker has read the log."""
 
     __tablename__ = "log_reader"
 
@@ -93,7 +93,7 @@ class LogReader(Table, table=True):
 
 
 class ToldCall(Table, table=True):
-    """A call whose end is in the log, so that the event and its back-filled twin are recognised as one."""
+    """A call with its end in the log, so that the event and its back-filled copy are recognised as one."""
 
     __tablename__ = "told_call"
     __table_args__ = (Index("ix_told_call_received_at", "received_at", postgresql_using="brin"),)
@@ -104,16 +104,16 @@ class ToldCall(Table, table=True):
 
 
 class EventDraft(Table, table=True):
-    """Events that a transaction adds to the log as it commits, one beside the other; nothing of it stays here.
+    """Events that a transaction appends to the log when it commits; the arrays have one entry per event.
 
-    A deferred trigger of its migration takes the log's lock, draws the positions and deletes the draft.
+    A deferred trigger (migration 0010) takes the log's lock, draws the positions and deletes the draft.
     """
 
     __tablename__ = "event_draft"
     __table_args__ = ({"prefixes": ["UNLOGGED"]},)
 
     id: int | None = column(BigInteger, Identity(always=True), primary_key=True)
-    gap_id: str | None = text_column(nullable=True)  # counts what was added
+    gap_id: str | None = text_column(nullable=True)  # the gap that counts the added events
     installation_id: str = text_column()
     company_id: int = column(BigInteger)
     owner: str | None = text_column(nullable=True)
@@ -121,13 +121,14 @@ class EventDraft(Table, table=True):
     resource: str | None = text_column(nullable=True)
     source: str = text_column()
     ids: list[str] = column(ARRAY(Text))
-    keys: list[bytes | None] = column(ARRAY(LargeBinary))  # with one, the event is added where it was not told before
-    times: list[datetime | None] = column(ARRAY(DateTime(timezone=True)))  # without one, it occurs at the commit
+    # Of a call: an event with one is added only if that call's end is not in the log.
+    keys: list[bytes | None] = column(ARRAY(LargeBinary))
+    times: list[datetime | None] = column(ARRAY(DateTime(timezone=True)))  # None is the time of the commit
     texts: list[str] = column(ARRAY(Text))
 
 
 class LogEpoch(Table, table=True):
-    """Since when the log is that of one database, and which: a restored log begins another epoch (`epochs`)."""
+    """The database that the log is in, and since which position: a restored log begins another epoch (`epochs`)."""
 
     __tablename__ = "log_epoch"
 

@@ -1,4 +1,4 @@
-"""Tables of installations, their webhooks, flows, claims, gaps and rhythms."""
+"""The tables of installations: webhooks, flows, claims, gaps and rhythms."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -23,7 +23,7 @@ from aircall_oauth.storage.models.base import Table, column, one_of, text_column
 
 
 class InstallationStatus(StrEnum):
-    UNCLAIMED = "unclaimed"  # saved, but nobody has claimed it: no webhook, no token, no proxy
+    UNCLAIMED = "unclaimed"  # saved, but not claimed yet: no webhook, no token, no proxy
     ACTIVE = "active"
     UNAUTHORIZED = "unauthorized"  # Aircall no longer accepts its token
     REMOVED = "removed"  # uninstalled or disconnected: the token is erased
@@ -37,7 +37,7 @@ class Installation(Table, table=True):
         one_of("status", InstallationStatus),
         CheckConstraint("(status = 'removed') = (token_sealed IS NULL)", name="token"),
         CheckConstraint("(token_sealed IS NULL) = (token_fingerprint IS NULL)", name="fingerprint"),
-        # Aircall does not always tell the integration's id; then the company's is the identity.
+        # Aircall does not always tell the integration's id; without it, the company's id identifies the installation.
         Index(
             "uq_installation_integration_id",
             "integration_id",
@@ -62,12 +62,12 @@ class Installation(Table, table=True):
     number_ids: list[int] = Field(
         default_factory=list, sa_column=Column(ARRAY(BigInteger), nullable=False, server_default=text("'{}'"))
     )
-    # Whether Aircall has the integration switched on, as far as it told.
+    # Whether Aircall last told that the integration is switched on.
     integration_active: bool = Field(
         default=True, sa_column=Column(Boolean, nullable=False, server_default=text("true"))
     )
-    # When to see to it that the integration is on at Aircall: once it was connected, and once whatever we told Aircall
-    # to switch it off is over. Counts only while the installation is active.
+    # When to make sure that the integration is switched on at Aircall: after it was connected, and after a disconnect
+    # of ours that switched it off is over. Counts only while the installation is active.
     switch_on_at: datetime | None = time_column(nullable=True)
     token_sealed: str | None = text_column(nullable=True)
     token_fingerprint: bytes | None = column(LargeBinary, nullable=True)
@@ -75,14 +75,14 @@ class Installation(Table, table=True):
 
 
 class WebhookStatus(StrEnum):
-    PENDING = "pending"  # not registered yet; the worker goes on trying
+    PENDING = "pending"  # not registered yet; the worker keeps trying
     ACTIVE = "active"
     DISABLED = "disabled"  # Aircall switched it off
-    MISSING = "missing"  # Aircall has it no more
+    MISSING = "missing"  # Aircall does not have it any more
 
 
 class Webhook(Table, table=True):
-    """The object registered in an installation's Aircall account, which sends us its events."""
+    """The webhook in an installation's Aircall account that sends us its events."""
 
     __tablename__ = "webhook"
     __table_args__ = (
@@ -98,21 +98,21 @@ class Webhook(Table, table=True):
     webhook_id: str | None = text_column(nullable=True)
     token_fingerprint: bytes | None = column(LargeBinary, nullable=True)
     checked_at: datetime | None = time_column(nullable=True)
-    due_at: datetime | None = time_column(nullable=True)  # when to look at it next
-    leased_until: datetime | None = time_column(nullable=True)  # whoever looks at it has it until then
+    due_at: datetime | None = time_column(nullable=True)  # when to check it next
+    leased_until: datetime | None = time_column(nullable=True)  # until then one process has it to itself
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_error: str | None = text_column(nullable=True)
-    thorough_at: datetime | None = time_column(nullable=True)  # last looked at with all that belongs to it
-    refused_at: datetime | None = time_column(nullable=True)  # since when Aircall refuses the token
+    thorough_at: datetime | None = time_column(nullable=True)  # when everything around it was last checked too
+    refused_at: datetime | None = time_column(nullable=True)  # since when Aircall has refused the token
     rotation_wanted: bool = Field(
         default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
     )
 
 
 class RetiredWebhook(Table, table=True):
-    """A webhook of ours that is to be deleted at Aircall; until it is, its events are recognised like any other's.
+    """A webhook of ours that is to be deleted at Aircall; until then its events are still recognised.
 
-    Nobody takes it into use again: that is how a webhook being deleted and one being adopted never are the same.
+    It is never taken into use again, so a webhook that is being deleted is never adopted at the same time.
     """
 
     __tablename__ = "retired_webhook"
@@ -125,25 +125,25 @@ class RetiredWebhook(Table, table=True):
     webhook_id: str = text_column(primary_key=True)
     installation_id: str = text_column(ForeignKey("installation.id", ondelete="CASCADE"))
     token_fingerprint: bytes | None = column(LargeBinary, nullable=True)
-    due_at: datetime = time_column()  # while somebody is at it: when another one may take over
+    due_at: datetime = time_column()  # while a worker has it: when another may take over
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    deleted_at: datetime | None = time_column(nullable=True)  # it is forgotten a little later
+    deleted_at: datetime | None = time_column(nullable=True)  # its row is deleted a little later
 
 
 class FlowStatus(StrEnum):
-    UNKNOWN = "unknown"  # used up, and no ending known yet: under way, or the process died
+    UNKNOWN = "unknown"  # its state is used, its ending not known yet: under way, or the process died
     CONNECTED = "connected"
     ENDED = "ended"  # without an installation; `ending` says how
 
 
 class Flow(Table, table=True):
-    """An install flow whose state was used up, and how it ended."""
+    """An install flow that came back with its state, and how it ended."""
 
     __tablename__ = "flow"
     __table_args__ = (
         one_of("status", FlowStatus),
         Index("ix_flow_used_at", "used_at"),
-        # An install link is used up by the first flow that comes back with a code.
+        # An install link is used by the first flow that comes back with a code.
         Index("uq_flow_link_id", "link_id", unique=True, postgresql_where=text("link_id IS NOT NULL")),
     )
 
@@ -157,12 +157,12 @@ class Flow(Table, table=True):
 
 
 class Claim(Table, table=True):
-    """A one-time code that somebody carries home from a flow, to say whose the installation is.
+    """A one-time code that a browser brings back from a flow, for an owner to claim the installation with.
 
-    Once it was used it is remembered until it expires, so that the same owner may send it again.
+    A used code is kept until it expires, so that the same owner may send it again.
 
-    Where somebody has the installation already, a flow that must be claimed leaves its token here, beside it: so a
-    flow that nobody claims changes nothing for whoever has it.
+    If the installation is in use already, a flow that must be claimed leaves its token here, beside the installation's.
+    So a flow that is never claimed changes nothing for the present owner.
     """
 
     __tablename__ = "claim"
@@ -176,7 +176,7 @@ class Claim(Table, table=True):
     id: str = text_column(primary_key=True)
     installation_id: str = text_column(ForeignKey("installation.id", ondelete="CASCADE"))
     fingerprint: bytes = column(LargeBinary)
-    owner: str | None = text_column(nullable=True)  # the install link's, and the claimer's: no other may claim it
+    owner: str | None = text_column(nullable=True)  # the install link's owner, or the one that claimed it: no other may
     token_sealed: str | None = text_column(nullable=True)
     token_fingerprint: bytes | None = column(LargeBinary, nullable=True)
     expires_at: datetime = time_column()
@@ -184,7 +184,7 @@ class Claim(Table, table=True):
 
 
 class Uninstall(Table, table=True):
-    """Aircall said that an admin removed our app; it is looked at until that is certain, one way or the other."""
+    """Aircall said that an admin removed our app; checked until it is certain whether that is so."""
 
     __tablename__ = "uninstall"
     __table_args__ = (Index("ix_uninstall_due_at", "due_at"),)
@@ -195,7 +195,7 @@ class Uninstall(Table, table=True):
 
 
 class Farewell(Table, table=True):
-    """What is still to be undone at Aircall for an installation removed here; the token is kept for that alone."""
+    """What is left to undo at Aircall for an installation that was removed here; its token is kept only for that."""
 
     __tablename__ = "farewell"
     __table_args__ = (Index("ix_farewell_due_at", "due_at"), Index("ix_farewell_installation_id", "installation_id"))
@@ -206,13 +206,13 @@ class Farewell(Table, table=True):
     token_fingerprint: bytes = column(LargeBinary)
     webhook_id: str | None = text_column(nullable=True)
     begun_at: datetime = time_column()
-    due_at: datetime = time_column()  # while somebody is at it: when another one may take over
+    due_at: datetime = time_column()  # while a worker has it: when another may take over
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_error: str | None = text_column(nullable=True)
 
 
 class Trouble(Table, table=True):
-    """A web process answered many events with an error of ours, and it is over: the webhooks are to be looked at."""
+    """A burst of errors in answers to events, which is over now: all webhooks are to be checked."""
 
     __tablename__ = "trouble"
 
@@ -226,13 +226,13 @@ class GapReason(StrEnum):
     WEBHOOK_DISABLED = "webhook_disabled"
     WEBHOOK_MISSING = "webhook_missing"
     SERVICE_AWAY = "service_away"
-    BY_HAND = "by_hand"  # an operator named the window
+    BY_HAND = "by_hand"  # a window that an operator named
 
 
 class Gap(Table, table=True):
-    """A window in which an installation could not receive, and how far its back-fill is.
+    """A window in which an installation could not receive events, and how far its back-fill is.
 
-    While the window is open both `until` and `due_at` are empty; once it is filled, `due_at` is empty again.
+    `until` and `due_at` are empty while the window is open, and `due_at` again once it is filled.
     """
 
     __tablename__ = "gap"
@@ -249,9 +249,9 @@ class Gap(Table, table=True):
     reason: str = text_column()
     since: datetime = time_column()
     until: datetime | None = time_column(nullable=True)
-    due_at: datetime | None = time_column(nullable=True)  # while somebody is at it: when another one may take over
-    listed_to: datetime | None = time_column(nullable=True)  # calls that started before this are done
-    part_to: datetime | None = time_column(nullable=True)  # where the part that is being listed ends
+    due_at: datetime | None = time_column(nullable=True)  # while a worker has it: when another may take over
+    listed_to: datetime | None = time_column(nullable=True)  # calls that started before this are back-filled
+    part_to: datetime | None = time_column(nullable=True)  # the end of the part that is being listed
     page: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
     found: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     added: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
@@ -260,7 +260,7 @@ class Gap(Table, table=True):
 
 
 class Pulse(Table, table=True):
-    """When a process that receives was last alive: one row, once one was."""
+    """When a process that receives events was last alive: one row, or none before the first."""
 
     __tablename__ = "pulse"
     __table_args__ = (CheckConstraint("one", name="one"),)
@@ -273,12 +273,12 @@ RHYTHM_HOURS = 4 * 7 * 24
 
 
 class Rhythm(Table, table=True):
-    """In which hours of the last four weeks before it last spoke an installation spoke, the newest first."""
+    """The hours in which an installation sent events, in the four weeks before its last one; the newest first."""
 
     __tablename__ = "rhythm"
     __table_args__ = (Index("ix_rhythm_silent_at", "silent_at", postgresql_where=text("silent_at IS NOT NULL")),)
 
     installation_id: str = text_column(ForeignKey("installation.id", ondelete="CASCADE"), primary_key=True)
-    hour: int = column(BigInteger)  # of the first bit: hours since 1970
+    hour: int = column(BigInteger)  # hours since 1970, of the first bit
     spoke: Any = column(BIT(RHYTHM_HOURS))
-    silent_at: datetime | None = time_column(nullable=True)  # from then on, silence is not its way
+    silent_at: datetime | None = time_column(nullable=True)  # from then on its silence is unusual

@@ -1,8 +1,8 @@
-"""Which columns hold sealed secrets, and what for."""
+"""The columns that hold sealed secrets, and what the secrets are."""
 
 from dataclasses import dataclass
 
-# Where an installation's token stands sealed, and what it is fingerprinted as.
+# Where an installation's token is kept sealed, and the purposes of fingerprints.
 TOKEN_COLUMN = "installation.token_sealed"
 CLAIM_TOKEN_COLUMN = "claim.token_sealed"
 FAREWELL_TOKEN_COLUMN = "farewell.token_sealed"
@@ -14,7 +14,7 @@ CLAIM_PURPOSE = "claim"
 
 @dataclass(frozen=True)
 class Sealed:
-    """A column of sealed secrets, in a table whose key is `id`, and their fingerprints' where there is one."""
+    """A column of sealed secrets, and the column with their fingerprints, if any. The table's key is `id`."""
 
     table: str
     column: str
@@ -26,7 +26,7 @@ class Sealed:
         return f"{self.table}.{self.column}"
 
 
-# Every such column there is: what the start looks at, and what a rotation seals anew.
+# All such columns: checked at the start, and sealed anew by a rotation.
 SEALED = (
     Sealed("installation", "token_sealed", "token_fingerprint"),
     Sealed("claim", "token_sealed", "token_fingerprint"),
@@ -37,7 +37,7 @@ SEALED = (
 )
 
 
-# Where a subscription's secrets stand sealed.
+# Where a subscription's secrets are kept sealed.
 SECRET_COLUMN = "subscription.secret_sealed"
 OLD_SECRET_COLUMN = "subscription.old_secret_sealed"
 URL_COLUMN = "subscription.url_sealed"
