@@ -1,1 +1,1 @@
-"""Who may use a door: API keys and their scopes, rules, how a refusal reads, and the audit."""
+"""Access to the HTTP endpoints: API keys with their scopes and rules, problem details, and the audit."""

@@ -1,6 +1,6 @@
-"""Who did what, when, from where: one line each, in the transaction of the thing it tells of.
+"""The audit: a row for each action, with actor, time and address, written in the transaction of the action.
 
-Lines are only ever added; the database refuses everything else (`docs/decisions/0008-the-audit-only-grows.md`).
+Rows are only ever added; the database refuses everything else (`docs/decisions/0008-the-audit-only-grows.md`).
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ FORGET = """
 
 
 class Action(StrEnum):
-    """What can be done that somebody may have to answer for."""
+    """The actions that are audited."""
 
     TOKEN_READ = "token.read"
-    AIRCALL_READ = "aircall.read"  # a call passed on that changes nothing
+    AIRCALL_READ = "aircall.read"  # a proxied call that changes nothing
     AIRCALL_WRITE = "aircall.write"
     INSTALL_LINK_MADE = "install_link.made"
     INSTALLATION_CLAIMED = "installation.claimed"
@@ -49,7 +49,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Who:
-    """Who asks, from where, and in which request. `address` is the other end of the socket, `-` where there is none."""
+    """An actor, its address and its request. `address` is the other end of the socket, `-` if there is none."""
 
     actor: str
     address: str = "-"
@@ -57,7 +57,7 @@ class Who:
 
 
 OPERATOR = Who("operator")  # at the command line
-SERVICE = Who("service")  # by itself: a chore
+SERVICE = Who("service")  # a chore of the worker
 
 
 async def record(
@@ -68,7 +68,7 @@ async def record(
     installation_id: str | None = None,
     outcome: Outcome = Outcome.DONE,
 ) -> None:
-    """Add a line; it is there if, and only if, what the session's transaction does is done."""
+    """Add a row; it is kept if, and only if, the session's transaction commits."""
     session.add(
         Audit(
             id=new_id("aud"),
@@ -91,9 +91,9 @@ def values(who: Who, action: Action, *, installation_id: str) -> tuple[str | Non
 async def wait_after(
     session: AsyncSession, who: Who, action: Action, *, most: int, outcome: Outcome = Outcome.DONE
 ) -> timedelta | None:
-    """How long an actor who did this `most` times within a minute must wait to do it again; None where it may.
+    """Return how long an actor that did this `most` times within a minute must wait; None if it need not.
 
-    Whoever asks for the same actor meanwhile waits for this transaction's end, so the count holds over all replicas.
+    Other calls for the same actor wait until this transaction ends, so the count holds over all processes.
     """
     connection = await session.connection()
     lock = text("SELECT pg_advisory_xact_lock(:lock, hashtext(:actor))")
@@ -125,6 +125,6 @@ async def rows(resources: Resources, *, installation_id: str | None = None, limi
 
 
 async def forget_old(resources: Resources) -> None:
-    """The worker's chore: drop lines past `AIRCALL_OAUTH_AUDIT_RETENTION`, some at a time."""
+    """Delete the rows past `AIRCALL_OAUTH_AUDIT_RETENTION`, in batches: a chore of the worker."""
     before = await clocks.agreed_now(resources.database) - resources.settings.audit_retention
     await batches.delete(resources.database, FORGET, before)

@@ -1,4 +1,4 @@
-"""Whoever uses a door of the partner's systems: what an API key was found to allow, or the operator, who may do all."""
+"""The callers of the API: what a recognised API key allows; and the operator, who may do everything."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from aircall_oauth.storage.models.installations import Installation
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A recognised API key: its id, its scopes, whose rows it sees, and what it may ask Aircall for."""
+    """A recognised API key: its id, its scopes, the owner it is bound to, and the calls to Aircall that it allows."""
 
     id: str
     scopes: Sequence[str]
@@ -25,16 +25,16 @@ class Caller:
         return scope in self.scopes
 
     def may_ask(self, method: str, path: str) -> bool:
-        """Whether it may ask Aircall for this, given the scope."""
+        """Whether it may call Aircall with this method and path, given the scope."""
         return self.aircall_rules is None or any(rules.allows(rule, method, path) for rule in self.aircall_rules)
 
     def may_act_for(self, owner: str) -> bool:
         return self.owner in {None, owner}
 
     def sees(self, table: type[Installation | Event]) -> Iterable[ColumnElement[bool]]:
-        """The conditions a query must carry so that a key bound to an owner sees that owner's rows only."""
+        """Return the conditions for a query, so that a key bound to an owner sees that owner's rows only."""
         return () if self.owner is None else (col(table.owner) == self.owner,)
 
 
-# Whoever is at the command line may do everything and sees everything.
+# The operator at the command line may do everything and sees everything.
 OPERATOR = Caller("operator", list(Scope))

@@ -1,4 +1,4 @@
-"""What a route may ask for."""
+"""What a route may depend on: resources, the caller with a scope, the actor for the audit."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from aircall_oauth.storage.models.access import Scope
 bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="An API key of this service.")
 
 
-# Not one of these is a plain `def`: the framework would run it in a thread, at the price of a statement.
+# All of these are `async`: the framework runs a plain `def` in a thread, which costs as much as a statement.
 async def resources_of(request: Request) -> Resources:
     resources: Resources = request.app.state.resources
     return resources
@@ -27,7 +27,7 @@ ResourcesDep = Annotated[Resources, Depends(resources_of)]
 
 
 async def authenticate(request: Request) -> None:
-    """Recognise the API key of the request. A wrong, revoked or expired key gets the same answer as none."""
+    """Recognise the API key of a request; raises `Unauthenticated`, alike for no key and a wrong or expired one."""
     credentials = await bearer(request)
     if credentials is None:
         raise Unauthenticated
@@ -43,13 +43,13 @@ async def authenticate(request: Request) -> None:
 async def caller(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Caller:
-    """The API key that the door recognised before it read anything else of the request."""
+    """Return the caller that the route recognised before it read anything else of the request."""
     key: Caller = request.state.caller
     return key
 
 
 def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """The caller, if its key has this scope."""
+    """Return a dependency for the caller, which raises `ScopeMissing` if its key lacks a scope."""
 
     async def scoped_caller(key: Annotated[Caller, Depends(caller)]) -> Caller:
         if not key.may(scope):
@@ -60,7 +60,7 @@ def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
 
 
 async def who(request: Request, key: Annotated[Caller, Depends(caller)]) -> Who:
-    """The caller as the audit tells of it; its address is the socket's, which no header can change."""
+    """Return the caller for the audit; its address is the socket's, which no header can change."""
     address = request.client.host if request.client else "-"
     return Who(key.id, address, request.scope.get("request_id"))
 

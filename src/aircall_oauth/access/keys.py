@@ -1,4 +1,4 @@
-"""API keys: made, listed and revoked by an operator, recognised at every door of the partner's systems."""
+"""API keys: created, listed and revoked by an operator, recognised at every endpoint of the API."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -37,7 +37,7 @@ async def create(
     aircall_rules: Sequence[str] | None = None,
     lifetime: timedelta | None = None,
 ) -> str:
-    """A new API key, in clear this one time; only its fingerprint is kept."""
+    """Create an API key and return it, in clear this one time; only its fingerprint is kept."""
     await resources.require_ready()
     secret, created_at = new_api_key(), now()
     key = ApiKey(
@@ -57,10 +57,10 @@ async def create(
 
 
 async def recognise(resources: Resources, secret: str) -> Caller | None:
-    """The caller who has the API key with this secret, if it opens anything now.
+    """Return the caller with this API key; None if there is no such key, or it is revoked or expired.
 
-    Asked anew for every request, so a key revoked anywhere is refused everywhere with the next one. It is looked up by
-    its fingerprint, so how long the search takes says nothing about a secret that is nearly right.
+    To be called for every request, so that a key revoked in one process is refused in all with the next request. A key
+    is looked up by its fingerprint, so the time of the search tells nothing about a secret that is nearly right.
     """
     fingerprint = resources.vault.fingerprint(secret, API_KEY_PURPOSE)
     async with resources.recognition.driver_connection() as connection:
@@ -74,21 +74,21 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
 
 
 async def still_opens(resources: Resources, key: Caller) -> bool:
-    """Whether a key that was recognised a while ago would be recognised now."""
+    """Whether a key that was recognised a while ago would still be."""
     async with resources.recognition.driver_connection() as connection:
         opens: bool = await connection.fetchval(STILL_OPENS, key.id)
     return opens
 
 
 async def list_all(resources: Resources) -> Sequence[ApiKey]:
-    """Every API key, oldest first; never the secret, which nobody has."""
+    """Return every API key, oldest first; the secrets are not kept."""
     await resources.require_ready()
     async with resources.database.session() as session:
         return (await session.exec(select(ApiKey).order_by(col(ApiKey.id)))).all()
 
 
 async def revoke(resources: Resources, which: str) -> int:
-    """Revoke the keys with this id or name, effective at once; how many there were."""
+    """Revoke the keys with this id or name at once, and return how many there were."""
     await resources.require_ready()
     revocation = (
         update(ApiKey)
@@ -103,14 +103,14 @@ async def revoke(resources: Resources, which: str) -> int:
 
 
 async def withdraw(resources: Resources, secret: str) -> None:
-    """Revoke a key that was made just now and reached nobody."""
+    """Revoke a key that was just created, and could not be shown."""
     caller = await recognise(resources, secret)
     if caller is not None:
         await revoke(resources, caller.id)
 
 
-def standing(key: ApiKey, moment: datetime) -> str:
-    """One word on whether a key still opens anything."""
+def status(key: ApiKey, moment: datetime) -> str:
+    """Return `active`, `revoked` or `expired`."""
     if key.revoked_at is not None:
         return "revoked"
     return "active" if key.valid_at(moment) else "expired"

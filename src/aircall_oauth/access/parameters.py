@@ -1,4 +1,4 @@
-"""Path and body parameters that several doors share."""
+"""Path and body parameters that several endpoints share."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Errors as the partner's systems see them: `application/problem+json` (RFC 9457)."""
+"""Problem details: errors as the API answers them, `application/problem+json` (RFC 9457)."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -28,7 +28,7 @@ from aircall_oauth.errors import (
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
 
-# A tag of an enum is told as `<Kind.HTTP: 'http'>`.
+# pydantic writes an enum's tag as `<Kind.HTTP: 'http'>`.
 QUOTED = re.compile("'[^']*'")
 
 MEANINGS = {
@@ -48,7 +48,7 @@ MEANINGS = {
     503: "Try again after `Retry-After` seconds",
 }
 EXAMPLE_REQUEST_ID = "req_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"
-# What stands for a status for where a door names no error of its own.
+# The error that documents a status, unless an endpoint names one of its own.
 EXAMPLES: dict[int, AppError] = {
     error.status: error
     for error in (
@@ -85,7 +85,7 @@ class Problem(BaseModel):
 
 
 def problem(error: AppError, request_id: str | None) -> dict[str, Any]:
-    """An error's body."""
+    """Return the body for an error."""
     return Problem(
         type=TYPE_PREFIX + error.code(),
         title=error.title(),
@@ -107,9 +107,9 @@ def _more(error: AppError) -> dict[str, Any]:
 
 
 def fault(error: Mapping[str, Any], fields: Collection[str] = ()) -> str:
-    """What is wrong with a request and where, of an error of pydantic's. `fields` are those that the door knows.
+    """Return what is wrong with a request and where, from an error of pydantic's. `fields` are the endpoint's.
 
-    Never what was sent, be it a value or a name: it may be a secret in the wrong place.
+    Never what was sent, neither values nor names: it may be a secret in the wrong place.
     """
     place, said = [str(part) for part in error["loc"]], str(error["msg"])
     match error["type"]:
@@ -123,12 +123,12 @@ def fault(error: Mapping[str, Any], fields: Collection[str] = ()) -> str:
 
 
 def headers(error: AppError) -> dict[str, str]:
-    """What an error's answer carries besides its body."""
+    """Return the headers of an error's answer."""
     known = {"cache-control": "no-store"}
     if isinstance(error, Unavailable | TooManyRequests):
         known["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, BodyTooSlow):
-        # What is still to come is not wanted.
+        # The rest of the body is not read.
         known["connection"] = "close"
     if error.status == 401:
         known["www-authenticate"] = "Bearer"
@@ -136,7 +136,7 @@ def headers(error: AppError) -> dict[str, str]:
 
 
 def problems(*refusals: int | AppError) -> dict[int | str, dict[str, Any]]:
-    """A door's errors, for its documentation: each by its status, or as the very error that serves as the example."""
+    """Document an endpoint's errors: each by its status, or by an error that serves as the example."""
     errors = [EXAMPLES[refusal] if isinstance(refusal, int) else refusal for refusal in refusals]
     return {error.status: {"description": MEANINGS[error.status], "content": _content(error)} for error in errors}
 

@@ -1,4 +1,4 @@
-"""The doors of the partner's systems: the API key is recognised first, then the parameters, then the body is read."""
+"""Routes that recognise the API key first, then check the parameters, and then read the body."""
 
 import re
 from collections.abc import Callable, Coroutine
@@ -13,12 +13,12 @@ from fastapi.routing import APIRoute
 from aircall_oauth.access import dependencies
 from aircall_oauth.errors import InvalidRequest
 
-# What an answer may repeat of a name; anything else could be a secret in the wrong place.
+# Names that an answer may repeat; anything else could be a secret in the wrong place.
 PLAIN_NAME = re.compile(r"[A-Za-z_]{1,32}")
 
 
 class KeyedRoute(APIRoute):
-    """Recognises the API key before the body is read: the framework by itself reads the body first."""
+    """Recognises the API key before the body is read; the framework would read the body first."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -31,13 +31,13 @@ class KeyedRoute(APIRoute):
         return keyed
 
     def judge(self, request: Request) -> None:
-        """Refuse what no dependency of the door looks at; raises `InvalidRequest`."""
+        """Refuse what no dependency of the endpoint checks; raises `InvalidRequest`."""
 
 
 class StrictRoute(KeyedRoute):
-    """Refuses query parameters it does not know, and repeated ones where one value is meant.
+    """Refuses unknown query parameters, and repeated ones that take one value.
 
-    A misspelt filter that is ignored would answer with what it should have left out.
+    If a misspelt filter were ignored, the answer would have what the filter should have left out.
     """
 
     def judge(self, request: Request) -> None:
@@ -53,7 +53,7 @@ class StrictRoute(KeyedRoute):
 
     @cached_property
     def _known(self) -> dict[str, bool]:
-        """The door's query parameters, and whether each may be repeated."""
+        """The endpoint's query parameters, and whether each may be repeated."""
         fields = [field for field in get_flat_params(self.dependant) if isinstance(field.field_info, params.Query)]
         return {field.alias: get_origin(field.field_info.annotation) is list for field in fields}
 

@@ -1,7 +1,7 @@
-"""What an API key may ask Aircall for: rules of a method and a path, such as `GET,POST /calls/*`.
+"""The calls to Aircall that an API key allows: rules of methods and a path, such as `GET,POST /calls/*`.
 
-A rule allows and never forbids. It is compared with the path as it is passed on, so an unusual spelling of an allowed
-path is refused, and never the other way round.
+A rule allows and never forbids. It is matched against the path as it is passed on, so an unusual spelling of an allowed
+path may be refused, but one of a forbidden path is never allowed.
 """
 
 import re
@@ -10,15 +10,15 @@ from functools import lru_cache
 FORM = re.compile(r"(?:\*|[A-Z]+(?:,[A-Z]+)*) (?:/[A-Za-z0-9._~@:*-]*)+")
 BELOW = "/**"
 ANY_METHOD = "*"
-# Whoever may read a thing may ask how large it is.
+# A key that allows GET allows HEAD too.
 IMPLIED = {"HEAD": "GET"}
 
 
 def checked(rule: str) -> str:
-    """The rule, if it is one; raises `ValueError`.
+    """Return a rule if it is valid; raises `ValueError`.
 
-    `*` is one character or more within one segment, so never an empty one; `/**` at the end is anything below; `*` as a
-    method is every method.
+    `*` matches one character or more within a segment, so never an empty one; `/**` at the end matches everything
+    below; `*` as a method is every method.
     """
     if not FORM.fullmatch(rule) or "**" in rule.removesuffix(BELOW):
         raise ValueError("must look like 'GET,POST /calls/*', where * is one segment and /** at the end all below")
@@ -26,7 +26,7 @@ def checked(rule: str) -> str:
 
 
 def allows(rule: str, method: str, path: str) -> bool:
-    """Whether a rule allows a method on a path that has no slash in front."""
+    """Whether a rule allows a method on a path; the path has no slash in front."""
     methods, pattern = _read(rule)
     return (ANY_METHOD in methods or not methods.isdisjoint({method, IMPLIED.get(method, method)})) and bool(
         pattern.fullmatch(f"/{path}")

@@ -53,7 +53,7 @@ def list_keys() -> None:
             (
                 key.id,
                 key.name,
-                keys.standing(key, now()),
+                keys.status(key, now()),
                 key.owner or "any",
                 " ".join(key.scopes),
                 terminal.minute(key.created_at),
