@@ -41,7 +41,7 @@ def main() -> None:
 
 async def _measure(many: int) -> None:
     async with _service(many) as service:
-        looks = await _seconds(lambda: schedule.look_after_webhooks(service.resources))
+        looks = await _seconds(lambda: schedule.reconcile_webhooks(service.resources))
         asked = await _seconds(lambda: _only_ask(service, "webhooks/{webhook_id}", times=1))
         _say(f"a look at each of {many}", looks, asked, "one GET each")
         await _be_away(service)

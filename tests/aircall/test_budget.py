@@ -242,7 +242,7 @@ async def test_what_a_chore_asks_again_because_aircall_failed_is_counted(service
     asked = len(service.aircall.requests)
     service.aircall.break_next("GET webhooks", "error_500", times=2)
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     asked = len(service.aircall.requests) - asked
     assert asked > 2
@@ -262,7 +262,7 @@ async def test_a_chore_that_finds_the_budget_spent_asks_nothing_and_comes_back(d
         await drawn(service.resources.database, LIMIT)
         asked = len(service.aircall.requests)
 
-        await schedule.look_after_webhooks(service.resources)
+        await schedule.reconcile_webhooks(service.resources)
 
         (row,) = await service.sql("SELECT status, extract(epoch FROM due_at - now()) AS seconds FROM webhook")
         assert asked == len(service.aircall.requests)

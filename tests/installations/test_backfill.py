@@ -442,7 +442,7 @@ async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_la
     await service.sql(f"UPDATE webhook SET checked_at = checked_at - {back}, due_at = due_at - {back}")
     told_meanwhile = await told(service)
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     during = await the_gap(service)
     live = await service.aircall.place_call()
     for call_id in missed[::20]:
@@ -450,7 +450,7 @@ async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_la
     await service.aircall.settle()
     await service.sql(MAKE_DUE)
     await backfill.fill_gaps(service.resources)
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     assert told_meanwhile == Counter()
     assert hook.active is True

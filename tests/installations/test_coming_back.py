@@ -170,7 +170,7 @@ async def test_a_retired_webhook_that_was_taken_into_use_while_it_was_deleted_is
     await service.install()
     (taken,) = await service.sql("SELECT webhook_id FROM webhook")
     await deleting
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     (kept,) = await service.sql("SELECT status, webhook_id FROM webhook")
     assert taken["webhook_id"] == retired.webhook_id

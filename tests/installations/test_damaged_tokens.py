@@ -33,7 +33,7 @@ async def test_the_webhooks_of_the_others_are_looked_after(service: Service) -> 
         "UPDATE webhook SET checked_at = NULL, due_at = now() - (installation_id = $1)::int * '1 h'::interval", damaged
     )
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     looked_at = await service.sql("SELECT installation_id FROM webhook WHERE checked_at IS NOT NULL ORDER BY 1")
     (put_off,) = await service.sql("SELECT * FROM webhook WHERE checked_at IS NULL AND due_at > now()")
@@ -98,7 +98,7 @@ async def test_the_uninstalls_of_the_others_are_found_out(service: Service) -> N
     await service.aircall.settle()
 
     await uninstalls.notice_uninstalls(service.resources)
-    await uninstalls.look_at_uninstalls(service.resources)
+    await uninstalls.confirm_uninstalls(service.resources)
 
     rows = await service.sql("SELECT id FROM installation WHERE status = 'removed' ORDER BY id")
     assert [row["id"] for row in rows] == well
@@ -137,7 +137,7 @@ async def test_everything_can_be_revoked_and_what_is_left_at_aircall_is_told(ser
 
     (left,) = report.refused
     assert (left.installation_id, left.why) == (damaged, "its token does not open")
-    assert (report.progress.ended, report.progress.said, report.progress.farewells) == (3, 2, 2)
+    assert (report.progress.ended, report.progress.finished, report.progress.farewells) == (3, 2, 2)
     assert await service.sql("SELECT 1 FROM installation WHERE status <> 'removed'") == []
 
 
@@ -147,7 +147,7 @@ async def test_a_new_install_mends_it(service: Service) -> None:
     assert await service.install(COMPANIES[0]) == damaged
 
     await service.sql("UPDATE webhook SET checked_at = NULL, due_at = now()")
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     assert await service.sql("SELECT 1 FROM webhook WHERE checked_at IS NULL") == []
 
 

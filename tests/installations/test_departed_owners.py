@@ -41,7 +41,7 @@ async def by_the_kill_switch(service: Service, installation_id: str, alice: http
 async def at_aircall(service: Service, installation_id: str, alice: httpx.AsyncClient) -> None:
     service.aircall.grants.revoke_company(COMPANY)
     await service.sql("INSERT INTO uninstall (installation_id, due_at) VALUES ($1, now())", installation_id)
-    await uninstalls.look_at_uninstalls(service.resources)
+    await uninstalls.confirm_uninstalls(service.resources)
 
 
 DEPARTURES = [by_the_api, by_the_command_line, by_the_kill_switch, at_aircall]

@@ -322,7 +322,7 @@ async def test_nothing_is_taken_from_the_host_or_forwarded_headers(service: Serv
 async def test_an_installation_that_must_be_claimed_is_only_kept(database_url: str) -> None:
     async with running(database_url, CLAIM="required") as service:
         installation_id = await service.install()
-        await schedule.look_after_webhooks(service.resources)
+        await schedule.reconcile_webhooks(service.resources)
 
         (kept,) = await service.sql("SELECT * FROM installation")
         assert (kept["status"], kept["owner"]) == ("unclaimed", None)

@@ -60,7 +60,7 @@ async def test_ten_installs_of_one_company_at_once_are_one_installation_with_one
     answers = await asyncio.gather(
         *(service.return_with(browser, state=state, code=code) for browser, state, code in flows)
     )
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     assert {303} == {answer.status_code for answer in answers}
     (installation,) = await service.sql("SELECT * FROM installation")
@@ -90,8 +90,8 @@ async def test_the_worker_at_the_same_moment_makes_no_second_webhook(service: Se
     arriving = asyncio.gather(*(service.return_with(browser, state=state, code=code) for browser, state, code in flows))
 
     while not arriving.done():
-        await schedule.look_after_webhooks(service.resources)
-    await schedule.look_after_webhooks(service.resources)
+        await schedule.reconcile_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     assert {303} == {answer.status_code for answer in await arriving}
     assert [len(service.aircall.webhooks.of(company.id)) for company in service.aircall.companies] == [1, 1, 1]
@@ -113,7 +113,7 @@ async def test_an_install_while_the_webhook_is_being_made_does_not_make_another(
     assert len(service.aircall.webhooks.of(70077)) == 1
     # The second install brought another token, so the worker looks once more, and finds all well.
     looks = len(service.aircall.requests)
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     assert len(service.aircall.requests) == looks + 1
     (webhook,) = await service.sql("SELECT status, due_at > now() AS later FROM webhook")
     assert tuple(webhook) == ("active", True)

@@ -130,7 +130,7 @@ async def test_a_look_and_who_ends_or_renews_wait_for_each_other_in_turn(
         await what(service)
         await service.sql("UPDATE webhook SET due_at = now(), thorough_at = NULL")
         it.pause.before = before
-        look = asyncio.create_task(schedule.look_after_webhooks(service.resources))
+        look = asyncio.create_task(schedule.reconcile_webhooks(service.resources))
         await asyncio.wait_for(it.pause.reached.wait(), 20)
         service.aircall.heal()
 

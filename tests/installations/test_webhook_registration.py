@@ -51,7 +51,7 @@ async def finish(service: Service) -> Any:
     """The worker's chore, with the webhook due and Aircall's minute past; what is kept after it."""
     await service.sql(MAKE_DUE)
     await service.sql("DELETE FROM budget")
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     return await kept(service)
 
 
@@ -170,7 +170,7 @@ async def test_a_webhook_is_left_alone_until_it_is_due(service: Service) -> None
     await service.install()
     before = len(service.aircall.requests)
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     assert len(service.aircall.requests) == before
     assert (await kept(service))["status"] == "pending"
@@ -324,11 +324,11 @@ async def test_who_looks_after_a_webhook_has_it_alone(service: Service) -> None:
     service.aircall.break_next("POST webhooks", "slow", seconds=0.5)
     await service.sql(MAKE_DUE)
 
-    at_it = asyncio.create_task(schedule.look_after_webhooks(service.resources))
+    at_it = asyncio.create_task(schedule.reconcile_webhooks(service.resources))
     await until(lambda: created(service) == 1)
     during = await kept(service)
     asked = len(service.aircall.requests)
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     nobody_else_asked = len(service.aircall.requests) == asked
     await at_it
 
@@ -344,7 +344,7 @@ async def test_who_comes_back_after_the_lease_changes_nothing(service: Service) 
     await service.sql(MAKE_DUE)
     asked = len(service.aircall.requests)
 
-    late = asyncio.create_task(schedule.look_after_webhooks(service.resources))
+    late = asyncio.create_task(schedule.reconcile_webhooks(service.resources))
     await until(lambda: len(service.aircall.requests) > asked)
     taken_over = await finish(service)
     service.aircall.break_next("webhooks", "error_500", times=3)
@@ -356,7 +356,7 @@ async def test_who_comes_back_after_the_lease_changes_nothing(service: Service) 
 
 
 async def test_a_lease_outlives_the_work_it_covers() -> None:
-    assert leases.LEASE.total_seconds() > schedule.LOOK_SECONDS * 2
+    assert leases.LEASE.total_seconds() > schedule.RECONCILE_SECONDS * 2
 
 
 async def test_a_webhook_is_finished_when_the_database_was_away_at_the_end(service: Service) -> None:
@@ -379,7 +379,7 @@ async def test_a_dead_token_is_no_reason_to_stop_the_chore(service: Service) -> 
     service.aircall.webhooks.all.clear()
 
     await service.sql(MAKE_DUE)
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     rows = await service.sql("SELECT last_error FROM webhook ORDER BY id")
     assert [row["last_error"] for row in rows] == ["Aircall answered 403: Forbidden", None, None]

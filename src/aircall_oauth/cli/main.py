@@ -118,7 +118,9 @@ def revoke_all(
             f"End all {todo.installations} installations? Every customer must install anew to come back.", abort=True
         )
     with terminal.progress() as tell:
-        report = with_resources(lambda resources: revoking.revoke_all(resources, give_up_after=give_up, tell=tell))
+        report = with_resources(
+            lambda resources: revoking.revoke_all(resources, give_up_after=give_up, on_progress=tell)
+        )
     if as_json:
         terminal.print_json(asdict(report))
     else:

@@ -1,7 +1,7 @@
-"""Where an installation stands: the verbs of its table that more than one room needs.
+"""Lifecycle of an installation: connected, unauthorized, revived, removed, for all rooms that need these changes.
 
-A token is permanent and says nothing of its own end, so an installation is doubted by whoever is refused with it, and
-what it is then is found out here, once for all rooms.
+A token is permanent and never announces its own end: a refusal by Aircall is the only sign. So every room that is
+refused reports it, and the installation's status is changed here.
 """
 
 from datetime import timedelta
@@ -33,14 +33,14 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-# Telling Aircall to switch an integration off takes less, however it ends.
+# A request to Aircall to switch an integration off takes less, however it ends.
 SWITCHING_OFF = timedelta(seconds=90)
-# Whoever connects switches it on at once; this is when the worker makes sure of it.
+# A flow or a claim switches the integration on at once; after this the worker makes sure of it.
 SWITCHED_ON_AFTER = timedelta(seconds=30)
 
 
-class Look(StrEnum):
-    """What a look at a token came to."""
+class TokenState(StrEnum):
+    """What probing a token found."""
 
     ALIVE = auto()
     DEAD = auto()
@@ -51,33 +51,34 @@ class Look(StrEnum):
 def for_change(
     installations: SelectOfScalar[Installation], *, skip_locked: bool = False
 ) -> SelectOfScalar[Installation]:
-    """Installations, locked for the transaction: the first thing of each that changes one or what belongs to it.
+    """Add a row lock to a query for installations.
 
-    So two transactions meet at the installation and never in the middle: none holds a webhook, a gap or a claim that
-    the other waits for. The lock lets foreign keys through: adding a row that belongs to one waits for nothing.
+    A transaction that changes an installation, or what belongs to it, locks the installation first. So two transactions
+    meet there and never deadlock: none holds a webhook, a gap or a claim that the other waits for. The lock is FOR NO
+    KEY UPDATE: adding a row that refers to the installation does not wait for it.
     """
     return installations.with_for_update(key_share=True, skip_locked=skip_locked)
 
 
 async def lock(session: AsyncSession, installation_id: str) -> None:
-    """Lock an installation before changing what belongs to it."""
+    """Lock an installation before changing rows that belong to it."""
     await session.exec(for_change(select(Installation).where(col(Installation.id) == installation_id)))
 
 
 async def note_switching_off(session: AsyncSession, *installation_ids: str) -> None:
-    """Write down that Aircall is about to be told to switch these off, whose rows the caller has locked.
+    """Record that Aircall is about to be told to switch these integrations off. The caller has locked their rows.
 
-    Committed before it is told: so a customer who comes back meanwhile is switched on again afterwards, even if the
-    process that switched off was killed.
+    Commit before telling Aircall: then a customer that comes back meanwhile is switched on again afterwards, even if
+    the process that switched off is killed.
     """
     over_at = func.now() + SWITCHING_OFF
     about_to_be_off = update(Installation).where(col(Installation.id).in_(installation_ids))
     await session.exec(about_to_be_off.values(switch_on_at=over_at))
 
 
-async def mark_unauthorized(resources: Resources, installation: Installation, found: Look) -> None:
-    """Aircall takes the token no more, or it is another's: told in the log once, unless it was renewed meanwhile."""
-    if found == Look.FOREIGN:
+async def mark_unauthorized(resources: Resources, installation: Installation, state: TokenState) -> None:
+    """Mark an active installation `unauthorized`, with its event, unless its token was renewed meanwhile."""
+    if state == TokenState.FOREIGN:
         logger.error("a token answers for another company", alarm=True, installation_id=installation.id)
     ended = (
         update(Installation)
@@ -88,12 +89,12 @@ async def mark_unauthorized(resources: Resources, installation: Installation, fo
     async with resources.database.session() as session:
         changed = (await session.exec(ended)).scalars().first()
         if changed is not None:
-            await store.append(session, changed, "installation.unauthorized", {"token": str(found)})
-            logger.warning("installation unauthorized", installation_id=installation.id, token_is=str(found))
+            await store.append(session, changed, "installation.unauthorized", {"token": str(state)})
+            logger.warning("installation unauthorized", installation_id=installation.id, token_is=str(state))
 
 
 async def revive(resources: Resources, installation: Installation) -> bool:
-    """Aircall takes the token of an `unauthorized` installation again: it is active as before. Whether we did it."""
+    """Make an `unauthorized` installation active again, once Aircall accepts its token. Returns whether it was."""
     revived = (
         update(Installation)
         .where(_same(installation), col(Installation.status) == InstallationStatus.UNAUTHORIZED)
@@ -113,15 +114,15 @@ async def revive(resources: Resources, installation: Installation) -> bool:
 async def keep_facts(
     resources: Resources, installation: Installation, integration: Integration, company_name: str | None = None
 ) -> bool:
-    """Keep what Aircall tells of an installation; told in the log where it changed. Whether it did.
+    """Keep the facts that Aircall tells about an installation, with an event if they changed. Returns whether they did.
 
-    Only while the token is the one that was asked with. What is not told stays as it was.
+    Nothing is kept if the token was renewed since Aircall was asked. Facts that Aircall left out stay as they were.
     """
     async with resources.database.session() as session:
         now_there = (await session.exec(for_change(select(Installation).where(_same(installation))))).first()
         if now_there is None:
             return False
-        if now_there.integration_id is None and not await _is_anothers(session, integration.id):
+        if now_there.integration_id is None and not await _is_known(session, integration.id):
             now_there.integration_id = integration.id
         before = _facts(now_there)
         if set(integration.number_ids) != set(now_there.number_ids):
@@ -137,12 +138,12 @@ async def keep_facts(
 
 
 async def connect(session: AsyncSession, installation: Installation) -> None:
-    """Make an installation active with the token it has: its webhook is wanted, what was to end it is called off.
+    """Make an installation active with the token it has: its webhook is made due, uninstalls and farewells dropped.
 
-    Tells it in the log, so it comes last in the session's transaction.
+    Appends an event, so call it last in the session's transaction.
     """
     installation.status = InstallationStatus.ACTIVE
-    # Switched on next, where it is off.
+    # If it is off, it is switched on next.
     installation.integration_active = True
     installation.connected_at = now()
     session.add(installation)
@@ -157,20 +158,20 @@ async def connect(session: AsyncSession, installation: Installation) -> None:
 
 
 async def remove(session: AsyncSession, installation: Installation, *, reason: str) -> None:
-    """End an installation and tell it in the log. Whoever calls has its row locked."""
+    """End an installation, with its event. The caller has locked its row."""
     await erase(session, installation)
     await store.append(session, installation, "installation.removed", {"reason": reason})
 
 
 async def erase(session: AsyncSession, installation: Installation) -> None:
-    """Forget token and claims, and retire the webhook: its events are recognised no more."""
+    """Delete token, claims and gaps, and forget the webhook: its events are no longer recognised."""
     installation.status = InstallationStatus.REMOVED
     installation.token_sealed = installation.token_fingerprint = None
     session.add(installation)
     await session.exec(delete(Claim).where(col(Claim.installation_id) == installation.id))
     await session.exec(delete(Uninstall).where(col(Uninstall.installation_id) == installation.id))
     await session.exec(delete(RetiredWebhook).where(col(RetiredWebhook.installation_id) == installation.id))
-    # What was missed was not told; whoever comes back later did not mean the time between.
+    # Missed events are not back-filled: a customer that comes back later did not mean the time in between.
     await session.exec(delete(Gap).where(col(Gap.installation_id) == installation.id))
     retired = update(Webhook).where(col(Webhook.installation_id) == installation.id)
     await session.exec(
@@ -181,12 +182,13 @@ async def erase(session: AsyncSession, installation: Installation) -> None:
 
 
 def is_of(integration: Integration, installation: Installation) -> bool:
+    """Return whether what Aircall told is about this installation."""
     same_integration = integration.id is None or installation.integration_id in {None, integration.id}
     return integration.company_id == installation.company_id and same_integration
 
 
-async def _is_anothers(session: AsyncSession, integration_id: int | None) -> bool:
-    """Whether an installation has this integration's id; its own has none yet."""
+async def _is_known(session: AsyncSession, integration_id: int | None) -> bool:
+    """Return whether an installation has this integration's id already."""
     another = select(Installation.id).where(col(Installation.integration_id) == integration_id)
     return (await session.exec(another)).first() is not None
 
@@ -200,7 +202,7 @@ def _facts(installation: Installation) -> dict[str, Any]:
 
 
 def _same(installation: Installation) -> ColumnElement[bool]:
-    """The installation, with the token it had when it was read."""
+    """Match the installation while its token is still the one that was read."""
     return and_(
         col(Installation.id) == installation.id,
         col(Installation.token_fingerprint) == installation.token_fingerprint,
@@ -208,19 +210,20 @@ def _same(installation: Installation) -> ColumnElement[bool]:
 
 
 def _webhook_wanted(installation: Installation) -> Any:
-    """The installation's webhook, to be looked at now. An older one goes on being recognised meanwhile.
+    """Return a statement that makes the installation's webhook due now, and adds its row where there is none.
 
-    One that was told to be off stays so until it is told to be on again.
+    A registered webhook is still recognised meanwhile. One reported as off keeps that status until it is reported as
+    on again.
     """
-    told_off = and_(
+    reported_off = and_(
         col(Webhook.webhook_id).is_not(None), col(Webhook.status).in_([WebhookStatus.DISABLED, WebhookStatus.MISSING])
     )
-    look_now = {"due_at": func.now(), "attempts": 0, "last_error": None, "refused_at": None}
+    due_now = {"due_at": func.now(), "attempts": 0, "last_error": None, "refused_at": None}
     return (
         insert(Webhook)
-        .values(id=new_id("whk"), installation_id=installation.id, status=WebhookStatus.PENDING, **look_now)
+        .values(id=new_id("whk"), installation_id=installation.id, status=WebhookStatus.PENDING, **due_now)
         .on_conflict_do_update(
             index_elements=["installation_id"],
-            set_={"status": case((told_off, col(Webhook.status)), else_=WebhookStatus.PENDING.value), **look_now},
+            set_={"status": case((reported_off, col(Webhook.status)), else_=WebhookStatus.PENDING.value), **due_now},
         )
     )

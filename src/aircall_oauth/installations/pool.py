@@ -1,4 +1,4 @@
-"""Much work of the same kind, many pieces at once."""
+"""Pool: many pieces of work of the same kind, run at once up to a bound."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -10,16 +10,17 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-LOOK_AROUND_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 Piece = Coroutine[Any, Any, None]
 
 
 async def work_off(take: Callable[[int], Awaitable[Iterable[Piece]]], *, at_once: int) -> None:
-    """Do what `take` gives, asked for so many pieces as are free, until it gives none and all have ended.
+    """Run up to `at_once` pieces until `take` gives none and all have ended.
 
-    A slow piece holds nobody up, and one that fails ends no other: taken together again and again, it would end them
-    each time. The last failure is raised when all have ended. Being cut short, and a `take` that fails, end all.
+    `take` is asked for as many pieces as there are free places. A slow piece holds up no other, and one that fails ends
+    no other: taken together again, it would end them each time. The last failure is raised once all have ended. A
+    cancellation, or a failure of `take`, cancels all pieces.
     """
     under_way: set[asyncio.Task[None]] = set()
     failure: BaseException | None = None
@@ -40,12 +41,12 @@ async def work_off(take: Callable[[int], Awaitable[Iterable[Piece]]], *, at_once
 
 
 async def _some_ended(under_way: set[asyncio.Task[None]]) -> tuple[set[asyncio.Task[None]], set[asyncio.Task[None]]]:
-    """Those that ended, none perhaps after a moment in which something else may have fallen due; those that go on."""
-    return await asyncio.wait(under_way, timeout=LOOK_AROUND_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    """Return the tasks that ended and those still running; after a second also with none ended, as more may be due."""
+    return await asyncio.wait(under_way, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _failure(ended: Iterable[asyncio.Task[None]]) -> BaseException | None:
-    """What one of them failed with; each is logged now, because the end of all may be long in coming."""
+    """Log each failure now, because the others may run for long, and return the last of them."""
     failure: BaseException | None = None
     for task in ended:
         if not task.cancelled() and (failed := task.exception()) is not None:

@@ -1,4 +1,4 @@
-"""The access token of an installation: probe it, doubt it, renew it, read it."""
+"""The access token of an installation: probe it, suspect it, seal and open it, and ask Aircall within the budget."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +11,7 @@ from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.client import counted
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway, SealError
-from aircall_oauth.installations.lifecycle import Look, is_of, keep_facts, mark_unauthorized
+from aircall_oauth.installations.lifecycle import TokenState, is_of, keep_facts, mark_unauthorized
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import (
     Installation,
@@ -24,37 +24,39 @@ from aircall_oauth.telemetry.metrics import Asker
 
 logger = log.get(__name__)
 
-LOOK_SECONDS = 15.0
+PROBE_SECONDS = 15.0
 
-# Why Aircall could not be asked, or did not do what it was asked. A token that does not open is among them: the vault
-# has raised the alarm, and nobody else is held up by it.
-NotNow = (AircallError, BudgetSpent, SealError, TimeoutError)
+# What asking Aircall for an installation may raise. A sealed token that does not open is among them: the vault has
+# raised the alarm already, and the other installations must not be held up.
+ASKING_ERRORS = (AircallError, BudgetSpent, SealError, TimeoutError)
 
-# What Aircall answers to a token it does not know (any more). It never means a missing permission: there are none.
+# The statuses with which Aircall refuses a token it does not know (any more). They never mean a missing permission:
+# Aircall has none.
 DEAD_TOKEN = {401, 403}
 
 
-async def look(
+async def probe_token(
     resources: Resources, installation: Installation, *, chore: bool = True
-) -> tuple[Look, Integration | None]:
-    """Ask Aircall about an installation's token, and what it tells of the integration."""
+) -> tuple[TokenState, Integration | None]:
+    """Ask Aircall with an installation's token. Returns the token's state, and the integration where it answered."""
     try:
         async with (
             within_budget(resources, installation.company_id, chore=chore),
-            asyncio.timeout(LOOK_SECONDS),
+            asyncio.timeout(PROBE_SECONDS),
         ):
             integration = await resources.aircall.integration(token_of(resources, installation))
     except AircallRefused as refused:
-        return (Look.DEAD if refused.aircall_status in DEAD_TOKEN else Look.UNCERTAIN), None
-    except NotNow:
-        return Look.UNCERTAIN, None
-    return (Look.ALIVE if is_of(integration, installation) else Look.FOREIGN), integration
+        return (TokenState.DEAD if refused.aircall_status in DEAD_TOKEN else TokenState.UNCERTAIN), None
+    except ASKING_ERRORS:
+        return TokenState.UNCERTAIN, None
+    return (TokenState.ALIVE if is_of(integration, installation) else TokenState.FOREIGN), integration
 
 
 async def suspect_token(resources: Resources, installation_id: str, *, chore: bool = True) -> bool:
-    """Aircall refused an installation's token: ask once more, and where that is refused too, it is `unauthorized`.
+    """Probe a token that Aircall refused, and mark the installation `unauthorized` if it is refused again.
 
-    Whether it is dead. However many suspect at once, the log tells it once; a token renewed meanwhile is not touched.
+    Returns whether the token is dead. The event log gets one event, however many processes suspect the token at once;
+    a token renewed meanwhile is left alone.
     """
     suspected = select(Installation).where(
         col(Installation.id) == installation_id, col(Installation.status) == InstallationStatus.ACTIVE
@@ -63,27 +65,27 @@ async def suspect_token(resources: Resources, installation_id: str, *, chore: bo
         installation = (await session.exec(suspected)).first()
     if installation is None:
         return True
-    found, _ = await look(resources, installation, chore=chore)
-    if found in {Look.DEAD, Look.FOREIGN}:
-        await mark_unauthorized(resources, installation, found)
+    state, _ = await probe_token(resources, installation, chore=chore)
+    if state in {TokenState.DEAD, TokenState.FOREIGN}:
+        await mark_unauthorized(resources, installation, state)
         return True
     return False
 
 
 async def refresh(resources: Resources, installation_id: str) -> bool:
-    """Bring up to date what Aircall tells of an installation, and switch its integration on where it is off.
+    """Keep the newest facts about an active installation, and switch its integration on if it is off.
 
-    Returns whether it is on. A token that answers for another company or integration than before is not used any
-    further.
+    Returns whether the integration is on. A token that answers for another company or integration than before marks
+    the installation `unauthorized`.
     """
     async with resources.database.session() as session:
         installation = await session.get(Installation, installation_id)
     if installation is None or installation.status != InstallationStatus.ACTIVE:
         return False
-    found, integration = await look(resources, installation)
-    if found in {Look.DEAD, Look.FOREIGN}:
-        await mark_unauthorized(resources, installation, found)
-    if found != Look.ALIVE or integration is None:
+    state, integration = await probe_token(resources, installation)
+    if state in {TokenState.DEAD, TokenState.FOREIGN}:
+        await mark_unauthorized(resources, installation, state)
+    if state != TokenState.ALIVE or integration is None:
         return False
     if integration.active is False and await switch_on(resources, installation):
         integration = integration.model_copy(update={"active": True})
@@ -92,11 +94,11 @@ async def refresh(resources: Resources, installation_id: str) -> bool:
 
 
 async def switch_on(resources: Resources, installation: Installation) -> bool:
-    """Somebody wants his integration on: who came back after he had left, or who asks for a check. Whether it is."""
+    """Switch the integration on at Aircall. Returns whether it is on."""
     try:
         async with within_budget(resources, installation.company_id, chore=False):
             await resources.aircall.enable_integration(token_of(resources, installation))
-    except NotNow as error:
+    except ASKING_ERRORS as error:
         logger.warning("integration not switched on", installation_id=installation.id, reason=str(error))
         return False
     return True
@@ -106,9 +108,10 @@ async def switch_on(resources: Resources, installation: Installation) -> bool:
 async def within_budget(
     resources: Resources, company_id: int, *, calls: int = 1, chore: bool = True
 ) -> AsyncIterator[None]:
-    """Ask Aircall within the company's budget, a chore within the chores' part of it; raises `BudgetSpent` instead.
+    """Draw `calls` from the company's budget, chores from the part left to them, and run the block.
 
-    What is asked beyond `calls`, because Aircall failed and was asked again, is counted too, afterwards.
+    Requests beyond `calls`, made because Aircall failed and was asked again, are charged afterwards. Raises
+    `BudgetSpent` where the budget does not suffice.
     """
     per_minute = resources.settings.aircall_rate_per_minute
     with refusals_counted(resources, chore=chore):
@@ -128,7 +131,7 @@ async def within_budget(
 
 @contextmanager
 def refusals_counted(resources: Resources, *, chore: bool = False) -> Iterator[None]:
-    """Draw from a budget, and have it counted where the budget refuses."""
+    """Count it in the metrics when the budget refuses a draw within the block."""
     try:
         yield
     except BudgetSpent:

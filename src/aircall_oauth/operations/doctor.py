@@ -25,7 +25,7 @@ from aircall_oauth.errors import (
     SealError,
 )
 from aircall_oauth.installations import tokens, views
-from aircall_oauth.installations.lifecycle import Look
+from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
@@ -257,9 +257,9 @@ async def _installation(resources: Resources, view: InstallationView, silent_aft
         tokens.token_of(resources, installation)
     except SealError as error:
         return [Finding("token", Level.PROBLEM, f"it does not open ({error.code()})", reinstall, view.id)]
-    found, integration = await tokens.look(resources, installation)
-    if found in {Look.DEAD, Look.FOREIGN}:
-        seen = "Aircall refuses it" if found == Look.DEAD else "it answers for another company or integration"
+    found, integration = await tokens.probe_token(resources, installation)
+    if found in {TokenState.DEAD, TokenState.FOREIGN}:
+        seen = "Aircall refuses it" if found == TokenState.DEAD else "it answers for another company or integration"
         return [Finding("token", Level.PROBLEM, seen, reinstall, view.id)]
     if integration is None:
         seen = "could not be looked at: Aircall is away, or the company's budget is spent"

@@ -36,15 +36,15 @@ class Chore:
 
 
 CHORES = (
-    Chore("look after webhooks", schedule.look_after_webhooks, timedelta(seconds=2)),
+    Chore("look after webhooks", schedule.reconcile_webhooks, timedelta(seconds=2)),
     Chore("look after troubles", schedule.after_troubles, timedelta(seconds=2)),
     Chore("find overlooked webhooks", schedule.find_overlooked, timedelta(minutes=10)),
     Chore("delete retired webhooks", retired.delete_retired, timedelta(seconds=5)),
     Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
     Chore("expire claims", claims.expire, timedelta(minutes=1)),
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),
-    Chore("look at uninstalls", uninstalls.look_at_uninstalls, timedelta(seconds=2)),
-    Chore("say goodbyes", farewell.say_goodbyes, timedelta(seconds=5)),
+    Chore("look at uninstalls", uninstalls.confirm_uninstalls, timedelta(seconds=2)),
+    Chore("say goodbyes", farewell.finish_farewells, timedelta(seconds=5)),
     Chore("switch on again", switching.make_sure, timedelta(seconds=5)),
     Chore("fill gaps", backfill.fill_gaps, timedelta(seconds=2)),
     Chore("forget gaps", backfill.forget_gaps, timedelta(hours=1)),

@@ -22,5 +22,5 @@ MIGRATION = 0x61697263616C6C  # "aircall"
 COMPANY_INSTALL = 1
 # With an actor: held while the actor's recent calls are counted, so that the limit holds (`access/audit`).
 ACTOR_COUNT = 2
-# With an Aircall company: held while its webhooks are adopted or retired (`installations/upkeep/reconcile`).
+# With an Aircall company: held while its webhooks are adopted or retired (`installations/upkeep/adopt`).
 COMPANY_WEBHOOKS = 3

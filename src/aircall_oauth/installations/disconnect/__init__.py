@@ -1,1 +1,1 @@
-"""An installation ends: by its owner, at Aircall, or all at once."""
+"""Ends installations: for their owner, after an uninstall at Aircall, or all at once."""

@@ -1,7 +1,7 @@
-"""A customer leaves: here it is over at once, and what we made at Aircall is undone there as soon as it answers.
+"""Disconnect an installation: removed here at once, then undone at Aircall as soon as Aircall answers.
 
-Undoing needs the token. So it is kept for that alone, sealed, in a farewell: until all is undone, and three days at
-most (`docs/decisions/0009-a-farewell-keeps-the-token.md`). A customer who comes back in between calls it off.
+Undoing needs the token. So a farewell keeps it, sealed and for that alone, until all is undone, and for three days at
+most (`docs/decisions/0009-a-farewell-keeps-the-token.md`). A customer that comes back meanwhile cancels the farewell.
 """
 
 import asyncio
@@ -36,33 +36,33 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 KEPT = timedelta(days=3)
-# Who is at a farewell has it for this long; the calls to Aircall stay well below.
+# Finishing a farewell, calls to Aircall included, takes far less.
 LEASE = timedelta(seconds=90)
-GOODBYE_SECONDS = 20.0
+FINISH_SECONDS = 20.0
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(hours=1)
 BATCH = 20
-# To look for our webhooks, to delete one, and to switch the integration off.
-CALLS_TO_LEAVE = 3
+# To list our webhooks, to delete one, and to switch the integration off.
+CALLS_TO_UNDO = 3
 
 
 async def disconnect(resources: Resources, key: Caller, who: Who, installation_id: str) -> None:
     """End an installation; one that has ended already stays so.
 
-    Raises `InstallationNotFound`. Where Aircall can't be reached now, the worker goes on with the rest.
+    What can't be undone at Aircall now is left to the worker. Raises `InstallationNotFound`.
     """
     farewell_id = await _end(resources, key, who, installation_id)
     if farewell_id is None:
         return
     try:
-        await say_goodbye(resources, farewell_id)
+        await finish_farewell(resources, farewell_id)
     except DatabaseAway:
         logger.warning("goodbye left to the worker", installation_id=installation_id)
 
 
 @again_if_undone
 async def _end(resources: Resources, key: Caller, who: Who, installation_id: str) -> str | None:
-    """End an installation here; its farewell's id, None where there is none to say."""
+    """End an installation here. Returns its farewell's id, or None where there is nothing to undo at Aircall."""
     mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
     async with resources.database.session() as session:
         installation = (await session.exec(lifecycle.for_change(mine))).first()
@@ -72,31 +72,31 @@ async def _end(resources: Resources, key: Caller, who: Who, installation_id: str
             await commit_durably(session)
             return None
         await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
-        farewell_id = await take_leave(resources, session, installation, reason="disconnected")
+        farewell_id = await begin_farewell(resources, session, installation, reason="disconnected")
     logger.info("installation disconnected", installation_id=installation_id, actor=who.actor)
     return farewell_id
 
 
-async def take_leave(
+async def begin_farewell(
     resources: Resources, session: AsyncSession, installation: Installation, *, reason: str
 ) -> str | None:
-    """Remove an installation whose row the caller has locked, and keep what its farewell needs; the farewell's id.
+    """Remove an installation and add its farewell. Returns the farewell's id. The caller has locked the installation.
 
-    Without a token that opens nothing can be undone at Aircall: it is removed here, and there is no farewell.
+    Without a token that opens, nothing can be undone at Aircall: the installation is removed, and there is no farewell.
     """
-    farewell = await _farewell(resources, session, installation)
+    farewell = await _new_farewell(resources, session, installation)
     if farewell is not None:
         session.add(farewell)
         await lifecycle.note_switching_off(session, installation.id)
     if installation.status == InstallationStatus.UNCLAIMED:
-        # Nobody ever heard of it.
+        # It was never in use, so there is no event about its end.
         await lifecycle.erase(session, installation)
     else:
         await lifecycle.remove(session, installation, reason=reason)
     return None if farewell is None else farewell.id
 
 
-async def _farewell(resources: Resources, session: AsyncSession, installation: Installation) -> Farewell | None:
+async def _new_farewell(resources: Resources, session: AsyncSession, installation: Installation) -> Farewell | None:
     try:
         token = tokens.token_of(resources, installation)
     except SealError:
@@ -115,60 +115,60 @@ async def _farewell(resources: Resources, session: AsyncSession, installation: I
     return farewell
 
 
-async def say_goodbyes(resources: Resources) -> None:
-    """The worker's chore: undo at Aircall what could not be undone at once, and drop tokens kept too long."""
+async def finish_farewells(resources: Resources) -> None:
+    """Chore: undo at Aircall what could not be undone at once, and drop tokens kept too long."""
     due = select(Farewell.id).where(leases.is_due(Farewell)).order_by(col(Farewell.due_at)).limit(BATCH)
     async with resources.database.session() as session:
         farewell_ids = (await session.exec(due)).all()
-    await asyncio.gather(*(say_goodbye(resources, farewell_id) for farewell_id in farewell_ids))
+    await asyncio.gather(*(finish_farewell(resources, farewell_id) for farewell_id in farewell_ids))
 
 
-class Goodbye(StrEnum):
-    """What came of saying it."""
+class Outcome(StrEnum):
+    """What came of finishing a farewell."""
 
-    SAID = auto()
+    UNDONE = auto()
     REFUSED = auto()  # for good: nothing more can be done with this token
-    UNOPENED = auto()  # for good: nobody has the token any more
+    UNOPENED = auto()  # for good: the sealed token does not open
     PUT_OFF = auto()
     NOT_DUE = auto()
 
 
-async def say_goodbye(resources: Resources, farewell_id: str) -> Goodbye:
-    """Undo at Aircall what we made there, if it is due and nobody else is at it."""
-    taken = await _take(resources, farewell_id)
-    if taken is None:
-        return Goodbye.NOT_DUE
-    farewell, installation = taken
+async def finish_farewell(resources: Resources, farewell_id: str) -> Outcome:
+    """Undo at Aircall what we made there, if the farewell is due and no other process works on it."""
+    claimed = await _claim(resources, farewell_id)
+    if claimed is None:
+        return Outcome.NOT_DUE
+    farewell, installation = claimed
     try:
         async with (
-            tokens.within_budget(resources, installation.company_id, calls=CALLS_TO_LEAVE),
-            asyncio.timeout(GOODBYE_SECONDS),
+            tokens.within_budget(resources, installation.company_id, calls=CALLS_TO_UNDO),
+            asyncio.timeout(FINISH_SECONDS),
         ):
             await _undo(resources, farewell)
     except AircallRefused as refused:
-        # A dead token is the usual reason: our app was removed there too, with all that it had.
+        # The usual reason is a dead token: our app was removed at Aircall too, with its webhooks.
         logger.warning("goodbye refused", installation_id=farewell.installation_id, reason=str(refused))
-        said = Goodbye.REFUSED
+        outcome = Outcome.REFUSED
     except SealError:
         logger.error(
             "left behind at Aircall", installation_id=farewell.installation_id, reason="its token does not open"
         )
-        said = Goodbye.UNOPENED
-    except tokens.NotNow as error:
-        await _postpone(resources, farewell, error)
-        return Goodbye.PUT_OFF
+        outcome = Outcome.UNOPENED
+    except tokens.ASKING_ERRORS as error:
+        await _put_off(resources, farewell, error)
+        return Outcome.PUT_OFF
     else:
-        said = Goodbye.SAID
-    await _finish(resources, farewell)
-    return said
+        outcome = Outcome.UNDONE
+    await _delete(resources, farewell)
+    return outcome
 
 
-async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Installation] | None:
-    """Have the farewell for the length of the lease; None where it is not due, or its time is over.
+async def _claim(resources: Resources, farewell_id: str) -> tuple[Farewell, Installation] | None:
+    """Lease a farewell. Returns None if it is not due, or is older than three days: that one is deleted.
 
-    Not by `leases.claim`: it is one farewell, and its installation is locked before it.
+    Not `leases.claim`: one farewell is claimed by its id, and its installation must be locked before it.
     """
-    take = (
+    claim = (
         update(Farewell)
         .where(
             col(Farewell.id) == farewell_id,
@@ -181,11 +181,11 @@ async def _take(resources: Resources, farewell_id: str) -> tuple[Farewell, Insta
     of_it = select(Farewell.installation_id).where(col(Farewell.id) == farewell_id)
     async with resources.database.session() as session:
         await session.exec(lifecycle.for_change(select(Installation).where(col(Installation.id).in_(of_it))))
-        row = (await session.exec(take)).first()
+        row = (await session.exec(claim)).first()
         if row is None:
             return None
         farewell, installation, at = row
-        # Old by both clocks: what is deleted here is the only way to undo it at Aircall.
+        # Too old only if both clocks say so: without the farewell, nothing can be undone at Aircall any more.
         if farewell.begun_at > min(at, now()) - KEPT:
             await lifecycle.note_switching_off(session, installation.id)
             return farewell, installation
@@ -203,7 +203,7 @@ async def _undo(resources: Resources, farewell: Farewell) -> None:
 
 
 async def _our_webhooks(resources: Resources, farewell: Farewell, token: SecretStr) -> set[str]:
-    """The webhook we know, and every other one that points here and is no other installation's."""
+    """Return the webhook we know, and all others with our URL that no other installation has adopted."""
     url = resources.settings.webhook_url
     ours = {w.webhook_id async for w in resources.aircall.list_webhooks(token) if w.url == url}
     if farewell.webhook_id is not None:
@@ -213,19 +213,23 @@ async def _our_webhooks(resources: Resources, farewell: Farewell, token: SecretS
         return ours - {taken for taken in (await session.exec(of_others)).all() if taken is not None}
 
 
-async def _finish(resources: Resources, farewell: Farewell) -> None:
-    """Drop the token. Whoever came back meanwhile may have lost to us what he had just made: it is looked at again."""
+async def _delete(resources: Resources, farewell: Farewell) -> None:
+    """Delete the farewell and its token.
+
+    If it was cancelled meanwhile, the customer came back, and we may have deleted the new webhook or switched the
+    integration off: both are mended.
+    """
     async with resources.database.session() as session:
-        last = (await session.exec(delete(Farewell).where(col(Farewell.id) == farewell.id))).rowcount == 1
-        if not last:
+        was_there = (await session.exec(delete(Farewell).where(col(Farewell.id) == farewell.id))).rowcount == 1
+        if not was_there:
             again = update(Webhook).where(col(Webhook.installation_id) == farewell.installation_id)
             await session.exec(again.values(due_at=func.now()))
-    if not last:
+    if not was_there:
         await schedule.ensure_webhook(resources, farewell.installation_id)
         await tokens.refresh(resources, farewell.installation_id)
 
 
-async def _postpone(resources: Resources, farewell: Farewell, error: Exception) -> None:
+async def _put_off(resources: Resources, farewell: Farewell, error: Exception) -> None:
     pause = leases.backoff(farewell.attempts, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
     told = getattr(error, "retry_after_seconds", None)
     if told is not None:

@@ -1,7 +1,7 @@
-"""The kill switch: every installation is ended, first here, all of them at once, then at Aircall, one by one.
+"""The kill switch: end all installations, first here, in batches, then at Aircall, one by one.
 
-All that it knows stands in the database: the farewells that are still to be said. So it may be killed and started again
-at any moment, and goes on where it was; so may a worker, beside it or after it.
+Its whole state is in the database: the farewells that are not finished. So it may be killed at any moment; a second run
+goes on where it was, and so does a worker, at the same time or later.
 """
 
 import asyncio
@@ -16,36 +16,35 @@ from sqlmodel import col, select
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import OPERATOR, Action
 from aircall_oauth.installations import lifecycle
-from aircall_oauth.installations.disconnect import farewell as leaving
-from aircall_oauth.installations.disconnect.farewell import Goodbye
+from aircall_oauth.installations.disconnect.farewell import Outcome, begin_farewell, finish_farewell
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
 from aircall_oauth.storage.database import again_if_undone
 from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus
 
 BATCH = 50
-# Below the connections of a process, as each of them needs one now and then.
-GOODBYES_AT_ONCE = 8
-LOOK_AGAIN_SECONDS = 1.0
-WHY = {Goodbye.REFUSED: "Aircall refuses its token", Goodbye.UNOPENED: "its token does not open"}
+# Fewer than the database connections of a process, as each farewell needs one now and then.
+AT_ONCE = 8
+POLL_SECONDS = 1.0
+WHY = {Outcome.REFUSED: "Aircall refuses its token", Outcome.UNOPENED: "its token does not open"}
 
 
 @dataclass
 class Progress:
-    """How far it is."""
+    """How far a run is."""
 
     installations: int = 0  # to be ended here
     ended: int = 0
-    farewells: int = 0  # to be said at Aircall, those of an earlier run included
-    said: int = 0
+    farewells: int = 0  # to be finished at Aircall, those of an earlier run included
+    finished: int = 0
 
 
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
 class Left:
-    """What could not be undone at Aircall."""
+    """An installation that could not be undone at Aircall, and why."""
 
     installation_id: str
     company_id: int
@@ -55,7 +54,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it. `waiting` farewells are gone on with by a worker, or by the next run."""
+    """The result of a run. A worker, or the next run, goes on with the `waiting` farewells."""
 
     progress: Progress
     refused: list[Left] = field(default_factory=list)
@@ -63,7 +62,7 @@ class Report:
 
 
 async def count(resources: Resources) -> Progress:
-    """What there is to do."""
+    """Count the installations to end and the farewells to finish."""
     await resources.require_ready()
     async with resources.database.session() as session:
         installations = (await session.exec(select(func.count()).select_from(Installation).where(_to_end()))).one()
@@ -71,32 +70,36 @@ async def count(resources: Resources) -> Progress:
     return Progress(installations=installations, farewells=farewells)
 
 
-async def revoke_all(resources: Resources, *, give_up_after: timedelta, tell: Tell = lambda _: None) -> Report:
-    """End every installation, and undo at Aircall all that can be undone in the time given."""
+async def revoke_all(
+    resources: Resources, *, give_up_after: timedelta, on_progress: OnProgress = lambda _: None
+) -> Report:
+    """End all installations, and undo at Aircall as many as possible within `give_up_after`."""
     progress = await count(resources)
     progress.farewells += progress.installations
-    tell(progress)
+    on_progress(progress)
     refused: list[Left] = []
     while ended := await _end_some(resources):
         progress.ended += len(ended)
-        without = [_left(one, WHY[Goodbye.UNOPENED]) for one, farewell_id in ended if farewell_id is None]
+        without = [_left(one, WHY[Outcome.UNOPENED]) for one, farewell_id in ended if farewell_id is None]
         progress.farewells -= len(without)
         refused += without
-        tell(progress)
-    refused += await _say_all(resources, progress, tell, until=time.monotonic() + give_up_after.total_seconds())
+        on_progress(progress)
+    refused += await _finish_all(
+        resources, progress, on_progress, until=time.monotonic() + give_up_after.total_seconds()
+    )
     return Report(progress, refused, await _waiting(resources))
 
 
 @again_if_undone
 async def _end_some(resources: Resources) -> list[tuple[Installation, str | None]]:
-    """From here on nothing of them is used any more; each with its farewell's id, if it has one."""
+    """End a batch here; from now on their tokens are no longer used. Returns each with its farewell's id, if any."""
     some = select(Installation).where(_to_end()).order_by(col(Installation.id)).limit(BATCH)
     async with resources.database.session() as session:
         installations = (await session.exec(lifecycle.for_change(some))).all()
         for installation in installations:
             await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
         return [
-            (installation, await leaving.take_leave(resources, session, installation, reason="revoked"))
+            (installation, await begin_farewell(resources, session, installation, reason="revoked"))
             for installation in installations
         ]
 
@@ -105,35 +108,35 @@ def _to_end() -> ColumnElement[bool]:
     return col(Installation.status) != InstallationStatus.REMOVED
 
 
-async def _say_all(resources: Resources, progress: Progress, tell: Tell, *, until: float) -> list[Left]:
-    """Say every farewell that is due, and wait for those that were put off, while there is time; what was refused."""
+async def _finish_all(resources: Resources, progress: Progress, on_progress: OnProgress, *, until: float) -> list[Left]:
+    """Finish the farewells that are due, and wait for those put off, until `until`. Returns those refused."""
     refused: list[Left] = []
     while time.monotonic() < until:
         left, due = await _farewells(resources), await _farewells(resources, of=leases.is_due(Farewell))
-        progress.said = max(0, progress.farewells - len(left))
-        tell(progress)
+        progress.finished = max(0, progress.farewells - len(left))
+        on_progress(progress)
         if not left:
             break
         if due:
-            refused += await _say_some(resources, due[:BATCH], progress, tell)
+            refused += await _finish_some(resources, due[:BATCH], progress, on_progress)
         else:
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
     return refused
 
 
-async def _say_some(
-    resources: Resources, due: Sequence[tuple[Farewell, Installation]], progress: Progress, tell: Tell
+async def _finish_some(
+    resources: Resources, due: Sequence[tuple[Farewell, Installation]], progress: Progress, on_progress: OnProgress
 ) -> list[Left]:
-    turn = asyncio.Semaphore(GOODBYES_AT_ONCE)
+    turn = asyncio.Semaphore(AT_ONCE)
 
-    async def say(farewell: Farewell, installation: Installation) -> Left | None:
+    async def finish(farewell: Farewell, installation: Installation) -> Left | None:
         async with turn:
-            said = await leaving.say_goodbye(resources, farewell.id)
-        progress.said += said in {Goodbye.SAID, *WHY}
-        tell(progress)
-        return _left(installation, WHY[said]) if said in WHY else None
+            outcome = await finish_farewell(resources, farewell.id)
+        progress.finished += outcome in {Outcome.UNDONE, *WHY}
+        on_progress(progress)
+        return _left(installation, WHY[outcome]) if outcome in WHY else None
 
-    return [left for left in await asyncio.gather(*(say(*one) for one in due)) if left is not None]
+    return [left for left in await asyncio.gather(*(finish(*one) for one in due)) if left is not None]
 
 
 async def _waiting(resources: Resources) -> list[Left]:

@@ -1,7 +1,7 @@
-"""An admin removes our app at Aircall: `integration.deleted` is in the log, and believed once a look confirms it.
+"""Uninstalls at Aircall: `integration.deleted` is in the log, and believed once the token is refused.
 
-A late one must not end a fresh installation, and one that comes before Aircall has let the token go must not be lost:
-so it is looked at several times, until the token is dead, or has been alive for half an hour.
+A late event must not end a fresh installation, and an event that comes before Aircall revokes the token must not be
+lost. So the token is probed several times, until it is dead, or has been alive for half an hour.
 """
 
 from datetime import timedelta
@@ -15,7 +15,7 @@ from aircall_oauth.access.audit import SERVICE, Action
 from aircall_oauth.aircall.payloads import UNINSTALLED
 from aircall_oauth.events import follow
 from aircall_oauth.installations import lifecycle, tokens
-from aircall_oauth.installations.lifecycle import Look
+from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
 from aircall_oauth.storage.models.events import EventSource
@@ -25,9 +25,9 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 READER = "uninstalls"
-LOOK_AGAIN = (timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=30))
+PROBE_AGAIN = (timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=30))
 UNCERTAIN_PAUSE = timedelta(minutes=1)
-# Who looks has it for this long.
+# Probing a token takes less.
 LEASE = timedelta(seconds=60)
 BATCH = 20
 
@@ -42,12 +42,12 @@ NOTE = text(f"""
 
 
 async def notice_uninstalls(resources: Resources) -> None:
-    """The worker's chore: note what the log tells of uninstalls, each part of it once."""
+    """Chore: note the uninstalls in the log, reading each part of it once."""
     await follow.follow(resources, READER, _note)
 
 
-async def look_at_uninstalls(resources: Resources) -> None:
-    """The worker's chore: ask Aircall whether an uninstall is one."""
+async def confirm_uninstalls(resources: Resources) -> None:
+    """Chore: probe the tokens of the uninstalls that are due, and end the installations with dead ones."""
     async with resources.database.session() as session:
         claimed = await leases.claim(
             session, Uninstall, leases.is_due(Uninstall), limit=BATCH, due_at=leases.after(LEASE)
@@ -56,32 +56,32 @@ async def look_at_uninstalls(resources: Resources) -> None:
         async with resources.database.session() as session:
             installation = await session.get(Installation, uninstall.installation_id)
         if installation is None or installation.token_sealed is None:
-            # It was removed in the very moment in which this was noted.
+            # It was removed just as the uninstall was noted.
             await _forget(resources, uninstall.installation_id)
         else:
-            found, _ = await tokens.look(resources, installation)
-            await _conclude(resources, installation, uninstall, found)
+            state, _ = await tokens.probe_token(resources, installation)
+            await _conclude(resources, installation, uninstall, state)
 
 
 async def _note(connection: AsyncConnection, stand: int, end: int) -> None:
     await connection.execute(NOTE, {"stand": stand, "end": end})
 
 
-async def _conclude(resources: Resources, installation: Installation, uninstall: Uninstall, found: Look) -> None:
+async def _conclude(resources: Resources, installation: Installation, uninstall: Uninstall, state: TokenState) -> None:
     looks = uninstall.looks
-    match found:
-        case Look.DEAD | Look.FOREIGN:
+    match state:
+        case TokenState.DEAD | TokenState.FOREIGN:
             await _end(resources, installation)
-        case Look.UNCERTAIN:
-            await _look_again(resources, uninstall, UNCERTAIN_PAUSE, looks)
-        case Look.ALIVE if looks < len(LOOK_AGAIN):
-            await _look_again(resources, uninstall, LOOK_AGAIN[looks], looks + 1)
-        case Look.ALIVE:
+        case TokenState.UNCERTAIN:
+            await _probe_again(resources, uninstall, UNCERTAIN_PAUSE, looks)
+        case TokenState.ALIVE if looks < len(PROBE_AGAIN):
+            await _probe_again(resources, uninstall, PROBE_AGAIN[looks], looks + 1)
+        case TokenState.ALIVE:
             logger.info("uninstall not confirmed", installation_id=installation.id)
             await _forget(resources, installation.id)
 
 
-async def _look_again(resources: Resources, uninstall: Uninstall, pause: timedelta, looks: int) -> None:
+async def _probe_again(resources: Resources, uninstall: Uninstall, pause: timedelta, looks: int) -> None:
     async with resources.database.session() as session:
         await leases.put_off(session, uninstall, pause, looks=looks)
 
@@ -92,7 +92,7 @@ async def _forget(resources: Resources, installation_id: str) -> None:
 
 
 async def _end(resources: Resources, installation: Installation) -> None:
-    """Remove it, if its token is still the one that was found dead: a reinstall brings another."""
+    """Remove the installation if its token is still the one that was refused: a reinstall brings another."""
     same = select(Installation).where(
         col(Installation.id) == installation.id,
         col(Installation.token_fingerprint) == installation.token_fingerprint,

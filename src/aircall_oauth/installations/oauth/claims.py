@@ -206,7 +206,7 @@ async def _switch_off(resources: Resources, installation: Installation) -> None:
     try:
         async with tokens.within_budget(resources, installation.company_id):
             await resources.aircall.disable_integration(tokens.token_of(resources, installation))
-    except tokens.NotNow as error:
+    except tokens.ASKING_ERRORS as error:
         logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
 
 

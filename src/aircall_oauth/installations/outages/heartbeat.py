@@ -1,8 +1,8 @@
-"""The pulse of this service: notices, after the fact, that nobody was there to receive.
+"""Heartbeat: notice, after the fact, that no process was there to receive, and record the gap.
 
-Whoever receives writes down, every few seconds, that he is alive. The first one to do so after a long silence knows
-that all of them were away, or the database was, and records a gap for every installation. Only the database's clock is
-asked. A database that was put back to an older state looks just like an outage, and is filled like one.
+Each process that receives writes a pulse every few seconds. The first one to do so after a long pause knows that all
+processes, or the database, were away, and records a gap for each installation. Only the database's clock is used. A
+database restored to an older state looks like an outage, and is filled like one.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 BEAT_SECONDS = 15.0
-# Aircall repeats what it could not deliver, so a restart loses nothing.
+# A shorter absence, such as a restart, loses nothing: Aircall repeats what it could not deliver.
 AWAY = timedelta(minutes=2)
 
-# The row's lock puts those in line who come back at once: the second one finds a fresh pulse.
+# The row's lock orders processes that come back at once: the second one finds a fresh pulse.
 LAST = "SELECT at FROM pulse WHERE at < clock_timestamp() - $1::interval FOR UPDATE"
 BEAT = """
     INSERT INTO pulse (at) VALUES (clock_timestamp())
     ON CONFLICT (one) DO UPDATE SET at = excluded.at
 """
-# An open gap that began before goes on over it anyway.
+# An open gap that began earlier covers the window already.
 RECORD = f"""
     INSERT INTO gap (id, installation_id, reason, since, until, due_at)
     SELECT 'gap_' || replace(gen_random_uuid()::text, '-', ''), i.id, '{GapReason.SERVICE_AWAY}', $1, now(),
@@ -42,9 +42,8 @@ RECORD = f"""
       )
 """  # noqa: S608 - only constants of ours are put in
 
-
-# Meanwhile Aircall may have switched off any webhook.
-LOOK_AT_ALL = """
+# Aircall may have switched off any webhook meanwhile, so all are reconciled.
+RECONCILE_ALL = """
     INSERT INTO trouble (id, began_at, ended_at, failures)
     VALUES ('trb_' || replace(gen_random_uuid()::text, '-', ''), $1, now(), 0)
 """
@@ -52,7 +51,7 @@ LOOK_AT_ALL = """
 
 @asynccontextmanager
 async def beating(resources: Resources) -> AsyncIterator[None]:
-    """The pulse beats while the block runs, and the database can be reached."""
+    """Write a pulse every few seconds while the block runs."""
     heart = asyncio.create_task(_beat_on(resources))
     try:
         yield
@@ -62,9 +61,9 @@ async def beating(resources: Resources) -> AsyncIterator[None]:
 
 
 async def beat(resources: Resources) -> None:
-    """Write down that somebody is here to receive, and what was missed where nobody was for too long.
+    """Write a pulse, and record a gap for each installation if the last pulse is too old.
 
-    The first pulse ever records nothing.
+    The first pulse ever records no gap.
     """
     await resources.require_ready()
     with database_errors():
@@ -72,7 +71,7 @@ async def beat(resources: Resources) -> None:
             last: datetime | None = await connection.fetchval(LAST, AWAY)
             if last is not None:
                 await connection.execute(RECORD, last, MARGIN + SETTLING)
-                await connection.execute(LOOK_AT_ALL, last)
+                await connection.execute(RECONCILE_ALL, last)
                 await silence.excuse(connection, since=last)
             await connection.execute(BEAT)
     if last is not None:

@@ -1,8 +1,9 @@
-"""Who used to speak and stopped: an installation's silence, judged by its own rhythm.
+"""Silence: notice an installation that used to send events at hours like these and has stopped.
 
-Aircall says nothing when events no longer come. So of each installation is kept in which hours of the last four weeks
-it spoke, and when it speaks, it is worked out from when on its silence would not be its way: once three hours have gone
-by in which it spoke in three of those four weeks. Nights and weekends have no such hours where nobody calls then.
+Aircall says nothing when events no longer come. So for each installation it is kept in which hours of the last four
+weeks it sent events. With each event the moment is computed from which on its silence is unusual: the end of the third
+hour without events in which it sent some in three of those four weeks. An installation without calls at night or on
+weekends has no such hours then.
 """
 
 from datetime import datetime
@@ -21,8 +22,8 @@ WEEK = 7 * 24
 USUAL_WEEKS = 3
 USUAL_HOURS = 3
 
-# When the third usual hour after the one that last spoke is over; none where a week has no three. Hours in which nobody
-# was here to listen do not count.
+# The end of the third usual hour after the last one with events; NULL where a week has fewer than three. Hours in which
+# this service was away do not count.
 SILENT_AT = f"""
     (SELECT to_timestamp(3600 * (rhythm.hour + later + 1)) FROM generate_series(1, {WEEK}) AS later
      WHERE {" + ".join(f"get_bit(rhythm.spoke, {weeks * WEEK} - later)" for weeks in range(1, 5))} >= {USUAL_WEEKS}
@@ -31,7 +32,7 @@ SILENT_AT = f"""
               AND gap.reason = '{GapReason.SERVICE_AWAY}'), '-infinity')
      ORDER BY later OFFSET {USUAL_HOURS - 1} LIMIT 1)
 """  # noqa: S608 - only constants of ours are put in
-# An hour that is known already changes nothing.
+# An hour that is recorded already changes nothing.
 NOTE = text(f"""
     WITH told AS (
         SELECT DISTINCT e.installation_id, floor(extract(epoch FROM e.received_at) / 3600)::bigint AS hour
@@ -52,17 +53,17 @@ NOTE = text(f"""
     RETURNING installation_id
 """)  # noqa: S608 - only constants of ours are put in
 JUDGE = text(f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE installation_id = ANY(:installation_ids)")  # noqa: S608
-# Who was silent before nobody listened still is.
+# An installation that was silent before the service was away is still silent.
 EXCUSE = f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE silent_at > $1"  # noqa: S608
 
 
 async def learn_rhythms(resources: Resources) -> None:
-    """The worker's chore: learn from the log who spoke when, each part of it once."""
+    """Chore: learn from the log in which hours each installation sent events, reading each part of it once."""
     await follow.follow(resources, READER, _note)
 
 
 async def excuse(connection: asyncpg.Connection, *, since: datetime) -> None:
-    """Nobody was here to listen since then, and that is recorded: it is nobody's silence."""
+    """Judge the silences since then anew, after a gap was recorded in which this service was away."""
     await connection.execute(EXCUSE, since)
 
 

@@ -1,1 +1,1 @@
-"""Keeps every installation and its webhook at Aircall as they should be."""
+"""Keeps each installation and its webhook at Aircall as they should be."""

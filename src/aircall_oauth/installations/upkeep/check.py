@@ -1,4 +1,4 @@
-"""Look at an installation now, for somebody who asks: token, integration, numbers, webhook; mend what can be mended."""
+"""Check an installation on request: token, integration, numbers, webhook; mend what can be mended."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 WAIT_SECONDS = 10.0
-LOOK_AGAIN_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 class Token(StrEnum):
-    """What Aircall says to an installation's token."""
+    """What Aircall says about an installation's token."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -38,7 +38,7 @@ class Token(StrEnum):
 
 
 class Code(StrEnum):
-    """What a check can find. The stable word that a program branches on."""
+    """What a check can find: stable codes for programs to branch on."""
 
     TOKEN_REFUSED = "token_refused"
     TOKEN_FOREIGN = "token_foreign"
@@ -56,22 +56,22 @@ class Code(StrEnum):
 
 @dataclass
 class Check:
-    """What a check saw, and for each thing that was wrong whether it is mended."""
+    """What a check found, each with whether it is mended."""
 
     token: Token
     found: list[tuple[Code, bool]] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing that was wrong is left."""
+        """Whether everything found is mended."""
         return all(mended for _, mended in self.found)
 
 
 async def check(resources: Resources, key: Caller, who: Who, installation_id: str) -> Check:
-    """Look at all of it, and mend it.
+    """Check an installation and mend what can be mended.
 
-    Raises `InstallationNotFound`, `InstallationNotActive` (nobody has it), `BudgetSpent`, `CheckUnderWay`, and
-    `AircallUnavailable` where nothing can be said.
+    Raises `InstallationNotFound`, `InstallationNotActive` (it is unclaimed or removed), `BudgetSpent`, `CheckUnderWay`,
+    and `AircallUnavailable` where Aircall does not say enough.
     """
     installation = await _load(resources, key, who, installation_id)
     try:
@@ -87,33 +87,33 @@ async def check(resources: Resources, key: Caller, who: Who, installation_id: st
     found = Check(Token.ACCEPTED)
     if installation.status == InstallationStatus.UNAUTHORIZED and await lifecycle.revive(resources, installation):
         found.found.append((Code.TOKEN_ACCEPTED_AGAIN, True))
-    found.found += await _see_to_facts(resources, installation, told, news=news)
-    found.found += await _see_to_webhook(resources, installation)
+    found.found += await _mend_facts(resources, installation, told, news=news)
+    found.found += await _mend_webhook(resources, installation)
     return found
 
 
 async def _load(resources: Resources, key: Caller, who: Who, installation_id: str) -> Installation:
-    """The installation, and a line in the audit that it is checked."""
+    """Load the installation, and record the check in the audit."""
     mine = select(Installation).where(col(Installation.id) == installation_id, *key.sees(Installation))
     async with resources.database.session() as session:
         installation = (await session.exec(mine)).first()
         if installation is None:
             raise InstallationNotFound
-        if installation.status not in schedule.LOOKED_AFTER:
+        if installation.status not in schedule.KEPT_UP:
             raise InstallationNotActive
         await audit.record(session, who, Action.INSTALLATION_CHECKED, installation_id=installation.id)
     return installation
 
 
 async def _refused(resources: Resources, installation: Installation) -> Check:
-    """Somebody waits, so the second refusal is asked for at once."""
+    """Probe the token a second time at once, because a caller waits."""
     dead = await tokens.suspect_token(resources, installation.id, chore=False)
     if not dead:
         raise AircallUnavailable("it refuses the token now and then")
     return Check(Token.REFUSED, [(Code.TOKEN_REFUSED, False)])
 
 
-async def _see_to_facts(
+async def _mend_facts(
     resources: Resources, installation: Installation, told: Integration, *, news: bool
 ) -> list[tuple[Code, bool]]:
     found = [(Code.FACTS_CHANGED, True)] if news else []
@@ -123,15 +123,15 @@ async def _see_to_facts(
             await lifecycle.keep_facts(resources, installation, told.model_copy(update={"active": True}))
         found.append((Code.INTEGRATION_OFF, on))
     if not told.number_ids:
-        # Only an admin can choose them, in Aircall's dashboard.
+        # Only an admin can choose numbers, in Aircall's dashboard.
         found.append((Code.NO_NUMBERS, False))
     return found
 
 
-async def _see_to_webhook(resources: Resources, installation: Installation) -> list[tuple[Code, bool]]:
-    webhook, installation = await _take(resources, installation.id)
+async def _mend_webhook(resources: Resources, installation: Installation) -> list[tuple[Code, bool]]:
+    webhook, installation = await _lease_webhook(resources, installation.id)
     try:
-        odd = await schedule.attend(resources, webhook, installation, chore=False)
+        odd = await schedule.reconcile_leased(resources, webhook, installation, chore=False)
     except AircallRefused as refused:
         logger.warning("webhook refused", installation_id=installation.id, reason=str(refused))
         return [(Code.WEBHOOK_REFUSED, False)]
@@ -140,14 +140,14 @@ async def _see_to_webhook(resources: Resources, installation: Installation) -> l
     return [(Code(oddity.value), True) for oddity in odd]
 
 
-async def _take(resources: Resources, installation_id: str) -> leases.Leased:
-    """The webhook, as soon as nobody else is at it."""
+async def _lease_webhook(resources: Resources, installation_id: str) -> leases.Leased:
+    """Lease the webhook, waiting until it is free. Raises `CheckUnderWay` after `WAIT_SECONDS`."""
     mine = col(Webhook.installation_id) == installation_id
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 if taken := await leases.take(resources, mine, statuses=[InstallationStatus.ACTIVE]):
                     return taken[0]
-                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         raise CheckUnderWay from None

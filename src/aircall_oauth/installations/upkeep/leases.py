@@ -1,7 +1,7 @@
-"""Who looks after a webhook has it alone: taken for a while, over all processes, and given back changed.
+"""Leases of webhooks: one process at a time works on a webhook.
 
-`leased_until` says until when it is taken, `due_at` when the next look is wanted. Whoever comes back after his lease
-changes nothing: somebody else may have taken it meanwhile.
+`leased_until` says until when the lease runs, `due_at` when the webhook is to be reconciled next. A process that
+returns after its lease has run out changes nothing: another process may have claimed the webhook meanwhile.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.leases import after, between, claim
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
 
-# A look has it for this long; the calls to Aircall stay well below.
+# Reconciling one webhook, calls to Aircall included, takes far less.
 LEASE = timedelta(seconds=90)
-# Together with its turn in the queue, a look comes within fifteen minutes of the last one, and not within five.
-NEXT_LOOK = timedelta(minutes=6), timedelta(minutes=12)
+# With its time in the queue, a webhook is reconciled no sooner than five minutes and no later than fifteen after the
+# last time.
+INTERVAL = timedelta(minutes=6), timedelta(minutes=12)
 
 Leased = tuple[Webhook, Installation]
 
@@ -26,7 +27,7 @@ Leased = tuple[Webhook, Installation]
 async def take(
     resources: Resources, *conditions: ColumnElement[bool], statuses: Sequence[InstallationStatus], limit: int = 1
 ) -> list[Leased]:
-    """Webhooks that nobody has, the longest due first, each with its installation, for the length of a lease."""
+    """Lease webhooks that are free and meet the conditions, the longest due first, each with its installation."""
     is_free = or_(col(Webhook.leased_until).is_(None), col(Webhook.leased_until) <= func.now())
     allowed = (is_free, col(Installation.status).in_(statuses), *conditions)
     lease = {"leased_until": after(LEASE), "attempts": Webhook.attempts + 1}
@@ -35,18 +36,19 @@ async def take(
 
 
 async def change(session: AsyncSession, webhook: Webhook, **values: object) -> bool:
-    """Change the row, if it is still ours."""
+    """Change the row if the lease is still ours. Returns whether it was."""
     ours = update(Webhook).where(col(Webhook.id) == webhook.id, col(Webhook.leased_until) == webhook.leased_until)
     return (await session.exec(ours.values(**values))).rowcount == 1
 
 
 async def give_back(
-    session: AsyncSession, webhook: Webhook, *, next_look: timedelta | None = None, **values: object
+    session: AsyncSession, webhook: Webhook, *, due_in: timedelta | None = None, **values: object
 ) -> bool:
-    """Change the row and let others have it, if it is still ours; the next look comes in its turn, or when told.
+    """Change the row and end the lease if it is still ours. Returns whether it was.
 
-    A new install that came meanwhile moved `due_at`: it brought another token, so it is looked at once more.
+    The webhook is due again after `due_in`, by default after the usual time. If `due_at` was moved meanwhile, it stays:
+    a new install moves it, as it brings another token, and the webhook is to be reconciled with that one too.
     """
-    due_at = after(between(*NEXT_LOOK) if next_look is None else next_look)
+    due_at = after(between(*INTERVAL) if due_in is None else due_in)
     unless_moved = case((col(Webhook.due_at) == webhook.due_at, due_at), else_=col(Webhook.due_at))
     return await change(session, webhook, **values, due_at=unless_moved, leased_until=None)

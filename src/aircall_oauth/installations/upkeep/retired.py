@@ -1,6 +1,6 @@
-"""Webhooks of ours that are to go: deleted at Aircall when it is their time, and forgotten a little later.
+"""Retired webhooks: deleted at Aircall when they are due, and forgotten a little later.
 
-Until then their events are recognised, and nobody takes them into use: `steward` leaves alone what stands here.
+Until then their events are recognised, and `reconcile` never takes one of them into use.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-# Who deletes one has it for this long.
+# Deleting one takes less.
 LEASE = timedelta(seconds=90)
 DELETE_SECONDS = 20.0
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(hours=1)
-# Somebody may have listed it just before it went; and what was under way when it went still arrives.
+# Another process may have listed the webhook just before it was deleted, and events under way then still arrive.
 FORGOTTEN_AFTER = timedelta(minutes=10)
 BATCH = 20
 
 
 async def rotate(resources: Resources, who: Who, installation_id: str) -> bool:
-    """Give an installation a webhook with another token; whether it is done already, or left to the worker.
+    """Give an installation a new webhook with another token. Returns False where it was left to the worker.
 
-    Both are recognised until the old one is deleted, ten minutes later. Raises `InstallationNotFound` or
+    Both webhooks are recognised until the old one is deleted, ten minutes later. Raises `InstallationNotFound` or
     `InstallationNotActive`.
     """
     async with resources.database.session() as session:
@@ -53,7 +53,7 @@ async def rotate(resources: Resources, who: Who, installation_id: str) -> bool:
 
 
 async def delete_retired(resources: Resources) -> None:
-    """The worker's chore: delete at Aircall what is due there, and forget what was deleted."""
+    """Chore: delete the retired webhooks that are due at Aircall, and forget those deleted a while ago."""
     async with resources.database.session() as session:
         await session.exec(
             delete(RetiredWebhook).where(
@@ -76,9 +76,9 @@ async def _delete(resources: Resources, retired: RetiredWebhook, installation: I
             token = tokens.token_of(resources, installation)
             await resources.aircall.delete_webhook(token, retired.webhook_id)
     except AircallRefused as refused:
-        # A dead token deletes nothing; where it is dead for good, Aircall has nothing of ours any more.
+        # A dead token deletes nothing; where it is dead for good, Aircall no longer has webhooks of ours.
         logger.warning("retired webhook not deleted", installation_id=installation.id, reason=str(refused))
-    except tokens.NotNow as error:
+    except tokens.ASKING_ERRORS as error:
         await _put_off(resources, retired, error)
         return
     await _note_deleted(resources, retired)
@@ -90,8 +90,8 @@ async def _note_deleted(resources: Resources, retired: RetiredWebhook) -> None:
         noted = (await session.exec(gone.values(deleted_at=func.now(), due_at=func.now() + FORGOTTEN_AFTER))).rowcount
         if not noted:
             # The installation ended meanwhile. If it came back, it may have taken this very webhook into use.
-            look_again = update(Webhook).where(col(Webhook.installation_id) == retired.installation_id)
-            await session.exec(look_again.where(col(Webhook.due_at).is_not(None)).values(due_at=func.now()))
+            reconcile_now = update(Webhook).where(col(Webhook.installation_id) == retired.installation_id)
+            await session.exec(reconcile_now.where(col(Webhook.due_at).is_not(None)).values(due_at=func.now()))
 
 
 async def _put_off(resources: Resources, retired: RetiredWebhook, error: Exception) -> None:

@@ -1,8 +1,8 @@
-"""Makes sure that what is active here is switched on at Aircall.
+"""Makes sure that the integrations of active installations are switched on at Aircall.
 
-Leaving, and claims that lapse, switch an integration off; a customer may come back in that very moment, and a process
-may be killed between any two steps. So every connection, and everything that is to switch off, leaves a moment in the
-installation's row (`switch_on_at`), and from then on an active installation is looked at until it is seen to be on.
+A farewell or a claim that expires switches an integration off. The customer may come back at that very moment, and a
+process may be killed between any two steps. So each connection, and each switching off, writes a time into the
+installation's row (`switch_on_at`); from then on the integration of an active installation is probed until it is on.
 """
 
 import asyncio
@@ -16,17 +16,21 @@ from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus
 
-# A worker that looks at one has it for this long; one that could not be switched on is looked at again then.
+# How long a worker has an installation; one that could not be switched on is due again afterwards.
 LEASE = timedelta(minutes=5)
 BATCH = 20
 
 
 async def make_sure(resources: Resources) -> None:
-    """The worker's chore: look at the active installations that are due, and switch on those that are off."""
-    await asyncio.gather(*(_make_sure_of(resources, installation) for installation in await _take(resources)))
+    """Chore: switch on the integrations that are off, of the active installations that are due."""
+    await asyncio.gather(*(_make_sure_of(resources, installation) for installation in await _claim(resources)))
 
 
-async def _take(resources: Resources) -> Sequence[Installation]:
+async def _claim(resources: Resources) -> Sequence[Installation]:
+    """Claim the installations that are due.
+
+    Not `leases.claim`: the rows are installations themselves, with another due column and the lock of `for_change`.
+    """
     due = (
         select(Installation.id)
         .where(col(Installation.switch_on_at) <= func.now(), col(Installation.status) == InstallationStatus.ACTIVE)
@@ -47,7 +51,7 @@ async def _take(resources: Resources) -> Sequence[Installation]:
 async def _make_sure_of(resources: Resources, installation: Installation) -> None:
     if not await tokens.refresh(resources, installation.id):
         return
-    # Unless somebody is about to switch it off by now.
+    # Unless another process has set it meanwhile, about to switch the integration off.
     done = update(Installation).where(
         col(Installation.id) == installation.id, col(Installation.switch_on_at) == installation.switch_on_at
     )

@@ -107,11 +107,11 @@ async def test_where_aircall_is_away_it_is_removed_here_and_the_worker_finishes_
     status = await disconnect(service, installation_id)
     service.aircall.heal()
     (waiting,) = await service.sql("SELECT due_at - now() AS due_in, attempts, last_error, token_sealed FROM farewell")
-    await farewell.say_goodbyes(service.resources)
+    await farewell.finish_farewells(service.resources)
     too_early = len(service.aircall.webhooks.of(COMPANY))
     await service.sql(MAKE_DUE)
     await service.sql("DELETE FROM budget")
-    await farewell.say_goodbyes(service.resources)
+    await farewell.finish_farewells(service.resources)
 
     assert (status, (await the_installation(service))["status"]) == (204, "removed")
     assert waiting["due_in"] > timedelta(seconds=10)
@@ -130,7 +130,7 @@ async def test_a_token_is_not_kept_longer_than_three_days_for_it(service: Servic
     await service.sql("UPDATE farewell SET due_at = now(), begun_at = now() - interval '73 hours'")
     before = len(service.aircall.requests)
 
-    await farewell.say_goodbyes(service.resources)
+    await farewell.finish_farewells(service.resources)
 
     assert await service.sql("SELECT * FROM farewell") == []
     assert len(service.aircall.requests) == before
@@ -176,7 +176,7 @@ async def test_who_comes_back_calls_the_farewell_off(service: Service) -> None:
 
     again = await service.install()
     await service.sql(MAKE_DUE)
-    await farewell.say_goodbyes(service.resources)
+    await farewell.finish_farewells(service.resources)
 
     assert again == installation_id
     assert (await the_installation(service))["status"] == "active"
@@ -194,7 +194,7 @@ async def test_who_comes_back_while_goodbye_is_being_said_is_whole_in_the_end(se
 
     again = await service.install()
     await leaving_now
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     assert again == installation_id
     (hook,) = service.aircall.webhooks.of(COMPANY)
@@ -231,5 +231,5 @@ async def test_an_operator_lists_shows_and_disconnects(service: Service) -> None
     assert tuple(line) == ("operator", "-")
     assert len(await service.sql("SELECT * FROM farewell")) == 1
     await service.sql(MAKE_DUE)
-    await farewell.say_goodbyes(service.resources)
+    await farewell.finish_farewells(service.resources)
     assert service.aircall.webhooks.of(COMPANY) == []

@@ -46,7 +46,7 @@ async def look_now(service: Service) -> None:
     """Both chores, with what they wait for due."""
     await uninstalls.notice_uninstalls(service.resources)
     await service.sql("UPDATE uninstall SET due_at = now()")
-    await uninstalls.look_at_uninstalls(service.resources)
+    await uninstalls.confirm_uninstalls(service.resources)
 
 
 async def test_a_token_that_a_look_finds_dead_makes_it_unauthorized(service: Service) -> None:
@@ -116,11 +116,11 @@ async def test_a_token_refused_twice_minutes_apart_is_dead_and_a_new_install_hea
     service.aircall.webhooks.delete_company(COMPANY)
     await service.sql("UPDATE webhook SET due_at = now()")
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     refused_once = await status_of(service, installation_id)
     (wait,) = await service.sql("SELECT extract(epoch FROM due_at - now()) AS seconds FROM webhook")
     await service.sql("UPDATE webhook SET due_at = now(), refused_at = refused_at - interval '2 minutes'")
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     unauthorized = await status_of(service, installation_id)
     again = await service.install()
 
@@ -148,7 +148,7 @@ async def test_webhooks_of_the_dead_do_not_hold_up_the_living(service: Service) 
         "UPDATE webhook SET status = 'pending', due_at = now() WHERE installation_id = $1", installation_id
     )
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     (webhook,) = await service.sql("SELECT status FROM webhook WHERE installation_id = $1", installation_id)
     assert webhook["status"] == "active"
@@ -219,7 +219,7 @@ async def test_a_reinstall_during_the_look_is_not_ended_by_it(service: Service) 
     service.aircall.break_next("integrations/me", "slow", seconds=1.0)
     await uninstalls.notice_uninstalls(service.resources)
 
-    looking = asyncio.create_task(uninstalls.look_at_uninstalls(service.resources))
+    looking = asyncio.create_task(uninstalls.confirm_uninstalls(service.resources))
     asked = len(service.aircall.requests)
     await until(lambda: len(service.aircall.requests) > asked)
     await service.install()
@@ -241,7 +241,7 @@ async def test_an_uninstall_noted_while_its_installation_is_removed_is_forgotten
         await lifecycle.remove(session, installation, reason="disconnected")
     await noting
     noted = await service.sql("SELECT * FROM uninstall")
-    await uninstalls.look_at_uninstalls(service.resources)
+    await uninstalls.confirm_uninstalls(service.resources)
 
     assert len(noted) == 1
     assert await service.sql("SELECT * FROM uninstall") == []

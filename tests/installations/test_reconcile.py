@@ -41,7 +41,7 @@ async def look(service: Service) -> list[str]:
     await service.sql(MAKE_DUE)
     await service.sql("DELETE FROM budget")
     before = len(service.aircall.requests)
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     return asked(service, before)
 
 
@@ -103,7 +103,7 @@ async def test_a_webhook_that_is_well_costs_one_call_and_is_looked_at_again_in_m
     row = await the_webhook(service)
     (times,) = await service.sql("SELECT due_at - checked_at AS pause, now() - checked_at AS ago FROM webhook")
     assert requests == ["GET webhooks"]
-    assert leases.NEXT_LOOK[0] <= times["pause"] <= leases.NEXT_LOOK[1]
+    assert leases.INTERVAL[0] <= times["pause"] <= leases.INTERVAL[1]
     assert times["ago"].total_seconds() < 30
     assert (row["status"], row["attempts"], row["leased_until"]) == ("active", 0, None)
     assert await told(service) == []
@@ -227,12 +227,12 @@ async def test_a_webhook_that_another_installation_may_just_be_making_is_no_doub
     await service.sql("UPDATE webhook SET due_at = now(), thorough_at = NULL WHERE installation_id = $1", first)
     await service.sql("UPDATE webhook SET due_at = now() + interval '1 hour' WHERE installation_id = $1", second)
 
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
     await clean_up(service)
     both = len(hooks(service))
     service.aircall.companies[0].integration = Integration(400999, [55011])
     await service.sql("UPDATE webhook SET due_at = now() WHERE installation_id = $1", second)
-    await schedule.look_after_webhooks(service.resources)
+    await schedule.reconcile_webhooks(service.resources)
 
     rows = await service.sql("SELECT webhook_id, status FROM webhook")
     assert both == 2
@@ -318,7 +318,7 @@ async def test_many_workers_at_once_tell_each_change_once(service: Service) -> N
         hook.switch(active=False)
     await service.sql(MAKE_DUE)
 
-    await asyncio.gather(*(schedule.look_after_webhooks(service.resources) for _ in range(6)))
+    await asyncio.gather(*(schedule.reconcile_webhooks(service.resources) for _ in range(6)))
 
     assert sorted(type_ for type_, _ in await told(service)) == ["webhook.disabled"] * 3 + ["webhook.restored"] * 3
     assert asked(service).count("PUT webhooks") == 3
@@ -331,7 +331,7 @@ async def test_a_slow_company_holds_nobody_up(service: Service) -> None:
     await service.sql("UPDATE webhook SET due_at = now(), checked_at = NULL WHERE installation_id <> $1", first)
     service.aircall.break_next("GET webhooks", "slow", seconds=3.0)
 
-    looking = asyncio.create_task(schedule.look_after_webhooks(service.resources))
+    looking = asyncio.create_task(schedule.reconcile_webhooks(service.resources))
     well = "SELECT 1 FROM webhook WHERE installation_id <> $1 AND checked_at IS NOT NULL"
     await eventually(lambda: service.sql(well, first))
     ended_first = looking.done()
@@ -552,7 +552,7 @@ async def test_troubles_without_end_do_not_make_us_ask_without_end(service: Serv
     await schedule.after_troubles(service.resources)
 
     (row,) = await service.sql("SELECT due_at - checked_at AS pause FROM webhook")
-    assert schedule.BETWEEN_LOOKS <= row["pause"] <= schedule.BETWEEN_LOOKS + schedule.SPREAD
+    assert schedule.SHORTEST_INTERVAL <= row["pause"] <= schedule.SHORTEST_INTERVAL + schedule.SPREAD
 
 
 async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
