@@ -7,7 +7,7 @@ import httpx
 import pytest
 import stamina
 
-from aircall_oauth.installations.oauth import flow
+from aircall_oauth.installations.oauth import flow, grant, saving
 from aircall_oauth.sandbox.aircall.faults import How
 from tests.support.service import Service, until
 
@@ -84,7 +84,7 @@ async def test_what_fails_after_the_saving_is_no_failed_install(service: Service
 def test_every_ending_comes_within_fifteen_seconds() -> None:
     assert REAL_ANSWER_SECONDS < 15
     assert flow.WAIT_FOR_FIRST_SECONDS < REAL_ANSWER_SECONDS
-    assert flow.UNDER_WAY.total_seconds() > 2 * flow.STEP_SECONDS + flow.SAVE_SECONDS + 10
+    assert flow.UNDER_WAY.total_seconds() > 2 * grant.STEP_SECONDS + saving.SAVE_SECONDS + 10
 
 
 @pytest.mark.parametrize("door", ["oauth/token", "integrations/me"])

@@ -14,7 +14,7 @@ import pytest
 import stamina
 
 from aircall_oauth.aircall import client
-from aircall_oauth.installations.oauth import flow, state
+from aircall_oauth.installations.oauth import flow, grant, state
 from aircall_oauth.sandbox.aircall.faults import How
 from tests.support.service import PUBLIC_URL, Service, run_service, settings_for, until
 
@@ -367,7 +367,7 @@ async def test_one_hiccup_after_the_exchange_is_bridged(service: Service) -> Non
 
 
 def test_a_flow_is_called_dead_only_after_its_steps_at_aircall_are_over() -> None:
-    assert flow.UNDER_WAY.total_seconds() > 2 * flow.STEP_SECONDS
+    assert flow.UNDER_WAY.total_seconds() > 2 * grant.STEP_SECONDS
 
 
 async def test_a_flow_cut_short_is_unknown_and_is_never_exchanged_again(service: Service) -> None:

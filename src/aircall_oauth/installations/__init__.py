@@ -1,1 +1,1 @@
-"""An Aircall admin connects, and leaves."""
+"""Installations: connected by an Aircall admin, kept up, disconnected."""

@@ -61,7 +61,7 @@ async def list_installations(
     cursor: Annotated[str | None, Query(pattern=ID, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> InstallationList:
-    """Installations, oldest first. An API key bound to an owner sees that owner's only."""
+    """List installations, oldest first. An API key bound to an owner sees only that owner's."""
     return await views.list_installations(resources, key, owner=owner, status=status, cursor=cursor, limit=limit)
 
 
@@ -71,7 +71,7 @@ async def list_installations(
 async def show_installation(
     installation_id: InstallationId, key: InstallationsReader, resources: ResourcesDep
 ) -> InstallationView:
-    """One installation, and its webhook; never a secret."""
+    """Show an installation and its webhook; never a secret."""
     return await views.show_installation(resources, key, installation_id)
 
 
@@ -84,7 +84,7 @@ async def show_installation(
 async def disconnect(
     installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
 ) -> None:
-    """Remove our webhook at Aircall, switch the integration off, erase the token. Twice is as good as once.
+    """Remove our webhook at Aircall, switch the integration off, and erase the token. A repeat changes nothing.
 
     Where Aircall can't be reached, the installation is `removed` here at once, and the worker finishes the rest.
     """
@@ -93,17 +93,17 @@ async def disconnect(
 
 class FindingView(BaseModel):
     code: check.Code = Field(description="What was wrong", examples=["webhook_disabled"])
-    mended: bool = Field(description="Whether it is right now")
+    mended: bool = Field(description="Whether it is mended now")
 
 
 class CheckView(BaseModel):
-    """What a check saw. `installation` is as it stands after the mending."""
+    """What a check found. `installation` is as it is after the mending."""
 
     model_config = ConfigDict(json_schema_extra={"example": CHECK_EXAMPLE})
 
-    healthy: bool = Field(description="Whether nothing that was wrong is left")
+    healthy: bool = Field(description="Whether everything that was wrong is mended")
     token: check.Token = Field(description="`foreign`: it answers for another company or integration than before")
-    found: list[FindingView] = Field(description="What was wrong; empty where all was well")
+    found: list[FindingView] = Field(description="What was wrong; empty if nothing was")
     installation: InstallationView
 
 
@@ -115,19 +115,19 @@ class CheckView(BaseModel):
 async def check_installation(
     installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
 ) -> CheckView:
-    """Look at token, integration, numbers and webhook at Aircall, mend what can be mended, and say what was found.
+    """Check token, integration, numbers and webhook at Aircall, mend what can be mended, and say what was found.
 
-    - `token_refused`, `token_foreign`: asked twice; the installation is `unauthorized`, and its customer must install
-      anew. `token_accepted_again`: it was, and is active again.
-    - `integration_off`: it was switched off at Aircall, and is switched on. `no_numbers`: the customer has chosen no
-      numbers, so there are no calls; only an admin can, in Aircall's dashboard.
-    - `facts_changed`: name, numbers or switch were not as they stand here; now they are.
-    - `webhook_new`, `webhook_missing`, `webhook_disabled`, `webhook_changed`, `webhook_doubled`: it was not registered
-      yet, gone, off, other than wanted, or there was more than one. `webhook_refused`: Aircall does not let it be
-      mended; the worker goes on trying.
+    - `token_refused`, `token_foreign`: Aircall was asked twice; the installation is `unauthorized`, and its customer
+      must install anew. `token_accepted_again`: it was `unauthorized`, and is active again.
+    - `integration_off`: the integration was switched off at Aircall, and is switched on. `no_numbers`: the customer has
+      chosen no numbers, so there are no calls; only an admin can choose them, in Aircall's dashboard.
+    - `facts_changed`: name, numbers or switch were different at Aircall; they are updated here.
+    - `webhook_new`, `webhook_missing`, `webhook_disabled`, `webhook_changed`, `webhook_doubled`: the webhook was not
+      registered yet, was gone, was off, was other than wanted, or there was more than one. `webhook_refused`: Aircall
+      does not let it be mended; the worker goes on trying.
 
-    An installation that is `unclaimed` or `removed` is 409, and so is one that somebody is just looking at
-    (`check_under_way`). Where Aircall can't be reached, 502, and nothing is said about it.
+    An installation that is `unclaimed` or `removed` is 409, and so is one that is being checked already
+    (`check_under_way`). Where Aircall can't be reached, the answer is 502 and says nothing about the installation.
     """
     checked = await check.check(resources, key, who, installation_id)
     return CheckView(
@@ -152,9 +152,9 @@ class TokenView(BaseModel):
 async def read_token(
     installation_id: InstallationId, key: TokensReader, who: WhoDep, resources: ResourcesDep
 ) -> Response:
-    """The raw access token. Every reading is written to the audit table, with the API key that asked.
+    """Read the access token in clear. Each reading is written to the audit table, with the API key that asked.
 
-    One API key reads `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` of them in a minute: more is 429, and an alarm in the log.
+    An API key may read `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` tokens a minute: more is 429, and an alarm in the log.
     """
     token = await views.read_token(resources, key, installation_id, who=who)
     body = TokenView(access_token=token.get_secret_value(), token_type="Bearer")

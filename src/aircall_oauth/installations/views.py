@@ -1,4 +1,4 @@
-"""What the partner's systems may know about installations."""
+"""Views: what the partner's systems may read about installations."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -44,7 +44,7 @@ class InstallationView(BaseModel):
     silent_since: datetime | None = Field(
         None,
         exclude_if=lambda silent_since: silent_since is None,
-        description="There only where the installation is active, used to speak at hours like these, and does not.",
+        description="Present only if the installation is active, usually sends events at hours like these, and does not.",
     )
     webhook: WebhookView
 
@@ -79,7 +79,7 @@ async def list_installations(
 async def list_all(
     resources: Resources, key: Caller, *, owner: str | None = None, status: InstallationStatus | None = None
 ) -> list[InstallationView]:
-    """The whole list, page after page, for the command line."""
+    """List all installations, page after page, for the command line."""
     await resources.require_ready()
     found: list[InstallationView] = []
     cursor = None
@@ -101,7 +101,7 @@ async def show_installation(resources: Resources, key: Caller, installation_id: 
 
 
 async def read_token(resources: Resources, key: Caller, installation_id: str, *, who: Who) -> SecretStr:
-    """The token in clear, and a line in the audit that says so, or neither.
+    """Return the token in clear and record the reading in the audit, in one transaction.
 
     Raises `TooManyTokenReads` for a key that read `AIRCALL_OAUTH_TOKEN_READS_PER_MINUTE` within the last minute.
     """
@@ -123,13 +123,13 @@ async def read_token(resources: Resources, key: Caller, installation_id: str, *,
 
 
 async def _record_refusal(session: AsyncSession, who: Who, installation_id: str) -> None:
-    """One line a minute says it: a flood of refused reads must not become a flood of lines."""
+    """Record a refused reading in the audit, once a minute: a flood of refused reads must not become a flood of rows."""
     if await audit.wait_after(session, who, Action.TOKEN_READ, most=1, outcome=Outcome.REFUSED) is None:
         await audit.record(session, who, Action.TOKEN_READ, installation_id=installation_id, outcome=Outcome.REFUSED)
 
 
 def _visible_to(key: Caller) -> Select[Any]:
-    """Installations with their webhook and the time of the last event Aircall sent, as far as the key may see."""
+    """Select the installations the key may see, with their webhook and the time of the last event Aircall sent."""
     last_event_at = (
         select(Event.received_at)
         .where(col(Event.installation_id) == col(Installation.id), col(Event.source) == EventSource.AIRCALL)

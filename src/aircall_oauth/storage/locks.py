@@ -18,7 +18,7 @@ ROTATION = 0x726F74617465  # "rotate"
 MIGRATION = 0x61697263616C6C  # "aircall"
 
 # Of two times 32 bits: this number, and one for what is locked.
-# With an Aircall company: held while an install saves its installation (`installations/oauth/flow`).
+# With an Aircall company: held while an install saves its installation (`installations/oauth/saving`).
 COMPANY_INSTALL = 1
 # With an actor: held while the actor's recent calls are counted, so that the limit holds (`access/audit`).
 ACTOR_COUNT = 2

@@ -1,12 +1,12 @@
-"""Slows down strangers at the callback.
+"""Brake: limit the flows without an installation at the callback.
 
-Anyone can open the install door and come back with a code of their own making. So what does not end in an installation
-is counted, for the address that it came from and for all together, and beyond so many in a minute the callback answers
-429 before it writes a row or asks Aircall. What ends in an installation costs nothing, nor does a repeat. A flow that
-began with an install link is never counted: a link is made by the partner, and works once.
+The install door is public, and a made-up code costs nothing. So flows that do not end in an installation are counted,
+per network address and in total; beyond a number per minute the callback answers 429 before it writes a row or asks
+Aircall. Flows that end in an installation, and repeats, do not count. Nor do flows that began with an install link:
+the partner makes it, and it works once.
 
-Each process counts for itself, so with n replicas n times as many get through. The address is the socket's, which no
-header can change; behind a proxy it is the proxy's, so private addresses are counted with all others only.
+Each process counts for itself, so n replicas let n times as many through. The address is the socket's, which no header
+can change. Behind a proxy it is the proxy's, so private addresses count towards the total only.
 """
 
 import ipaddress
@@ -22,13 +22,13 @@ MINUTE_SECONDS = 60.0
 PER_ADDRESS = 10
 OF_ALL = 30
 MOST_ADDRESSES = 4096
-# Who has one IPv6 address has all of its network's.
+# A sender with one IPv6 address has all addresses of its network.
 IPV6_PREFIX = 64
 
 
 @dataclass
 class Bucket:
-    """Places that are taken and come back evenly, all of them within a minute."""
+    """A token bucket: free places, refilled evenly, all of them within a minute."""
 
     size: int
     free: float
@@ -40,12 +40,12 @@ class Bucket:
 
     @property
     def wait_seconds(self) -> int:
-        """Until a place is free; 0 where one is."""
+        """Seconds until a place is free; 0 if one is."""
         return max(0, math.ceil((1 - self.free) * MINUTE_SECONDS / self.size))
 
 
 class Brake:
-    """How many flows of one process ended without an installation of late."""
+    """Counts the flows of this process that ended without an installation in the last minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -53,7 +53,7 @@ class Brake:
         self._by_network: OrderedDict[str, Bucket] = OrderedDict()
 
     def take(self, address: str | None) -> "Turn":
-        """A turn at the callback, to be given back where it cost nothing. Raises `TooManyFailedInstalls`."""
+        """Take a turn at the callback; give it back if the flow does not count. Raises `TooManyFailedInstalls`."""
         now = self._clock()
         buckets = [self._all, *self._of_network(address, now)]
         for bucket in buckets:
@@ -66,7 +66,7 @@ class Brake:
         return Turn(buckets)
 
     def _of_network(self, address: str | None, now: float) -> list[Bucket]:
-        """The address's own bucket, the one used longest ago making room for a new one."""
+        """Return the bucket of a public address's network. Beyond a limit the least recently used one is dropped."""
         network = _network(address)
         if network is None:
             return []
@@ -79,19 +79,19 @@ class Brake:
 
 @dataclass
 class Turn:
-    """A place in each of some buckets."""
+    """A place taken in each of some buckets."""
 
     buckets: list[Bucket]
 
     def give_back(self) -> None:
-        """It ended in an installation, or cost nothing; twice is as good as once."""
+        """Free the places, as the flow does not count. A second call does nothing."""
         for bucket in self.buckets:
             bucket.free = min(bucket.size, bucket.free + 1)
         self.buckets = []
 
 
 def _network(address: str | None) -> str | None:
-    """What an address is counted by; None for one that is not its visitor's own."""
+    """Return the network that an address is counted by, or None for a private address, which may be a proxy's."""
     try:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:

@@ -1,7 +1,8 @@
-"""Claims: whose an installation is, said by the partner's page in its own logged-in session.
+"""Claims: the partner's page says in its own logged-in session which owner an installation belongs to.
 
-The code travels in one browser only, from our callback to the partner's page. So whoever sent an admin a link of his
-own (OAuth session fixation) never gets to see it, and nobody else's claim is accepted. `docs/security.md` tells more.
+The code travels in one browser only, from our callback to the partner's page. So an attacker that lures an admin into
+the attacker's flow (OAuth session fixation) never sees it, and can't claim the installation. `docs/security.md` has
+more.
 """
 
 import asyncio
@@ -45,12 +46,12 @@ HOLDING = {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
 
 
 def code_of(vault: Vault, flow_id: str) -> SecretStr:
-    """A flow's claim code: derived, so that a repeated callback carries the same one and nobody has to keep it."""
+    """Return a flow's claim code. It is derived, so a repeated callback carries the same one and it is not stored."""
     return SecretStr(base64url.encode(vault.fingerprint(flow_id, "claim-code")))
 
 
 def new_claim(vault: Vault, flow: FlowState, installation: Installation, *, beside: SecretStr | None) -> Claim:
-    """The claim on what came of a flow; `beside` is its token, where somebody has the installation already."""
+    """Make the claim of a flow. `beside` is the flow's token where the installation is in use with another one."""
     claim = Claim(
         id=new_id("clm"),
         installation_id=installation.id,
@@ -65,23 +66,23 @@ def new_claim(vault: Vault, flow: FlowState, installation: Installation, *, besi
 
 
 async def keep_claim(session: AsyncSession, claim: Claim) -> None:
-    """Add a claim, in place of the one that a first try of the same flow left when its commit's answer got lost."""
+    """Add a claim. It replaces one left by an earlier try of the same flow whose commit was not confirmed."""
     await session.exec(delete(Claim).where(col(Claim.fingerprint) == claim.fingerprint))
     session.add(claim)
 
 
 async def open_claim(session: AsyncSession, vault: Vault, flow_id: str) -> SecretStr | None:
-    """The code of a flow's claim while it can still be used."""
+    """Return the code of a flow's claim while it can still be used."""
     code = code_of(vault, flow_id)
     usable = select(Claim.id).where(_usable(vault, code), col(Claim.claimed_at).is_(None))
     return code if (await session.exec(usable)).first() is not None else None
 
 
 async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr, owner: str) -> str:
-    """Make an installation the owner's, once; its id. The same owner's repeat gets the same answer.
+    """Give an installation to an owner, once. Returns its id; a repeat by the same owner returns the same.
 
-    Raises `OwnerNotAllowed`, `ClaimNotFound` (never given, used by another, too late), `ClaimOfAnother` (the link was
-    another owner's) or `InstallationHeld` (another owner has it). A refused claim changes nothing.
+    Raises `OwnerNotAllowed`, `ClaimNotFound` (unknown, used by another owner, or expired), `ClaimOfAnother` (the link
+    was for another owner) or `InstallationHeld` (another owner has it). A refused claim changes nothing.
     """
     if not key.may_act_for(owner):
         raise OwnerNotAllowed
@@ -95,33 +96,33 @@ async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr,
 
 
 async def expire(resources: Resources) -> None:
-    """The worker's chore: forget what was not claimed within an hour, and erase installations that wait for nobody.
+    """Chore: erase unclaimed installations without a usable claim, and delete claims that expired.
 
-    Aircall is told first, for the token that it takes to tell is erased. Whoever is killed in between tells it again.
-    An installation that is claimed in this very moment is switched on again.
+    Aircall is told first to switch the integration off, because the token needed for that is erased. A process killed
+    in between is followed by one that tells it again. An installation claimed meanwhile is switched on again.
     """
     at = await clocks.agreed_now(resources.database)
     async with resources.database.session() as session:
-        lapsed = await _lock_all(session, _is_nobodys(at))
-        await lifecycle.note_switching_off(session, *(installation.id for installation in lapsed))
-    await asyncio.gather(*(_switch_off(resources, installation) for installation in lapsed))
-    of_these = col(Installation.id).in_([installation.id for installation in lapsed])
+        expired = await _lock_all(session, _is_abandoned(at))
+        await lifecycle.note_switching_off(session, *(installation.id for installation in expired))
+    await asyncio.gather(*(_switch_off(resources, installation) for installation in expired))
+    of_these = col(Installation.id).in_([installation.id for installation in expired])
     async with resources.database.session() as session:
         locked = await _lock_all(session, of_these)
-        # Asked anew, now that they are locked: somebody may have come back.
-        still = set((await session.exec(select(Installation.id).where(of_these, _is_nobodys(at)))).all())
+        # Read again now that they are locked: a customer may have come back.
+        still = set((await session.exec(select(Installation.id).where(of_these, _is_abandoned(at)))).all())
         for installation in locked:
             if installation.id in still:
                 await lifecycle.erase(session, installation)
-    for installation in lapsed:
+    for installation in expired:
         if installation.id not in still:
             await tokens.refresh(resources, installation.id)
-    await _forget_lapsed(resources, at)
+    await _forget_expired(resources, at)
 
 
 @again_if_undone
 async def _claim(resources: Resources, who: Who, code: SecretStr, owner: str) -> tuple[str, bool]:
-    """The installation's id, now the owner's, and whether it was already."""
+    """Give the installation to the owner. Returns its id, and whether the owner had it already."""
     async with resources.database.session() as session:
         found, installation = await _lock(session, resources.vault, code)
         if found.claimed_at is not None:
@@ -139,7 +140,7 @@ async def _claim(resources: Resources, who: Who, code: SecretStr, owner: str) ->
 
 
 async def _lock(session: AsyncSession, vault: Vault, code: SecretStr) -> tuple[Claim, Installation]:
-    """The claim and its installation, for this transaction alone; always in that order: installation, then claim."""
+    """Lock the claim and its installation for this transaction; always the installation first, then the claim."""
     installation = (
         await session.exec(
             lifecycle.for_change(
@@ -161,7 +162,7 @@ def _usable(vault: Vault, code: SecretStr) -> ColumnElement[bool]:
 
 
 def _claimed_before(found: Claim, installation: Installation, owner: str) -> str:
-    """A reload, or a repeat of a request whose answer got lost: the installation's id for the owner who has it."""
+    """Return the installation's id to the owner that claimed it before: a reload, or a repeat after a lost answer."""
     if found.owner != owner or installation.owner != owner or installation.status not in HOLDING:
         raise ClaimNotFound
     return installation.id
@@ -191,8 +192,8 @@ async def _hand_over(
     await store.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
 
 
-def _is_nobodys(at: datetime) -> ColumnElement[bool]:
-    """Unclaimed for an hour, and waited for by no claim that can still be used."""
+def _is_abandoned(at: datetime) -> ColumnElement[bool]:
+    """Match installations that are unclaimed for an hour, and have no claim that can still be used."""
     of_it = col(Claim.installation_id) == col(Installation.id)
     return and_(
         col(Installation.status) == InstallationStatus.UNCLAIMED,
@@ -202,7 +203,7 @@ def _is_nobodys(at: datetime) -> ColumnElement[bool]:
 
 
 async def _switch_off(resources: Resources, installation: Installation) -> None:
-    """Tell Aircall that nobody uses it, if it listens: it is erased anyway."""
+    """Tell Aircall once to switch the integration off. The installation is erased even if that fails."""
     try:
         async with tokens.within_budget(resources, installation.company_id):
             await resources.aircall.disable_integration(tokens.token_of(resources, installation))
@@ -210,8 +211,8 @@ async def _switch_off(resources: Resources, installation: Installation) -> None:
         logger.warning("integration not switched off", installation_id=installation.id, reason=str(error))
 
 
-async def _forget_lapsed(resources: Resources, at: datetime) -> None:
-    """Forget the claims past their time on what is in use."""
+async def _forget_expired(resources: Resources, at: datetime) -> None:
+    """Delete the expired claims on installations that are not unclaimed."""
     past = exists().where(col(Claim.installation_id) == col(Installation.id), col(Claim.expires_at) <= at)
     async with resources.database.session() as session:
         in_use = await _lock_all(session, past, col(Installation.status) != InstallationStatus.UNCLAIMED)
@@ -220,6 +221,6 @@ async def _forget_lapsed(resources: Resources, at: datetime) -> None:
 
 
 async def _lock_all(session: AsyncSession, *conditions: ColumnElement[bool]) -> Sequence[Installation]:
-    """Installations of which nobody else has the lock, for this transaction alone."""
+    """Lock a batch of installations for this transaction, passing over those locked by another."""
     found = select(Installation).where(*conditions).order_by(col(Installation.id)).limit(BATCH)
     return (await session.exec(lifecycle.for_change(found, skip_locked=True))).all()

@@ -1,7 +1,7 @@
-"""Install links: the partner's own page sends an admin to Aircall, and says for which owner.
+"""Install links: the partner's page sends an admin to Aircall with one, and it says for which owner.
 
-A link is sealed and kept nowhere. It works for thirty minutes, and once: the first flow that comes back from Aircall
-with a code uses it up (`flow.finish_install`).
+A link is sealed and not stored. It works for thirty minutes, and once: the first flow that comes back from Aircall with
+a code uses it up (`flow.finish_install`).
 """
 
 import time
@@ -25,7 +25,7 @@ PURPOSE = "install-link"
 
 
 class Link(msgspec.Struct, frozen=True, array_like=True):
-    """What an install link says, once opened."""
+    """The content of an install link."""
 
     id: str | None
     owner: str | None
@@ -47,7 +47,7 @@ class InstallLink:
 async def make_link(
     resources: Resources, key: Caller, who: Who, *, owner: str, return_to: str | None = None
 ) -> InstallLink:
-    """A new link for an owner. Without `return_to`, the first of `AIRCALL_OAUTH_RETURN_URLS` is where it ends.
+    """Make a link for an owner. Without `return_to`, it ends at the first of `AIRCALL_OAUTH_RETURN_URLS`.
 
     Raises `OwnerNotAllowed` for another owner's API key, `InvalidRequest` for an address that is not on the list.
     """
@@ -65,7 +65,7 @@ async def make_link(
 
 
 def open_link(vault: Vault, sealed: str) -> Link:
-    """What a link says; raises `LinkInvalid` or `LinkExpired`."""
+    """Open a link. Raises `LinkInvalid` or `LinkExpired`."""
     try:
         link = msgspec.json.decode(vault.open_message(sealed, PURPOSE), type=Link)
     except (SealError, msgspec.DecodeError):
@@ -76,5 +76,5 @@ def open_link(vault: Vault, sealed: str) -> Link:
 
 
 def default_return(return_urls: Sequence[str]) -> str | None:
-    """Where a claim is carried to if nobody said: the first address on the list."""
+    """Return the default address that a claim is carried to: the first on the list."""
     return return_urls[0] if return_urls else None

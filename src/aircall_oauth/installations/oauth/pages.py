@@ -1,4 +1,4 @@
-"""The pages an admin's browser ends on: one per ending, no JavaScript, and always what to do next."""
+"""The pages an admin's browser ends on: one per ending, without JavaScript, each with what to do next."""
 
 import base64
 import hashlib
@@ -61,7 +61,7 @@ class Page:
 START_AGAIN = "Start the installation again; it takes a minute."
 ANOTHER_LINK = "Ask for a new link where you were given this one."
 THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new link."
-# Endings past the moment in which the link was used up: opening it again leads nowhere.
+# Endings after the link was used up: opening it again would only be refused.
 LINK_SPENT = (CodeRefused, AircallAway)
 ENDINGS: dict[type[AppError], Page] = {
     ParametersInvalid: Page(
@@ -166,9 +166,10 @@ ENDINGS: dict[type[AppError], Page] = {
 
 
 def ending(error: AppError, *, install_url: str, by_link: bool = False) -> str:
-    """The page for a flow that ended without an installation.
+    """Render the page for a flow that ended without an installation.
 
-    A flow that began with an install link is not sent to the door without one: what came of that has no owner.
+    A flow that began with an install link is not sent to the install door without one: the installation would have no
+    owner.
     """
     page = ENDINGS.get(type(error), ENDINGS[AppError])
     if by_link and page.start_again:
@@ -183,7 +184,7 @@ def _next_with_a_link(error: AppError) -> str:
 
 
 def connected(company_name: str | None) -> str:
-    """The page for a flow that ended well, where no other place to end was given."""
+    """Render the page for a flow that ended well and has no address to return to."""
     page = Page(
         "Connected",
         f"{company_name or 'Your Aircall account'} is now connected.",
@@ -193,7 +194,7 @@ def connected(company_name: str | None) -> str:
 
 
 def to_be_claimed(company_name: str | None, claim: SecretStr) -> str:
-    """The page for a flow that must be claimed, where no address was given to carry the claim to."""
+    """Render the page for a flow that must be claimed and has no address to carry the claim to."""
     page = Page(
         "One more step",
         f"{company_name or 'Your Aircall account'} is connected, but not in use yet.",
@@ -203,7 +204,7 @@ def to_be_claimed(company_name: str | None, claim: SecretStr) -> str:
 
 
 def nothing_here(*, install_url: str, by_link: bool = False) -> str:
-    """The page for an address that is none, or that is asked in another way than by opening it."""
+    """Render the page for an unknown address, or for a method that it does not have."""
     page = Page("Nothing to see here", "This address leads nowhere.", START_AGAIN)
     if by_link:
         page = replace(page, next_step=THE_LINK_AGAIN, start_again=False)

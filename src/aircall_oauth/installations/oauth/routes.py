@@ -1,4 +1,4 @@
-"""The doors of the install flow: two for a browser, links and claims for the partner."""
+"""The doors of the install flow: two for a browser, and those for links and claims for the partner."""
 
 import re
 from datetime import datetime
@@ -42,7 +42,7 @@ AHEAD_OF_A_CLICK = re.compile(r"prefetch|prerender|preview", re.IGNORECASE)
 
 
 async def noting_a_link(request: Request, resources: ResourcesDep) -> None:
-    """Note whether the flow began with an install link, before anything ends it: its page offers no other way in."""
+    """Note whether the flow began with an install link, before it can end: its page must not offer the open door."""
     query = request.query_params
     request.state.by_link = "link" in query or state.began_with_link(
         resources.vault, query.get("state", ""), request.cookies
@@ -50,7 +50,7 @@ async def noting_a_link(request: Request, resources: ResourcesDep) -> None:
 
 
 def single_valued(request: Request) -> None:
-    """A parameter given twice is refused: two readers could each believe another one."""
+    """Refuse a parameter given twice: two readers could each take another value."""
     names = [name for name, _ in request.query_params.multi_items()]
     if len(names) != len(set(names)):
         raise ParametersInvalid
@@ -127,10 +127,10 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
     },
 )
 async def callback(request: Request, query: Annotated[CallbackQuery, Query()], resources: ResourcesDep) -> Response:
-    """Use up the state once, exchange the code, keep the token sealed, register the webhook.
+    """Use up the state once, exchange the code, keep the token sealed, and register the webhook.
 
-    The browser has its answer within 15 seconds: where Aircall takes longer, the installation goes on without it, and
-    the page (409) asks to reload.
+    The browser has its answer within 15 seconds. If Aircall takes longer, the installation goes on in the background,
+    and the page (409) asks to reload.
     """
     if any(AHEAD_OF_A_CLICK.search(request.headers.get(name, "")) for name in PREFETCH_HEADERS):
         raise PrefetchRefused
@@ -155,7 +155,7 @@ def _require_code_or_error(query: CallbackQuery) -> None:
 
 
 def ending_page(error: AppError, *, install_url: str, by_link: bool) -> HTMLResponse:
-    """A browser's door answers every error with a page."""
+    """Answer an error of a browser's door with a page."""
     page = pages.ending(error, install_url=install_url, by_link=by_link)
     pause = getattr(error, "retry_after_seconds", None)
     told = {} if pause is None else {"retry-after": str(pause)}
@@ -163,7 +163,7 @@ def ending_page(error: AppError, *, install_url: str, by_link: bool) -> HTMLResp
 
 
 def came_by_link(request: Request) -> bool:
-    """Whether the flow began with an install link, as far as this request got to know it."""
+    """Return whether the flow began with an install link, as far as this request has found out."""
     return getattr(request.state, "by_link", False)
 
 
@@ -191,7 +191,7 @@ class InstallLinkView(BaseModel):
 async def make_install_link(
     body: NewInstallLink, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
 ) -> InstallLinkView:
-    """A link for an owner's admin. What comes of it waits for the owner's claim, and is erased after an hour."""
+    """Make a link for an owner's admin. Its installation waits for the owner's claim, and is erased after an hour."""
     link = await links.make_link(resources, key, who, owner=body.owner, return_to=body.return_to)
     return InstallLinkView(url=link.url, expires_at=link.expires_at)
 
@@ -213,11 +213,11 @@ class NewClaim(BaseModel):
 async def claim_installation(
     body: NewClaim, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
 ) -> InstallationView:
-    """Make an installation the owner's, once. The owner must be that of the partner's logged-in session.
+    """Give an installation to an owner, once. The owner must be that of the partner's logged-in session.
 
-    Sent again by the same owner, it answers with the same installation. A claim that is unknown, older than an hour or
-    used by another owner is 404; one of another owner's link 403; an installation that another owner has 409. A refused
-    claim changes nothing.
+    A repeat by the same owner answers with the same installation. A claim that is unknown, older than an hour or used
+    by another owner is 404; a claim of another owner's link is 403; an installation that another owner has is 409. A
+    refused claim changes nothing.
     """
     installation_id = await claims.claim(resources, key, who, code=body.claim, owner=body.owner)
     return await views.show_installation(resources, key, installation_id)

@@ -1,7 +1,7 @@
-"""The OAuth state: sealed, kept nowhere, and bound to one browser by a cookie of its own.
+"""The OAuth state: sealed, not stored, and bound to one browser by a cookie.
 
-The state names the flow, when it began, and the hash of a secret that only the browser's cookie holds. One cookie
-per flow, so two tabs both succeed. RFC 6749 10.12 says why; RFC 9700 4.7 how.
+The state holds the flow's id, when it began, and the hash of a secret that only the browser's cookie holds. Each flow
+has a cookie of its own, so two tabs both succeed. RFC 6749 10.12 says why a state is needed, RFC 9700 4.7 how.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ LIFETIME = timedelta(minutes=10)
 CLOCK_SKEW_SECONDS = 60
 PURPOSE = "oauth-state"
 COOKIE_NAME = "aircall_oauth_"
-# Ends a cookie's value where its flow began with an install link.
+# The end of a cookie's value if its flow began with an install link.
 LINK_MARK = ".link"
 MAX_COOKIES = 20
-# No answer carries more of them, whatever a browser was made to send.
+# The most cookies that one answer deletes, however many a browser was made to send.
 MAX_DELETED = 40
 
 
 class FlowState(msgspec.Struct, frozen=True, array_like=True):
-    """What comes back unchanged from Aircall, once opened. A newer version may have sealed more than this."""
+    """The content of a state. One sealed by a newer version may have more fields."""
 
     flow_id: str
     started_at: int
@@ -51,7 +51,7 @@ class FlowCookie:
 def begin(
     vault: Vault, *, secure: bool, return_to: str | None = None, link_id: str | None = None, owner: str | None = None
 ) -> tuple[str, str, FlowCookie]:
-    """A new flow: its id, its sealed state and its cookie. Nothing is stored."""
+    """Begin a flow. Returns its id, its sealed state and its cookie. Nothing is stored."""
     flow_id, browser_secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
     if link_id is not None:
         browser_secret += LINK_MARK
@@ -61,7 +61,7 @@ def begin(
 
 
 def judge(vault: Vault, state: str, cookies: Mapping[str, str], *, secure: bool) -> FlowState:
-    """Open a state and hold it against the browser's cookie, using nothing up.
+    """Open a state and check it against the browser's cookie. Nothing is used up.
 
     Raises `StateInvalid`, `StateExpired` or `WrongBrowser`.
     """
@@ -77,9 +77,9 @@ def judge(vault: Vault, state: str, cookies: Mapping[str, str], *, secure: bool)
 
 
 def began_with_link(vault: Vault, state: str, cookies: Mapping[str, str]) -> bool:
-    """Whether the flow that a browser comes back from began with an install link, however it ends.
+    """Return whether the flow that a browser comes back from began with an install link.
 
-    The state tells; where it can't be read, the browser's cookies do.
+    The state says so; if it can't be opened, the browser's cookies decide.
     """
     try:
         return _open(vault, state).link_id is not None
@@ -88,14 +88,14 @@ def began_with_link(vault: Vault, state: str, cookies: Mapping[str, str]) -> boo
 
 
 def cookie_name(flow_id: str, *, secure: bool) -> str:
-    """`__Host-` pins a cookie to this host over https; browsers refuse it on http://localhost."""
+    """Return a flow's cookie name. `__Host-` pins it to this host; browsers refuse that prefix on http://localhost."""
     return f"{'__Host-' if secure else ''}{COOKIE_NAME}{flow_id}"
 
 
 def surplus_cookies(cookies: Mapping[str, str], *, secure: bool) -> list[str]:
-    """The oldest flow cookies of a browser that began very many flows (browsers send the oldest first).
+    """Return the oldest flow cookies of a browser that began very many flows (browsers send the oldest first).
 
-    Only names that this service gives: a neighbouring site can set any, and not each can stand in an answer.
+    Only names that this service gives: a neighbouring site can set any, and some are not valid in an answer.
     """
     given = re.compile(re.escape(cookie_name("", secure=secure)) + r"[A-Za-z0-9_-]{22}")
     ours = [name for name in cookies if given.fullmatch(name)]

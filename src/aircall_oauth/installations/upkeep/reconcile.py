@@ -79,8 +79,8 @@ async def _is_well(run: Run) -> bool:
 async def _mend(run: Run) -> list[Oddity] | None:
     """List the webhooks at Aircall, register ours as it is wanted, and adopt it.
 
-    Aircall lets one URL be registered twice and then sends every event twice, so a webhook whose creation answer got
-    lost must be found again instead of made again.
+    Aircall lets one URL be registered twice and then sends every event twice. So if the answer to a creation got lost,
+    the webhook must be found again instead of made again.
     """
     async with run.asking(CALLS_TO_MEND):
         there = {w.webhook_id: w async for w in run.resources.aircall.list_webhooks(run.token)}
