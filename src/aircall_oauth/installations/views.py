@@ -44,7 +44,7 @@ class InstallationView(BaseModel):
     silent_since: datetime | None = Field(
         None,
         exclude_if=lambda silent_since: silent_since is None,
-        description="Present only if the installation is active, usually sends events at hours like these, and does not.",
+        description="Present only if the installation is active and silent at hours at which it usually sends events.",
     )
     webhook: WebhookView
 
@@ -123,7 +123,7 @@ async def read_token(resources: Resources, key: Caller, installation_id: str, *,
 
 
 async def _record_refusal(session: AsyncSession, who: Who, installation_id: str) -> None:
-    """Record a refused reading in the audit, once a minute: a flood of refused reads must not become a flood of rows."""
+    """Record a refused reading in the audit, once a minute: a flood of refused reads must not flood it."""
     if await audit.wait_after(session, who, Action.TOKEN_READ, most=1, outcome=Outcome.REFUSED) is None:
         await audit.record(session, who, Action.TOKEN_READ, installation_id=installation_id, outcome=Outcome.REFUSED)
 
