@@ -1,4 +1,4 @@
-"""What an installation could not receive is asked for afterwards, and is in the log once, whoever tells it first."""
+"""Back-fill: what an installation could not receive is asked for afterwards, and is in the log once."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def hours(number: float) -> timedelta:
 
 
 def record(service: Service, count: int, *, since: datetime, until: datetime) -> list[int]:
-    """Calls at Aircall that nobody told us of."""
+    """Record calls at Aircall without sending their events."""
     return service.aircall.record_calls(count, since=since.timestamp(), until=until.timestamp())
 
 
@@ -437,7 +437,7 @@ async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_la
     missed = record(service, 130, since=ago(hours(11.9)), until=ago(hours(0.2)))
     for call_id in missed:
         service.aircall.tell_end(call_id)
-    # Twelve hours go by, and nobody looks meanwhile.
+    # Twelve hours go by without the webhook being reconciled.
     back = "interval '12 hours'"
     await service.sql(f"UPDATE webhook SET checked_at = checked_at - {back}, due_at = due_at - {back}")
     told_meanwhile = await told(service)

@@ -1,4 +1,4 @@
-"""Strangers at the callback are slowed down before they cost a row or a call; who installs the app is not."""
+"""Brake: flows without an installation are slowed down before they cost a row or a call; finished installs are not."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ class Clock:
 
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
-    """A service for whose brake time stands still."""
+    """A service with its brake's clock stopped."""
     async with run_service(settings_for(database_url, RETURN_URLS=HOME, AIRCALL_RATE_PER_MINUTE="1000")) as running:
         running.aircall.habits.rate_per_minute = 100_000
         running.app.state.brake = Brake(Clock())

@@ -1,4 +1,4 @@
-"""Whose an installation is: said by a claim, by the right owner, once, in time; until then nothing of it is used."""
+"""Claims: the right owner claims an installation once, in time; until then it is not used."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A customer comes back while Aircall is told that he left: what is active here is on at Aircall in the end."""
+"""A customer comes back during a farewell: what is active here is on at Aircall in the end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""A token that does not open holds nobody else up, and its installation can still be ended and mended."""
+"""A token that does not open holds up no other installation, and its own can still be ended and mended."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Ownership ends with the installation: whoever comes after a departed owner starts with none."""
+"""Ownership ends with the installation: the next install of the same company starts without an owner."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,7 +49,7 @@ departing = pytest.mark.parametrize("depart", DEPARTURES, ids=lambda depart: dep
 
 
 async def of_alice(service: Service) -> tuple[str, httpx.AsyncClient]:
-    """An installation that alice claimed, and a key of her own."""
+    """An installation that alice claimed, and a key bound to alice."""
     claimed = await service.claim(await service.install_by_link("alice"), "alice")
     return claimed.json()["id"], await service.partner(owner="alice")
 

@@ -1,4 +1,4 @@
-"""A customer disconnects: over at once here, undone at Aircall as soon as it answers, and nobody else's loss."""
+"""A customer disconnects: removed at once here, undone at Aircall once it answers, without loss to other customers."""
 
 import asyncio
 from datetime import timedelta

@@ -107,10 +107,10 @@ async def test_a_link_sent_to_an_admin_brings_its_sender_nothing(tmp_path: Path,
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, mallory):
         link = await the_link(mallory)
 
-        # Alice consents to what Mallory began: her browser has the cookie and brings the claim home.
+        # Alice consents to what Mallory began: the browser of Alice has the cookie and brings the claim home.
         back = await alice.get(await consent(alice, link))
         home = await alice.get(back.headers["location"])
-        # Mallory tries what is left to him: his own link again, and the partner's page without a claim.
+        # Mallory tries what is left: the same link again, and the partner's page without a claim.
         again = await mallory.get(await consent(mallory, link))
         empty_handed = [await mallory.get(HOME), await mallory.get(HOME, params={"claim": "A" * 43})]
 
@@ -135,7 +135,7 @@ async def test_a_link_sent_to_an_admin_brings_its_sender_nothing(tmp_path: Path,
 
 
 async def test_a_callback_made_for_one_browser_is_no_good_in_another(tmp_path: Path, database_url: str) -> None:
-    """Login CSRF: Mallory consents for his own company and lets Alice's browser bring it home."""
+    """Login CSRF: Mallory consents for the company of Mallory and lets Alice's browser bring it home."""
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, mallory):
         back = await consent(mallory, await the_link(mallory))
 

@@ -1,4 +1,4 @@
-"""Who looks at an installation and who ends, claims or renews it meet at its row, and wait for each other in turn."""
+"""Lock order: reconciling an installation, and ending, claiming or renewing it, wait for each other at its row."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -49,7 +49,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Slow:
-    """A service whose look is held in the middle of its transaction."""
+    """A service that is held in the middle of a reconciliation's transaction."""
 
     service: Service
     pause: Pause

@@ -1,4 +1,4 @@
-"""Aircall's answers do not fit together: refused by name, nothing of anybody's changes, and never a fault of ours."""
+"""Answers of Aircall that do not fit together are refused by name, change nothing, and are never a fault of ours."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""A partner's walk, from the link he gives his customer to the day the customer leaves: `docs/partners-walk.md`."""
+"""A partner's walk, from the first install link to the day the customer leaves: `docs/partners-walk.md`."""
 
 import base64
 from collections.abc import AsyncIterator

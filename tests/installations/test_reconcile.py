@@ -1,4 +1,4 @@
-"""The steward: every installation keeps exactly one live webhook with our URL, our name and the wanted events."""
+"""Reconciling: every installation keeps exactly one live webhook with our URL, our name and the wanted events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -37,7 +37,7 @@ def asked(service: Service, since: int = 0) -> list[str]:
 
 
 async def look(service: Service) -> list[str]:
-    """The worker's look at all, with everything due and Aircall's minute past; what Aircall was asked."""
+    """Reconcile all webhooks, made due and with a fresh budget. Returns what Aircall was asked."""
     await service.sql(MAKE_DUE)
     await service.sql("DELETE FROM budget")
     before = len(service.aircall.requests)
@@ -68,7 +68,7 @@ async def gaps(service: Service) -> list[tuple[str, bool]]:
 
 
 def double(service: Service, **changes: Any) -> Webhook:
-    """What a creation makes whose answer got lost."""
+    """Make a webhook as a creation does when its answer gets lost."""
     request = {"url": service.settings.webhook_url, "custom_name": service.settings.webhook_name, **changes}
     return service.aircall.webhooks.create(COMPANY, request, service.aircall.clock())
 
@@ -407,7 +407,7 @@ async def test_every_hour_it_is_learnt_what_else_changed_and_told_once(service: 
 
 
 async def test_an_install_finds_the_half_of_the_budget_that_chores_leave(service: Service) -> None:
-    """An admin waits in the browser, so his webhook is no chore."""
+    """An admin waits in the browser, so the webhook does not count as a chore."""
     await service.resources.require_ready()
     half = service.settings.aircall_rate_per_minute // 2
     await service.sql(

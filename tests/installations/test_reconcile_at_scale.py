@@ -133,7 +133,7 @@ async def count(service: Service, statement: str) -> dict[str, int]:
 
 
 async def told_once(service: Service) -> set[int]:
-    """The calls whose end the log tells; fails where it tells one twice."""
+    """Return the calls that ended according to the log; fails if one ended twice."""
     rows = await service.sql("SELECT data FROM event WHERE type = 'call.ended'")
     told = Counter(json.loads(row["data"])["id"] for row in rows)
     assert set(told.values()) == {1}
@@ -176,7 +176,7 @@ async def test_a_thousand_installations_are_whole_again_soon_after_a_bad_day(bus
         "call.ended": CALLS * len(active),
     }
     assert await told_once(busy) == {call for company in active for call in busy.aircall.company(company).calls}
-    # With a dead token nobody can take a webhook down.
+    # With a dead token no webhook can be deleted.
     hooks = [hook for hook in busy.aircall.webhooks.all if hook.company_id not in day.of["dead"]]
     assert sorted(hook.company_id for hook in hooks) == active
     assert all(hook.active and len(hook.events) > 1 for hook in hooks)

@@ -123,7 +123,7 @@ async def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path, data
         await first.kill()
         done_before = await disabled(it)
         (left,) = await it.sql("SELECT count(*) FROM farewell")
-        # Whoever was at a farewell when it was killed has it for a while; a test does not wait for that.
+        # The killed process holds its lease of a farewell for a while; a test does not wait for that.
         await it.sql("UPDATE farewell SET due_at = now()")
         second = await run_command("revoke-all", "--yes", "--json", environment=it.environment)
 

@@ -1,4 +1,4 @@
-"""Who used to speak and stopped is flagged, by his own rhythm: not at night, not for an outage of ours."""
+"""Silence: an installation that used to send events is flagged, but not at night and not for an outage of ours."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,7 +44,7 @@ async def shown(service: Service, installation_id: str) -> dict[str, Any]:
 
 
 async def counted(service: Service) -> int:
-    """How many are silent, as whoever scrapes is told."""
+    """Return how many installations are silent, as the metrics say."""
     await measure.measure(service.resources)
     value = service.resources.metrics.registry.get_sample_value("aircall_oauth_silent_installations")
     assert value is not None
@@ -90,7 +90,7 @@ async def test_silence_ends_with_the_next_event(service: Service) -> None:
 
 @pytest.mark.parametrize("quiet", [timedelta(hours=14), timedelta(days=2, hours=14)], ids=["night", "weekend"])
 async def test_a_usual_pause_is_nobodys_silence(service: Service, quiet: timedelta) -> None:
-    """In each of the weeks before nobody called at these hours either."""
+    """There were no calls at these hours in each of the weeks before, either."""
     installation_id = await service.install()
     last = this_hour() - quiet
     usual = [hour for hour in every_hour_before(last) if not any(_in_pause(hour, last, quiet, n) for n in (1, 2, 3, 4))]
