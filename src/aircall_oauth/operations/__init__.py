@@ -1,1 +1,1 @@
-"""What the operator measures and mends."""
+"""The operator's tools: a diagnosis, measurements, repairs."""

@@ -1,4 +1,4 @@
-"""Looks at everything that can be wrong with a deployment, says what is, and what to do about it. Changes nothing."""
+"""`aircall-oauth doctor`: check everything that can be wrong with a deployment, and advise. It changes nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -48,7 +48,7 @@ CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)
 OVERDUE_AFTER = timedelta(minutes=15)
 PUBLIC_URL_SECONDS = 5.0
-LOOKS_AT_ONCE = 10
+CHECKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
 DOWN_ADVICE = "Look at its destination. It is probed every few minutes, and at once after POST …/resume."
 DISABLED_ADVICE = "Its destination wanted no more events; POST …/resume goes on where it stood."
@@ -60,13 +60,13 @@ class Level(StrEnum):
     """How bad a finding is."""
 
     OK = auto()
-    WARNING = auto()  # worth a look; it works all the same
+    WARNING = auto()  # worth attention, but it works
     PROBLEM = auto()  # it does not work
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was seen, and what to do."""
+    """What was checked, what was seen, and what to do about it."""
 
     check: str
     level: Level
@@ -76,7 +76,7 @@ class Finding:
 
 
 def settings_findings(problems: Sequence[str]) -> list[Finding]:
-    """What is wrong with the settings; nothing else can be looked at then."""
+    """Return a finding for each problem with the settings; nothing else can be checked then."""
     advice = "Correct the environment; docs/operations.md has the table."
     return [Finding("settings", Level.PROBLEM, problem, advice) for problem in problems]
 
@@ -84,11 +84,11 @@ def settings_findings(problems: Sequence[str]) -> list[Finding]:
 async def examine(
     settings: Settings, *, silent_after: timedelta = SILENT_AFTER, opener: Opener = open_resources
 ) -> AsyncIterator[Finding]:
-    """Every finding, in the order in which one thing needs the other; it ends where nothing more can be looked at."""
+    """Yield findings, what other checks depend on first; ends early where nothing more can be checked."""
     yield Finding("settings", Level.OK, "complete and right")
-    standing_database = await _database(settings)
-    yield standing_database
-    if standing_database.level == Level.PROBLEM:
+    database = await _database(settings)
+    yield database
+    if database.level == Level.PROBLEM:
         return
     try:
         async with opener(settings) as resources:
@@ -135,7 +135,7 @@ async def _database(settings: Settings) -> Finding:
 
 
 async def _public_url(settings: Settings) -> Finding:
-    """Whether the address that browsers and Aircall are told is this service's."""
+    """Check that `PUBLIC_URL` leads to this service."""
     url = f"{settings.public_url}/livez"
     advice = "AIRCALL_OAUTH_PUBLIC_URL must lead to `aircall-oauth serve`, for browsers and for Aircall."
     try:
@@ -153,7 +153,7 @@ async def _public_url(settings: Settings) -> Finding:
 
 
 async def _worker(resources: Resources) -> Finding:
-    """Nothing tells that a worker runs but its work."""
+    """Check that a worker runs: its only sign is that no work is overdue."""
     overdue = select(Webhook.id).where(col(Webhook.due_at) < now() - OVERDUE_AFTER, _of_active()).limit(1)
     goodbyes = select(Farewell.id).where(col(Farewell.due_at) < now() - OVERDUE_AFTER).limit(1)
     async with resources.database.session() as session:
@@ -169,7 +169,7 @@ async def _worker(resources: Resources) -> Finding:
 
 
 async def subscription_findings(resources: Resources) -> AsyncIterator[Finding]:
-    """Of subscriptions that get nothing; the log says the same."""
+    """Yield findings on subscriptions that get no events; the worker logs the same."""
     for each in await troubled.taking_nothing(resources):
         disabled = each.status == SubscriptionStatus.DISABLED
         stands = "is disabled" if disabled else "is down"
@@ -187,7 +187,7 @@ def _of_active() -> ColumnElement[bool]:
 
 
 async def _clock(resources: Resources) -> Finding:
-    """Whether Aircall answers, and whether its clock, the database's and ours agree."""
+    """Check that Aircall answers, and that its clock, the database's and ours agree."""
     try:
         theirs = await resources.aircall.clock()
     except AircallError as error:
@@ -205,7 +205,7 @@ async def _clock(resources: Resources) -> Finding:
 
 
 async def _app(resources: Resources) -> Finding:
-    """Whether Aircall knows our app."""
+    """Check that Aircall accepts our app's credentials."""
     try:
         known = await resources.aircall.knows_app()
     except AircallError as error:
@@ -218,16 +218,16 @@ async def _app(resources: Resources) -> Finding:
 
 async def _installations(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:
     installations = await views.list_all(resources, callers.OPERATOR)
-    turn = asyncio.Semaphore(LOOKS_AT_ONCE)
+    turn = asyncio.Semaphore(CHECKS_AT_ONCE)
 
-    async def look(view: InstallationView) -> list[Finding]:
+    async def check(view: InstallationView) -> list[Finding]:
         async with turn:
             return await _installation(resources, view, silent_after)
 
     well = 0
     for found in await asyncio.gather(
         *(
-            look(view)
+            check(view)
             for view in installations
             if view.status in {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
         )
@@ -245,7 +245,7 @@ async def _installations(resources: Resources, silent_after: timedelta) -> Async
 
 
 async def _installation(resources: Resources, view: InstallationView, silent_after: timedelta) -> list[Finding]:
-    """What is wrong with one installation; nothing where it is well."""
+    """Return what is wrong with one installation; an empty list where it is well."""
     reinstall = "Ask its admin to install the app again; id and owner stay."
     if view.status == InstallationStatus.UNAUTHORIZED:
         return [Finding("token", Level.PROBLEM, "Aircall no longer accepts it", reinstall, view.id)]
@@ -289,7 +289,7 @@ async def _webhook(resources: Resources, installation: Installation, view: Insta
 
 
 def _silence(view: InstallationView, integration: Integration, silent_after: timedelta) -> list[Finding]:
-    """Connected, and yet nothing comes."""
+    """Return why no events arrive of an installation that is connected."""
     if not integration.active and integration.active is not None:
         advice = "Ask its admin to switch the integration on in Aircall's Dashboard."
         return [Finding("integration", Level.WARNING, "it is switched off at Aircall", advice, view.id)]

@@ -1,6 +1,6 @@
-"""What only the database knows, measured for the metrics: by every worker, with one statement, at its own pace.
+"""Measurements of the database for the metrics, taken by every worker with one statement, at its own pace.
 
-Not when somebody scrapes: how often the database is asked must not depend on who looks.
+They are not taken when Prometheus scrapes: how often the database is asked must not depend on that.
 """
 
 import json
@@ -15,17 +15,17 @@ from aircall_oauth.storage.partitions import DAYS_AHEAD
 from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 
 MEASURE_SECONDS = 5.0
-# Its indexes hold the waiting and the dead apart; a table of millions is not counted to its end every time.
 # The first event past a position, in any of the log's days.
 OLDEST_UNREAD = "SELECT received_at FROM event WHERE position > subscription.position ORDER BY position LIMIT 1"
 HAS_DEAD = "EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NOT NULL)"
+# Waiting and dead events have an index each; a table of millions is not counted to its end every time.
 BESIDE = f"""
     (SELECT count(*) FROM (
         SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at {{}} LIMIT {MOST_BESIDE}
     ) AS bounded)
 """  # noqa: S608 - only a constant of ours is put in
 UP = f"health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}'"
-# More than can be told: those that most need a look, so that the worst is always among them.
+# Those that most need attention come first, so that the worst are measured even where there are too many to expose.
 SUBSCRIPTIONS = f"""
     SELECT id, json_build_object(
         'lag', greatest({NEWEST_POSITION} - position, 0),
@@ -57,7 +57,7 @@ MEASURE = f"""
 
 
 async def measure(resources: Resources) -> None:
-    """The worker's chore: look once, and keep what was seen for whoever scrapes."""
+    """The worker's chore: measure once, and keep the result for the next scrapes."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             row = await connection.fetchrow(MEASURE, timeout=MEASURE_SECONDS)
@@ -78,7 +78,7 @@ async def measure(resources: Resources) -> None:
 
 
 def _every(statuses: type[StrEnum], counted: str | None) -> dict[str, int]:
-    """A number for each status there is: none is zero, not nothing."""
+    """Return a number for every status, zero where no row has it."""
     found: dict[str, int] = json.loads(counted or "{}")
     return dict.fromkeys((str(status) for status in statuses), 0) | found
 

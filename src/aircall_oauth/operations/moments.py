@@ -1,8 +1,8 @@
-"""Undo what a clock that jumped ahead has put off.
+"""Repairs due times and leases that were written while a clock was ahead.
 
-Leases and due times are written as "now, and so much". A clock that is a month ahead for a moment puts them a month
-off: nothing would look at a webhook, or read for a subscription, until then. So a moment that lies further ahead than
-its writer allows is brought back.
+They are written as the current time plus an interval. A clock that is a month ahead for a moment puts them off by a
+month: until then no webhook would be checked, and no subscription read for. So a moment that lies further ahead than
+any writer puts it is brought back.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ OF_ACTIVE = f"installation_id IN (SELECT id FROM installation WHERE status = '{I
 
 @dataclass(frozen=True)
 class Moment:
-    """A column that holds a moment to come, and how far ahead it may lie, with some room."""
+    """A column with future moments, and how far ahead they may lie, with some margin."""
 
     table: str
     column: str
@@ -46,7 +46,7 @@ MOMENTS = (
 
 
 async def bring_back(resources: Resources) -> None:
-    """The worker's chore: bring each moment that lies too far ahead back to as far as it may lie."""
+    """The worker's chore: set each moment that lies too far ahead to the furthest one allowed."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             for moment in MOMENTS:

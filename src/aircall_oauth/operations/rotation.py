@@ -1,7 +1,7 @@
-"""Seals anew, under the key that seals now, what is still sealed under an older one: while everything goes on.
+"""Key rotation: seals again, under the first key, every secret that is sealed under an older one, without downtime.
 
-What is done stands in the rows themselves, so a rotation that was cut short is simply begun again. A row is replaced
-only where it still holds what was read: whoever writes it meanwhile wins, and is looked at in the next pass.
+The rows themselves say what is done, so a rotation that was interrupted is simply started again. A row is replaced only
+if it still holds the value that was read: a concurrent write wins, and the next pass finds that row again.
 """
 
 import base64
@@ -24,46 +24,46 @@ from aircall_oauth.storage.database import Database, database_errors
 from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import SealedAt, Vault
 
-# So many rows are locked at once, for the few milliseconds of one statement.
+# The rows that are locked at once, for the few milliseconds of one statement.
 BATCH = 500
 
 
 @dataclass
 class Rotation:
-    """How far a rotation is. `broken` did not open under any key and is left as it was."""
+    """The progress of a rotation. The secrets in `broken` opened under no key and were left as they are."""
 
     total: int = 0
     done: int = 0
     broken: set[SealedAt] = field(default_factory=set)
 
 
-Tell = Callable[[Rotation], None]
+Report = Callable[[Rotation], None]
 
 
 def new_key(today: datetime) -> str:
-    """A fresh entry for `AIRCALL_OAUTH_SECRET_KEYS`: an id that tells when, and 32 random bytes."""
+    """Make an entry for `AIRCALL_OAUTH_SECRET_KEYS`: an id with today's date, and 32 random bytes."""
     return f"{today:%Y%m%d}-{secrets.token_hex(2)}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
 
 
-async def rotate(resources: Resources, tell: Tell) -> Rotation:
-    """Seal everything under the first key; raises `RotationUnderWay` where somebody is at it.
+async def rotate(resources: Resources, report: Report) -> Rotation:
+    """Seal everything under the first key; raises `RotationUnderWay` while another rotation runs.
 
-    A process that still seals under an older key makes new work, so it goes on until a pass found none.
+    A process that still seals under an older key makes new work, so passes are repeated until one finds none.
     """
     await resources.require_ready()
     rotation = Rotation()
     async with _alone(resources.database) as connection:
         rotation.total = sum([await _count(connection, resources.vault, sealed) for sealed in SEALED])
-        tell(rotation)
+        report(rotation)
         if rotation.total:
             await _record(resources)
-        while sum([await _pass(connection, resources.vault, sealed, rotation, tell) for sealed in SEALED]):
+        while sum([await _pass(connection, resources.vault, sealed, rotation, report) for sealed in SEALED]):
             pass
     return rotation
 
 
 async def keys_in_use(resources: Resources) -> Mapping[str, int]:
-    """How many secrets are sealed under each key's id."""
+    """Count the secrets that are sealed under each key, by the key's id."""
     in_use: dict[str, int] = {}
     async with resources.database.driver_connection() as connection:
         for sealed in SEALED:
@@ -74,7 +74,7 @@ async def keys_in_use(resources: Resources) -> Mapping[str, int]:
 
 @asynccontextmanager
 async def _alone(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of its own, with the lock that one rotation holds at a time; both end with it."""
+    """Open a connection that holds the lock of the only rotation; raises `RotationUnderWay` where it is taken."""
     connection = await database.connect()
     try:
         with database_errors():
@@ -97,8 +97,10 @@ async def _count(connection: asyncpg.Connection, vault: Vault, sealed: Sealed) -
     return count
 
 
-async def _pass(connection: asyncpg.Connection, vault: Vault, sealed: Sealed, rotation: Rotation, tell: Tell) -> int:
-    """Go through a column once; how many rows were there to be sealed anew."""
+async def _pass(
+    connection: asyncpg.Connection, vault: Vault, sealed: Sealed, rotation: Rotation, report: Report
+) -> int:
+    """Go through a column once; returns how many rows had to be sealed again."""
     after, found = "", 0
     while rows := await connection.fetch(_batch(sealed), vault.key_ids[0], after, BATCH):
         after = rows[-1]["id"]
@@ -106,12 +108,12 @@ async def _pass(connection: asyncpg.Connection, vault: Vault, sealed: Sealed, ro
         if anew:
             rotation.done += await connection.fetchval(_replace(sealed), *map(list, zip(*anew, strict=True)))
         found += len(anew)
-        tell(rotation)
+        report(rotation)
     return found
 
 
 def _anew(vault: Vault, place: SealedAt, held: str, rotation: Rotation) -> tuple[str, str, str] | None:
-    """A row's id, what it holds and what it is to hold; None where it does not open."""
+    """Return a row's id, its present value and its new one; None where the value does not open."""
     if place in rotation.broken:
         return None
     try:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from aircall_oauth.telemetry.text import readable
 
 OURS = "aircall_oauth"
-# Chatty libraries print addresses, headers and statement parameters below this level.
+# Below this level, libraries log addresses, headers and the parameters of statements.
 LIBRARIES_LEVEL = logging.WARNING
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(8)
@@ -44,7 +44,7 @@ _held: list[str] = []
 
 
 def configure(level: str, format_: str) -> None:
-    """Send our lines, and the libraries' warnings, to stderr in one form."""
+    """Send our log lines and the libraries' warnings to stderr, all in one format."""
     global _lines  # noqa: PLW0603 - as global as the logging it configures
     _lines = sys.stderr if format_ == "json" else None
     renderers: list[structlog.typing.Processor] = (
@@ -81,13 +81,13 @@ def configure(level: str, format_: str) -> None:
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of one of our modules."""
+    """Return the logger of one of our modules."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
 def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The last guard: a value under a secret's name, or a `SecretStr`, is never written."""
+    """Hide values under a secret's name, and each `SecretStr`: the last guard before a line is written."""
     for name, value in line.items():
         if name.lower() in SECRET_NAMES or isinstance(value, SecretStr):
             line[name] = "(hidden)"
@@ -110,10 +110,10 @@ def _plain_traceback(sio: TextIO, exc_info: Any) -> None:
 def request(
     *, method: str, path: str, status: int, started: float, request_id: str, api_key_id: str | None = None
 ) -> None:
-    """A request's one line. `path` is the template, never what was asked for; `started` is of `time.perf_counter`.
+    """Log a request in one line. `path` is the template, never the path asked for; `started` is a `perf_counter` time.
 
-    Written by hand, because at the door of the events the usual way would cost as much as the event. Lines of one turn
-    of the event loop are written together: each writing is a call to the kernel.
+    The line is put together by hand, because for an event the usual way would cost as much as storing the event. Lines
+    of one turn of the event loop are written together: each write is a system call.
     """
     milliseconds = round((time.perf_counter() - started) * 1000, 1)
     if not _requests.isEnabledFor(logging.INFO):
@@ -142,7 +142,7 @@ def _write_held() -> None:
 
 
 def request_id(given: bytes | None) -> str:
-    """The caller's own id where it is a plain word, so that one id follows a request through all systems."""
+    """Return a request's id: the caller's own where it is a plain word, so that all systems log the same one."""
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
     return f"req_{_PROCESS}{next(_counted):016x}"

@@ -1,4 +1,4 @@
-"""What a process counts and measures, for Prometheus. Labels are words of ours, never anything that was sent to us."""
+"""The metrics of a process, for Prometheus. Label values are our own words, never anything that was sent to us."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,10 +29,11 @@ REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ACK_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 FLUSH_EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CHORE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
-# One label value each: the subscriptions that most need a look are told. Of parked and dead events so many are counted.
+# Subscriptions with metrics of their own, each with a label value: those that most need attention. And how far the
+# parked and dead events of one are counted.
 MOST_SUBSCRIPTIONS = 100
 MOST_BESIDE = 10_000
-# What was measured longer ago is not said any more.
+# Older measurements are not exposed any more.
 MEASURED_KEPT_SECONDS = 120.0
 
 
@@ -45,7 +46,7 @@ class InstallStep(StrEnum):
 
 
 class Role(StrEnum):
-    """What a process does; one that does both has both."""
+    """What a process does; one that does both has both roles."""
 
     WEB = "web"
     WORKER = "worker"
@@ -53,20 +54,20 @@ class Role(StrEnum):
 
 class ChoreOutcome(StrEnum):
     DONE = "done"
-    PUT_OFF = "put_off"  # a reason that is ours to name, such as a database that is away
+    PUT_OFF = "put_off"  # by one of our own errors, such as a database that can't be reached
     FAILED = "failed"
 
 
 class Asker(StrEnum):
-    """Who asks Aircall."""
+    """What a request to Aircall is for."""
 
-    CALLER = "caller"  # somebody waits for the answer
+    CALLER = "caller"  # a caller that waits for the answer
     CHORE = "chore"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How far one subscription is."""
+    """What is measured of one subscription."""
 
     lag: int
     lag_seconds: float
@@ -77,7 +78,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What only the database knows, at one moment."""
+    """What was measured in the database, at one moment."""
 
     installations: Mapping[str, int]
     webhooks: Mapping[str, int]
@@ -109,7 +110,7 @@ class Metrics:
         )
 
     def acts_as(self, role: Role) -> None:
-        """Say what this process does, so that an alert can tell when no process does it."""
+        """Expose what this process does, so that an alert can tell when no process does it."""
         self._roles.labels(role).set(1)
 
     def expect_requests(self, doors: Iterable[tuple[str, str]]) -> None:
@@ -123,13 +124,13 @@ class Metrics:
             self._acks.labels(status, answer)
 
     def requested(self, *, method: str, path: str, status: int, started: float) -> None:
-        """A request was answered; `path` is its template, `started` is of `time.perf_counter`."""
+        """Count an answered request; `path` is its template, `started` a time of `time.perf_counter`."""
         known = method_label(method)
         self._requests.labels(path, known, status).inc()
         self._request_seconds.labels(path, known).observe(time.perf_counter() - started)
 
     def acked(self, *, status: int, answer: str, started: float) -> None:
-        """An event was answered: what became of it, or the error's code; status 0 where the sender hung up."""
+        """Count an answered event: `answer` is its outcome or the error's code; status 0 where the sender hung up."""
         counter = self._acks_by_answer.get((status, answer))
         if counter is None:
             counter = self._acks_by_answer[status, answer] = self._acks.labels(status, answer)
@@ -137,38 +138,38 @@ class Metrics:
         self._ack_seconds.observe(time.perf_counter() - started)
 
     def watch_inbox(self, depth: Callable[[], int]) -> None:
-        """Ask the inbox for its depth whenever somebody looks."""
+        """Ask the inbox for its depth at every scrape."""
         self._inbox_depth.set_function(depth)
 
     def flushed(self, *, events: int, started: float) -> None:
-        """A group of events was committed."""
+        """Count a committed group of events."""
         self._flush_events.observe(events)
         self._commit_seconds.observe(time.perf_counter() - started)
 
     def attempted(self, outcome: str) -> None:
-        """A delivery was tried; its outcome in one word."""
+        """Count an attempt of a delivery by its outcome, one word."""
         counter = self._attempts_by_outcome.get(outcome)
         if counter is None:
             counter = self._attempts_by_outcome[outcome] = self._attempts.labels(outcome)
         counter.inc()
 
     def reader_failed(self) -> None:
-        """A subscription's reader ended by an error of ours."""
+        """Count a subscription's reader that ended by an error of this service."""
         self._reader_failures.inc()
 
     def budget_refused(self, by: Asker) -> None:
-        """A call to Aircall did not fit its company's budget."""
+        """Count a call to Aircall that did not fit its company's budget."""
         self._budget_refusals.labels(by).inc()
 
     def seal_refused(self) -> None:
-        """A sealed value did not open."""
+        """Count a sealed value that did not open."""
         self._seal_refusals.inc()
 
     def install_step(self, step: InstallStep) -> None:
         self._install_steps.labels(step).inc()
 
     def install_ended(self, ending: str) -> None:
-        """A browser was shown an ending other than connected; its code."""
+        """Count an ending other than connected that was shown to a browser, by its code."""
         self._install_endings.labels(ending).inc()
 
     def chore_ran(self, chore: str, outcome: ChoreOutcome, *, started: float) -> None:
@@ -178,7 +179,7 @@ class Metrics:
             self._chore_done_at.labels(chore).set_to_current_time()
 
     def expect_chores(self, chores: Iterable[str]) -> None:
-        """Name the chores before their first run, so that one that never succeeds can be seen."""
+        """Create the counters of these chores at zero, so that one that never succeeds can be seen."""
         for chore in chores:
             for outcome in ChoreOutcome:
                 self._chore_runs.labels(chore, outcome)
@@ -229,7 +230,7 @@ class Metrics:
             ("status", "answer"),
             registry=registry,
         )
-        # Looking a counter up by its labels costs more than counting, and there is one to look up for every event.
+        # Finding a counter by its labels costs more than counting, and every event needs one.
         self._acks_by_answer: dict[tuple[int, str], Counter] = {}
         self._ack_seconds = Histogram(
             f"{PREFIX}_ack_seconds",
@@ -252,7 +253,7 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
-        # As with the answers to events: one for every delivery.
+        # As for the answers to events: every delivery needs one.
         self._attempts_by_outcome: dict[str, Counter] = {}
         self._reader_failures = Counter(
             f"{PREFIX}_reader_failures",
@@ -298,12 +299,12 @@ class Metrics:
 
 
 def method_label(method: str) -> str:
-    """A request's method, if it is one of HTTP's."""
+    """Return a request's method where it is one of HTTP's, else `other`."""
     return method if method in METHODS else OTHER_METHOD
 
 
 class _Measured(Collector):
-    """Says the last measurement while it is fresh, and nothing otherwise: a zero would be a lie."""
+    """Exposes the last measurement while it is fresh, and then nothing: zeros would be wrong."""
 
     def __init__(self) -> None:
         self.last: Measurement | None = None

@@ -2,5 +2,5 @@
 
 
 def readable(text: str) -> str:
-    """Text on one line with control characters, and others that cannot be seen, as escapes."""
+    """Return text on one line, with control characters and other invisible ones as escapes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

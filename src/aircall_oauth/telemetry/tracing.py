@@ -1,7 +1,8 @@
-"""Traces with OpenTelemetry: off unless asked for, and a span leaves with what is on a list and nothing else.
+"""Traces with OpenTelemetry: off by default, and spans are exported with a list of attributes and no others.
 
-The libraries that make spans put addresses with their query strings into them, and what errors said. The `code` and the
-`state` of an install are in such a query string, so nothing is taken out here: little is let through.
+The libraries that make spans put URLs with their query strings into them, and the messages of errors. The `code` and
+the `state` of an install are in such a query string. So only listed attributes are let through, rather than taking out
+those that are known to hold secrets.
 """
 
 import threading
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SERVICE = "aircall-oauth"
 LAST_SECONDS = 3.0
-# A public door begins its own trace: a stranger must not decide what is sampled.
+# Other routes are public and begin traces of their own: a stranger must not decide what is sampled.
 CALLERS_DOORS = "/v1/"
 KEPT = {
     "db.name",
@@ -53,7 +54,7 @@ class Tracing:
 
     @contextmanager
     def request(self, *, method: str, path: str, headers: Mapping[str, str]) -> Iterator["RequestSpan"]:
-        """A span around a request. Of the address only its template gets in, which its answer brings."""
+        """Open a span for a request. Of its path the span gets the template only, when it is answered."""
         parent = TraceContextTextMapPropagator().extract(headers) if path.startswith(CALLERS_DOORS) else Context()
         with self.tracer.start_as_current_span(
             method_label(method),
@@ -65,13 +66,13 @@ class Tracing:
             yield RequestSpan(span, method_label(method))
 
     def watched(self, transport: Any) -> Any:
-        """An httpx transport that makes a span of each request to Aircall."""
+        """Wrap an httpx transport so that each request to Aircall gets a span."""
         from opentelemetry.instrumentation.httpx import AsyncOpenTelemetryTransport
 
         return AsyncOpenTelemetryTransport(transport, tracer_provider=self.provider, request_hook=_name_the_host)
 
     def close(self) -> None:
-        """Export what is left; a collector that does not answer is not tried again after three seconds. Blocks."""
+        """Export what is left. Blocks; gives up after three seconds on a collector that does not answer."""
         from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 
         AsyncPGInstrumentor().uninstrument()  # type: ignore[no-untyped-call]
@@ -83,7 +84,7 @@ class Tracing:
 
 @dataclass(frozen=True)
 class RequestSpan:
-    """A request's span, until its answer is known."""
+    """The open span of a request."""
 
     span: Span
     method: str
@@ -98,7 +99,7 @@ class RequestSpan:
 
 
 def open_tracing(exporter: "SpanExporter | None" = None) -> Tracing:
-    """Begin to trace; where to is said by OpenTelemetry's own `OTEL_…` variables.
+    """Start tracing, exported as OpenTelemetry's own `OTEL_…` variables say.
 
     Raises `StartRefused` where the extra is not installed.
     """
@@ -124,7 +125,7 @@ def _cleaning(exporter: "SpanExporter") -> "SpanExporter":
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
     class Cleaning(SpanExporter):
-        """The last step before a span leaves, behind everything that could add to it."""
+        """Cleans spans as the last step before the exporter, after everything that could add to them."""
 
         closed = False
 
@@ -162,7 +163,7 @@ def _cleaned(span: "ReadableSpan") -> "ReadableSpan":
 
 
 def _without_state(context: SpanContext | None) -> SpanContext | None:
-    """Its ids only: the rest of it a caller may have filled with anything."""
+    """Return a context with its ids and flags only: a caller may have filled `tracestate` with anything."""
     return context and SpanContext(context.trace_id, context.span_id, context.is_remote, context.trace_flags)
 
 
