@@ -29,7 +29,7 @@ LONGEST_VERSION_AND_STATUS = len(b"HTTP/1.1 200 ")
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) +([1-9]\d\d)(?=[ \r\n])")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_TOLD = re.compile(
+_FIELDS = re.compile(
     rb"^(connection|content-length|retry-after|transfer-encoding)[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE
 )
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -47,10 +47,10 @@ class Head:
     """The headers of an answer that are used here, as far as they came."""
 
     def __init__(self, head: bytes) -> None:
-        self._told = [(name.lower(), value.strip().decode("latin-1")) for name, value in _TOLD.findall(head)]
+        self._fields = [(name.lower(), value.strip().decode("latin-1")) for name, value in _FIELDS.findall(head)]
 
     def values(self, name: bytes) -> list[str]:
-        return [value for told, value in self._told if told == name]
+        return [value for field, value in self._fields if field == name]
 
     @property
     def closes(self) -> bool:

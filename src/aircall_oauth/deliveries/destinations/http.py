@@ -21,7 +21,7 @@ from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, r
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
-# Many servers close an idle connection after five seconds, perhaps while a request is on its way.
+# Less than five: many servers close an idle connection after five seconds, perhaps while a request is on its way.
 KEPT_SECONDS = 4.0
 HEADERS = {
     "content-type": "application/json",

@@ -142,7 +142,7 @@ class Breaker:
         return 0 if self.probes < 4 or self.probes % 2 else self.probes // 2
 
     def _up_again(self, item: Item) -> list[Suspect]:
-        """Come up; if only a few events had failed, and another one succeeded, those that may be to blame are."""
+        """Come up; returns the few events that had failed, if another one succeeded and they may be to blame."""
         of_them = any(suspect.item is item for suspect in self._doubted)
         condemned = [] if of_them else [s for s in self._doubted if not NEVER_THE_EVENT.fullmatch(s.outcome.reason)]
         self.come_up()

@@ -216,7 +216,7 @@ async def due(
 async def due_chains(
     connection: asyncpg.Connection, subscription_id: str, installation_ids: Sequence[str], *, most_bytes: int
 ) -> list[Item]:
-    """Read the first parked events of these installations, if the very first is due; at least one."""
+    """Read each installation's first parked events, if its very first is due; at least one in all."""
     return [_parked(row) for row in await connection.fetch(DUE_CHAINS, subscription_id, most_bytes, installation_ids)]
 
 

@@ -49,8 +49,8 @@ async def reading(resources: Resources) -> AsyncIterator[None]:
     On leaving, deliveries under way are waited for, as long as one may take, and the leases are given back.
     """
     readers = Readers(resources)
-    told = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
-    async with open_notifier(resources.database, asyncio.Event(), told) as notifier:
+    listeners = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
+    async with open_notifier(resources.database, asyncio.Event(), listeners) as notifier:
         tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_growth(notifier))]
         try:
             yield

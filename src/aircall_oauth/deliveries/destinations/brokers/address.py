@@ -16,7 +16,7 @@ _PARTS = re.compile(
     r"(?:/(?P<path>[^\s/?#]*))?"
     r"(?:\?mechanism=(?P<mechanism>[A-Z0-9-]+))?"
 )
-# These characters are percent-encoded in a user name and a password.
+# A user name and a password hold these characters percent-encoded only.
 _CREDENTIALS = re.compile(r"(?<=//)[^\s@/?#]*@")
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?")
 

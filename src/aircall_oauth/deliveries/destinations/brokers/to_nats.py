@@ -92,9 +92,9 @@ class NatsConnection:
                 servers=[f"nats://{_bracketed(host)}:{port}" for host, port in self._address.servers],
                 name="aircall-oauth",
                 tls=self._tls,
-                user=None if password is None else self._told_safely(user or ""),
-                password=None if password is None else self._told_safely(password),
-                token=None if user is None or password is not None else self._told_safely(user),
+                user=None if password is None else self._only_over_tls(user or ""),
+                password=None if password is None else self._only_over_tls(password),
+                token=None if user is None or password is not None else self._only_over_tls(user),
                 connect_timeout=CONNECT_SECONDS,
                 ping_interval=PING_SECONDS,
                 pending_size=PENDING_BYTES,
@@ -134,14 +134,14 @@ class NatsConnection:
             return "denied"
         return network.reason(error, WORDS)
 
-    def _told_safely(self, secret: str) -> Callable[[], str]:
+    def _only_over_tls(self, secret: str) -> Callable[[], str]:
         """Give the client a secret as a callback, called last: it is not sent in clear where TLS is required."""
 
-        def tell() -> str:
+        def give() -> str:
             self._require_tls()
             return secret
 
-        return tell
+        return give
 
     def _require_tls(self) -> None:
         # The client takes `tls://` as a wish: if the server does not offer TLS, it goes on in clear.
