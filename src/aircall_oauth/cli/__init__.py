@@ -1,1 +1,1 @@
-"""The command line: the one place where settings are read."""
+"""The command line; only here settings are read from the environment."""

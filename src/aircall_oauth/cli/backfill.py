@@ -16,7 +16,7 @@ def fill(
     context: typer.Context,
     installation: Annotated[str | None, typer.Option(help="The installation's id, ins_….")] = None,
     since: Annotated[str | None, typer.Option("--from", help="Such as 2026-01-31T08:00Z.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="Until now, where left out.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="The same; now, if left out.")] = None,
 ) -> None:
     """Ask Aircall for the calls that ended in a window, and put what the log lacks into it."""
     if context.invoked_subcommand is not None:
@@ -32,10 +32,10 @@ def fill(
 @backfill_app.command("list")
 def list_gaps(
     installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Show when what could not be received, and how far each gap is filled: the newest first."""
+    """List the gaps: when events could not be received, and how far each one is filled; newest first."""
     from aircall_oauth.installations.outages import backfill
 
     gaps = with_resources(lambda resources: backfill.list_gaps(resources, installation_id=installation, limit=limit))
@@ -61,17 +61,17 @@ def list_gaps(
 
 
 async def _fill(resources: Any, installation_id: str, since: datetime, until: datetime | None) -> Any:
-    """Fill a window under a progress bar; the gap, filled."""
+    """Fill a window under a progress bar; returns the filled gap."""
     from aircall_oauth.installations.outages import backfill
 
-    with terminal.share() as tell:
+    with terminal.share() as show:
         async for step in backfill.by_hand(resources, installation_id, since=since, until=until):
-            tell(step.share, f"{step.gap.found} calls found, {step.gap.added} added")
+            show(step.share, f"{step.gap.found} calls found, {step.gap.added} added")
     return step.gap
 
 
 def _moment(text: str) -> datetime:
-    """A point in time, of UTC where it names no zone."""
+    """Parse a point in time, in UTC where it names no zone; raises `ValueError`."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

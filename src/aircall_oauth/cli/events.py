@@ -11,10 +11,10 @@ events_app = typer.Typer(help="The log of events.", no_args_is_help=True)
 
 @events_app.command("drop")
 def drop_events(
-    older_than: Annotated[str, typer.Option(help="Days that ended longer ago than this go, such as 30d.")],
+    older_than: Annotated[str, typer.Option(help="Drop the days that ended longer ago than this, such as 30d.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Drop all old days of the log now. The worker drops one in ten minutes, counted back from the newest event."""
+    """Drop all old days of the log now. The worker drops one every ten minutes, by the age of the newest event."""
     from aircall_oauth.events import retention
 
     age = duration(older_than, "--older-than")

@@ -47,7 +47,7 @@ def list_installations(
 
 @installations_app.command("show")
 def show_installation(installation_id: InstallationId) -> None:
-    """Show an installation, as JSON; never a secret."""
+    """Show an installation as JSON, without its secrets."""
     from aircall_oauth.access import callers
     from aircall_oauth.installations import views
 
@@ -73,7 +73,7 @@ def disconnect_installation(
 
 @installations_app.command("rotate-webhook")
 def rotate_webhook(installation_id: InstallationId) -> None:
-    """Give an installation a webhook with another token; the old one is deleted ten minutes later."""
+    """Give an installation a new webhook, with another token; the old one is deleted ten minutes later."""
     from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations.upkeep import retired
 

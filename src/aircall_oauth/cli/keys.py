@@ -21,7 +21,7 @@ def create_key(
         list[str] | None, typer.Option(help="Let it ask Aircall for this only: 'GET,POST /calls/*'. May be repeated.")
     ] = None,
 ) -> None:
-    """Make an API key and print it, this one time, alone on the last line."""
+    """Create an API key and print it, alone on the last line. It is shown only once."""
     from aircall_oauth.access import keys
 
     wanted = _scopes(scopes)
@@ -43,7 +43,7 @@ def create_key(
 
 @keys_app.command("list")
 def list_keys() -> None:
-    """List the API keys; never the secrets."""
+    """List the API keys, without their secrets."""
     from aircall_oauth.access import keys
     from aircall_oauth.storage.models.base import now
 

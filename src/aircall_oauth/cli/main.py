@@ -1,6 +1,6 @@
-"""The front desk: the command line, and the one place where settings are read.
+"""The command line's entry point, and the commands that belong to no noun.
 
-Exit codes: 0 done, 1 failed with one line why, 2 wrong usage.
+Exit codes: 0 done, 1 failed with the reason in one line, 2 wrong usage.
 """
 
 import os
@@ -62,7 +62,7 @@ def work() -> None:
 
 @app.command()
 def migrate(
-    lock_wait: Annotated[str, typer.Option(help="How long to ask again for a table that is in use.")] = "2m",
+    lock_wait: Annotated[str, typer.Option(help="How long to retry for a table that is in use.")] = "2m",
 ) -> None:
     """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
     from aircall_oauth.storage import migrations
@@ -102,12 +102,12 @@ def dev(
 @app.command("revoke-all")
 def revoke_all(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    give_up_after: Annotated[str, typer.Option(help="How long to go on where Aircall is away.")] = "15m",
+    give_up_after: Annotated[str, typer.Option(help="How long to retry while Aircall can't be reached.")] = "15m",
     as_json: AsJson = False,
 ) -> None:
     """The kill switch: end every installation, delete its webhook, switch its integration off, erase its token.
 
-    May be stopped and started again. Exit code 1 where something could not be undone at Aircall.
+    It may be stopped and started again. Exit code 1 if something could not be undone at Aircall.
     """
     from aircall_oauth.installations.disconnect import revoke_all as revoking
 
@@ -117,9 +117,9 @@ def revoke_all(
         typer.confirm(
             f"End all {todo.installations} installations? Every customer must install anew to come back.", abort=True
         )
-    with terminal.progress() as tell:
+    with terminal.progress() as show:
         report = with_resources(
-            lambda resources: revoking.revoke_all(resources, give_up_after=give_up, on_progress=tell)
+            lambda resources: revoking.revoke_all(resources, give_up_after=give_up, on_progress=show)
         )
     if as_json:
         terminal.print_json(asdict(report))
@@ -132,9 +132,9 @@ def revoke_all(
 @app.command("doctor")
 def examine(
     as_json: AsJson = False,
-    silent_after: Annotated[str, typer.Option(help="Without an event for so long is silent.")] = "7d",
+    silent_after: Annotated[str, typer.Option(help="Report an installation without events for this long.")] = "7d",
 ) -> None:
-    """Look at everything that can be wrong, and say what to do. Exit code 1 where something does not work."""
+    """Check everything that can be wrong, and say what to do. Exit code 1 if something does not work."""
     from aircall_oauth.operations import doctor
     from aircall_oauth.settings import Settings
 
@@ -156,7 +156,7 @@ def examine(
 @app.command("audit")
 def show_audit(
     installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many lines.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many lines.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Show who did what, when, from where: the newest lines, newest first."""
@@ -195,8 +195,9 @@ def main() -> None:
 
 
 def _end_at_once(number: int, _frame: Any) -> None:
-    """What SIGTERM does by default, and not to process 1. The long-running commands replace it by an orderly end.
+    """End the process on SIGTERM, as the default does for any process but number 1.
 
-    An exception would wait for a migration's thread, and that for a lock. PostgreSQL undoes what is under way.
+    The long-running commands replace it with an orderly stop. An exception would wait for a migration's thread, which
+    may wait for a lock. PostgreSQL rolls back what is under way.
     """
     os._exit(128 + number)

@@ -1,6 +1,6 @@
-"""The settings and metrics as documents: the tables in `docs/operations.md`, and `.env.example`.
+"""Generates the tables of settings and metrics in `docs/operations.md`, and `.env.example`.
 
-`python -m aircall_oauth.cli.reference --write` brings both up to date in a checkout; tests check that they are.
+`python -m aircall_oauth.cli.reference --write` updates both in a checkout; tests check that they are current.
 """
 
 import argparse
@@ -45,7 +45,7 @@ POSTGRES_PASSWORD=
 
 
 def settings_table() -> str:
-    """Every setting with its default and meaning, as a Markdown table."""
+    """Return every setting with its default and meaning, as a Markdown table."""
     rows = [("variable", "default", "meaning"), ("---", "---", "---")]
     rows += [(f"`{name}`", _cell(field), _meaning(field)) for name, field in _settings()]
     rows.append((f"`{SECRETS_DIR}`", "empty", SECRETS_DIR_MEANING))
@@ -53,7 +53,7 @@ def settings_table() -> str:
 
 
 def metrics_table() -> str:
-    """Every metric of our own with its kind and meaning, as a Markdown table."""
+    """Return every metric of ours with its kind and meaning, as a Markdown table."""
     metrics = Metrics()
     metrics.measured(Measurement({}, {}, 0, 0, 0, {}, 0.0, 0.0, 0, 0))
     rows = [("metric", "kind", "meaning"), ("---", "---", "---")]
@@ -65,7 +65,7 @@ def metrics_table() -> str:
 
 
 def env_example() -> str:
-    """An environment file with every setting: the required ones blank, the others commented out."""
+    """Return an environment file with every setting: the required ones blank, the others commented out."""
     blocks = [ENV_HEAD]
     for name, field in _settings():
         line = f"{name}=" if field.is_required() else f"# {name}={_text(field.default)}"
@@ -75,7 +75,7 @@ def env_example() -> str:
 
 
 def operations_page(page: str) -> str:
-    """The page with its tables brought up to date."""
+    """Return the page with its tables updated."""
     page = SETTINGS_BLOCK.sub(lambda _: settings_table(), page)
     return METRICS_BLOCK.sub(lambda _: metrics_table(), page)
 
@@ -97,7 +97,7 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def _text(default: Any) -> str:
-    """A default as it would stand in the environment."""
+    """Return a default as an environment variable would hold it."""
     match default:
         case bool():
             return str(default).lower()

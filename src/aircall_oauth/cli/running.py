@@ -1,4 +1,4 @@
-"""Run a command: settings, resources, errors as one line."""
+"""Running a command: its settings, its resources, and its errors in one line."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
 
 
 def run(command: "Callable[[Settings], Coroutine[Any, Any, T]]") -> T:
-    """Run one command with the settings of the environment; one line and exit code 1 where it can't be done."""
+    """Run a command with the environment's settings; a failure is one line on stderr and exit code 1."""
     import asyncio
 
     import uvloop
@@ -51,7 +51,7 @@ def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What went wrong and what to do, of our own errors and the database's; any other one is a bug, and raised."""
+    """Explain one of our errors or the database's: what is wrong and what to do. Any other is a bug, and raised."""
     from aircall_oauth.storage.faults import DRIVER_ERRORS, explain
     from aircall_oauth.telemetry import log
 

@@ -12,7 +12,7 @@ secrets_app = typer.Typer(help="The keys that stored secrets are sealed under.",
 
 @secrets_app.command("new-key")
 def new_sealing_key() -> None:
-    """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout; it is kept nowhere."""
+    """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout. It is stored nowhere."""
     from aircall_oauth.operations import rotation
     from aircall_oauth.storage.models.base import now
 
@@ -22,13 +22,13 @@ def new_sealing_key() -> None:
 
 @secrets_app.command("rotate")
 def rotate_secrets() -> None:
-    """Seal everything stored under the first key, while the service goes on. Cut short, it is begun again."""
+    """Seal everything stored under the first key, while the service runs. If interrupted, run it again."""
     from aircall_oauth.operations import rotation
 
     async def work(resources: Any) -> Any:
-        with terminal.rotation_bar() as tell:
+        with terminal.rotation_bar() as show:
             return (
-                await rotation.rotate(resources, tell),
+                await rotation.rotate(resources, show),
                 await rotation.keys_in_use(resources),
                 resources.vault.key_ids,
             )

@@ -1,4 +1,4 @@
-"""How the command line shows what it found: tables, JSON, and bars where somebody looks at them."""
+"""The command line's output: lines, tables, JSON, and progress bars on a terminal."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from aircall_oauth.errors import OutputLost
 from aircall_oauth.telemetry.text import readable
 
 if TYPE_CHECKING:
-    # For the names only: the front desk imports late.
+    # For annotations only: a command imports what it needs when it runs.
     from rich.console import Console
 
     from aircall_oauth.installations.disconnect.revoke_all import Progress, Report
@@ -25,9 +25,9 @@ STDERR = 2
 
 
 def configure() -> None:
-    """Show what the terminal's encoding lacks as escapes, and keep the numbers of closed standard streams taken.
+    """Show characters that the encoding lacks as escapes, and open `/dev/null` for closed standard streams.
 
-    A socket that got one of those numbers would be written to by who means the stream, and libuv ends the process.
+    Otherwise a socket could get the number of a standard stream and be written to as one, and libuv ends the process.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         pass
@@ -38,7 +38,7 @@ def configure() -> None:
 
 
 def print_line(text: str) -> None:
-    """One line of stdout; raises `OutputLost` where it cannot be written."""
+    """Write one line to stdout; raises `OutputLost` where it can't be written."""
     write(f"{readable(text)}\n")
 
 
@@ -49,28 +49,28 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        _let_go_of(sys.stdout.fileno())
+        _discard(sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputLost from None
 
 
-def _let_go_of(descriptor: int) -> None:
-    """What is still buffered for it would be written, and fail, once more when the process ends."""
+def _discard(descriptor: int) -> None:
+    """Lead a broken stream to `/dev/null`: its buffer is written when the process ends, and would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def say(text: str) -> None:
-    """Lines of stderr, where there is one."""
+    """Write lines to stderr, where there is one."""
     with suppress(OSError):
         if sys.stderr is not None:
             sys.stderr.writelines(f"{readable(line)}\n" for line in text.split("\n"))
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) -> None:
-    """A table, no cell of it cut; on a terminal that is too narrow, each row as lines of its own."""
+    """Print a table without cutting any cell; on a terminal that is too narrow, print each row as several lines."""
     from rich.cells import cell_len
 
     names = list(columns)
@@ -95,7 +95,7 @@ def _as_lines(names: list[str], cells: list[str]) -> str:
 
 
 def print_json(content: Any) -> None:
-    """As JSON, in which nothing is written as it is that cannot be seen, or that the encoding lacks."""
+    """Print JSON, with invisible characters and those that the encoding lacks as escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     plain = json.dumps(content, indent=2, ensure_ascii=encoding.lower() not in ("utf-8", "utf8"))
     write("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in plain) + "\n")
@@ -123,29 +123,29 @@ def print_report(report: "Report") -> None:
 
 
 def company(name: str | None, company_id: int | None) -> str:
-    """A company's name and Aircall's id of it: names may be alike, and may hold anything."""
+    """Return a company's name with its id at Aircall: names may be alike, and may hold anything."""
     return f"{name} ({company_id})" if name else str(company_id)
 
 
 @contextmanager
 def progress() -> "Iterator[Callable[[Progress], None]]":
-    """Two bars on stderr, where somebody looks at them; nothing in a pipe."""
+    """Show two progress bars on stderr where it is a terminal; yields the function that moves them."""
     from rich import progress as bar
 
     columns = (bar.TextColumn("{task.description}"), bar.BarColumn(), bar.MofNCompleteColumn(), bar.TimeElapsedColumn())
     with bar.Progress(*columns, console=_stderr(), disable=not _is_watched()) as bars:
         here, there = bars.add_task("ended here", total=None), bars.add_task("undone at Aircall", total=None)
 
-        def tell(done: "Progress") -> None:
+        def show(done: "Progress") -> None:
             bars.update(here, total=done.installations, completed=done.ended)
             bars.update(there, total=done.farewells, completed=done.finished)
 
-        yield tell
+        yield show
 
 
 @contextmanager
 def rotation_bar() -> "Iterator[Callable[[Rotation], None]]":
-    """One bar on stderr, where somebody looks at it; nothing in a pipe."""
+    """Show a progress bar on stderr where it is a terminal; yields the function that moves it."""
     from rich import progress as bar
 
     columns = (
@@ -161,7 +161,7 @@ def rotation_bar() -> "Iterator[Callable[[Rotation], None]]":
 
 @contextmanager
 def share() -> Iterator[Callable[[float, str], None]]:
-    """One bar on stderr, told how much of the whole is done, and a word to it; nothing in a pipe."""
+    """Show a progress bar on stderr where it is a terminal; yields the function that sets its share and its text."""
     from rich import progress as bar
 
     with bar.Progress(console=_stderr(), disable=not _is_watched()) as bars:

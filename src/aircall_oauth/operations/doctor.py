@@ -50,8 +50,8 @@ OVERDUE_AFTER = timedelta(minutes=15)
 PUBLIC_URL_SECONDS = 5.0
 CHECKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
-DOWN_ADVICE = "Look at its destination. It is probed every few minutes, and at once after POST …/resume."
-DISABLED_ADVICE = "Its destination wanted no more events; POST …/resume goes on where it stood."
+DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once after POST …/resume."
+DISABLED_ADVICE = "Its destination asked for no more events; POST …/resume goes on where it stopped."
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Resources]]
 
@@ -146,7 +146,7 @@ async def _public_url(settings: Settings) -> Finding:
         ):
             ours = answer.status == 200 and b'"status":"ok"' in await answer.content.read(MAX_ANSWER_BYTES)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return Finding("public url", Level.WARNING, f"not reached from here ({type(error).__name__})", advice)
+        return Finding("public url", Level.WARNING, f"can't be reached from here ({type(error).__name__})", advice)
     if not ours:
         return Finding("public url", Level.PROBLEM, "another service answers there", advice)
     return Finding("public url", Level.OK, "leads to this service")
@@ -178,7 +178,7 @@ async def subscription_findings(resources: Resources) -> AsyncIterator[Finding]:
         yield Finding("destination", Level.WARNING, seen, advice)
     for subscription_id in await troubled.matching_nothing(resources):
         seen = f"{subscription_id} matched no event for a day, and there were some"
-        yield Finding("filter", Level.WARNING, seen, "Look at its types, owners and installations.")
+        yield Finding("filter", Level.WARNING, seen, "Check its types, owners and installations.")
 
 
 def _of_active() -> ColumnElement[bool]:
@@ -191,7 +191,7 @@ async def _clock(resources: Resources) -> Finding:
     try:
         theirs = await resources.aircall.clock()
     except AircallError as error:
-        advice = "Look at AIRCALL_OAUTH_API_URL and at the network; https://status.aircall.com says how Aircall is."
+        advice = "Check AIRCALL_OAUTH_API_URL and the network; https://status.aircall.com shows Aircall's own state."
         return Finding("aircall", Level.PROBLEM, str(error), advice)
     async with resources.database.session() as session:
         of_database = await (await session.connection()).scalar(text("SELECT clock_timestamp()"))
@@ -200,7 +200,7 @@ async def _clock(resources: Resources) -> Finding:
         if clock is not None and abs(clock - ours) > CLOCK_MAY_DIFFER:
             seconds = round((ours - clock).total_seconds())
             seen = f"this machine's clock is {abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} {whose}"
-            return Finding("clock", Level.PROBLEM, seen, "Set the clocks by NTP: states and links live for minutes.")
+            return Finding("clock", Level.PROBLEM, seen, "Set the clocks by NTP: states and links expire in minutes.")
     return Finding("aircall", Level.OK, "answers; the clocks agree")
 
 
@@ -209,7 +209,7 @@ async def _app(resources: Resources) -> Finding:
     try:
         known = await resources.aircall.knows_app()
     except AircallError as error:
-        return Finding("app", Level.WARNING, str(error), "Look again later.")
+        return Finding("app", Level.WARNING, str(error), "Run this again later.")
     if not known:
         advice = "AIRCALL_OAUTH_CLIENT_ID and AIRCALL_OAUTH_CLIENT_SECRET must be those that Aircall gave you."
         return Finding("app", Level.PROBLEM, "Aircall refuses this app's credentials", advice)
@@ -262,14 +262,14 @@ async def _installation(resources: Resources, view: InstallationView, silent_aft
         seen = "Aircall refuses it" if found == TokenState.DEAD else "it answers for another company or integration"
         return [Finding("token", Level.PROBLEM, seen, reinstall, view.id)]
     if integration is None:
-        seen = "could not be looked at: Aircall is away, or the company's budget is spent"
-        return [Finding("token", Level.WARNING, seen, "Look again in a minute.", view.id)]
+        seen = "could not be checked: Aircall can't be reached, or the company's budget is spent"
+        return [Finding("token", Level.WARNING, seen, "Run this again in a minute.", view.id)]
     webhook = await _webhook(resources, installation, view)
     return [*webhook, *_silence(view, integration, silent_after)]
 
 
 async def _webhook(resources: Resources, installation: Installation, view: InstallationView) -> list[Finding]:
-    advice = "A worker mends it; if it stays so, its log says why (`webhook looked at in vain`)."
+    advice = "A worker repairs it; if it stays so, the worker's log says why (`webhook looked at in vain`)."
     if view.webhook.webhook_id is None or view.webhook.status != WebhookStatus.ACTIVE:
         return [Finding("webhook", Level.PROBLEM, f"it is {view.webhook.status}", advice, view.id)]
     try:
@@ -278,13 +278,13 @@ async def _webhook(resources: Resources, installation: Installation, view: Insta
                 tokens.token_of(resources, installation), view.webhook.webhook_id
             )
     except AircallRefused:
-        return [Finding("webhook", Level.PROBLEM, "Aircall has it no more", advice, view.id)]
+        return [Finding("webhook", Level.PROBLEM, "Aircall no longer has it", advice, view.id)]
     except (AircallError, BudgetSpent):
-        return [Finding("webhook", Level.WARNING, "could not be looked at", "Look again in a minute.", view.id)]
+        return [Finding("webhook", Level.WARNING, "could not be checked", "Run this again in a minute.", view.id)]
     if not there.active:
         return [Finding("webhook", Level.PROBLEM, "Aircall has switched it off", advice, view.id)]
     if there.url not in {None, resources.settings.webhook_url}:
-        return [Finding("webhook", Level.PROBLEM, "it leads to another address than ours", advice, view.id)]
+        return [Finding("webhook", Level.PROBLEM, "its URL is not this service's", advice, view.id)]
     return []
 
 
@@ -295,10 +295,10 @@ def _silence(view: InstallationView, integration: Integration, silent_after: tim
         return [Finding("integration", Level.WARNING, "it is switched off at Aircall", advice, view.id)]
     if not integration.number_ids:
         advice = "Ask its admin to choose numbers for the integration in Aircall's Dashboard."
-        return [Finding("numbers", Level.WARNING, "none are linked, so no call is told", advice, view.id)]
-    advice = "Place a call on one of its numbers; if nothing comes, look at its webhook and its numbers."
+        return [Finding("numbers", Level.WARNING, "none are linked, so no calls are sent", advice, view.id)]
+    advice = "Call one of its numbers; if no event arrives, check its webhook and its numbers."
     if view.silent_since is not None:
-        seen = f"silent since {view.silent_since:%Y-%m-%d %H:%MZ}, at hours in which it usually speaks"
+        seen = f"silent since {view.silent_since:%Y-%m-%d %H:%MZ}, at hours when it usually sends events"
         return [Finding("silence", Level.WARNING, seen, advice, view.id)]
     last = view.last_event_at or view.connected_at
     if last < now() - silent_after:
