@@ -26,10 +26,11 @@ CERTIFICATE_WORDS = {
 
 
 def trust(context: ssl.SSLContext | None = None) -> ssl.SSLContext:
-    """Verify servers alike on every Python: by the machine's authorities or `SSL_CERT_FILE`'s, or by a context's.
+    """Return a TLS context that verifies servers alike on every Python version.
 
-    Since 3.13 Python asks for all that RFC 5280 does, and refuses private authorities that others take (no keyUsage, no
-    key identifier); and it takes a certificate as its own authority where it is among the trusted ones.
+    It trusts the machine's authorities or those in `SSL_CERT_FILE`, or those of the given context. Since 3.13 Python
+    demands all of RFC 5280, and refuses private authorities that other clients accept (no keyUsage, no key identifier);
+    and it accepts a certificate as its own authority if it is among the trusted ones.
     """
     context = context or ssl.create_default_context()
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -38,7 +39,7 @@ def trust(context: ssl.SSLContext | None = None) -> ssl.SSLContext:
 
 
 def tls_reason(error: ssl.SSLError) -> str:
-    """What is wrong with a certificate, in one word; `tls` where it did not come to one."""
+    """Return what is wrong with a certificate, in one word; `tls` for an error before any certificate was seen."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return CERTIFICATE_WORDS.get(error.verify_code, "tls_certificate")
     return "tls"
@@ -52,7 +53,7 @@ class ProxyRefused(ConnectionError):
 
 
 async def open_tunnel(proxy: str, host: str, port: int) -> socket.socket:
-    """A connection to an address through an HTTP proxy; raises `OSError`, of which `ProxyRefused` is one."""
+    """Connect to an address through an HTTP proxy; raises `OSError`, of which `ProxyRefused` is a kind."""
     at, loop = urlsplit(proxy), asyncio.get_running_loop()
     (family, kind, _, _, address), *_ = await loop.getaddrinfo(at.hostname, at.port, type=socket.SOCK_STREAM)
     connection = socket.socket(family, kind)
@@ -61,7 +62,7 @@ async def open_tunnel(proxy: str, host: str, port: int) -> socket.socket:
         await loop.sock_connect(connection, address)
         await loop.sock_sendall(connection, _connect(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", proxy))
         head = bytearray()
-        # By bytes, so that nothing of what comes through the tunnel is taken.
+        # Byte by byte, so that nothing that comes through the tunnel is read here.
         while not head.endswith(b"\r\n\r\n") and (piece := await loop.sock_recv(connection, 1)):
             head += piece
             if len(head) > MAX_PROXY_HEAD_BYTES:
@@ -83,9 +84,9 @@ def _connect(target: str, proxy: str) -> bytes:
 
 
 class OnlyAnswer(aiohttp.ClientRequest):
-    """Is not sent over a kept connection on which something came that nobody asked for.
+    """A request that is not sent over a kept connection on which unrequested data has arrived.
 
-    It would be taken for the answer to this request, and the answer to this one for that of the next, whose ever it is.
+    That data would be taken for this request's answer, and this request's answer for the next request's.
     """
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
@@ -95,9 +96,9 @@ class OnlyAnswer(aiohttp.ClientRequest):
 
 
 class LastWord(aiohttp.ClientResponse):
-    """Ends its connection where it is a 101, as nobody asked for another protocol.
+    """A response that closes its connection where it is a 101: we never ask for another protocol.
 
-    aiohttp keeps such a connection, and takes what comes after it for the answer to the next request.
+    aiohttp keeps such a connection, and takes what follows for the answer to the next request.
     """
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -109,7 +110,7 @@ class LastWord(aiohttp.ClientResponse):
 
 
 def open_session(connector: aiohttp.TCPConnector, **options: Any) -> aiohttp.ClientSession:
-    """A session that sends a request once and as it is, keeps no cookies, and gives answers as they come."""
+    """Open a session that sends a request once and unchanged, keeps no cookies, and does not decode answers."""
     session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -118,7 +119,7 @@ def open_session(connector: aiohttp.TCPConnector, **options: Any) -> aiohttp.Cli
         response_class=LastWord,
         **options,
     )
-    # It would send a PUT or a DELETE once more on its own. There is no public way to say no.
+    # aiohttp would send a PUT or a DELETE a second time on its own. There is no public way to turn that off.
     session._retry_connection = False
     return session
 

@@ -1,4 +1,4 @@
-"""What a process opens at start and closes at stop. The only builder: web, worker, command line and tests use it."""
+"""What a process opens at start and closes at stop. Web, worker, command line and tests all open it here."""
 
 import asyncio
 import ssl
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 logger = log.get(__name__)
 
 ROWS_PER_KEY = 5
-# What requests left under way is waited for at the end, as long as a server waits for its last requests.
+# How long the process waits, before it closes anything, for work that requests have left running.
 LAST_SECONDS = 10.0
 
 Result = TypeVar("Result")
 
 
 def _some_rows_per_key(sealed: Sealed) -> str:
-    """The newest rows of a column for each key that it is sealed under, the keys one after the other."""
+    """Return the statement for the newest rows of a column under each of its keys, ordered by key."""
     return f"""
         SELECT key_id, id, secret, fingerprint FROM (
             SELECT id, {sealed.column} AS secret, {sealed.fingerprint or "NULL::bytea"} AS fingerprint,
@@ -53,11 +53,11 @@ def _some_rows_per_key(sealed: Sealed) -> str:
 
 @dataclass
 class Resources:
-    """Everything a verb may need."""
+    """What a process works with: settings, database, vault, clients, metrics."""
 
     settings: Settings
     database: Database
-    # Of its own, so that no door that waits for a statement keeps an API key from being recognised.
+    # A pool of its own, so that requests waiting for a statement don't keep API keys from being recognised.
     recognition: Database
     vault: Vault
     aircall: Aircall
@@ -73,14 +73,13 @@ class Resources:
 
     @property
     def ready(self) -> bool:
-        """Whether schema and keys were found right once."""
+        """Whether the schema and the keys have passed their check."""
         return self._checked
 
     async def require_ready(self) -> None:
-        """Go on only with a current schema and keys that open what is stored.
+        """Require a current schema, and keys that open what is stored; checked until it has passed once.
 
-        Looked at until it was right once. Raises `DatabaseAway`, `DatabaseUnfit`, `NotReady` (the schema is behind),
-        `KeysUnfit` or `PoolerRefused`.
+        Raises `DatabaseAway`, `DatabaseUnfit`, `NotReady` (the schema is behind), `KeysUnfit` or `PoolerRefused`.
         """
         if not self._checked:
             await self.database.require_own_sessions()
@@ -93,13 +92,13 @@ class Resources:
             self._checked = True
 
     def go_on(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        """Start what may outlive the request that it is for; the process waits for it before it closes anything."""
+        """Start work that may outlive its request; the process waits for it before it closes anything."""
         task = asyncio.create_task(work)
         self._under_way.add(task)
-        task.add_done_callback(self._came_to_its_end)
+        task.add_done_callback(self._log_end)
         return task
 
-    def _came_to_its_end(self, task: asyncio.Task[Any]) -> None:
+    def _log_end(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
         failure = None if task.cancelled() else task.exception()
         if isinstance(failure, AppError):
@@ -108,7 +107,7 @@ class Resources:
             logger.error("what went on failed", exc_info=failure)
 
     async def finish(self) -> None:
-        """Wait for what is still under way, within bounds."""
+        """Wait for work that requests have left running, and cancel it after `LAST_SECONDS`."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=LAST_SECONDS)
         left = list(self._under_way)
@@ -134,7 +133,7 @@ class Resources:
 
 
 def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any]]) -> None:
-    """A key fits where it opens one of the rows: another one that is damaged is no reason for all to stay down."""
+    """Require that a key opens one of its rows; raises `KeysUnfit`. A damaged row alone does not stop the service."""
     for row in rows:
         try:
             opened = vault.open(row.secret, SealedAt(sealed.place, row.id))
@@ -156,9 +155,9 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
 async def open_resources(
     settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None, span_exporter: Any = None
 ) -> AsyncIterator[Resources]:
-    """Open what a process needs; raises `DatabaseUnfit`, `KeysUnfit` or `PoolerRefused` where these do not do.
+    """Open what a process works with; raises `DatabaseUnfit`, `KeysUnfit` or `PoolerRefused`.
 
-    A database that is away or not migrated yet is no reason to stay down: readiness waits for it.
+    A database that can't be reached, or is not migrated yet, does not stop the process: it becomes ready later.
     """
     tracing = _tracing(span_exporter) if settings.traces else None
     own_transport, callers_transport = (
@@ -206,7 +205,7 @@ def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, SealedAt], 
 
 
 def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
-    """For the service's own requests, and for its callers'. The certificates are read once: it takes a while."""
+    """Return the transports for the service's own requests and for its callers'; they share one TLS context."""
     context = trust_for_aircall()
     proxy = settings.aircall_proxy.get_secret_value() if settings.api_url.startswith("https://") else ""
     own = httpx.AsyncHTTPTransport(verify=context, trust_env=False, proxy=httpx.Proxy(proxy) if proxy else None)
@@ -214,7 +213,7 @@ def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.Asy
 
 
 def trust_for_aircall() -> ssl.SSLContext:
-    """The public authorities that come with httpx."""
+    """Return a TLS context with the public authorities that come with httpx."""
     return trust(httpx.create_ssl_context(trust_env=False))
 
 

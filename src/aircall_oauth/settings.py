@@ -1,4 +1,4 @@
-"""Every environment variable, checked at start: all problems at once, and no value printed."""
+"""The settings: environment variables and mounted files, checked at start. All problems are named, no value is."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ PREFIX = "AIRCALL_OAUTH_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 KEY_BYTES = 32
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
-# One of a database URL's: a name or number, [IPv6], or a socket's folder as %2Fvar%2Frun.
+# A host of a database URL: a name or number, [IPv6], or a socket's folder as %2Fvar%2Frun.
 HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@\s]+)(:[0-9]{1,5})?")
 DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -31,7 +31,7 @@ def _comma_list(value: Any) -> Any:
 
 
 def _web_url(value: str) -> str:
-    """An `https` address; `http` only for this machine, so that a token never crosses a network in clear."""
+    """Require an `https` URL; `http` is for this machine only, so that no token crosses a network in clear."""
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
@@ -53,13 +53,13 @@ def _base_url(value: str) -> str:
 
 
 def read_database_url(value: SecretStr) -> SecretStr:
-    """One spelling inside: `postgresql://`, with no parameter whose promise is not kept; raises `ValueError`."""
+    """Return a database URL as `postgresql://…`; raises `ValueError`, also for a parameter that is not supported."""
     scheme, separator, rest = value.get_secret_value().partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
         raise ValueError("must begin with postgresql://, postgres:// or postgresql+asyncpg://")
     credentials_and_hosts = re.split(r"[/?#]", rest, maxsplit=1)[0]
     hosts = credentials_and_hosts.rpartition("@")[2]
-    # A password that was cut short at its `/` or `?` leaves an @ behind.
+    # Where a password holds a `/` or `?`, the address seems to end there, and an @ follows later.
     cut_short = hosts and "@" not in credentials_and_hosts and "@" in rest
     odd = "#" in rest or credentials_and_hosts.count("@") > 1 or "[" in credentials_and_hosts.removesuffix(hosts)
     if odd or cut_short:
@@ -102,7 +102,7 @@ def _secret_keys(value: SecretStr) -> SecretStr:
 
 
 def parse_duration(text: str) -> timedelta:
-    """`30d`, `12h`, `45m` or `90s`; raises `ValueError` for anything else."""
+    """Parse `30d`, `12h`, `45m` or `90s`; raises `ValueError` for anything else."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text.strip())
     if not match:
         raise ValueError("must look like 30d, 12h, 45m or 90s")
@@ -120,7 +120,7 @@ def _thirty_days_at_least(length: timedelta) -> timedelta:
 
 
 def _proxy(value: SecretStr) -> SecretStr:
-    """`http://host:port`, a user name and password in front where it asks for them."""
+    """Require `http://host:port`, with or without a user name and password."""
     try:
         parts = urlsplit(value.get_secret_value())
         fits = parts.scheme == "http" and parts.hostname and parts.port and parts.path in {"", "/"}
@@ -159,7 +159,7 @@ NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
 
 
 class Settings(BaseSettings):
-    """The service's settings; field by field what `docs/operations.md` lists."""
+    """The service's settings. The table in `docs/operations.md` is made of these fields."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
 
@@ -264,7 +264,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _without_white_space_around(cls, value: Any) -> Any:
-        """As of a mounted file: a trailing newline is nobody's secret."""
+        """Remove white space around every value, such as the newline at the end of a mounted file."""
         return value.strip() if isinstance(value, str) else value
 
     @property
@@ -285,7 +285,7 @@ class Settings(BaseSettings):
 
     @property
     def sealing_keys(self) -> dict[str, bytes]:
-        """Key id → key, in order: the first seals, all open."""
+        """Return the keys by id, in order: the first one seals, all of them open."""
         entries = (entry.strip().split(":", 1) for entry in self.secret_keys.get_secret_value().split(","))
         return {key_id: _decoded_key(text) for key_id, text in entries}
 
@@ -297,12 +297,12 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment; never a `.env` file found by chance."""
+        """Read arguments, then the environment; never a `.env` file that happens to be there."""
         return (named["init_settings"], named["env_settings"])
 
     @classmethod
     def load(cls) -> Self:
-        """The settings of this process's environment, or `SettingsInvalid` naming every problem."""
+        """Read the settings of this process; raises `SettingsInvalid`, which names every problem."""
         mounted, problems = _mounted_files()
         problems += _unknown_names([*os.environ, *mounted])
         try:
@@ -319,7 +319,10 @@ def environment_name(field: str) -> str:
 
 
 def _mounted_files() -> tuple[dict[str, str | None], list[str]]:
-    """The files of the secrets folder that are named like ours: None for one that can't be read as text."""
+    """Read the files of the secrets folder that have our prefix, None for one that is no readable text; and problems.
+
+    docs/decisions/0086 says why pydantic-settings' own source does not do.
+    """
     named = os.environ.get(SECRETS_DIR)
     if not named:
         return {}, []
