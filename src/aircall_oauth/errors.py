@@ -370,6 +370,12 @@ class SubscriptionNotFound(ApiError):
     status = 404
 
 
+class ReplayNotFound(ApiError):
+    """There is no such replay of this subscription."""
+
+    status = 404
+
+
 class SubscriptionUnsigned(ApiError):
     """What goes to a broker is not signed, so there is no secret to rotate."""
 

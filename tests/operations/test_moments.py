@@ -12,7 +12,13 @@ from tests.support.service import Service
 
 MONTH = timedelta(days=32)
 # Set by a person, learned from the past, in the past by its meaning, or bounded where it is read.
-ELSEWHERE = {("api_key", "expires_at"), ("rhythm", "silent_at"), ("gap", "until"), ("budget", "closed_until")}
+ELSEWHERE = {
+    ("api_key", "expires_at"),
+    ("rhythm", "silent_at"),
+    ("gap", "until"),
+    ("budget", "closed_until"),
+    ("replay", "until"),
+}
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment.table}.{moment.column}")

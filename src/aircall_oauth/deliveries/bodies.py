@@ -1,10 +1,9 @@
 """The bodies of the subscriptions' doors, beside the views: what is sent, and what a change answers."""
 
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from aircall_oauth.deliveries.destinations import brokers
 from aircall_oauth.deliveries.destinations.brokers import BrokerKind
@@ -41,11 +40,11 @@ Order = Annotated[
 ]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class NewBody(_Body):
+class NewBody(Body):
     name: Name
     url: Url
     types: Types = []
@@ -77,7 +76,7 @@ else:
     ]
 
 
-class SubscriptionChange(_Body):
+class SubscriptionChange(Body):
     """What is left out stays as it is."""
 
     # No field has a default in the OpenAPI document: a generated client would send it.
@@ -95,36 +94,7 @@ class SubscriptionCreated(SubscriptionView):
     )
 
 
-def _written_out(moment: object) -> object:
-    """Refuse a bare number: pydantic would guess seconds or milliseconds, and a wrong guess replays too much."""
-    if not isinstance(moment, str) or re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", moment) is None:
-        raise ValueError("must be written out, such as 2026-01-01T00:00:00Z")
-    return moment
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """Convert to UTC, as PostgreSQL is asked. Near both ends of the calendar some zones' moments have no UTC date."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be within the years 1 to 9999 in UTC") from None
-
-
-class ReplayPast(_Body):
-    """Read again what lies past a position."""
-
-    position: Position = Field(examples=[4711])
-
-
-class ReplaySince(_Body):
-    """Read again what came in from a moment on."""
-
-    since: Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)] = Field(
-        examples=["2026-01-01T00:00:00Z"]
-    )
-
-
-class Rotation(_Body):
+class Rotation(Body):
     now: bool = Field(False, description="End the old secret at once, instead of after 24 hours")
 
 
@@ -140,7 +110,7 @@ class TestResult(BaseModel):
     milliseconds: int = Field(examples=[23])
 
 
-class DeadRetry(_Body):
+class DeadRetry(Body):
     event_ids: Annotated[list[Annotated[str, Field(pattern=r"^evt_[0-9a-f]{32}$")]], Field(max_length=1000)] | None = (
         Field(None, description="Left out: all of them")
     )

@@ -15,8 +15,6 @@ from aircall_oauth.deliveries.bodies import (
     DeadRetry,
     EventShown,
     NewSubscription,
-    ReplayPast,
-    ReplaySince,
     Rotation,
     SecretView,
     SubscriptionChange,
@@ -103,16 +101,6 @@ async def resume_subscription(
 ) -> SubscriptionView:
     """Go on where it stood, whether it was paused or disabled. One that is down is tried at once."""
     await subscriptions.resume(resources, key, subscription_id)
-    return await views.show(resources, key, subscription_id)
-
-
-@api.post("/{subscription_id}/replay", summary="Read again from an earlier place", responses=OF_ONE | problems(410))
-async def replay_subscription(
-    subscription_id: SubscriptionId, replay: ReplayPast | ReplaySince, key: SubscriptionsWriter, resources: ResourcesDep
-) -> SubscriptionView:
-    """Move the reader: every event past the position, or that came in since, is delivered again."""
-    start = replay.position if isinstance(replay, ReplayPast) else replay.since
-    await subscriptions.replay(resources, key, subscription_id, start=start)
     return await views.show(resources, key, subscription_id)
 
 

@@ -93,7 +93,7 @@ async def change(resources: Resources, key: Caller, subscription_id: str, **fiel
     if "owners" in fields:
         fields["owners"] = _owners(key, fields["owners"])
     if "url" in fields:
-        found = await _find(resources, key, subscription_id)
+        found = await find(resources, key, subscription_id)
         if fields["url"] == registry.shown_url(found.url) != found.url:
             # The address as it is shown, without its secrets, was sent back: nothing to change.
             del fields["url"]
@@ -142,7 +142,7 @@ async def replay(resources: Resources, key: Caller, subscription_id: str, *, sta
 
 async def rotate_secret(resources: Resources, key: Caller, subscription_id: str, *, at_once: bool) -> SecretStr:
     """Make a new secret; returns it in clear this one time. The old one signs too for a day, unless `at_once`."""
-    subscription = await _find(resources, key, subscription_id)
+    subscription = await find(resources, key, subscription_id)
     if subscription.secret_sealed is None:
         raise SubscriptionUnsigned
     secret, old = signatures.new_secret(), None
@@ -162,11 +162,11 @@ async def rotate_secret(resources: Resources, key: Caller, subscription_id: str,
 
 async def try_out(resources: Resources, key: Caller, subscription_id: str) -> SampleResult:
     """Send a sample event right now. It is not in the log, and its outcome changes nothing."""
-    subscription = await _find(resources, key, subscription_id)
+    subscription = await find(resources, key, subscription_id)
     destination = await registry.open(resources, subscription)
     started = time.perf_counter()
     try:
-        outcome = await attempt(destination, _sample(subscription), _note_unexpected)
+        outcome = await attempt(destination, _sample(subscription), note_unexpected)
     finally:
         await destination.close()
     return SampleResult(outcome, round((time.perf_counter() - started) * 1000))
@@ -196,7 +196,15 @@ def _one(key: Caller, subscription_id: str) -> Iterable[ColumnElement[bool]]:
     return (col(Subscription.id) == subscription_id, *visible(key))
 
 
-async def _find(resources: Resources, key: Caller, subscription_id: str) -> Subscription:
+async def lock(session: AsyncSession, key: Caller, subscription_id: str) -> None:
+    """Hold a subscription's row until the commit; raises `SubscriptionNotFound`."""
+    held = select(Subscription.id).where(*_one(key, subscription_id)).with_for_update()
+    if (await session.exec(held)).first() is None:
+        raise SubscriptionNotFound
+
+
+async def find(resources: Resources, key: Caller, subscription_id: str) -> Subscription:
+    """A subscription that this API key may see; raises `SubscriptionNotFound`."""
     async with resources.database.session() as session:
         found = (await session.exec(select(Subscription).where(*_one(key, subscription_id)))).first()
     if found is None:
@@ -273,7 +281,7 @@ async def _position_of(session: AsyncSession, start: int | str | datetime) -> in
             raise InvalidRequest(f"The newest position is {head}.")
 
 
-def _note_unexpected(error: BaseException) -> None:
+def note_unexpected(error: BaseException) -> None:
     logger.error("sample failed unexpectedly", error=type(error).__name__, at=raised_at(error))
 
 

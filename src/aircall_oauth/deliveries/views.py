@@ -108,6 +108,7 @@ class AttemptView(BaseModel):
         examples=["delivered"], description="One word: `delivered`, `timeout`, `refused`, `http_503` …"
     )
     milliseconds: int = Field(examples=[23])
+    replay_id: str | None = Field(description="The replay that sent it, or `resend`; null for a live delivery")
 
 
 class AttemptList(BaseModel):

@@ -42,6 +42,7 @@ MOMENTS = (
     Moment("subscription", "quiet_until", timedelta(hours=25)),
     Moment("subscription", "old_secret_until", timedelta(hours=24)),
     Moment("parked", "due_at", timedelta(hours=30)),
+    Moment("replay", "lease_until", timedelta(minutes=1)),
 )
 
 

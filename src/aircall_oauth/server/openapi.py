@@ -16,6 +16,7 @@ from aircall_oauth import __version__
 from aircall_oauth.access.problems import Problem
 from aircall_oauth.deliveries import documentation
 from aircall_oauth.deliveries import routes as deliveries
+from aircall_oauth.deliveries.replays import routes as replays
 from aircall_oauth.events import routes as events
 from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.installations import routes as installations
@@ -30,6 +31,8 @@ ROUTERS = (
     events.api,
     deliveries.of_events,
     deliveries.api,
+    replays.api,
+    replays.of_events,
     proxy.api,
     health.router,
 )

@@ -10,6 +10,7 @@ from datetime import timedelta
 from aircall_oauth.access import audit
 from aircall_oauth.deliveries import sealing, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
+from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
@@ -74,7 +75,7 @@ async def working(resources: Resources) -> AsyncIterator[None]:
     resources.metrics.expect_chores(chore.name for chore in CHORES)
     tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:
-        async with reading(resources):
+        async with reading(resources), replaying(resources):
             yield
     finally:
         for task in tasks:

@@ -99,7 +99,7 @@ class HttpDestination:
         )
         try:
             async with self._session.post(
-                self._url, data=message.body, headers=headers, allow_redirects=False
+                self._url, data=message.body, headers=headers | message.mark, allow_redirects=False
             ) as response:
                 return _judge(response)
         except TimeoutError:

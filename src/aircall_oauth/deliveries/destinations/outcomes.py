@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 DELIVERED = "delivered"
+REPLAY_HEADER = "webhook-replay"
 UNEXPECTED = "internal_error"
 # Longer than any destination takes by itself.
 DEADLINE_SECONDS = 16.0
@@ -17,12 +18,27 @@ LONGEST_PAUSE_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event for one subscription; `body` is the event's JSON, byte for byte as it goes out."""
+    """One event for one subscription; `body` is the event's JSON, byte for byte as it goes out.
+
+    `replay` is the id of the replay that sends it, or `resend`; none for the live reader.
+    """
 
     event_id: str
     installation_id: str
     type: str
     body: bytes
+    replay: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a broker's message."""
+        of_event = {"event_id": self.event_id, "installation_id": self.installation_id, "type": self.type}
+        return of_event | self.mark
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The header that tells a replayed event from a live one."""
+        return {} if self.replay is None else {REPLAY_HEADER: self.replay}
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,3 +135,41 @@ class Attempt(Table, table=True):
     at: datetime = time_column()
     outcome: str = text_column()
     milliseconds: int = column(Integer)
+    replay_id: str | None = text_column(nullable=True)  # null for a delivery of the live reader
+
+
+class ReplayStatus(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"  # the destination answered that it wants no more
+
+
+class Replay(Table, table=True):
+    """A window of the log that is delivered once more to one subscription, beside its live reader."""
+
+    __tablename__ = "replay"
+    __table_args__ = (one_of("status", ReplayStatus), Index("ix_replay_subscription_id_id", "subscription_id", "id"))
+
+    id: str = text_column(primary_key=True)
+    subscription_id: str = text_column(ForeignKey("subscription.id", ondelete="CASCADE"))
+    status: str = text_column()
+    since: datetime | None = time_column(nullable=True)  # received then or later
+    until: datetime | None = time_column(nullable=True)  # received before
+    first_position: int = column(BigInteger)
+    last_position: int = column(BigInteger)
+    types: list[str] = column(ARRAY(Text))
+    owners: list[str] = column(ARRAY(Text))
+    installations: list[str] = column(ARRAY(Text))
+    per_second: int = column(Integer)
+    events: int = column(BigInteger)  # counted when it was started
+    customers: int = column(BigInteger)
+    position: int = column(BigInteger)  # every wanted event up to here was delivered or failed
+    delivered: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    failed: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    last_error: str | None = text_column(nullable=True)
+    created_at: datetime = time_column()
+    ended_at: datetime | None = time_column(nullable=True)
+    lease_until: datetime | None = time_column(nullable=True)
+    # Grows with every worker that takes it over: one with an older number can no longer write.
+    lease_number: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))

@@ -103,13 +103,12 @@ class KafkaConnection:
 
     async def publish(self, message: Message) -> None:
         assert self._producer is not None
-        headers = {"event_id": message.event_id, "installation_id": message.installation_id, "type": message.type}
         try:
             await self._producer.send_and_wait(
                 self._topic,
                 message.body,
                 key=message.installation_id.encode(),
-                headers=[(name, value.encode()) for name, value in headers.items()],
+                headers=[(name, value.encode()) for name, value in message.headers.items()],
             )
         except errors.KafkaError:
             # A failed message leaves a gap in the numbers that idempotence counts by; no later one gets past it.

@@ -113,12 +113,9 @@ class NatsConnection:
         reading.add_done_callback(self._on_end)
 
     async def publish(self, message: Message) -> None:
-        headers = {
-            "Nats-Msg-Id": message.event_id,
-            "event_id": message.event_id,
-            "installation_id": message.installation_id,
-            "type": message.type,
-        }
+        # The stream drops a message whose id it has taken within its window: a replay is meant to be there once more.
+        message_id = message.event_id if message.replay is None else f"{message.event_id}:{message.replay}"
+        headers = {"Nats-Msg-Id": message_id} | message.headers
         with self._intake.answering(0):
             await self._jetstream.publish(self._subject, message.body, timeout=DEADLINE_SECONDS, headers=headers)
 

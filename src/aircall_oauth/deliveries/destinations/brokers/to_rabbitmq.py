@@ -140,5 +140,5 @@ def _message(message: Message) -> aio_pika.Message:
         type=message.type,
         content_type="application/json",
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        headers={"event_id": message.event_id, "installation_id": message.installation_id, "type": message.type},
+        headers={**message.headers},
     )

@@ -1,0 +1,1 @@
+"""Replays: a window of the log delivered once more to one subscription, beside its live reader."""
