@@ -13,7 +13,7 @@ from tests.support.service import Service, run_service, settings_for
 OWN, FOREIGN = "acme", "globex"
 RETURN_TO = "https://app.example.com/aircall/connected"
 LOOPBACK = "127.0.0.0/8"
-CURSORS = {"list_installations": "ins_", "list_subscriptions": "sub_"}
+CURSORS = {"list_installations": "ins_", "list_subscriptions": "sub_", "list_replays": "rpl_"}
 READING = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -26,6 +26,7 @@ class Of:
     owner: str
     claim: str
     subscription_id: str
+    replay_id: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ async def house(database_url: str) -> AsyncIterator[House]:
                 foreign.event_id,
                 foreign.claim,
                 foreign.subscription_id,
+                foreign.replay_id,
                 f"secret of {FOREIGN}",
                 *tokens,
             ),
@@ -75,7 +77,9 @@ async def _of(service: Service, number: int, owner: str) -> Of:
         "SELECT id FROM event WHERE installation_id = $1 AND type = 'call.ended'", installation_id
     )
     claim = await service.install_by_link(owner, company)
-    return Of(installation_id, event["id"], owner, claim, await _subscribed(service, owner))
+    subscription_id = await _subscribed(service, owner)
+    replay_id = await _replayed(service, subscription_id)
+    return Of(installation_id, event["id"], owner, claim, subscription_id, replay_id)
 
 
 async def _subscribed(service: Service, owner: str) -> str:
@@ -84,6 +88,14 @@ async def _subscribed(service: Service, owner: str) -> str:
     assert answer.status_code == 201, answer.text
     subscription_id: str = answer.json()["id"]
     return subscription_id
+
+
+async def _replayed(service: Service, subscription_id: str) -> str:
+    window = {"from": 1, "to": 100, "everything": True}
+    answer = await (await service.partner()).post(f"/v1/subscriptions/{subscription_id}/replay", json=window)
+    assert answer.status_code == 202, answer.text
+    replay_id: str = answer.json()["id"]
+    return replay_id
 
 
 def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -97,7 +109,11 @@ def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
 def _address(path: str, of: Of) -> str:
     """The door's address for somebody's things. A new kind of thing has to be given a name in `Of`."""
     return path.format(
-        installation_id=of.installation_id, event_id=of.event_id, subscription_id=of.subscription_id, path="calls"
+        installation_id=of.installation_id,
+        event_id=of.event_id,
+        subscription_id=of.subscription_id,
+        replay_id=of.replay_id,
+        path="calls",
     )
 
 
@@ -110,7 +126,8 @@ def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None
         "claim_installation": [{"claim": of.claim, "owner": owner} for owner in (of.owner, OWN)],
         "create_subscription": [{"name": "x", "kind": "http", "url": "http://127.0.0.1:9/", "owners": [of.owner]}],
         "change_subscription": [{"name": "taken"}, {"owners": [OWN]}],
-        "replay_subscription": [{"position": 0}],
+        "replay_subscription": [{"position": 0}, {"from": 1, "to": 100, "everything": True}],
+        "resend_event": [{"subscription_id": of.subscription_id}],
         "rotate_subscription_secret": [{"now": True}],
         "retry_dead_events": [{}, {"event_ids": [of.event_id]}],
     }
@@ -165,7 +182,7 @@ async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
 
 
 async def test_what_is_foreign_looks_like_what_is_not_there(house: House) -> None:
-    nowhere = Of("ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32)
+    nowhere = Of("ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32, "rpl_" + "0" * 32)
 
     for method, path, operation in _doors():
         if "{" in path:
@@ -186,6 +203,7 @@ async def _state(house: House) -> list[Any]:
     tables = {"installation": "id", "webhook": "installation_id", "claim": "installation_id"}
     rows = [await house.service.sql(f"SELECT * FROM {table} WHERE {key} = $1", of) for table, key in tables.items()]
     rows.append(await house.service.sql("SELECT * FROM subscription WHERE id = $1", house.foreign.subscription_id))
+    rows.append(await house.service.sql("SELECT * FROM replay WHERE id = $1", house.foreign.replay_id))
     company = house.service.aircall.companies[1]
     return [
         *map(list, rows),

@@ -1,12 +1,12 @@
 """`aircall-oauth backfill`."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from aircall_oauth.cli import terminal
-from aircall_oauth.cli.running import AsJson, say, usage, with_resources
+from aircall_oauth.cli.running import AsJson, moment, say, usage, with_resources
 
 backfill_app = typer.Typer(help="Calls that ended while they could not be received.")
 
@@ -23,8 +23,8 @@ def fill(
         return
     if installation is None or since is None:
         raise typer.BadParameter("both are needed", param_hint="--installation and --from")
-    begin = usage(_moment, since, "--from")
-    end = None if until is None else usage(_moment, until, "--to")
+    begin = usage(moment, since, "--from")
+    end = None if until is None else usage(moment, until, "--to")
     gap = with_resources(lambda resources: _fill(resources, installation, begin, end))
     say(f"{gap.found} calls found, {gap.added} of them added.")
 
@@ -68,12 +68,3 @@ async def _fill(resources: Any, installation_id: str, since: datetime, until: da
         async for step in backfill.by_hand(resources, installation_id, since=since, until=until):
             show(step.share, f"{step.gap.found} calls found, {step.gap.added} added")
     return step.gap
-
-
-def _moment(text: str) -> datetime:
-    """Parse a point in time, in UTC where it names no zone; raises `ValueError`."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("must look like 2026-01-31T08:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -18,6 +18,7 @@ from aircall_oauth.cli.installations import installations_app
 from aircall_oauth.cli.keys import keys_app
 from aircall_oauth.cli.running import AsJson, collect, duration, fail, run, say, usage, with_resources
 from aircall_oauth.cli.secrets import secrets_app
+from aircall_oauth.cli.subscriptions import subscriptions_app
 from aircall_oauth.errors import OutputLost, SettingsInvalid
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 app.add_typer(installations_app, name="installations")
+app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(backfill_app, name="backfill")
 app.add_typer(events_app, name="events")
 app.add_typer(secrets_app, name="secrets")

@@ -1,7 +1,7 @@
 """Running a command: its settings, its resources, and its errors in one line."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -92,3 +92,12 @@ def say(line: str) -> None:
 def fail(reason: str) -> NoReturn:
     say(f"aircall-oauth: {reason}")
     raise typer.Exit(1)
+
+
+def moment(text: str) -> datetime:
+    """Parse a point in time, of UTC where it names no zone; raises `ValueError`."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must look like 2026-01-31T08:00Z") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

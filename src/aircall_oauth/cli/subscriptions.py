@@ -1,0 +1,161 @@
+"""`aircall-oauth subscriptions`."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aircall_oauth.cli import terminal
+from aircall_oauth.cli.running import AsJson, fail, moment, say, usage, with_resources
+
+if TYPE_CHECKING:
+    from aircall_oauth.deliveries.replays.bodies import ReplayWindow
+    from aircall_oauth.deliveries.replays.jobs import ReplayView
+
+subscriptions_app = typer.Typer(help="The destinations that events are delivered to.", no_args_is_help=True)
+
+LOOK_SECONDS = 1.0
+
+SubscriptionId = Annotated[str, typer.Argument(help="The subscription's id, sub_….")]
+
+
+@subscriptions_app.command("list")
+def list_subscriptions(as_json: AsJson = False) -> None:
+    """List the subscriptions, oldest first: how each stands and how far behind it is."""
+    from aircall_oauth.access import callers
+    from aircall_oauth.deliveries import views
+
+    found = with_resources(lambda resources: views.list_all(resources, callers.OPERATOR, cursor=None, limit=1000)).items
+    if as_json:
+        terminal.print_json([one.model_dump(mode="json") for one in found])
+        return
+    terminal.print_table(
+        ("id", "name", "kind", "to", "status", "health", "behind", "parked", "dead", "last error"),
+        (
+            (
+                *(one.id, one.name, one.kind, one.url, one.status, one.health),
+                *(str(number) for number in (one.lag, one.parked, one.dead)),
+                one.last_error,
+            )
+            for one in found
+        ),
+    )
+
+
+@subscriptions_app.command("replay")
+def replay(
+    subscription_id: SubscriptionId,
+    since: Annotated[str | None, typer.Option(help="Events received then or later, such as 2026-01-31T08:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Events received before.")] = None,
+    first: Annotated[int | None, typer.Option("--from", min=0, help="Events from this position on.")] = None,
+    last: Annotated[int | None, typer.Option("--to", min=0, help="Up to and including this position.")] = None,
+    types: Annotated[list[str] | None, typer.Option("--type", help="Of this type, such as call.*; repeatable.")] = None,
+    owners: Annotated[list[str] | None, typer.Option("--owner", help="Of this owner; repeatable.")] = None,
+    installations: Annotated[
+        list[str] | None, typer.Option("--installation", help="Of this installation; repeatable.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="Of all types and customers.")] = False,
+    per_second: Annotated[int, typer.Option(min=1, max=1000, help="At most so many deliveries a second.")] = 50,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for its end.")] = True,
+) -> None:
+    """Deliver a window of the log once more, beside the live deliveries. A worker does it; Ctrl-C does not stop it.
+
+    Exit code 1 where it ended before its end.
+    """
+    window = {
+        "since": None if since is None else usage(moment, since, "--since").isoformat(),
+        "until": None if until is None else usage(moment, until, "--until").isoformat(),
+        "from": first,
+        "to": last,
+        "types": types or [],
+        "owners": owners or [],
+        "everything": everything,
+        "installations": installations or [],
+        "per_second": per_second,
+    }
+    asked = usage(_window, window, "the window")
+    counted = with_resources(lambda resources: _count(resources, subscription_id, asked))
+    say(f"{counted.events} events of {counted.customers} customers.")
+    if dry_run or not counted.events:
+        return
+    if not yes:
+        typer.confirm("Deliver them once more?", abort=True)
+    done = with_resources(lambda resources: _replay(resources, subscription_id, asked, wait=wait))
+    say(f"{done.id}: {done.status}, {done.delivered} delivered, {done.failed} failed.")
+    if done.status in {"failed", "stopped"} or done.failed:
+        raise typer.Exit(1)
+
+
+@subscriptions_app.command("replays")
+def list_replays(subscription_id: SubscriptionId, as_json: AsJson = False) -> None:
+    """List the replays of a subscription, newest first, and how far each is."""
+    from aircall_oauth.access import callers
+    from aircall_oauth.deliveries.replays import jobs
+
+    found = with_resources(
+        lambda resources: jobs.list_of(resources, callers.OPERATOR, subscription_id, cursor=None, limit=100)
+    ).items
+    if as_json:
+        terminal.print_json([one.model_dump(mode="json") for one in found])
+        return
+    terminal.print_table(
+        ("id", "status", "events", "delivered", "failed", "last error", "started", "ended"),
+        (
+            (
+                *(one.id, one.status, str(one.events), str(one.delivered), str(one.failed), one.last_error),
+                *(terminal.minute(one.created_at), terminal.minute(one.ended_at)),
+            )
+            for one in found
+        ),
+    )
+
+
+@subscriptions_app.command("stop-replay")
+def stop_replay(
+    subscription_id: SubscriptionId,
+    replay_id: Annotated[str, typer.Argument(help="The replay's id, rpl_….")],
+) -> None:
+    """Stop a replay where it is."""
+    from aircall_oauth.access import callers
+    from aircall_oauth.deliveries.replays import jobs
+
+    ended = with_resources(lambda resources: jobs.stop(resources, callers.OPERATOR, subscription_id, replay_id))
+    if ended.status != "stopped":
+        fail(f"It had ended before: {ended.status}.")
+    say(f"Stopped at position {ended.position}: {ended.delivered} of {ended.events} were delivered.")
+
+
+def _window(fields: dict[str, Any]) -> "ReplayWindow":
+    from pydantic import ValidationError
+
+    from aircall_oauth.deliveries.replays.bodies import ReplayWindow
+
+    try:
+        return ReplayWindow.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+async def _count(resources: Any, subscription_id: str, asked: "ReplayWindow") -> Any:
+    from aircall_oauth.access import callers
+    from aircall_oauth.deliveries.replays import jobs
+
+    return await jobs.preview(resources, callers.OPERATOR, subscription_id, asked.window, asked.wanted)
+
+
+async def _replay(resources: Any, subscription_id: str, asked: "ReplayWindow", *, wait: bool) -> "ReplayView":
+    """Start a replay and follow it under a progress bar."""
+    from aircall_oauth.access import callers
+    from aircall_oauth.deliveries.replays import jobs
+
+    replay = await jobs.start(
+        resources, callers.OPERATOR, subscription_id, asked.window, asked.wanted, per_second=asked.per_second
+    )
+    with terminal.share() as tell:
+        while wait and replay.status == "running":
+            tell(replay.delivered / max(replay.events, 1), f"{replay.delivered} of {replay.events} delivered")
+            await asyncio.sleep(LOOK_SECONDS)
+            replay = await jobs.show(resources, callers.OPERATOR, subscription_id, replay.id)
+    return replay
