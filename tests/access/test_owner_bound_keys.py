@@ -107,7 +107,7 @@ def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _address(path: str, of: Of) -> str:
-    """The door's address for somebody's things. A new kind of thing has to be given a name in `Of`."""
+    """Return an endpoint's address with an owner's ids. A new kind of id needs a name in `Of`."""
     return path.format(
         installation_id=of.installation_id,
         event_id=of.event_id,
@@ -118,7 +118,7 @@ def _address(path: str, of: Of) -> str:
 
 
 def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None]:
-    """What is sent to a door. One that takes a body has to be given an attack here."""
+    """Return what is sent to an endpoint. A new endpoint with a body needs an attack here."""
     if "requestBody" not in operation or operation["operationId"].startswith("ask_aircall_"):
         return [None]
     attacks: dict[str, Sequence[dict[str, Any]]] = {
@@ -135,7 +135,7 @@ def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None
 
 
 def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
-    """None, and each filter set to what is somebody's."""
+    """Return no filter, and each filter set to what belongs to an owner."""
     names = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
     filters = {"owner": of.owner, "installation": of.installation_id, "event_id": of.event_id, "after": "0"}
     if operation["operationId"] in CURSORS:
@@ -172,7 +172,7 @@ async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) 
 
 
 async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
-    """The same questions are answered for one's own, so the refusals are about whose it is."""
+    """The same requests are answered for the key's own owner, so the refusals above are about the owner."""
     house.service.app.state.notifier.stop()
 
     for method, path, operation in _doors():

@@ -1,4 +1,4 @@
-"""No refusal repeats what was sent: a secret in the wrong place goes into no log of the one who asked."""
+"""No refusal repeats what was sent: a secret in the wrong place gets into no log of the caller's."""
 
 import json
 from collections.abc import Iterator

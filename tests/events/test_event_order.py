@@ -99,7 +99,7 @@ async def _take_in_many(url: str, token: bytes, writer: int) -> None:
 
 
 async def _tried(inbox: Inbox, arrival: Arrival) -> TakenIn | None:
-    """As Aircall does: who is told to send it again does."""
+    """Send an event again as long as it is refused, as Aircall does."""
     try:
         return await inbox.take_in(arrival)
     except Unavailable:

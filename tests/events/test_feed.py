@@ -140,11 +140,11 @@ ENDINGS = ["revoked_at = now()", "expires_at = now()"]
 
 
 async def waiting_with_a_key_that_ends(service: Service, ending: str, door: str, **query: int) -> httpx.Response:
-    """What a reader gets who waits while his key is ended, and an event comes after that."""
+    """Return what a waiting reader gets whose key ends meanwhile, if an event comes after that."""
     await service.install()
     partner, other = await service.partner(), await service.partner()
     waiting = asyncio.create_task(partner.get(door, params={"after": 1, **query}))
-    # Whoever asks later looks later: when these have their answers, the first has looked, and waits.
+    # Later requests read later: when these have their answers, the first has read the log, and waits.
     await eventually(lambda: service.sql("SELECT 1 FROM api_key WHERE last_used_at IS NOT NULL"))
     await asyncio.gather(*(other.get("/v1/events") for _ in range(10)))
     await service.sql(f"UPDATE api_key SET {ending} WHERE id = (SELECT min(id) FROM api_key)")

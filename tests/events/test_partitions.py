@@ -55,7 +55,7 @@ async def as_if_of_an_old_day(service: Service) -> None:
 
 
 async def set_a_clock(database_url: str) -> None:
-    """PostgreSQL's clock in this database, to be put ahead or back by whoever connects from now on."""
+    """PostgreSQL's clock in this database, put ahead or back for all connections from now on."""
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         """

@@ -148,7 +148,7 @@ class _Log(msgspec.Struct):
 
 @pytest.fixture
 async def connected(service: Service) -> Service:
-    """The service with one installation, whose webhook's token is `service.webhook_token()`."""
+    """The service with one installation; `service.webhook_token()` is the token of its webhook."""
     await service.install()
     return service
 

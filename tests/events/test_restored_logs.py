@@ -90,7 +90,7 @@ async def test_a_restored_log_that_has_grown_again_is_told_by_its_epoch(postgres
 
     assert kept["epoch"] == lost["epoch"] != again["epoch"]
     assert (told["status"], told["code"], told["resume_from"]) == (409, "position_unknown", kept["next"])
-    # Who had read no more than what was kept has lost nothing.
+    # A reader that had read no more than what was kept has lost nothing.
     assert [5, 6, 7, 8] == numbers(again) == numbers(behind)
     assert (on["status"], on["events"]) == (200, [])
 

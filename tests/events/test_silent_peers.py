@@ -153,7 +153,7 @@ def _event(service: Service, number: int) -> bytes:
 
 @asynccontextmanager
 async def through(database_url: str, hook: Hook) -> AsyncIterator[str]:
-    """An address of the database whose clients' messages pass one by one, each after the hook has returned."""
+    """An address of the database that passes its clients' messages on one by one, each after the hook has returned."""
 
     async def between(
         reader: asyncio.StreamReader,

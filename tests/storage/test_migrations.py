@@ -149,7 +149,7 @@ async def test_a_migration_that_does_not_get_its_lock_gives_up_and_changes_nothi
 
 
 async def test_waiting_for_another_migration_is_not_cut_short_by_the_lock_timeout(empty_database: str) -> None:
-    """The advisory lock is waited for before the timeout is set: a held one ends nobody."""
+    """A migration waits for the advisory lock before it sets its timeouts, so a held lock ends no migration."""
     holder = await asyncpg.connect(empty_database)
     await holder.execute("SELECT pg_advisory_lock(x'61697263616C6C'::bigint)")
     process = await start_command("migrate", environment=command_environment(empty_database))
@@ -197,7 +197,7 @@ async def test_events_flow_while_a_migration_waits_for_a_reader(
     migrating = await start_command("migrate", environment=command_environment(url) | with_one_more)
     assert migrating.stderr is not None
     waiting = await migrating.stderr.readline()
-    # Long enough for a migration that holds everybody up for five seconds at a time.
+    # Long enough for a migration that would block all others for five seconds at a time.
     until = asyncio.get_running_loop().time() + 8
     while asyncio.get_running_loop().time() < until:
         body = {"event": "call.created", "token": service.webhook_token(), "data": {"id": len(answers)}}

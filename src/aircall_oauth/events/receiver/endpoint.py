@@ -139,8 +139,8 @@ def documentation() -> dict[str, Any]:
             "tags": ["Webhook receiver"],
             "operationId": "receive_event",
             "summary": "Receive an event from Aircall",
-            "description": "Aircall's door. The event is committed before the answer, and stored once however "
-            "often it is sent. Its token is recognised, and never kept. Unknown event names are kept like any "
+            "description": "The endpoint for Aircall. The event is committed before the answer, and stored once "
+            "however often it is sent. Its token is recognised, and never kept. Unknown event names are kept like any "
             "other. Aircall repeats what is not answered 2xx within 5 seconds.",
             "security": [],
             "requestBody": {
