@@ -16,6 +16,7 @@ import pytest
 from aircall_oauth.settings import Settings, environment_name
 from aircall_oauth.storage.models.access import API_KEY_PREFIX
 from tests.support.service import Service, command_environment, free_port, run_command, start_command
+from tests.support.spawning import Running
 
 NOWHERE = "postgresql://user:c4n4ry@127.0.0.1:1/nowhere"
 
@@ -147,7 +148,7 @@ async def test_serving_on_a_port_in_use_is_one_line(database_url: str) -> None:
 
 
 @asynccontextmanager
-async def serving(database_url: str, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def serving(database_url: str, *options: str) -> AsyncIterator[tuple[Running, str]]:
     port = free_port()
     environment = command_environment(database_url)
     process = await start_command("serve", "--port", str(port), *options, environment=environment)

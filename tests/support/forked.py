@@ -2,9 +2,7 @@
 
 import asyncio
 import multiprocessing
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.process import BaseProcess
@@ -13,16 +11,15 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.service import command_environment, free_port, run_service, settings_for, until
+from tests.support.processes import Process
+from tests.support.service import command_environment, free_port, run_service, settings_for
 
 START_SECONDS = 20.0
 STOP_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.02
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["tests.support.forked", "tests.support.killing", "aircall_oauth.cli.main", "aircall_oauth.server.processes"]
-)
+_context.set_forkserver_preload(["tests.support.forked", "tests.support.killing", "aircall_oauth.server.processes"])
 
 
 class WebProcess:
@@ -36,35 +33,33 @@ class WebProcess:
 
     async def start(self) -> None:
         """Start it, and return when it is ready."""
-        arguments = ["serve", "--port", str(self.port)]
-        self._process = fork(_serve, arguments, self._environment, str(self._log))
+        self._process = await Process.start(
+            "web", "aircall_oauth", "serve", "--port", str(self.port), environment=self._environment, log=self._log
+        )
         async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
             while not await self._is_ready(session):
-                assert self._process.is_alive(), self.said()
+                assert self._process.running, self.said()
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     @property
     def pid(self) -> int:
-        assert self._process.pid is not None
         return self._process.pid
 
     def said(self) -> str:
         return self._log.read_text()
 
     def tell(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        self._process.tell(number)
 
-    async def ended(self) -> int | None:
-        await until(lambda: not self._process.is_alive(), STOP_SECONDS)
-        return self._process.exitcode
+    async def ended(self) -> int:
+        return await self._process.ended(STOP_SECONDS)
 
     async def kill(self) -> None:
         """As the kernel does when memory is short: nothing is closed, nothing is finished."""
-        self.tell(signal.SIGKILL)
-        assert await self.ended() == -signal.SIGKILL
+        await self._process.kill()
 
     async def close(self) -> None:
-        if self._process.is_alive():
+        if self._process.running:
             await self.kill()
 
     async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
@@ -95,14 +90,3 @@ def fork(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     process = _context.Process(target=work, args=arguments)
     process.start()
     return process
-
-
-def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(output, sys.stdout.fileno())
-    os.dup2(output, sys.stderr.fileno())
-    from aircall_oauth.cli.main import app
-
-    app(arguments)

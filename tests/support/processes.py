@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
+from tests.support.spawning import Running, spawn
 
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
@@ -39,20 +39,18 @@ async def eventually(question: Callable[[], Any], seconds: float = 60.0) -> Any:
 class Process:
     """One process, all it says in a file."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, name: str, process: Running, log: Path) -> None:
         self.name = name
         self._process = process
         self._log = log
 
     @classmethod
-    async def start(cls, name: str, *arguments: str, environment: Mapping[str, str], log: Path) -> "Process":
+    async def start(
+        cls, name: str, module: str, *arguments: str, environment: Mapping[str, str], log: Path
+    ) -> "Process":
         with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", *arguments),
-                env=dict(environment),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+            process = await spawn(
+                module, *arguments, environment=environment, stdout=output.fileno(), stderr=output.fileno()
             )
         return cls(name, process, log)
 
@@ -70,9 +68,9 @@ class Process:
     def tell(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
 
-    async def ended(self) -> int:
+    async def ended(self, seconds: float = STOP_SECONDS) -> int:
         """Its exit code, once it has one; negative for the signal that ended it."""
-        async with asyncio.timeout(STOP_SECONDS):
+        async with asyncio.timeout(seconds):
             return await self._process.wait()
 
     async def kill(self) -> None:

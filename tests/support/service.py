@@ -4,7 +4,6 @@ import asyncio
 import base64
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from tests.support.spawning import Running, spawn
 
 PUBLIC_URL = "http://localhost:8000"
 AIRCALL_URL = "http://localhost:8100"
@@ -319,12 +319,6 @@ async def run_command(*arguments: str, environment: Mapping[str, str]) -> Ended:
     return Ended(process.returncode, stdout.decode(), stderr.decode())
 
 
-async def start_command(*arguments: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+async def start_command(*arguments: str, environment: Mapping[str, str]) -> Running:
     """`aircall-oauth …` as a process of its own."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "aircall_oauth", *arguments),
-        env=dict(environment),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    return await spawn("aircall_oauth", *arguments, environment=environment)
