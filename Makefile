@@ -44,7 +44,7 @@ demo: setup ## the same walk, then exit 0 or 1
 	@$(BIN)/aircall-oauth dev --demo $(DATABASE)
 
 test: setup ## run the tests
-	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 campaign: setup ## real processes under load, one fault after another, and an oracle (SECONDS=120 SEED=1)
 	@$(BIN)/python -m tests.crash.campaign --seconds $(SECONDS) --seed $(SEED)

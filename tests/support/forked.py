@@ -19,7 +19,9 @@ STOP_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.02
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.support.forked", "tests.support.killing", "aircall_oauth.server.processes"])
+_context.set_forkserver_preload(
+    ["tests.support.forked", "tests.support.killing", "aircall_oauth.server.processes", "tests.support.frozen"]
+)
 
 
 class WebProcess:
