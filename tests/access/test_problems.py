@@ -225,5 +225,12 @@ async def test_browsers_are_told_to_come_by_https(database_url: str, hsts: str, 
             assert answer.headers.get("strict-transport-security") == told, path
 
 
+async def test_browsers_are_told_so_unless_a_setting_says_otherwise(database_url: str) -> None:
+    async with run_service(settings_for(database_url, PUBLIC_URL="https://connect.example.com")) as secure:
+        answer = await secure.browser.get("/aircall/oauth/install")
+
+    assert answer.headers.get("strict-transport-security") == "max-age=31536000"
+
+
 async def test_browsers_on_this_machine_are_not_told_to_come_by_https(service: Service) -> None:
     assert "strict-transport-security" not in (await service.browser.get("/aircall/oauth/install")).headers

@@ -135,6 +135,18 @@ async def test_an_id_is_never_cut(service: Service, companies: list[str], column
     assert [id_ for id_ in companies if not any(id_ in text for text in shown)] == []
 
 
+async def test_no_id_is_cut_beside_plain_names(service: Service, companies: list[str]) -> None:
+    await service.sql("UPDATE api_key SET name = 'crm ' || right(id, 1)")
+    environment = environment_of(service)
+
+    shown = [
+        await on_a_terminal(*command, environment=environment, columns=80)
+        for command in (("installations", "list"), ("keys", "list"))
+    ]
+
+    assert [id_ for id_ in companies if not any(id_ in text for text in shown)] == []
+
+
 @pytest.mark.parametrize("redirected", ['"$0" "$@" >/dev/full', '"$0" "$@" >&-', '"$0" "$@" | sleep 0'])
 async def test_a_key_that_could_not_be_printed_is_revoked(service: Service, redirected: str) -> None:
     ended = await run_in_shell(redirected, *CREATE, environment=environment_of(service))

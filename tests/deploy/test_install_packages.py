@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,22 @@ def test_pips_errors_are_shown_and_its_exit_code_is_kept(tmp_path: Path, stopped
     assert (ended.returncode, ended.stderr) == (23, errors)
     assert "ready" not in ended.stdout
     assert not (tmp_path / "places" / ".install-began").exists()
+
+
+def test_make_setup_says_how_far_it_is(tmp_path: Path) -> None:
+    installing(tmp_path, SAID)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "python").rename(tmp_path / "bin" / "python")
+    # As pip does, this one says nothing where it is told to be quiet.
+    pip = tmp_path / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\ncase " $* " in *" --quiet "*) ;; *) exec {tmp_path}/bin/python -m pip "$@" ;; esac\n')
+    pip.chmod(0o755)
+    command = ["make", "setup", f"VENV={tmp_path}"]
+
+    ended = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^  packages: \d+ of \d+, now package-10$", ended.stdout, re.MULTILINE)
 
 
 def _read(descriptor: int) -> str:

@@ -39,9 +39,16 @@ async def tables(url: str) -> int:
         await connection.close()
 
 
-@pytest.mark.parametrize("name", ["AIRCALL_OAUTH_DATABASE_URL", "aircall_oauth_database_url"])
-async def test_an_exported_database_is_left_alone_and_that_is_said(empty_database: str, name: str) -> None:
-    elsewhere = {"PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}
+@pytest.mark.parametrize(
+    ("name", "elsewhere"),
+    [
+        ("AIRCALL_OAUTH_DATABASE_URL", {}),
+        ("aircall_oauth_database_url", {"PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}),
+    ],
+)
+async def test_an_exported_database_is_left_alone_and_that_is_said(
+    empty_database: str, name: str, elsewhere: dict[str, str]
+) -> None:
     environment = surroundings(**{name: with_password(empty_database)}, **elsewhere)
 
     ended = await run_command("dev", "--demo", environment=environment)

@@ -191,3 +191,19 @@ async def test_a_real_process_writes_json_lines_and_no_query(database_url: str) 
         ("request", "(no door)"),
     ]
     assert CANARY not in json.dumps(lines)
+
+
+@pytest.mark.usefixtures("stderr")
+def test_control_characters_are_escapes_in_text_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.configure("debug", "console")
+    try:
+        raise ValueError("\x1b[2Jgone")
+    except ValueError:
+        log.get("aircall_oauth.test").exception("connected", company="\x1b]0;owned\x07", other="a\u009b31mred")
+
+    written = stream.getvalue()
+    assert {char for char in written if not char.isprintable()} == {"\n"}
+    for escaped in ("\\x1b]0;owned\\x07", "a\\x9b31mred", "ValueError: \\x1b[2Jgone"):
+        assert escaped in written
