@@ -493,7 +493,7 @@ async def test_a_rotation_is_done_at_once_where_aircall_answers(service: Service
     installation_id = await service.install()
     (old,) = hooks(service)
 
-    done = await retired.rotate(service.resources, OPERATOR, installation_id)
+    done = await retired.replace_webhook(service.resources, OPERATOR, installation_id)
 
     row = await the_webhook(service)
     assert done is True

@@ -77,5 +77,5 @@ def rotate_webhook(installation_id: InstallationId) -> None:
     from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations.upkeep import retired
 
-    done = with_resources(lambda resources: retired.rotate(resources, OPERATOR, installation_id))
+    done = with_resources(lambda resources: retired.replace_webhook(resources, OPERATOR, installation_id))
     say("Rotated." if done else "The worker rotates it as soon as it can.")

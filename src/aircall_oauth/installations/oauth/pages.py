@@ -198,7 +198,7 @@ def to_be_claimed(company_name: str | None, claim: SecretStr) -> str:
     page = Page(
         "One more step",
         f"{company_name or 'Your Aircall account'} is connected, but not in use yet.",
-        "Within an hour, enter this code in the app where you began. Give it to nobody else.",
+        "Within an hour, enter this code in the app where you began. Do not share it with anyone else.",
     )
     return _render(page, tone="good", claim=claim.get_secret_value())
 

@@ -31,7 +31,7 @@ FORGOTTEN_AFTER = timedelta(minutes=10)
 BATCH = 20
 
 
-async def rotate(resources: Resources, who: Who, installation_id: str) -> bool:
+async def replace_webhook(resources: Resources, who: Who, installation_id: str) -> bool:
     """Give an installation a new webhook with another token. Returns False where it was left to the worker.
 
     Both webhooks are recognised until the old one is deleted, ten minutes later. Raises `InstallationNotFound` or

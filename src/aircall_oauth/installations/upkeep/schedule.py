@@ -138,7 +138,7 @@ async def _reconcile_one(resources: Resources, webhook: Webhook, installation: I
 
 
 async def _refresh_facts(resources: Resources, installation: Installation, *, chore: bool) -> None:
-    """Learn what else Aircall tells of the installation. A waiting caller has learnt it already."""
+    """Learn the facts Aircall tells besides the webhook. A waiting caller has learnt them already."""
     try:
         if chore:
             await facts.learn(resources, installation, chore=chore)
