@@ -3,10 +3,12 @@
 import asyncio
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -17,6 +19,9 @@ from aircall_oauth.storage import migrations, partitions
 from aircall_oauth.telemetry import log
 from tests.support.service import Service, run_service, settings_for
 
+# httpx asks for it several times per request, and each time looks through every folder that Python imports from.
+if find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 # Where files cost nothing: each test has a database made of some three hundred.
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3

@@ -140,6 +140,8 @@ async def told_once(service: Service) -> set[int]:
     return set(told)
 
 
+# A minute and a half of CPU: beside other work it takes longer than other tests may.
+@pytest.mark.timeout(300)
 async def test_a_thousand_installations_are_whole_again_soon_after_a_bad_day(busy: Service) -> None:
     """Twelve hours away; then a quarter of an hour, in each minute of which two workers do all that is due."""
     day, clock, asked = Day(busy), Minutes(busy), Counter[tuple[int, int]]()
