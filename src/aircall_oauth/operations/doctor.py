@@ -278,13 +278,13 @@ async def _webhook(resources: Resources, installation: Installation, view: Insta
                 tokens.token_of(resources, installation), view.webhook.webhook_id
             )
     except AircallRefused:
-        return [Finding("webhook", Level.PROBLEM, "Aircall no longer has it", advice, view.id)]
+        return [Finding("webhook", Level.PROBLEM, "Aircall has it no more", advice, view.id)]
     except (AircallError, BudgetSpent):
         return [Finding("webhook", Level.WARNING, "could not be checked", "Run this again in a minute.", view.id)]
     if not there.active:
         return [Finding("webhook", Level.PROBLEM, "Aircall has switched it off", advice, view.id)]
     if there.url not in {None, resources.settings.webhook_url}:
-        return [Finding("webhook", Level.PROBLEM, "its URL is not this service's", advice, view.id)]
+        return [Finding("webhook", Level.PROBLEM, "it leads to another address than this service's", advice, view.id)]
     return []
 
 
