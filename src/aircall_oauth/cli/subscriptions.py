@@ -1,6 +1,5 @@
 """`aircall-oauth subscriptions`."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -147,6 +146,8 @@ async def _count(resources: Any, subscription_id: str, asked: "ReplayWindow") ->
 
 async def _replay(resources: Any, subscription_id: str, asked: "ReplayWindow", *, wait: bool) -> "ReplayView":
     """Start a replay and follow it under a progress bar."""
+    import asyncio
+
     from aircall_oauth.access import callers
     from aircall_oauth.deliveries.replays import jobs
 
