@@ -137,7 +137,7 @@ async def test_everything_can_be_revoked_and_what_is_left_at_aircall_is_told(ser
 
     (left,) = report.refused
     assert (left.installation_id, left.why) == (damaged, "its token does not open")
-    assert (report.progress.ended, report.progress.finished, report.progress.farewells) == (3, 2, 2)
+    assert (report.progress.ended, report.progress.said, report.progress.farewells) == (3, 2, 2)
     assert await service.sql("SELECT 1 FROM installation WHERE status <> 'removed'") == []
 
 

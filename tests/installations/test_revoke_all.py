@@ -35,8 +35,8 @@ async def test_everything_ends_and_nothing_is_left_behind(database_url: str) -> 
         )
 
         assert (report.refused, report.waiting) == ([], [])
-        assert told[0] == Progress(installations=3, ended=0, farewells=3, finished=0)
-        assert report.progress == told[-1] == Progress(installations=3, ended=3, farewells=3, finished=3)
+        assert told[0] == Progress(installations=3, ended=0, farewells=3, said=0)
+        assert report.progress == told[-1] == Progress(installations=3, ended=3, farewells=3, said=3)
         assert await statuses(service) == {"removed": 3}
         for table in ("installation WHERE token_sealed IS NOT NULL", "claim", "farewell"):
             assert await service.sql(f"SELECT * FROM {table}") == [], table
@@ -67,8 +67,8 @@ async def test_what_could_not_be_undone_is_told_and_undone_by_the_next_run(servi
     assert await statuses(service) == {"removed": 3}
     assert (refused.company_id, refused.why) == (70078, "Aircall refuses its token")
     assert (waiting.company_id, "500" in waiting.why) == (70077, True)
-    assert (first.progress.ended, first.progress.finished) == (3, 2)
-    assert (second.progress.ended, second.progress.finished, second.waiting) == (0, 1, [])
+    assert (first.progress.ended, first.progress.said) == (3, 2)
+    assert (second.progress.ended, second.progress.said, second.waiting) == (0, 1, [])
     assert service.aircall.companies[0].integration.active is False
 
 

@@ -111,7 +111,7 @@ def print_findings(findings: "Iterable[Finding]") -> None:
 
 def print_report(report: "Report") -> None:
     done = report.progress
-    print_line(f"{done.ended} installations ended here, {done.finished} of {done.farewells} undone at Aircall.")
+    print_line(f"{done.ended} installations ended here, {done.said} of {done.farewells} undone at Aircall.")
     for heading, left in (
         ("Aircall refused, or the token does not open (their webhooks may still be there):", report.refused),
         ("Could not be reached (a worker goes on for three days, or run this again):", report.waiting),
@@ -138,7 +138,7 @@ def progress() -> "Iterator[Callable[[Progress], None]]":
 
         def show(done: "Progress") -> None:
             bars.update(here, total=done.installations, completed=done.ended)
-            bars.update(there, total=done.farewells, completed=done.finished)
+            bars.update(there, total=done.farewells, completed=done.said)
 
         yield show
 

@@ -36,7 +36,7 @@ class Progress:
     installations: int = 0  # to be ended here
     ended: int = 0
     farewells: int = 0  # to be finished at Aircall, those of an earlier run included
-    finished: int = 0
+    said: int = 0  # finished ones; a field of `revoke-all --json`, so the name stays
 
 
 OnProgress = Callable[[Progress], None]
@@ -113,7 +113,7 @@ async def _finish_all(resources: Resources, progress: Progress, on_progress: OnP
     refused: list[Left] = []
     while time.monotonic() < until:
         left, due = await _farewells(resources), await _farewells(resources, of=leases.is_due(Farewell))
-        progress.finished = max(0, progress.farewells - len(left))
+        progress.said = max(0, progress.farewells - len(left))
         on_progress(progress)
         if not left:
             break
@@ -132,7 +132,7 @@ async def _finish_some(
     async def finish(farewell: Farewell, installation: Installation) -> Left | None:
         async with turn:
             outcome = await finish_farewell(resources, farewell.id)
-        progress.finished += outcome in {Outcome.UNDONE, *WHY}
+        progress.said += outcome in {Outcome.UNDONE, *WHY}
         on_progress(progress)
         return _left(installation, WHY[outcome]) if outcome in WHY else None
 
