@@ -102,14 +102,14 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
         url = stack.enter_context(ground.durable_postgres(folder)).dsn()
         asyncio.run(ground.prepare(url))
-        api_key = asyncio.run(_api_key(url))
+        api_key = asyncio.run(api_key_of(url))
         sink_port = free_port()
         stack.enter_context(Child("sink", ["bench.sink", str(sink_port)], dict(os.environ), folder / "sink.log"))
         with ground.serving("service", folder, url) as server:
             house = House(folder, url, server, sink_port, api_key)
             ground.load(server, options.count, ground.fresh_salt())
             _backlog(house, options.count, options.rounds)
-        with _both(folder, url) as server:
+        with serving_with_worker(folder, url) as server:
             house = House(folder, url, server, sink_port, api_key)
             _latency(house)
             _many(house)
@@ -225,7 +225,7 @@ def _percentile(values: list[float], share: float) -> float:
 
 
 @contextmanager
-def _both(folder: Path, url: str) -> Iterator[Server]:
+def serving_with_worker(folder: Path, url: str) -> Iterator[Server]:
     """`serve --with-worker`, ready."""
     port = free_port()
     command = ["aircall_oauth", "serve", "--with-worker", "--port", str(port)]
@@ -234,7 +234,7 @@ def _both(folder: Path, url: str) -> Iterator[Server]:
         yield Server("both", port, child.pid)
 
 
-async def _api_key(url: str) -> str:
+async def api_key_of(url: str) -> str:
     async with open_resources(ground.settings_for(url)) as resources:
         scopes = [Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE]
         return await keys.create(resources, name="bench", scopes=scopes)

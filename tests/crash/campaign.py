@@ -52,7 +52,8 @@ QUIET_SECONDS = 8.0
 PROGRESS_SECONDS = 10.0
 AFTER_SECONDS = 15 * 60
 STEP_SECONDS = 3 * 60
-QUIESCENCE_SECONDS = 90.0
+# Longer than a lease of 90 s, which cannot be moved where its row was locked, and a look after it.
+QUIESCENCE_SECONDS = 180.0
 SCOPES = "installations:read,installations:write,aircall:call,events:read,subscriptions:read,subscriptions:write"
 
 

@@ -15,6 +15,12 @@ from tests.crash.records import Call, Standing, Stored
 
 ROWS = "SELECT position, id, installation_id, type, owner, data FROM event ORDER BY position"
 
+INSTALLATIONS = """
+    SELECT i.id, i.status, i.company_id, format('webhook %s, due in %s s, lease ends in %s s, now %s', w.status,
+        extract(epoch FROM w.due_at - now())::int, extract(epoch FROM w.leased_until - now())::int, now()) AS webhook
+    FROM installation i LEFT JOIN webhook w ON w.installation_id = i.id
+"""
+
 
 async def the_log(it: Fleet) -> list[Stored]:
     """Every row of it."""
@@ -25,7 +31,7 @@ async def standings(it: Fleet) -> list[Standing]:
     """Each installation, here and at Aircall."""
     state = (await it.aircall.get("/control/state")).json()
     companies = {company["id"]: company for company in state["companies"]}
-    rows = await it.sql("SELECT id, status, company_id FROM installation")
+    rows = await it.sql(INSTALLATIONS)
     ours = f"{it.url}/aircall/webhook"
     return [
         Standing(
@@ -33,6 +39,7 @@ async def standings(it: Fleet) -> list[Standing]:
             row["status"],
             any(hook["active"] and hook["url"] == ours for hook in companies[row["company_id"]]["webhooks"]),
             companies[row["company_id"]]["integration"]["active"],
+            row["webhook"] or "",
         )
         for row in rows
     ]

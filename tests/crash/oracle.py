@@ -154,7 +154,7 @@ def on_here_and_off_there(records: Records) -> Iterator[str]:
     for one in records.standings:
         if one.status == "active" and not (one.webhook_on and one.integration_on):
             off = "its webhook" if not one.webhook_on else "the integration"
-            yield f"{one.installation_id} is active here, and {off} is off at Aircall"
+            yield f"{one.installation_id} is active here, and {off} is off at Aircall ({one.here})"
 
 
 def over_asked(records: Records) -> Iterator[str]:

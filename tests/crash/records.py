@@ -97,6 +97,7 @@ class Standing:
     status: str
     webhook_on: bool
     integration_on: bool
+    here: str = ""  # the webhook's row in words, for a counterexample
 
 
 @dataclass
