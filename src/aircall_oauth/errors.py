@@ -1,4 +1,4 @@
-"""Every way this service says no, in one tree.
+"""Every error that this service raises itself, in one tree.
 
     AppError
     ├── StartRefused                  the process does not start
@@ -6,12 +6,12 @@
     │   ├── DatabaseUnfit
     │   ├── KeysUnfit
     │   └── PoolerRefused
-    ├── OutputLost                    nobody saw what a command printed
-    ├── RotationUnderWay              only one at a time
+    ├── OutputLost                    a command could not print its output
+    ├── RotationUnderWay              only one runs at a time
     ├── SealError                     a sealed secret that does not open
     │   ├── SealBroken
     │   └── SealKeyMissing
-    ├── AircallError                  what a call to Aircall came to
+    ├── AircallError                  a call to Aircall failed
     │   ├── AircallRefused            do not repeat
     │   └── AircallUnavailable        may be repeated
     │       └── AircallBusy           its own limit is reached
@@ -27,19 +27,19 @@
     │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · PositionUnknown · InvalidRequest
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
-    │   ├── TooManyRequests           come back when told
+    │   ├── TooManyRequests           repeat after `Retry-After`
     │   │   ├── TooManyTokenReads · TooManyStreams
     │   │   └── BudgetSpent
     │   ├── EventMalformed · WebhookTokenUnknown
     │   ├── PathRefused · PathNotAllowed · RedirectRefused
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
-    └── Unavailable                   nothing is lost, try again
+    └── Unavailable                   nothing is lost; repeat it
         ├── DatabaseAway · InboxFull · IntakeFull
         ├── BackfillPutOff · ClocksDisagree
         └── NotReady · Leaving
 
-A class's name is its stable `code`, its docstring the message, its `status` the HTTP status.
-No message ever carries a secret, a code, a token or a body.
+A class's name is its stable `code`, its docstring the message that users read, its `status` the HTTP status.
+No message carries a secret, a code, a token or a body.
 """
 
 import re
@@ -57,7 +57,7 @@ class AppError(Exception):
 
     @classmethod
     def code(cls) -> str:
-        """The stable name a program branches on: `InstallationNotFound` is `installation_not_found`."""
+        """Return the stable name that programs compare: `InstallationNotFound` is `installation_not_found`."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
@@ -66,12 +66,12 @@ class AppError(Exception):
 
     @classmethod
     def every(cls) -> "list[type[AppError]]":
-        """This kind of error and every kind below it in the tree."""
+        """Return this class and every class below it in the tree."""
         return [cls, *(kind for child in cls.__subclasses__() for kind in child.every())]
 
 
 class StartRefused(AppError):
-    """The service does not start like this."""
+    """The service cannot start."""
 
     status = 503
 
@@ -305,7 +305,7 @@ class InstallationNotActive(ApiError):
 
 
 class CheckUnderWay(ApiError):
-    """Somebody is looking at this installation just now; try again in a minute."""
+    """This installation is being checked already; try again in a minute."""
 
     status = 409
 
