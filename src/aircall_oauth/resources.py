@@ -218,6 +218,6 @@ def trust_for_aircall() -> ssl.SSLContext:
 
 
 def _alarm(metrics: Metrics, error: SealError, place: SealedAt) -> None:
-    """A row that does not open was damaged or tampered with, or its key is gone: somebody must look."""
+    """Log and count a secret that does not open: it was damaged or tampered with, or its key is gone."""
     metrics.seal_refused()
     logger.error("a sealed secret does not open", alarm=True, reason=error.code(), place=str(place))

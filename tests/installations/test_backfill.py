@@ -16,7 +16,7 @@ from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.events import retention
 from aircall_oauth.installations.outages import backfill, gaps, heartbeat
 from aircall_oauth.installations.upkeep import schedule
-from aircall_oauth.sandbox.aircall import doors
+from aircall_oauth.sandbox.aircall import routes
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.installations import GapReason
 from tests.support.processes import World, eventually, world
@@ -226,7 +226,7 @@ async def test_a_window_with_more_calls_than_aircall_lists_is_split(database_url
 async def test_no_page_past_aircalls_bound_is_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """More calls in one second than Aircall lists: what it lists is told, and the rest of the gap is filled."""
     monkeypatch.setattr(calls, "MOST_LISTED", 100)
-    monkeypatch.setattr(doors, "CALLS_BOUND", 100)
+    monkeypatch.setattr(routes, "CALLS_BOUND", 100)
     installation_id = await service.install()
     second = ago(hours(3)).replace(microsecond=0)
     crowded = record(service, 150, since=second, until=second + timedelta(milliseconds=1))

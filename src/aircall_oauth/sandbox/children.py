@@ -1,4 +1,4 @@
-"""Processes that the `dev` command starts, and that never outlive it."""
+"""Child processes of the `dev` command, which never outlive it."""
 
 import ctypes
 import signal
@@ -21,7 +21,7 @@ class DevError(Exception):
 
 
 class Child:
-    """One process, its output in a file."""
+    """One process, with its output in a file."""
 
     def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Child:
 
 
 def require_free(port: int, what: str, way_out: str) -> None:
-    """Refuse early, with the way out, instead of a traceback later."""
+    """Raise `DevError`, with what to do, where a port is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -87,7 +87,7 @@ def free_port() -> int:
 
 
 def wait_until(question: Callable[[], bool], children: Sequence[Child], seconds: float) -> None:
-    """Ask again and again, while the processes live."""
+    """Wait until `question` is true; raises `DevError` after `seconds`, or when one of the processes ends."""
     deadline = time.monotonic() + seconds
     while not question():
         for child in children:

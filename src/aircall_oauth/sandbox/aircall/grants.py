@@ -1,4 +1,4 @@
-"""Consent and what it buys: codes that work once for ten minutes, tokens that work until taken away."""
+"""OAuth grants: codes that work once within ten minutes, tokens that work until they are revoked."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ CODE_LIFE_SECONDS = 600
 
 @dataclass
 class Grant:
-    """One admin's yes. `token` is what its code was exchanged for."""
+    """One admin's consent. `token` is what its code was exchanged for."""
 
     code: str = field(repr=False)
     company_id: int
@@ -56,7 +56,7 @@ class Grants:
         return grant.code
 
     def exchange(self, request: Mapping[str, Any], *, same_again: bool = False) -> Token:
-        """A token for a code; raises `RefusedError`. A code shown twice takes back the token it had given."""
+        """Exchange a code for a token; raises `RefusedError`. A code used twice revokes the token it had given."""
         self._check_client(request)
         if request.get("grant_type") != "authorization_code":
             raise refusals.unsupported_grant_type()

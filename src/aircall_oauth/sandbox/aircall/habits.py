@@ -1,4 +1,4 @@
-"""What may be set, also while it runs: undocumented behaviour, and limits that tests want lower."""
+"""What can be changed while the pretend Aircall runs: undocumented behaviour, and limits that tests want lower."""
 
 from dataclasses import dataclass
 
@@ -11,5 +11,5 @@ class Habits:
     webhook_timeout: float = 5.0  # seconds
     hide_integration_id: bool = False  # `integrations/me` without `id`, as one transcription shows it
     same_token_again: bool = (
-        False  # a company that consents again gets the token it had; nobody knows what Aircall does
+        False  # a company that consents again gets the token it had; what Aircall does is not documented
     )

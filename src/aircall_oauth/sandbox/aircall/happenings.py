@@ -1,4 +1,4 @@
-"""What happens in a pretend company, as the events Aircall would tell: one event, or a whole phone call."""
+"""What happens in a pretend company, as the events that Aircall sends: one event, or a whole phone call."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ class Event:
     data: Any
 
     def body(self, token: str) -> bytes:
-        """The request body, written as `JSON.stringify` writes it."""
+        """Return the request body, written as `JSON.stringify` writes it."""
         envelope = {
             "resource": self.resource,
             "event": self.name,
@@ -36,7 +36,7 @@ class Event:
 
 
 def happening(name: str, company: Company, base_url: str, now: float) -> Event:
-    """The event as if it happened now, with ids that no earlier one had."""
+    """Build an event as if it happened now, with ids that no earlier one had."""
     sample = samples.event(name)
     shift = int(now) - _seconds(sample["timestamp"])
     swaps = _swaps(company, base_url, samples.fresh_id()) | _fresh_main_id(sample["data"])
@@ -44,14 +44,14 @@ def happening(name: str, company: Company, base_url: str, now: float) -> Event:
 
 
 def phone_call(company: Company, base_url: str, now: float, call_id: int) -> Iterator[Event]:
-    """One call, stage by stage, that ends now; every stage tells the same call."""
+    """Yield the events of one call that ends now, stage by stage."""
     shift = int(now) - samples.MOMENT - CALL_LASTS_SECONDS
     for name in CALL_STAGES:
         yield _event(samples.event(name), _swaps(company, base_url, call_id), shift)
 
 
 def call_in_rest(data: dict[str, Any]) -> dict[str, Any]:
-    """How the REST API shows a call that an event told of: two fields have other names there."""
+    """Return an event's call as the REST API shows it: there two fields have other names."""
     call = dict(data)
     call["sid"] = call.pop("call_uuid")
     call["conference_participants"] = call.pop("participants")
@@ -60,7 +60,7 @@ def call_in_rest(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def past_calls(company: Company, base_url: str, starts: Iterable[float]) -> list[dict[str, Any]]:
-    """Calls that have ended, as the REST API shows them, one for each start (UNIX seconds)."""
+    """Return ended calls as the REST API shows them, one for each start (UNIX seconds)."""
     *_, ended = phone_call(company, base_url, 0, samples.fresh_id())
     shown, moments = call_in_rest(ended.data), ("started_at", "answered_at", "ended_at")
     began = shown["started_at"]
@@ -71,7 +71,7 @@ def past_calls(company: Company, base_url: str, starts: Iterable[float]) -> list
 
 
 def call_ended(call: dict[str, Any]) -> Event:
-    """The event of the end of a call that the REST API shows, as it was built half a minute after it."""
+    """Build the `call.ended` event of a call of the REST API, timed half a minute after the call's end."""
     data = dict(call)
     data["call_uuid"] = data.pop("sid")
     data["participants"] = data.pop("conference_participants")
@@ -79,7 +79,7 @@ def call_ended(call: dict[str, Any]) -> Event:
 
 
 def is_linked(event: Event, company: Company) -> bool:
-    """Call events arrive only for the numbers that the admin linked to the integration."""
+    """Whether an event is sent: events of calls only for numbers that the admin linked to the integration."""
     number = event.data.get("number") if event.resource == "call" and isinstance(event.data, dict) else None
     number_id = number.get("id") if isinstance(number, dict) else None
     return number_id not in company.numbers or number_id in company.integration.number_ids

@@ -1,4 +1,4 @@
-"""What the control API may be told, field by field."""
+"""The request bodies of the control API."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ class PlaceCall(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RecordCalls(msgspec.Struct, forbid_unknown_fields=True):
-    """Calls that were told to nobody, between two UNIX seconds."""
+    """Record calls between two UNIX seconds, without sending events."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=50_000)]
     since: float
@@ -25,7 +25,7 @@ class RecordCalls(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TellEnd(msgspec.Struct, forbid_unknown_fields=True):
-    """The end of a call that is in the list, however late."""
+    """Send the end of a listed call, however late."""
 
     call_id: int
     company: int | None = None
@@ -33,7 +33,7 @@ class TellEnd(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SendEvent(msgspec.Struct, forbid_unknown_fields=True):
-    """`data` replaces the sample's; `repeat` sends the very same body more than once."""
+    """Send an event. `data` replaces the sample's; `repeat` sends the same body more than once."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.-]{1,100}$")]
     data: Any = None

@@ -1,4 +1,4 @@
-"""The pretend Aircall as one object: what tests, the doors and the control page do with it."""
+"""The pretend Aircall as one object, used by tests, the routes and the control page."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ from aircall_oauth.sandbox.aircall.webhooks import Webhook, Webhooks
 
 @dataclass
 class Received:
-    """One REST request that came in. `status` is None until answered, and where the answer was dropped."""
+    """One REST request. `status` is None until it is answered, and where the answer was dropped."""
 
     at: float
     method: str
@@ -35,7 +35,7 @@ class Received:
 
 
 class PretendAircall:
-    """`company` is always a pretend company or its id; left out, the first one is meant."""
+    """A pretend Aircall. `company` is everywhere a pretend company or its id; the first one, if left out."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class PretendAircall:
         return list(self._courier.deliveries)
 
     def company(self, wanted: Company | int | None = None) -> Company:
-        """Raises `LookupError` for an id that no pretend company has."""
+        """Return a company; raises `LookupError` for an unknown id."""
         if isinstance(wanted, Company):
             return wanted
         return self.companies[0] if wanted is None else companies.find(self.companies, wanted)
@@ -92,7 +92,7 @@ class PretendAircall:
         redirect_uri: str | None = None,
         challenge: str | None = None,
     ) -> str:
-        """An admin's consent without a browser: the code. `state` would travel with the browser only."""
+        """Give an admin's consent without a browser; returns the code. `state` is unused: only browsers carry it."""
         uri = redirect_uri or self.grants.client.redirect_uris[0]
         code = self.grants.give(self.company(company).id, uri, challenge)
         self.save()
@@ -109,12 +109,12 @@ class PretendAircall:
         return None if company_id is None else self.company(company_id)
 
     def tokens_of(self, company: Company | int | None = None) -> list[str]:
-        """The living tokens of a company, oldest first."""
+        """Return the valid tokens of a company, oldest first."""
         wanted = self.company(company).id
         return [token.access_token for token in self.grants.tokens.values() if token.company_id == wanted]
 
     def admit(self, access_token: str) -> Company:
-        """Whose token it is, with one request drawn from the company's minute; raises `RefusedError`."""
+        """Return a token's company, and count one request for its rate limit; raises `RefusedError`."""
         company = self.company_of(access_token)
         if company is None:
             raise refusals.bad_token()
@@ -129,31 +129,31 @@ class PretendAircall:
         *,
         repeat: int = 1,
     ) -> list[Delivery]:
-        """Tell every webhook that wants it, `repeat` times with the same body.
+        """Send an event to every webhook that wants it, `repeat` times with the same body.
 
         `name` is an event, a variant with a sample (`call.ended.missed`), or a name Aircall doesn't have yet.
         `data` replaces the sample's.
         """
-        teller = self.company(company)
-        event = happenings.happening(name, teller, self.base_url, self.clock())
-        told = event if data is None else replace(event, data=data)
-        return [delivery for _ in range(repeat) for delivery in self._tell(teller, told)]
+        sender = self.company(company)
+        event = happenings.happening(name, sender, self.base_url, self.clock())
+        sent = event if data is None else replace(event, data=data)
+        return [delivery for _ in range(repeat) for delivery in self._send(sender, sent)]
 
     async def place_call(
         self, company: Company | int | None = None, pause: float = 0.0, call_id: int | None = None
     ) -> int:
-        """One whole inbound call, `pause` seconds between its events; answers the call's id."""
+        """Place one whole inbound call, with `pause` seconds between its events; returns the call's id."""
         called, call_id = self.company(company), call_id or samples.fresh_id()
         for event in happenings.phone_call(called, self.base_url, self.clock(), call_id):
             called.calls[call_id] = happenings.call_in_rest(event.data)
-            self._tell(called, event)
+            self._send(called, event)
             await asyncio.sleep(pause)
         return call_id
 
     def record_calls(
         self, count: int, *, since: float, until: float, company: Company | int | None = None
     ) -> list[int]:
-        """Calls spread evenly over a time that is past, and told to nobody: only the list has them; their ids."""
+        """Record calls spread evenly over a past time, in the list only: no events are sent. Returns their ids."""
         called = self.company(company)
         pace = (until - since) / count
         recorded = happenings.past_calls(called, self.base_url, [since + number * pace for number in range(count)])
@@ -161,15 +161,15 @@ class PretendAircall:
         return [call["id"] for call in recorded]
 
     def tell_end(self, call_id: int, company: Company | int | None = None, *, repeat: int = 1) -> list[Delivery]:
-        """Tell the end of a call that is in the list, `repeat` times with the same body, however late."""
+        """Send the end of a listed call, `repeat` times with the same body, however late."""
         called = self.company(company)
         event = happenings.call_ended(called.calls[call_id])
-        return [delivery for _ in range(repeat) for delivery in self._tell(called, event)]
+        return [delivery for _ in range(repeat) for delivery in self._send(called, event)]
 
     async def uninstall(
         self, company: Company | int | None = None, *, keep_integration_id: bool = True
     ) -> list[Delivery]:
-        """The admin removes the app: `integration.deleted` goes out, tokens and webhooks are dead at once."""
+        """Remove the app as an admin: send `integration.deleted`, and end tokens and webhooks at once."""
         left = self.company(company)
         deliveries = await self.send_event("integration.deleted", company=left)
         self.grants.revoke_company(left.id)
@@ -179,7 +179,7 @@ class PretendAircall:
         self.save()
         return deliveries
 
-    def _tell(self, company: Company, event: Event) -> list[Delivery]:
+    def _send(self, company: Company, event: Event) -> list[Delivery]:
         if not happenings.is_linked(event, company):
             return []
         return [self._courier.post(webhook, event) for webhook in self._listeners(company, event.name)]
@@ -190,10 +190,10 @@ class PretendAircall:
     def break_next(
         self, door: str, how: How, times: int = 1, *, seconds: float | None = None, size: int = 50 * 1024 * 1024
     ) -> None:
-        """Break the next requests of a door (`oauth/token`, `POST webhooks`, `all`).
+        """Break the next requests of a route (`oauth/token`, `POST webhooks`, `all`); raises `ValueError`.
 
-        `seconds` is how slow, or in how many there are requests left again; `size` how huge (bytes). Raises
-        `ValueError`.
+        `seconds` is the delay, or the time until the rate limit is free again; `size` the length of a huge answer in
+        bytes.
         """
         if seconds is None:
             seconds = 60.0 if how == "status_429" else 10.0
@@ -206,7 +206,7 @@ class PretendAircall:
         self._received.append(received)
 
     def start_call(self, company: Company | int | None = None, pause: float = 0.0) -> int:
-        """Place a call in the background; answers the call's id at once."""
+        """Place a call in the background; returns the call's id at once."""
         called, call_id = self.company(company), samples.fresh_id()
         self._courier.start(self._place(called, pause, call_id))
         return call_id
@@ -219,7 +219,7 @@ class PretendAircall:
         await self._courier.settle()
 
     async def close(self) -> None:
-        """Stop sending. What was not delivered yet is dropped."""
+        """Stop sending, and drop what was not delivered yet."""
         await self._courier.close()
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""The rate limit: so many requests a minute for one company, whoever asks."""
+"""The rate limit: requests per minute for one company, over all its tokens."""
 
 from aircall_oauth.sandbox.aircall import refusals
 

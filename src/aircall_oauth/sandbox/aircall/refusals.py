@@ -1,6 +1,6 @@
-"""How Aircall says no: one exception that carries the answer, and the two shapes of its body.
+"""How Aircall refuses a request: one exception that carries the answer, and the two shapes of its body.
 
-The edge answers `{"message": …}`, the application `{"error": …, "troubleshoot": …}`.
+Aircall's gateway answers `{"message": …}`, its application `{"error": …, "troubleshoot": …}`.
 """
 
 import secrets
@@ -21,7 +21,7 @@ class RefusedError(Exception):
 
 
 def no_authorization() -> RefusedError:
-    """No Authorization header reached the edge."""
+    """The request has no Authorization header."""
     return _edge(401, "rest.error.401-edge")
 
 
@@ -35,7 +35,7 @@ def no_such_path() -> RefusedError:
 
 
 def no_such_thing(what: str) -> RefusedError:
-    """The path is right, the id in it is not."""
+    """The path is known, the id in it is not."""
     return RefusedError(404, {"error": "Not Found", "troubleshoot": f"{what} not found"})
 
 

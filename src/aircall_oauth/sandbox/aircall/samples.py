@@ -21,12 +21,12 @@ _ids = itertools.count(2_000_000_000 + secrets.randbelow(1_000_000_000))
 
 
 def read(name: str) -> Any:
-    """The JSON of one sample file, by its name without `.json`. Yours to change."""
+    """Return the JSON of a sample file, by its name without `.json`. The caller may change it."""
     return json.loads(_text(name))
 
 
 def event(name: str) -> dict[str, Any]:
-    """The sample of an event, or of a variant like `call.ended.missed`; unknown names get a plausible one."""
+    """Return the sample of an event or a variant like `call.ended.missed`; a plausible one for an unknown name."""
     if (FOLDER / f"event.{name}.json").is_file():
         return dict(read(f"event.{name}"))
     return {**read("event.unknown.future"), "resource": name.partition(".")[0], "event": name}
@@ -48,12 +48,12 @@ def renewed(value: Any, swaps: Mapping[str, str], shift_seconds: int) -> Any:
 
 
 def fresh_id() -> int:
-    """A number that no other payload of this process carries as its id."""
+    """Return a number that no other payload of this process has as its id."""
     return next(_ids)
 
 
 def fresh_like(old: str | int) -> str:
-    """A new id of the same kind: a number, a UUID, or a prefix with as many hex digits behind it."""
+    """Return a new id of the same kind: a number, a UUID, or a prefix with as many hex digits behind it."""
     if isinstance(old, int):
         return str(fresh_id() if old < 2**32 else old - fresh_id())
     if _UUID.fullmatch(old):
@@ -88,7 +88,7 @@ def _text(name: str) -> bytes:
 
 
 def _documented_names() -> tuple[str, ...]:
-    """Every event name with a sample of its own; variants and the invented future event have other files."""
+    """Return every event name that has a sample; files of variants and of the invented event are left out."""
     bodies = ((path.name, read(path.stem)) for path in sorted(FOLDER.glob("event.*.json")))
     return tuple(body["event"] for name, body in bodies if name == f"event.{body['event']}.json")
 

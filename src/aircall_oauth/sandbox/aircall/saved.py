@@ -1,4 +1,4 @@
-"""What survives a restart: grants, tokens and webhooks in one file that only its owner can read."""
+"""The state that survives a restart: grants, tokens and webhooks, in one file that only its owner can read."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Saved:
 
 
 def save(path: Path, companies: list[Company], grants: Grants, webhooks: Webhooks) -> None:
-    """Write beside the file, then put it in its place: a crash leaves the old one or the new one."""
+    """Save by replacing the file with a new one: a crash leaves the old one or the new one."""
     integrations = {company.id: company.integration for company in companies}
     saved = Saved(integrations, list(grants.codes.values()), list(grants.tokens.values()), webhooks.all)
     beside = path.with_name(f"{path.name}.new")
@@ -33,7 +33,7 @@ def save(path: Path, companies: list[Company], grants: Grants, webhooks: Webhook
 
 
 def load(path: Path, companies: list[Company], grants: Grants, webhooks: Webhooks) -> None:
-    """Take up what was saved, if anything was. Raises `ValueError` for a file that isn't ours."""
+    """Restore what was saved, if anything was; raises `ValueError` for a file that isn't ours."""
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=Saved)
     except FileNotFoundError:

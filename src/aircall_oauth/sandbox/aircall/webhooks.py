@@ -36,11 +36,11 @@ class Webhook:
     deleted: bool = False
 
     def wants(self, name: str) -> bool:
-        """Whether it hears of this event; names yet unknown go to those that asked for everything."""
+        """Whether it gets this event; unknown names go to the webhooks that asked for everything."""
         return name in self.events or (name not in EVENT_NAMES and set(EVENT_NAMES) <= set(self.events))
 
     def is_tried(self, now: float) -> bool:
-        """Failed events go on being repeated for 12 h after Aircall disabled the webhook."""
+        """Whether failed events are repeated: for 12 h after Aircall disabled the webhook, too."""
         if self.active or self.disabled_at is None:
             return self.active and not self.deleted
         return not self.deleted and now - self.disabled_at <= RETRIED_WHILE_DISABLED_SECONDS
@@ -57,7 +57,7 @@ class Webhook:
             self.active, self.disabled_at = False, now
 
     def switch(self, *, active: bool) -> None:
-        """Someone's own decision, over the API: it forgets the failures so far."""
+        """Switch over the API, which also resets the count of failures."""
         self.active, self.disabled_at, self.failures_in_a_row = active, None, 0
 
     def view(self, base_url: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Webhooks:
         return [webhook for webhook in self.all if webhook.company_id == company_id]
 
     def create(self, company_id: int, request: Mapping[str, Any], now: float) -> Webhook:
-        """A second one on the same URL is allowed, and doubles every delivery."""
+        """Register a webhook. A second one on the same URL is allowed, and doubles every delivery."""
         url, events = _url(request), _events(request) or list(EVENT_NAMES)
         if len(self.of(company_id)) >= LIMIT_PER_COMPANY:
             raise refusals.bad_request("Webhook limit reached")
@@ -102,7 +102,7 @@ class Webhooks:
         raise refusals.no_such_thing("Webhook")
 
     def update(self, company_id: int, wanted: str, request: Mapping[str, Any], action: str | None) -> Webhook:
-        """The trap: without `events` (and without `events_action`) the webhook hears of everything again."""
+        """Change a webhook. Beware: without `events` (and without `events_action`) it gets all events again."""
         webhook = self.get(company_id, wanted)
         events = _changed_events(webhook.events, _events(request), action)
         active = request.get("active", webhook.active)

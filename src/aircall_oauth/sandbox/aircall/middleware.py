@@ -1,4 +1,4 @@
-"""In front of the REST doors: keeps the ledger of what came in, and breaks what is to be broken."""
+"""Runs before every REST request: records it, and breaks it where a fault is set."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,8 +19,8 @@ CHUNK = b"a" * 65_536
 GATEWAY_PAGE = "<!doctype html><html><body><h1>We'll be right back</h1></body></html>"
 
 
-class Edge:
-    """The outermost layer: only here a connection can still be dropped without an answer."""
+class Ledger:
+    """Records requests and applies faults. The outermost layer, where a connection can be dropped without an answer."""
 
     def __init__(self, app: ASGIApp, aircall: PretendAircall) -> None:
         self._app = app
@@ -94,7 +94,7 @@ def _noting(send: Send, received: Received) -> Send:
 
 
 def _after(seconds: float, send: Send) -> Send:
-    """The work is done at once, its answer comes later."""
+    """Return a `send` that delays the answer: the request's work is done at once."""
 
     async def late(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -105,14 +105,14 @@ def _after(seconds: float, send: Send) -> Send:
 
 
 async def _swallow(message: Message) -> None:
-    """The work is done, its answer goes nowhere."""
+    """Drop an answer: the request's work is done."""
 
 
 async def _drop(receive: Receive, send: Send) -> None:
     """Close the connection without an answer.
 
-    ASGI has no word for it, so under uvicorn this reaches for the connection behind `send`; in-process there
-    is none, and the exception that httpx raises for a closed connection is raised right here.
+    ASGI has no message for it, so under uvicorn this closes the connection behind `send`; in-process there is none, and
+    the exception that httpx raises for a closed connection is raised here.
     """
     connection = getattr(getattr(send, "__self__", None), "transport", None)
     if connection is None:

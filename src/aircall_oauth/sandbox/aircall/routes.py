@@ -1,4 +1,4 @@
-"""Aircall's REST API, as far as this project asks it: tokens, companies, webhooks, calls."""
+"""Aircall's REST API, as far as this project uses it: tokens, companies, webhooks, calls."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ CALLS_BOUND = 10_000
 
 @dataclass(frozen=True)
 class Visit:
-    """A request that showed a living token, and the company it belongs to."""
+    """A request with a valid token, and the company it belongs to."""
 
     aircall: PretendAircall
     company: Company
     request: Request
 
 
-Door = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 async def exchange(request: Request) -> Response:
-    """`POST /v1/oauth/token`: nobody's token is needed, the client shows its secret in the body."""
+    """`POST /v1/oauth/token`: needs no token; the client's secret is in the body."""
     require_json(request)
     token = _aircall(request).exchange(await json_object(request))
     answer = {"access_token": token.access_token, "token_type": "Bearer", "created_at": token.created_at}
@@ -56,7 +56,7 @@ async def disable(visit: Visit) -> Response:
 
 
 async def create_webhook(visit: Visit) -> Response:
-    """201 with the webhook's token; the documented answer leaves out `custom_name`."""
+    """`POST /v1/webhooks`: 201 with the webhook's token. The documented answer has no `custom_name`."""
     wanted = await json_object(visit.request)
     webhook = visit.aircall.webhooks.create(visit.company.id, wanted, visit.aircall.clock())
     visit.aircall.save()
@@ -90,7 +90,7 @@ async def delete_webhook(visit: Visit) -> Response:
 
 
 async def list_calls(visit: Visit) -> Response:
-    """Calls that started between `from` and `to` (UNIX seconds); beyond 10,000 the list simply ends."""
+    """`GET /v1/calls`: calls that started between `from` and `to` (UNIX seconds); ends after 10,000."""
     since = whole_number(visit.request, "from", 0)
     until = whole_number(visit.request, "to", 10**15)
     rows = [call for call in visit.company.calls.values() if since <= call["started_at"] <= until]
@@ -113,13 +113,13 @@ async def list_users(visit: Visit) -> Response:
     return page(visit.request, visit.aircall.base_url, "users", companies.user_views())
 
 
-def admitted(verb: Callable[[Visit], Awaitable[Response]]) -> Door:
-    """A door for a living token: 401 without a header, 403 for a dead token, then the rate limit."""
+def admitted(verb: Callable[[Visit], Awaitable[Response]]) -> Endpoint:
+    """Return an endpoint that needs a token: 401 without a header, 403 for a dead token, then the rate limit."""
 
-    async def door(request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         return await verb(_admit(request))
 
-    return door
+    return endpoint
 
 
 def _admit(request: Request) -> Visit:
