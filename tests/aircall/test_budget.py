@@ -1,4 +1,4 @@
-"""The budget: no minute holds more calls than it, whoever asks, however many processes there are."""
+"""The budget: no minute holds more calls than it allows, with any number of callers and processes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

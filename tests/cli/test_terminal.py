@@ -1,4 +1,4 @@
-"""What the command line shows: whole ids, others' text as text, and no secret that nobody could see."""
+"""The command line's output: ids are never cut, foreign text is escaped, and a key that was not seen is revoked."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def on_a_terminal(*arguments: str, environment: dict[str, str], columns: i
 
 def _read_to_the_end(descriptor: int) -> str:
     said = b""
-    # Reading what is left of a terminal that nobody writes to any more is an error.
+    # Reading from a terminal is an error once no process writes to it any more.
     with suppress(OSError):
         while piece := os.read(descriptor, 65536):
             said += piece

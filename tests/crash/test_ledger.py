@@ -1,4 +1,4 @@
-"""What was answered 200 is in the log, once: whoever is killed, and whenever."""
+"""An event that was answered 200 is in the log once, whichever process is killed at whatever moment."""
 
 import asyncio
 import itertools
@@ -41,7 +41,7 @@ class Ledger:
         self._kept += answer == 200
 
     async def grows(self) -> None:
-        """Wait for some more answers of 200, nobody knows how many."""
+        """Wait for a random number of further answers of 200."""
         enough = self._kept + random.randint(1, MOST_ANSWERS_BETWEEN)
         await until(lambda: self._kept >= enough, PATIENCE_SECONDS)
 

@@ -13,7 +13,7 @@ GRACE_OVER = "UPDATE retired_webhook SET due_at = now()"
 
 
 async def another_hand_at_aircall(it: World) -> httpx.AsyncClient:
-    """Somebody else with a token of the same company."""
+    """Another client, with a token of the same company."""
     exchange = {
         "client_id": CLIENT_ID,
         "client_secret": CLIENT_SECRET,

@@ -195,7 +195,7 @@ async def test_a_web_process_without_a_worker_delivers_nothing(service: Service,
 
 @asynccontextmanager
 async def asking(service: Service) -> AsyncIterator[list[str]]:
-    """Who asks for its share, as it asks."""
+    """Record the workers that ask for their share."""
     asked: list[str] = []
     connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
     await connection.add_listener(SHARE_WANTED, lambda *told: asked.append(told[-1]))
@@ -228,7 +228,7 @@ def test_who_asks_for_a_share_gets_it_and_nobody_has_less_then(held: dict[str, i
 
 
 async def test_who_asks_again_is_not_given_what_is_under_way_to_it_once_more(service: Service, tmp_path: Path) -> None:
-    """A reader that is given ends when what it has out has, and who asked asks again meanwhile."""
+    """A reader that is handed over ends once its deliveries have; meanwhile the other worker asks again."""
     await service.install()
     answered = asyncio.Event()
 

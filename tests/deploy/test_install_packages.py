@@ -46,7 +46,7 @@ else:
 
 
 def installing(folder: Path, said: list[str], *, waits: bool = False, errors: str = "", code: int = 0) -> list[str]:
-    """The command that installs, with a Python whose pip says this, and waits at its end for `places/go-on`."""
+    """Return the install command, with a fake pip that prints `said` and waits at its end for `places/go-on`."""
     (folder / "places").mkdir()
     told = {"said": said, "names": NAMES, "places": str(folder / "places"), "waits": waits}
     (folder / "pip.py").write_text(PIP.format(**told, errors=errors, code=code))

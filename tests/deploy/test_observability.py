@@ -24,7 +24,7 @@ MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
 # What Prometheus adds to every sample of a process.
 TARGET_LABELS = {"instance"}
-# Whose values are all there once each chore has run.
+# Labels with all their values present once each chore has run.
 ENUMERATED = {"step", "outcome", "chore", "role"}
 GROWTH = re.compile(r"\b(?:increase|rate)\(((?:aircall_oauth_)\w+_total)(?:\{([^}]*)\})?\[")
 

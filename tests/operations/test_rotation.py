@@ -55,7 +55,7 @@ UNDER = "SELECT split_part(token_sealed, '.', 2) AS key, count(*) AS n FROM inst
 
 
 def silently(_rotation: Rotation) -> None:
-    """Nobody looks at the bar."""
+    """Report no progress."""
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ async def under(database_url: str) -> dict[str, int]:
 
 @asynccontextmanager
 async def held(database_url: str, installation_id: str) -> AsyncIterator[asyncpg.Connection]:
-    """Somebody has this row, until the block ends."""
+    """Lock this row in another transaction while the block lasts."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():

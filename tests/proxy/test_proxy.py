@@ -975,7 +975,7 @@ async def test_a_refusal_that_a_second_look_does_not_confirm_is_aircalls_answer(
     assert [row["status"] for row in await world.sql("SELECT status FROM installation")] == ["active"]
 
 
-# In the place of a segment, these would be the collection's own address for one or the other who reads them.
+# In place of a segment, some server would read each of these as the collection's own path.
 COLLECTIONS = [
     "",
     "/",

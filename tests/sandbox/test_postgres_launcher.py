@@ -1,4 +1,4 @@
-"""The PostgreSQL of the tests and the `dev` command comes up anywhere and never outlives who started it."""
+"""The PostgreSQL of the tests and the `dev` command starts anywhere and never outlives its parent process."""
 
 import os
 import random
@@ -86,7 +86,7 @@ def parent_process(
 
 
 def free_port() -> int:
-    """Below the ports that the kernel gives to anybody who asks, so that nobody gets it meanwhile."""
+    """Return a free port below those that the kernel hands out, so that it stays free meanwhile."""
     for port in random.sample(range(20_000, 30_000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port

@@ -1,4 +1,4 @@
-"""The API's document is complete, is what the service does, and is shown without asking anybody else."""
+"""The API's document is complete, matches the service, and is shown without assets from elsewhere."""
 
 import json
 import re

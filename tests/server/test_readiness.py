@@ -1,4 +1,4 @@
-"""Ready is who can keep an event, and only who can; and what could not be written for a while, is written after it."""
+"""A process is ready if and only if it can store an event; what could not be written for a while is written later."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,7 +73,7 @@ async def _admin(service: Service) -> asyncpg.Connection:
 
 @asynccontextmanager
 async def _no_more_connections(service: Service) -> AsyncIterator[asyncpg.Connection]:
-    """Who is connected stays so; the server takes nobody else in while the block lasts."""
+    """Refuse new connections to the database while the block lasts; existing ones stay."""
     name = urlsplit(service.settings.database_url.get_secret_value()).path[1:]
     admin = await _admin(service)
     await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")

@@ -47,7 +47,7 @@ async def test_every_answer_is_one_that_the_document_promises(service: Service, 
     await service.install()
     await service.aircall.send_event("call.created", repeat=3)
     await service.aircall.settle()
-    service.app.state.notifier.stop()  # who would wait for an event is answered at once
+    service.app.state.notifier.stop()  # a request that would wait for an event is answered at once
     api_key = await keys.create(service.resources, name="schemathesis", scopes=list(Scope))
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
 

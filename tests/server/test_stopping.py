@@ -1,4 +1,4 @@
-"""Told to stop, a process leaves without anybody noticing: not ready first, closed later, nothing in flight lost."""
+"""A process stops without a client noticing: first it is not ready, later closed, and nothing in flight is lost."""
 
 import asyncio
 import itertools
@@ -59,7 +59,7 @@ async def test_ctrl_c_ends_it_now(tmp_path: Path, database_url: str) -> None:
 
 
 class Balancer:
-    """Gives each new connection to the next process whose `/readyz` says 200, as a load balancer does."""
+    """Gives each new connection to the next process with a 200 on `/readyz`, as a load balancer does."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ready = dict.fromkeys(ports, False)

@@ -530,7 +530,7 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
 
 @dataclass(frozen=True)
 class Certificate:
-    """For 127.0.0.1, signed by itself: known to nobody who was not told."""
+    """A self-signed certificate for 127.0.0.1: only clients that are given it trust it."""
 
     certificate: Path
     key: Path

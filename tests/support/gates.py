@@ -1,4 +1,4 @@
-"""Doors to PostgreSQL and to Aircall that count the steps of the process behind them, and kill it before one of them.
+"""Gates to PostgreSQL and to Aircall that count the steps of the process behind them, and kill it before one of them.
 
 A step is what leaves a trace outside the process: a statement that changes something and commits by itself, the COMMIT
 of a transaction that changed something, a request that is more than a GET. In between lie reads, and statements that

@@ -52,7 +52,7 @@ async def tls_door(database_url: str, certificate: Certificate) -> AsyncIterator
 
 @asynccontextmanager
 async def silent_postgres() -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """Takes connections and never says a word; the port, and an event that is set once somebody came."""
+    """Accept connections and never answer; yields the port, and an event that is set by the first connection."""
     came, done = asyncio.Event(), asyncio.Event()
 
     async def listen(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -182,7 +182,7 @@ async def two_that_came_back(service: Service) -> None:
 
 
 async def a_gap_of_three_pages(service: Service) -> None:
-    """… of whose calls some were told meanwhile."""
+    """… some of its calls were told meanwhile."""
     installation_id = await service.install()
     since = datetime.now(UTC) - timedelta(hours=12)
     first, last = since + timedelta(minutes=10), since + timedelta(hours=10)
@@ -288,7 +288,7 @@ async def parked_events_that_the_log_has_dropped(service: Service) -> None:
 
 
 LOOKS_DUE = "SELECT EXISTS (SELECT FROM webhook WHERE leased_until IS NOT NULL OR attempts > 0)"
-# Whom Aircall refuses is asked about once more.
+# An installation that Aircall refuses is asked about once more.
 NOT_ASKED_AGAIN = """
     SELECT EXISTS (SELECT FROM installation WHERE status = 'active') OR EXISTS (SELECT FROM webhook WHERE attempts = 0)
 """
@@ -381,7 +381,7 @@ SCENES = (
     ),
     Scene("forget gaps", "two", gaps_filled_long_ago),
     Scene("learn rhythms", "two", two_who_spoke),
-    # Whoever starts makes the days himself, so these go when he is up; in the end all are there as in the beginning.
+    # A process makes the days at its start, so they are dropped once it runs; in the end all are there again.
     Scene("make days", "two", an_installation, once_open=TWO_DAYS_GO, changes=False),
     Scene("drop days", "two", days_past_the_retention, left=DAYS_LEFT),
     Scene("forget fingerprints", "more than a batch", fingerprints_past_their_time),

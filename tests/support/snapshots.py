@@ -25,7 +25,7 @@ PAST_DAYS = """
     AND inhrelid::regclass::text < 'event_' || to_char(now() AT TIME ZONE 'UTC' - interval '2 days', 'YYYYMMDD')
     ORDER BY name
 """
-# How much was asked of Aircall: whoever is killed has asked once more.
+# The number of requests to Aircall: a killed process has sent some of them twice.
 LEFT_OUT = {"budget", "log_epoch"}
 # A position is drawn outside of transactions, so one that came to nothing leaves a hole. The order is what counts.
 IN_ORDER = {"event": "position"}
@@ -116,7 +116,7 @@ async def _at_aircall(
     retired = {row["webhook_id"] for row in await connection.fetch("SELECT webhook_id FROM retired_webhook")}
 
     def role(hook: Webhook) -> str:
-        """Who goes by it: whoever does must recognise its token."""
+        """Return what a webhook at Aircall is for, and whether its installation recognises its token."""
         if hook.webhook_id in retired:
             return "retired"
         installation_id, fingerprint = ours.get(hook.webhook_id, ("nobody", None))

@@ -455,7 +455,7 @@ async def test_the_default_metrics_port_in_use_keeps_nobody_from_starting(tmp_pa
     async with world(tmp_path, database_url) as it:
         del it.environment["AIRCALL_OAUTH_METRICS_PORT"]
         with ExitStack() as stack:
-            with suppress(OSError):  # somebody else's will do as well
+            with suppress(OSError):  # a socket of another program will do as well
                 stack.enter_context(socket.create_server(("", DEFAULT_PORT)))
             service = await it.start_service()
 
