@@ -269,7 +269,7 @@ class Unauthenticated(ApiError):
 
 
 class ScopeMissing(ApiError):
-    """The API key does not have the scope this door needs."""
+    """The API key does not have the scope that this endpoint needs."""
 
     status = 403
 
@@ -462,7 +462,7 @@ class BodyTooSlow(ApiError):
 
 
 class BodyTooLarge(ApiError):
-    """The body is larger than this door takes."""
+    """The body is larger than this endpoint takes."""
 
     status = 413
 

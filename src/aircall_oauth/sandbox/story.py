@@ -80,7 +80,7 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
         company_id: int = browser.get(f"{self._aircall_url}/control/state").json()["companies"][0]["id"]
         before = len(self._ledger(browser))
         install = browser.get(f"{self._service_url}/aircall/oauth/install")
-        consent_url = _location(install, "the install door")
+        consent_url = _location(install, "the install URL")
         self._line("browser → service", "GET /aircall/oauth/install", "a sealed state, a cookie, and off to Aircall")
         action = re.search(r'<form[^>]+action="([^"]+)"', browser.get(consent_url).text)
         target = httpx.URL(consent_url).join(action[1].replace("&amp;", "&") if action else "")
@@ -110,9 +110,9 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
         return installation
 
     def _installation_of(self, browser: httpx.Client, company_id: int) -> dict[str, Any]:
-        door, cursor = f"{self._service_url}/v1/installations", dict[str, str]()
+        url, cursor = f"{self._service_url}/v1/installations", dict[str, str]()
         while True:
-            page = browser.get(door, params={"status": "active", **cursor}).json()
+            page = browser.get(url, params={"status": "active", **cursor}).json()
             for installation in page["items"]:
                 if installation["company_id"] == company_id:
                     found: dict[str, Any] = installation
@@ -134,18 +134,18 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
             self._line("service → receiver", event["type"], "delivered; its signature is genuine")
 
     def _subscribe(self, browser: httpx.Client) -> None:
-        """A fresh subscription each time: its secret is shown only once, and the receiver has forgotten it."""
+        """Create a new subscription each time: its secret is shown only once, and the receiver has forgotten it."""
         self._heading("The partner subscribes its own system")
-        door = f"{self._service_url}/v1/subscriptions"
-        for known in browser.get(door).json()["items"]:
+        url = f"{self._service_url}/v1/subscriptions"
+        for known in browser.get(url).json()["items"]:
             if known["name"] == SUBSCRIPTION_NAME:
-                browser.delete(f"{door}/{known['id']}").raise_for_status()
+                browser.delete(f"{url}/{known['id']}").raise_for_status()
         wanted = {"name": SUBSCRIPTION_NAME, "kind": "http", "url": f"{self._receiver_url}/hook", "types": ["call.*"]}
-        made = browser.post(door, json=wanted)
+        made = browser.post(url, json=wanted)
         made.raise_for_status()
         browser.put(f"{self._receiver_url}/secret", json={"secret": made.json()["secret"]}).raise_for_status()
         self._line("partner → service", "POST /v1/subscriptions", f"{made.json()['id']}, call.* from now on")
-        tried = browser.post(f"{door}/{made.json()['id']}/test").json()
+        tried = browser.post(f"{url}/{made.json()['id']}/test").json()
         self._line("service → receiver", "a sample event", f"{tried['outcome']} in {tried['milliseconds']} ms")
 
     def _wait_for_deliveries(self, browser: httpx.Client, event_ids: set[str]) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ def _settings(environment: Mapping[str, str]) -> Settings:
     return Settings.model_validate({name.removeprefix(prefix).lower(): value for name, value in names.items()})
 
 
-def _location(answer: httpx.Response, door: str) -> str:
+def _location(answer: httpx.Response, what: str) -> str:
     if answer.status_code != 303:
-        raise DevError(f"{door} answered {answer.status_code}, not a redirect")
+        raise DevError(f"{what} answered {answer.status_code}, not a redirect")
     return str(answer.url.join(answer.headers["location"]))

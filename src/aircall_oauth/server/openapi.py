@@ -40,7 +40,7 @@ TITLE = "aircall-oauth"
 DESCRIPTION = """
 Holds a software company's connections to Aircall: the OAuth flow, the sealed tokens, the webhooks, and every event.
 
-Errors of the `/v1` doors are `application/problem+json` with a stable `code`. Send an API key as
+Errors of the `/v1` endpoints are `application/problem+json` with a stable `code`. Send an API key as
 `Authorization: Bearer <API key>`; `aircall-oauth keys create` makes one.
 """
 TAGS = {

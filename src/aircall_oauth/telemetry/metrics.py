@@ -113,9 +113,9 @@ class Metrics:
         """Expose what this process does, so that an alert can tell when no process does it."""
         self._roles.labels(role).set(1)
 
-    def expect_requests(self, doors: Iterable[tuple[str, str]]) -> None:
+    def expect_requests(self, routes: Iterable[tuple[str, str]]) -> None:
         """Create the counters of failed requests (`path`, `method`) at zero: the first failure is then an increase."""
-        for path, method in doors:
+        for path, method in routes:
             self._requests.labels(path, method_label(method), AppError.status)
 
     def expect_acks(self, answers: Iterable[tuple[int, str]]) -> None:
