@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from aircall_oauth.storage.models.deliveries import Replay, Subscription
+
 # `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted.
 COLUMNS = """
     id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
@@ -74,6 +76,12 @@ class Filter:
     types: Sequence[str] = ()
     owners: Sequence[str] = ()
     installations: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, row: Subscription | Replay) -> "Filter":
+        """Return what a subscription or a replay wants."""
+        return cls(row.types, row.owners, row.installations)
+
     bound_to: str | None = None
 
     def sql(self, *, first: int) -> tuple[str, list[Any]]:

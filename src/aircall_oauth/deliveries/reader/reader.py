@@ -72,7 +72,7 @@ class Reader:
         )
         self._read_ahead = ReadAhead(
             self._window,
-            Filter(subscription.types, subscription.owners, subscription.installations),
+            Filter.of(subscription),
             connections,
             tail=tail,
             memory=memory,

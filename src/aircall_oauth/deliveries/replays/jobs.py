@@ -176,8 +176,8 @@ async def stop(resources: Resources, key: Caller, subscription_id: str, replay_i
 def filters_of(replay: Replay, subscription: Subscription) -> tuple[Filter, Filter]:
     """What the replay and what the subscription take; an event must be taken by both."""
     return (
-        Filter(replay.types, replay.owners, replay.installations),
-        Filter(subscription.types, subscription.owners, subscription.installations),
+        Filter.of(replay),
+        Filter.of(subscription),
     )
 
 
@@ -202,7 +202,7 @@ async def _count(
     connection: asyncpg.Connection, subscription: Subscription, window: Window, wanted: Filter
 ) -> ReplayPreview:
     first, last = await _positions(connection, window)
-    own = Filter(subscription.types, subscription.owners, subscription.installations)
+    own = Filter.of(subscription)
     conditions, values = conditions_of((wanted, own), window.since, window.until, first=4)
     row = await connection.fetchrow(
         f"""
