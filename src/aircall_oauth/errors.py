@@ -23,7 +23,7 @@
     │   ├── AircallAway · FlowUnknown · TryAgainLater · TooManyFailedInstalls
     ├── ApiError                      a problem+json answer
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
-    │   ├── NotFound · InstallationNotFound · MethodNotAllowed
+    │   ├── NotFound · InstallationNotFound · InstallAttemptNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · PositionUnknown · InvalidRequest
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
@@ -288,6 +288,12 @@ class NotFound(ApiError):
 
 class InstallationNotFound(ApiError):
     """There is no such installation."""
+
+    status = 404
+
+
+class InstallAttemptNotFound(ApiError):
+    """There is no such install attempt."""
 
     status = 404
 

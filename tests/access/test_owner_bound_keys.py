@@ -13,7 +13,12 @@ from tests.support.service import Service, run_service, settings_for
 OWN, FOREIGN = "acme", "globex"
 RETURN_TO = "https://app.example.com/aircall/connected"
 LOOPBACK = "127.0.0.0/8"
-CURSORS = {"list_installations": "ins_", "list_subscriptions": "sub_", "list_replays": "rpl_"}
+CURSORS = {
+    "list_installations": "ins_",
+    "list_subscriptions": "sub_",
+    "list_replays": "rpl_",
+    "list_install_attempts": "att_",
+}
 READING = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -27,6 +32,7 @@ class Of:
     claim: str
     subscription_id: str
     replay_id: str
+    attempt_id: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ async def house(database_url: str) -> AsyncIterator[House]:
                 foreign.claim,
                 foreign.subscription_id,
                 foreign.replay_id,
+                foreign.attempt_id,
                 f"secret of {FOREIGN}",
                 *tokens,
             ),
@@ -77,9 +84,10 @@ async def _of(service: Service, number: int, owner: str) -> Of:
         "SELECT id FROM event WHERE installation_id = $1 AND type = 'call.ended'", installation_id
     )
     claim = await service.install_by_link(owner, company)
+    (attempt,) = await service.sql("SELECT id FROM install_attempt WHERE owner = $1", owner)
     subscription_id = await _subscribed(service, owner)
     replay_id = await _replayed(service, subscription_id)
-    return Of(installation_id, event["id"], owner, claim, subscription_id, replay_id)
+    return Of(installation_id, event["id"], owner, claim, subscription_id, replay_id, attempt["id"])
 
 
 async def _subscribed(service: Service, owner: str) -> str:
@@ -113,6 +121,7 @@ def _address(path: str, of: Of) -> str:
         event_id=of.event_id,
         subscription_id=of.subscription_id,
         replay_id=of.replay_id,
+        attempt_id=of.attempt_id,
         path="calls",
     )
 
@@ -182,7 +191,9 @@ async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
 
 
 async def test_what_is_foreign_looks_like_what_is_not_there(house: House) -> None:
-    nowhere = Of("ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32, "rpl_" + "0" * 32)
+    nowhere = Of(
+        "ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32, "rpl_" + "0" * 32, "att_" + "0" * 32
+    )
 
     for method, path, operation in _doors():
         if "{" in path:

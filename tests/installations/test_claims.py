@@ -72,6 +72,8 @@ async def test_a_link_is_made_for_an_owner(service: Service) -> None:
     assert link == {
         "url": IsStr(regex=rf"{PUBLIC_URL}/aircall/oauth/install\?link=[A-Za-z0-9._-]+"),
         "expires_at": IsStr(regex=r"20.*Z"),
+        "attempt_id": IsStr(regex=r"att_[0-9a-f]{32}"),
+        "reference": IsStr(regex=r"[2-9A-Z]{8}"),
     }
     assert "acme" not in link["url"]
     (line,) = await service.sql("SELECT action, actor FROM audit WHERE action NOT LIKE 'api_key.%'")

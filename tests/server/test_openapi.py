@@ -30,6 +30,8 @@ DOORS = {
     "POST /v1/installations/{installation_id}/check": "check_installation",
     "GET /v1/installations/{installation_id}/token": "read_token",
     "POST /v1/install-links": "make_install_link",
+    "GET /v1/install-attempts": "list_install_attempts",
+    "GET /v1/install-attempts/{attempt_id}": "show_install_attempt",
     "POST /v1/claims": "claim_installation",
     "GET /v1/events": "list_events",
     "GET /v1/events/stream": "stream_events",

@@ -137,6 +137,17 @@ async def an_old_flow(service: Service) -> None:
     await service.sql("UPDATE flow SET used_at = now() - interval '2 days' WHERE id = (SELECT min(id) FROM flow)")
 
 
+async def an_old_attempt(service: Service) -> None:
+    for company in (COMPANY, OTHER_COMPANY):
+        await service.install(company)
+    await service.sql(
+        "UPDATE install_attempt SET created_at = now() - interval '91 days' WHERE company_id = $1", COMPANY
+    )
+    await service.sql(
+        "INSERT INTO install_tally VALUES (now(), 'opened', 1), (now() - interval '91 days', 'opened', 1)"
+    )
+
+
 async def what_nobody_claimed(service: Service) -> None:
     """Two installations that wait in vain, and a claim on one that is in use."""
     await service.claim(await service.install_by_link("acme", THIRD_COMPANY), "acme")
@@ -356,6 +367,7 @@ SCENES = (
         left="SELECT EXISTS (SELECT FROM retired_webhook)",
     ),
     Scene("forget flows", "an old one", an_old_flow),
+    Scene("forget install attempts", "an old one and an old count", an_old_attempt),
     Scene("expire claims", "what nobody claimed", what_nobody_claimed, settings={"RETURN_URLS": HOME}),
     Scene("notice uninstalls", "one", an_uninstall_in_the_log),
     Scene(

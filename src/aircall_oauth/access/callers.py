@@ -9,7 +9,7 @@ from sqlmodel import col
 from aircall_oauth.access import rules
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.events import Event
-from aircall_oauth.storage.models.installations import Installation
+from aircall_oauth.storage.models.installations import Installation, InstallAttempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Caller:
     def may_act_for(self, owner: str) -> bool:
         return self.owner in {None, owner}
 
-    def sees(self, table: type[Installation | Event]) -> Iterable[ColumnElement[bool]]:
+    def sees(self, table: type[Installation | Event | InstallAttempt]) -> Iterable[ColumnElement[bool]]:
         """Return the conditions for a query, so that a key bound to an owner sees that owner's rows only."""
         return () if self.owner is None else (col(table.owner) == self.owner,)
 

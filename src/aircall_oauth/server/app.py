@@ -33,6 +33,7 @@ from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.events.receiver.failures import watch_troubles
 from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.events.streams import Streams
+from aircall_oauth.installations.attempts.tally import open_tally
 from aircall_oauth.installations.oauth import pages, routes
 from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
@@ -93,9 +94,10 @@ def create_app(open_resources: Opener) -> App:
             open_notifier(resources.database, inbox.committed) as notifier,
             watch_troubles(resources.database) as troubles,
             heartbeat.beating(resources),
+            open_tally(resources) as tally,
         ):
             app.state.resources, app.state.inbox, app.state.notifier = resources, inbox, notifier
-            app.state.troubles, app.state.brake = troubles, Brake()
+            app.state.troubles, app.state.brake, app.state.tally = troubles, Brake(), tally
             _expect_failures(app, resources.metrics)
             resources.metrics.acts_as(Role.WEB)
             yield
@@ -134,15 +136,15 @@ def _with_header(send: Send, name: bytes, value: bytes) -> Send:
 
 async def _on_app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)
-    return _answer_error(request, error)
+    return await _answer_error(request, error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if _is_browser(request):
-        return _answer_error(request, ParametersInvalid())
+        return await _answer_error(request, ParametersInvalid())
     fields = _fields_of(request.scope.get("route"))
-    return _answer_error(request, InvalidRequest("; ".join(fault(each, fields) for each in error.errors())))
+    return await _answer_error(request, InvalidRequest("; ".join(fault(each, fields) for each in error.errors())))
 
 
 def _fields_of(route: object) -> set[str]:
@@ -159,13 +161,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, AppError):
         # Raised by our own code while the framework read the body.
-        return _answer_error(request, error.__cause__)
+        return await _answer_error(request, error.__cause__)
     allowed = {"allow": _methods_of(request) or "GET"} if error.status_code == 405 else {}
     if _is_browser(request):
         page = pages.nothing_here(install_url=_install_url(request), by_link="link" in request.query_params)
         return HTMLResponse(page, error.status_code, headers=pages.HEADERS | allowed)
     known = {404: NotFound, 405: MethodNotAllowed}
-    return _answer_error(request, known.get(error.status_code, InvalidRequest)(), allowed)
+    return await _answer_error(request, known.get(error.status_code, InvalidRequest)(), allowed)
 
 
 def _methods_of(request: Request) -> str:
@@ -174,12 +176,11 @@ def _methods_of(request: Request) -> str:
     return ", ".join(sorted({method for route in here for method in route.methods or ()}))
 
 
-def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
+async def _answer_error(request: Request, error: AppError, also: dict[str, str] | None = None) -> Response:
     if _is_browser(request):
         shown, resources = _as_ending(error), request.app.state.resources
         resources.metrics.install_ended(shown.code())
-        install_url = f"{resources.settings.public_url}/aircall/oauth/install"
-        return routes.ending_page(shown, install_url=install_url, by_link=routes.came_by_link(request))
+        return await routes.ending_page(request, shown)
     body = problem(error, request.scope.get("request_id"))
     return JSONResponse(body, error.status, headers(error) | (also or {}), media_type=MEDIA_TYPE)
 

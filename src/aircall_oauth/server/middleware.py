@@ -1,7 +1,7 @@
 """What happens around every request: its id, its log line, the limit of its body, the answer to unexpected errors."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,7 +25,7 @@ UNMATCHED = "(no door)"
 class RequestMiddleware:
     """Gives a request its id, bounds its body and logs it: with its path's template, never with its query string."""
 
-    def __init__(self, app: ASGIApp, on_error: Callable[[Request, AppError], Response]) -> None:
+    def __init__(self, app: ASGIApp, on_error: Callable[[Request, AppError], Awaitable[Response]]) -> None:
         self._app = app
         self._on_error = on_error
 
@@ -60,11 +60,11 @@ class RequestMiddleware:
             _refuse_large(scope)
             await self._app(scope, counting, noting)
         except BodyTooLarge as error:
-            await self._on_error(Request(scope), error)(scope, receive, noting)
+            await (await self._on_error(Request(scope), error))(scope, receive, noting)
         except Exception:
             logger.exception("request failed")
             if not status:
-                await self._on_error(Request(scope), AppError())(scope, receive, noting)
+                await (await self._on_error(Request(scope), AppError()))(scope, receive, noting)
         finally:
             path = _template(scope)
             scope["app"].state.resources.metrics.requested(

@@ -20,6 +20,7 @@ from aircall_oauth.deliveries.replays import routes as replays
 from aircall_oauth.events import routes as events
 from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.installations import routes as installations
+from aircall_oauth.installations.attempts import routes as attempts
 from aircall_oauth.installations.oauth import routes as oauth
 from aircall_oauth.proxy import routes as proxy
 from aircall_oauth.server import health
@@ -27,6 +28,7 @@ from aircall_oauth.server import health
 ROUTERS = (
     oauth.browser,
     installations.api,
+    attempts.api,
     oauth.custody,
     events.api,
     deliveries.of_events,

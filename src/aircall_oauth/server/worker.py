@@ -14,6 +14,7 @@ from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
 from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
+from aircall_oauth.installations.attempts import recording as attempts
 from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
@@ -42,6 +43,7 @@ CHORES = (
     Chore("find overlooked webhooks", schedule.find_overlooked, timedelta(minutes=10)),
     Chore("delete retired webhooks", retired.delete_retired, timedelta(seconds=5)),
     Chore("forget flows", flow.forget_flows, timedelta(hours=1)),
+    Chore("forget install attempts", attempts.forget, timedelta(hours=1)),
     Chore("expire claims", claims.expire, timedelta(minutes=1)),
     Chore("notice uninstalls", uninstalls.notice_uninstalls, timedelta(seconds=2)),
     Chore("look at uninstalls", uninstalls.confirm_uninstalls, timedelta(seconds=2)),

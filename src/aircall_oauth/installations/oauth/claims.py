@@ -26,6 +26,7 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.events import store
 from aircall_oauth.installations import lifecycle, tokens
+from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.oauth.state import FlowState
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
@@ -189,6 +190,7 @@ async def _hand_over(
     session.add_all([installation, found])
     if waited:
         await lifecycle.connect(session, installation)
+    await recording.claim(session, found.attempt_reference, owner, installation.id)
     await store.append(session, installation, "installation.claimed", {"company_name": installation.company_name})
 
 

@@ -24,6 +24,8 @@ from aircall_oauth.errors import (
     ReturnAddressRefused,
 )
 from aircall_oauth.installations import tokens
+from aircall_oauth.installations.attempts import recording
+from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.installations.oauth import claims, grant, links, state
 from aircall_oauth.installations.oauth.brake import Turn
 from aircall_oauth.installations.oauth.saving import Decision, save
@@ -110,16 +112,23 @@ def begin_install(resources: Resources, *, return_to: str | None = None, link: s
 
 
 async def finish_install(
-    resources: Resources, flow: FlowState, *, code: SecretStr | None, error: str | None, turn: Turn | None = None
+    resources: Resources,
+    flow: FlowState,
+    attempt: Attempt,
+    *,
+    code: SecretStr | None,
+    error: str | None,
+    turn: Turn | None = None,
 ) -> Connected:
     """Turn what Aircall sent back into an installation that receives events, once per flow and per install link.
 
     An installation that must be claimed is held until then. All other endings are a `FlowError`. A repeat of the same
     flow gets the first one's ending. After `ANSWER_SECONDS` without an ending, `FlowUnknown` is raised and the flow
-    goes on in the background: a code that is spent must not be lost. `turn` is given back unless the flow failed.
+    goes on in the background: a code that is spent must not be lost. `turn` is given back unless the flow failed. The
+    flow's steps are noted in `attempt`; a bad ending is left to the caller to record there.
     """
     latest = _time() + ANSWER_SECONDS
-    connecting = resources.go_on(_connect(resources, flow, code, error, turn, latest))
+    connecting = resources.go_on(_connect(resources, flow, attempt, code, error, turn, latest))
     await asyncio.wait({connecting}, timeout=ANSWER_SECONDS)
     if not connecting.done():
         logger.warning("install goes on without its browser", flow_id=flow.flow_id)
@@ -133,6 +142,7 @@ async def finish_install(
 async def _connect(
     resources: Resources,
     flow: FlowState,
+    attempt: Attempt,
     code: SecretStr | None,
     error: str | None,
     turn: Turn | None,
@@ -141,7 +151,7 @@ async def _connect(
     """Run the flow to its ending. Returns that, and the task that does the rest at Aircall, if anything is left."""
     try:
         await resources.require_ready()
-        is_first = await _use_up(resources, flow, granted=error is None and code is not None)
+        is_first = await _use_up(resources, flow, attempt, granted=error is None and code is not None)
     except AppError:
         _give_back(turn)
         raise
@@ -154,11 +164,13 @@ async def _connect(
         resources.metrics.install_step(InstallStep.CONSENTED)
         token = await grant.exchange(resources, flow.flow_id, code, latest)
         resources.metrics.install_step(InstallStep.EXCHANGED)
+        attempt.reached("exchanged_at")
         identity = await grant.identify(resources, token, latest)
-        installation, decision = await save(resources, flow, identity, token)
+        attempt.reached("identified_at", company_id=identity.company_id, company_name=identity.company_name)
+        installation, decision = await save(resources, flow, attempt, identity, token)
     except FlowError as ending:
-        logger.info("install ended", flow_id=flow.flow_id, ending=ending.code())
-        await _record_ending(resources, flow.flow_id, ending)
+        logger.info("install ended", flow_id=flow.flow_id, attempt=attempt.reference, ending=ending.code())
+        await _record_ending(resources, flow.flow_id, attempt, ending)
         raise
     _give_back(turn)
     logger.info("installation connected", installation_id=installation.id, status=installation.status)
@@ -191,7 +203,7 @@ async def forget_flows(resources: Resources) -> None:
         await session.exec(delete(Flow).where(col(Flow.used_at) < before))
 
 
-async def _use_up(resources: Resources, flow: FlowState, *, granted: bool) -> bool:
+async def _use_up(resources: Resources, flow: FlowState, attempt: Attempt, *, granted: bool) -> bool:
     """Use up the flow's state, and its link if a code was granted. Returns whether this is its first callback.
 
     One statement decides, for all replicas. A link whose flow came back without a code (declined) can be used again.
@@ -211,6 +223,8 @@ async def _use_up(resources: Resources, flow: FlowState, *, granted: bool) -> bo
     )
     async with resources.database.session() as session:
         if (await session.exec(first)).first() is not None:
+            if granted:
+                await recording.consent(session, attempt)
             return True
         if (await session.exec(select(Flow.id).where(col(Flow.id) == flow.flow_id))).first() is None:
             raise LinkUsed
@@ -250,12 +264,14 @@ def _ending(code: str | None) -> FlowError:
     return FlowUnknown()
 
 
-async def _record_ending(resources: Resources, flow_id: str, ending: FlowError) -> None:
+async def _record_ending(resources: Resources, flow_id: str, attempt: Attempt, ending: FlowError) -> None:
     try:
         async with resources.database.session() as session:
             await session.exec(
                 update(Flow).where(col(Flow.id) == flow_id).values(status=FlowStatus.ENDED, ending=ending.code())
             )
+        # The browser may have gone by now; where the attempt has no row, the caller may make one.
+        await recording.fail(resources, attempt, ending.code())
     except DatabaseAway:
         logger.warning("ending not recorded", flow_id=flow_id, ending=ending.code())
 

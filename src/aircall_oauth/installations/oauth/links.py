@@ -11,11 +11,14 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import msgspec
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, OwnerNotAllowed, SealError
+from aircall_oauth.installations.attempts import recording
+from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.vault import Vault
@@ -42,6 +45,8 @@ class InstallLink:
 
     url: str
     expires_at: datetime
+    attempt_id: str
+    reference: str
 
 
 async def make_link(
@@ -56,20 +61,36 @@ async def make_link(
     if return_to is not None and return_to not in resources.settings.return_urls:
         raise InvalidRequest("body.return_to: is not one of AIRCALL_OAUTH_RETURN_URLS")
     expires_at = int(time.time() + LIFETIME.total_seconds())
-    link = Link(new_id("lnk"), owner, expires_at, return_to or default_return(resources.settings.return_urls))
-    sealed = resources.vault.seal_message(msgspec.json.encode(link), PURPOSE)
+    home = return_to or default_return(resources.settings.return_urls)
     async with resources.database.session() as session:
+        link, attempt_id, reference = await _new_link(session, resources.vault, Link(None, owner, expires_at, home))
         await audit.record(session, who, Action.INSTALL_LINK_MADE)
+    sealed = resources.vault.seal_message(msgspec.json.encode(link), PURPOSE)
     door = f"{resources.settings.public_url}/aircall/oauth/install"
-    return InstallLink(f"{door}?{urlencode({'link': sealed})}", datetime.fromtimestamp(expires_at, UTC))
+    url = f"{door}?{urlencode({'link': sealed})}"
+    return InstallLink(url, datetime.fromtimestamp(expires_at, UTC), attempt_id, reference)
+
+
+async def _new_link(session: AsyncSession, vault: Vault, content: Link) -> tuple[Link, str, str]:
+    """Give a link an id, and its install attempt a row. Returns the link, and the attempt's id and reference."""
+    while True:
+        link = msgspec.structs.replace(content, id=new_id("lnk"))
+        attempt = Attempt(recording.reference_of(vault, str(link.id)), link.id, link.owner, link.return_to)
+        if (attempt_id := await recording.make(session, attempt)) is not None:
+            return link, attempt_id, attempt.reference
+
+
+def read_link(vault: Vault, sealed: str) -> Link:
+    """Open a link, however old it is. Raises `LinkInvalid`."""
+    try:
+        return msgspec.json.decode(vault.open_message(sealed, PURPOSE), type=Link)
+    except (SealError, msgspec.DecodeError):
+        raise LinkInvalid from None
 
 
 def open_link(vault: Vault, sealed: str) -> Link:
     """Open a link. Raises `LinkInvalid` or `LinkExpired`."""
-    try:
-        link = msgspec.json.decode(vault.open_message(sealed, PURPOSE), type=Link)
-    except (SealError, msgspec.DecodeError):
-        raise LinkInvalid from None
+    link = read_link(vault, sealed)
     if link.expires_at < time.time():
         raise LinkExpired
     return link

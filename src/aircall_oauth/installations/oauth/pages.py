@@ -165,7 +165,7 @@ ENDINGS: dict[type[AppError], Page] = {
 }
 
 
-def ending(error: AppError, *, install_url: str, by_link: bool = False) -> str:
+def ending(error: AppError, *, install_url: str, by_link: bool = False, reference: str | None = None) -> str:
     """Render the page for a flow that ended without an installation.
 
     A flow that began with an install link is not sent to the install door without one: the installation would have no
@@ -174,7 +174,7 @@ def ending(error: AppError, *, install_url: str, by_link: bool = False) -> str:
     page = ENDINGS.get(type(error), ENDINGS[AppError])
     if by_link and page.start_again:
         page = replace(page, next_step=_next_with_a_link(error), start_again=False)
-    return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
+    return _render(page, tone="trouble", install_url=install_url if page.start_again else None, reference=reference)
 
 
 def _next_with_a_link(error: AppError) -> str:
@@ -211,6 +211,15 @@ def nothing_here(*, install_url: str, by_link: bool = False) -> str:
     return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
 
 
-def _render(page: Page, *, tone: str, install_url: str | None = None, claim: str | None = None) -> str:
+def _render(
+    page: Page,
+    *,
+    tone: str,
+    install_url: str | None = None,
+    claim: str | None = None,
+    reference: str | None = None,
+) -> str:
     template = _environment.get_template("page.html")
-    return template.render(page=page, tone=tone, install_url=install_url, claim=claim, style=_STYLE)
+    return template.render(
+        page=page, tone=tone, install_url=install_url, claim=claim, reference=reference, style=_STYLE
+    )

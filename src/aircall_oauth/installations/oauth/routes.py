@@ -25,7 +25,9 @@ from aircall_oauth.errors import (
     PrefetchRefused,
 )
 from aircall_oauth.installations import views
-from aircall_oauth.installations.oauth import claims, flow, links, pages, state
+from aircall_oauth.installations.attempts import tally
+from aircall_oauth.installations.attempts.recording import Attempt
+from aircall_oauth.installations.oauth import claims, endings, flow, links, pages, state
 from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.views import InstallationView
 
@@ -41,9 +43,13 @@ PREFETCH_HEADERS = ("sec-purpose", "purpose", "x-purpose", "x-moz")
 AHEAD_OF_A_CLICK = re.compile(r"prefetch|prerender|preview", re.IGNORECASE)
 
 
-async def noting_a_link(request: Request, resources: ResourcesDep) -> None:
-    """Note whether the flow began with an install link, before it can end: its page must not offer the open door."""
+async def noting_the_attempt(request: Request, resources: ResourcesDep) -> None:
+    """Note which install attempt this is, and whether it began with a link, before it can end.
+
+    The page of a flow that began with a link must not offer the install endpoint without one.
+    """
     query = request.query_params
+    request.state.attempt = endings.attempt_of(resources.vault, query.get("link"), query.get("state"))
     request.state.by_link = "link" in query or state.began_with_link(
         resources.vault, query.get("state", ""), request.cookies
     )
@@ -91,7 +97,7 @@ PAGES: dict[int | str, dict[str, Any]] = {
 @browser.get(
     "/install",
     summary="Begin an installation",
-    dependencies=[Depends(noting_a_link), Depends(single_valued)],
+    dependencies=[Depends(noting_the_attempt), Depends(single_valued)],
     status_code=303,
     response_class=RedirectResponse,
     responses={400: PAGES[400], 303: {"description": "To Aircall's consent page"}},
@@ -101,6 +107,10 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
     if query.link is not None and query.return_to is not None:
         raise ParametersInvalid
     departure = flow.begin_install(resources, return_to=query.return_to, link=query.link)
+    if query.link is None:
+        request.app.state.tally.count(tally.OPENED)
+    else:
+        await endings.opened(resources, request.state.attempt)
     response = RedirectResponse(departure.authorize_url, status_code=303, headers=pages.HEADERS)
     secure = resources.settings.secure_cookies
     response.set_cookie(
@@ -119,7 +129,7 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
 @browser.get(
     "/callback",
     summary="Finish an installation",
-    dependencies=[Depends(noting_a_link), Depends(single_valued)],
+    dependencies=[Depends(noting_the_attempt), Depends(single_valued)],
     responses={
         200: {"description": "Connected, or declined: a page"},
         303: {"description": "Connected: to the success page, or to the `return_to` with `?claim=`"},
@@ -139,10 +149,15 @@ async def callback(request: Request, query: Annotated[CallbackQuery, Query()], r
     known = state.judge(resources.vault, query.state, request.cookies, secure=secure)
     brake: Brake = request.app.state.brake
     turn = brake.take(request.client and request.client.host) if known.link_id is None else None
-    connected = await flow.finish_install(resources, known, code=query.code, error=query.error, turn=turn)
+    connected = await flow.finish_install(
+        resources, known, request.state.attempt, code=query.code, error=query.error, turn=turn
+    )
+    target = connected.way_home or resources.settings.success_url
+    by_hand = connected.return_to is None and connected.claim is not None
+    shown = "page:claim" if by_hand else endings.shown_well(connected.way_home, resources.settings.success_url)
+    await endings.note_shown(resources, request.state.attempt, shown)
     if connected.return_to is None and connected.claim is not None:
         return HTMLResponse(pages.to_be_claimed(connected.company_name, connected.claim), headers=pages.HEADERS)
-    target = connected.way_home or resources.settings.success_url
     if target:
         return RedirectResponse(target, status_code=303, headers=pages.HEADERS)
     return HTMLResponse(pages.connected(connected.company_name), headers=pages.HEADERS)
@@ -154,17 +169,20 @@ def _require_code_or_error(query: CallbackQuery) -> None:
         raise ParametersInvalid
 
 
-def ending_page(error: AppError, *, install_url: str, by_link: bool) -> HTMLResponse:
-    """Answer an error of a browser's door with a page."""
-    page = pages.ending(error, install_url=install_url, by_link=by_link)
+async def ending_page(request: Request, error: AppError) -> Response:
+    """Answer an error of a browser's endpoint with a page that shows the attempt's reference, and record the ending."""
+    resources = request.app.state.resources
+    attempt: Attempt | None = getattr(request.state, "attempt", None)
+    is_kept = await endings.record(resources, request.app.state.tally, attempt, error)
+    page = pages.ending(
+        error,
+        install_url=f"{resources.settings.public_url}/aircall/oauth/install",
+        by_link=getattr(request.state, "by_link", False),
+        reference=attempt.reference if attempt is not None and is_kept else None,
+    )
     pause = getattr(error, "retry_after_seconds", None)
     told = {} if pause is None else {"retry-after": str(pause)}
     return HTMLResponse(page, error.status, headers=pages.HEADERS | told)
-
-
-def came_by_link(request: Request) -> bool:
-    """Return whether the flow began with an install link, as far as this request has found out."""
-    return getattr(request.state, "by_link", False)
 
 
 class NewInstallLink(BaseModel):
@@ -185,6 +203,11 @@ class InstallLinkView(BaseModel):
         description="For the admin's browser; works once", examples=["https://…/aircall/oauth/install?link=…"]
     )
     expires_at: datetime
+    attempt_id: str = Field(
+        description="Of the install attempt: `GET /v1/install-attempts/{id}` tells how far it came",
+        examples=["att_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"],
+    )
+    reference: str = Field(description="Of the same, for people: the pages show it", examples=["7KQ2MXNP"])
 
 
 @custody.post("/install-links", summary="Make an install link", status_code=201, responses=problems(401, 403, 422, 503))
@@ -193,7 +216,9 @@ async def make_install_link(
 ) -> InstallLinkView:
     """Make a link for an owner's admin. Its installation waits for the owner's claim, and is erased after an hour."""
     link = await links.make_link(resources, key, who, owner=body.owner, return_to=body.return_to)
-    return InstallLinkView(url=link.url, expires_at=link.expires_at)
+    return InstallLinkView(
+        url=link.url, expires_at=link.expires_at, attempt_id=link.attempt_id, reference=link.reference
+    )
 
 
 class NewClaim(BaseModel):

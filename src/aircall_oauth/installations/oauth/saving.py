@@ -12,6 +12,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.aircall.payloads import Identity
 from aircall_oauth.errors import DatabaseAway, TokenMixedUp
 from aircall_oauth.installations import lifecycle, tokens
+from aircall_oauth.installations.attempts import recording
+from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.installations.oauth import claims
 from aircall_oauth.installations.oauth.state import FlowState
 from aircall_oauth.resources import Resources
@@ -35,14 +37,14 @@ class Decision(Enum):
 
 
 async def save(
-    resources: Resources, flow: FlowState, identity: Identity, token: SecretStr
+    resources: Resources, flow: FlowState, attempt: Attempt, identity: Identity, token: SecretStr
 ) -> tuple[Installation, Decision]:
     """Save what was granted, retried for `SAVE_SECONDS` while the database is away, because a code was spent on it."""
     trying = stamina.retry_context(on=DatabaseAway, attempts=100, timeout=SAVE_SECONDS, wait_initial=0.2, wait_max=2.0)
-    async for attempt in trying:
-        with attempt:
+    async for one_try in trying:
+        with one_try:
             try:
-                saved = await _save_once(resources, flow, identity, token)
+                saved = await _save_once(resources, flow, attempt, identity, token)
             except IntegrityError as error:
                 # Two companies came with one integration at once: the second one is refused as it would be later.
                 raise _mixed_up() from error
@@ -50,7 +52,7 @@ async def save(
 
 
 async def _save_once(
-    resources: Resources, flow: FlowState, identity: Identity, token: SecretStr
+    resources: Resources, flow: FlowState, attempt: Attempt, identity: Identity, token: SecretStr
 ) -> tuple[Installation, Decision]:
     """Save the installation, its claim and the flow's ending in one transaction. The webhook is still to be made."""
     async with resources.database.session() as session:
@@ -78,9 +80,11 @@ async def _save_once(
         await session.flush()
         if decision != Decision.ACTIVATE or flow.return_to is not None:
             claim = claims.new_claim(resources.vault, flow, installation, beside=kept_by_claim)
+            claim.attempt_reference = attempt.reference
             await claims.keep_claim(session, claim)
         ended = update(Flow).where(col(Flow.id) == flow.flow_id)
         await session.exec(ended.values(status=FlowStatus.CONNECTED, installation_id=installation.id))
+        await recording.connect(session, attempt, installation, held=decision != Decision.ACTIVATE)
         if decision == Decision.ACTIVATE:
             await lifecycle.connect(session, installation)
     return installation, decision

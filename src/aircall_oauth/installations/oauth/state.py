@@ -65,7 +65,7 @@ def judge(vault: Vault, state: str, cookies: Mapping[str, str], *, secure: bool)
 
     Raises `StateInvalid`, `StateExpired` or `WrongBrowser`.
     """
-    flow = _open(vault, state)
+    flow = read(vault, state)
     if flow.started_at > time.time() + CLOCK_SKEW_SECONDS:
         raise StateInvalid
     if flow.started_at < time.time() - LIFETIME.total_seconds():
@@ -82,7 +82,7 @@ def began_with_link(vault: Vault, state: str, cookies: Mapping[str, str]) -> boo
     The state says so; if it can't be opened, the browser's cookies decide.
     """
     try:
-        return _open(vault, state).link_id is not None
+        return read(vault, state).link_id is not None
     except StateInvalid:
         return any(_is_ours(name) and value.endswith(LINK_MARK) for name, value in cookies.items())
 
@@ -106,7 +106,8 @@ def _is_ours(name: str) -> bool:
     return name.removeprefix("__Host-").startswith(COOKIE_NAME)
 
 
-def _open(vault: Vault, state: str) -> FlowState:
+def read(vault: Vault, state: str) -> FlowState:
+    """Open a state, however old it is and whichever browser brings it. Raises `StateInvalid`."""
     try:
         return msgspec.json.decode(vault.open_message(state, PURPOSE), type=FlowState)
     except (SealError, msgspec.DecodeError):

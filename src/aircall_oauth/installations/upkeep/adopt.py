@@ -14,6 +14,7 @@ from aircall_oauth.aircall.payloads import AircallWebhook
 from aircall_oauth.errors import AircallUnavailable
 from aircall_oauth.events import store
 from aircall_oauth.installations import lifecycle
+from aircall_oauth.installations.attempts import recording as attempts
 from aircall_oauth.installations.outages import gaps
 from aircall_oauth.installations.upkeep import leases
 from aircall_oauth.installations.upkeep.run import Run
@@ -102,6 +103,8 @@ async def _adopt(
         if not kept:
             return None
         await gaps.end(session, run.installation.id)
+        if webhook.status != WebhookStatus.ACTIVE:
+            await attempts.live(session, run.installation.id)
         retired = await _retire(session, run, doubles, replaced)
         if webhook.status in OFF:
             await _append_event(session, run, "webhook.restored", {"was": str(webhook.status)})

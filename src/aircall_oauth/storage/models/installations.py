@@ -181,6 +181,50 @@ class Claim(Table, table=True):
     token_fingerprint: bytes | None = column(LargeBinary, nullable=True)
     expires_at: datetime = time_column()
     claimed_at: datetime | None = time_column(nullable=True)
+    attempt_reference: str | None = text_column(nullable=True)  # of the install attempt that it ends
+
+
+class InstallAttempt(Table, table=True):
+    """How far an install link's flow, or a flow without a link, came. Never a code, a state or a cookie."""
+
+    __tablename__ = "install_attempt"
+    __table_args__ = (
+        Index("uq_install_attempt_reference", "reference", unique=True),
+        Index("ix_install_attempt_link_id", "link_id"),
+        Index("ix_install_attempt_owner_id", "owner", "id"),
+        Index("ix_install_attempt_created_at", "created_at"),
+        Index("ix_install_attempt_installation_id", "installation_id", postgresql_where=text("live_at IS NULL")),
+    )
+
+    id: str = text_column(primary_key=True)
+    reference: str = text_column()
+    owner: str | None = text_column(nullable=True)
+    link_id: str | None = text_column(nullable=True)
+    installation_id: str | None = text_column(nullable=True)
+    company_id: int | None = column(BigInteger, nullable=True)
+    company_name: str | None = text_column(nullable=True)
+    created_at: datetime = time_column()
+    made_at: datetime | None = time_column(nullable=True)
+    opened_at: datetime | None = time_column(nullable=True)
+    consented_at: datetime | None = time_column(nullable=True)
+    exchanged_at: datetime | None = time_column(nullable=True)
+    identified_at: datetime | None = time_column(nullable=True)
+    connected_at: datetime | None = time_column(nullable=True)
+    claimed_at: datetime | None = time_column(nullable=True)
+    live_at: datetime | None = time_column(nullable=True)
+    ended_at: datetime | None = time_column(nullable=True)
+    ending: str | None = text_column(nullable=True)  # a `FlowError`'s code, or how it ended well
+    shown: str | None = text_column(nullable=True)  # what the browser was shown last, or where it was sent
+
+
+class InstallTally(Table, table=True):
+    """How often something happened within an hour that gets no install attempt of its own."""
+
+    __tablename__ = "install_tally"
+
+    hour: datetime = time_column(primary_key=True)
+    what: str = text_column(primary_key=True)  # `opened`, or an ending
+    count: int = column(BigInteger)
 
 
 class Uninstall(Table, table=True):

@@ -1,0 +1,122 @@
+"""What the partner's systems and the operator may read about install attempts."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+from sqlmodel import col, select
+
+from aircall_oauth.access.callers import Caller
+from aircall_oauth.errors import InstallAttemptNotFound
+from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.installations import InstallAttempt, InstallTally
+
+STEPS = (
+    *("made_at", "opened_at", "consented_at", "exchanged_at"),
+    *("identified_at", "connected_at", "claimed_at", "live_at"),
+)
+# Known of a company before an owner has claimed it; not for a key bound to the owner of the link.
+BEFORE_THE_CLAIM = ("installation_id", "company_id", "company_name")
+
+
+class InstallAttemptView(BaseModel):
+    """One install attempt. Each `…_at` is one step, in this order; null where it was not reached."""
+
+    id: str = Field(examples=["att_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    reference: str = Field(description="Shown on every page it ended on; what support asks for", examples=["7KQ2MXNP"])
+    step: str = Field(description="The last step that it reached", examples=["consented"])
+    ending: str | None = Field(
+        description="How it ended: `connected`; `unclaimed`, kept until its claim is used; `claimed`; or what went "
+        "wrong, as in the `error` of the way home. Null while it is under way, or where its admin just stopped.",
+        examples=["declined"],
+    )
+    shown: str | None = Field(
+        description="What the browser was shown last: `consent` (Aircall's page), `page:…`, or where it was sent: "
+        "`return_to:…`, `success_url`",
+        examples=["return_to:declined"],
+    )
+    owner: str | None = Field(description="The link's, or who claimed it", examples=["acme"])
+    link_id: str | None = Field(
+        description="Null for a flow without a link", examples=["lnk_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"]
+    )
+    installation_id: str | None = Field(examples=["ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
+    company_id: int | None = Field(
+        description="The Aircall company, with `company_name` and `installation_id`: an API key bound to an owner sees "
+        "them once the owner has claimed the installation",
+        examples=[70077],
+    )
+    company_name: str | None = Field(examples=["Northwind Demo Ltd"])
+    created_at: datetime = Field(description="When it was first recorded; `since` and `until` go by it")
+    made_at: datetime | None = Field(description="The link was made")
+    opened_at: datetime | None = Field(description="The browser opened it and was sent to Aircall")
+    consented_at: datetime | None = Field(description="It came back with a code")
+    exchanged_at: datetime | None = Field(description="Aircall gave a token for the code")
+    identified_at: datetime | None = Field(description="Aircall said whose it is")
+    connected_at: datetime | None = Field(description="The installation was saved")
+    claimed_at: datetime | None = Field(description="Its owner claimed it")
+    live_at: datetime | None = Field(description="Its webhook at Aircall was live")
+    ended_at: datetime | None
+
+
+class InstallAttemptList(BaseModel):
+    items: list[InstallAttemptView]
+    next: str | None = Field(description="The `cursor` of the next page; null at the end.")
+
+
+async def list_attempts(
+    resources: Resources,
+    key: Caller,
+    *,
+    owner: str | None = None,
+    link: str | None = None,
+    reference: str | None = None,
+    ending: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> InstallAttemptList:
+    """List attempts, newest first. An API key bound to an owner sees only that owner's."""
+    query = select(InstallAttempt).where(*key.sees(InstallAttempt))
+    equal = {"owner": owner, "link_id": link, "reference": reference, "ending": ending}
+    for name, value in equal.items():
+        if value is not None:
+            query = query.where(getattr(InstallAttempt, name) == value)
+    if since is not None:
+        query = query.where(col(InstallAttempt.created_at) >= since)
+    if until is not None:
+        query = query.where(col(InstallAttempt.created_at) < until)
+    if cursor is not None:
+        query = query.where(col(InstallAttempt.id) < cursor)
+    async with resources.database.session() as session:
+        rows = (await session.exec(query.order_by(col(InstallAttempt.id).desc()).limit(limit + 1))).all()
+    items = [_view(row, key) for row in rows[:limit]]
+    return InstallAttemptList(items=items, next=items[-1].id if len(rows) > limit else None)
+
+
+async def show_attempt(resources: Resources, key: Caller, id_or_reference: str) -> InstallAttemptView:
+    """Show one attempt; raises `InstallAttemptNotFound`."""
+    name = InstallAttempt.id if id_or_reference.startswith("att_") else InstallAttempt.reference
+    query = select(InstallAttempt).where(col(name) == id_or_reference, *key.sees(InstallAttempt))
+    async with resources.database.session() as session:
+        row = (await session.exec(query)).first()
+    if row is None:
+        raise InstallAttemptNotFound
+    return _view(row, key)
+
+
+async def tallies(resources: Resources, *, since: datetime) -> list[InstallTally]:
+    """Return the hourly counts of what has no row of its own, newest hour first."""
+    await resources.require_ready()
+    query = select(InstallTally).where(col(InstallTally.hour) >= since)
+    async with resources.database.session() as session:
+        return list((await session.exec(query.order_by(col(InstallTally.hour).desc(), col(InstallTally.what)))).all())
+
+
+def _view(row: InstallAttempt, key: Caller) -> InstallAttemptView:
+    fields: dict[str, Any] = row.model_dump()
+    if key.owner is not None and row.claimed_at is None:
+        # The company may have consented to a link that it was lured to: its owner has not said that it is theirs.
+        fields |= dict.fromkeys(BEFORE_THE_CLAIM)
+    reached = [step for step in STEPS if fields[step] is not None]
+    return InstallAttemptView(step=reached[-1].removesuffix("_at") if reached else "opened", **fields)
