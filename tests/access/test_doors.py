@@ -45,11 +45,11 @@ class Endless:
 async def test_a_misspelt_filter_is_refused_and_the_right_one_named(service: Service) -> None:
     ours, partner = await service.install(), await service.partner()
 
-    answer = await partner.get("/v1/events", params={"installation_id": ours})
+    answer = await partner.get("/v1/events", params={"installation_ids": ours})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert answer.json()["detail"] == (
-        "query.installation_id: there is no such parameter here; did you mean `installation`?"
+        "query.installation_ids: there is no such parameter here; did you mean `installation_id`?"
     )
 
 

@@ -146,7 +146,15 @@ def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None
 def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
     """Return no filter, and each filter set to what belongs to an owner."""
     names = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
-    filters = {"owner": of.owner, "installation": of.installation_id, "event_id": of.event_id, "after": "0"}
+    filters = {
+        "owner": of.owner,
+        "installation": of.installation_id,
+        "installation_id": of.installation_id,
+        "event_id": of.event_id,
+        "after": "0",
+        "order": "desc",
+        "since": "2020-01-01T00:00:00Z",
+    }
     if operation["operationId"] in CURSORS:
         filters["cursor"] = CURSORS[operation["operationId"]] + "0" * 32
     return [{}, *({name: value} for name, value in filters.items() if name in names)]

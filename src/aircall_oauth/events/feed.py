@@ -13,9 +13,10 @@ import msgspec
 from aircall_oauth.access import keys
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
-from aircall_oauth.events import notify
+from aircall_oauth.events import notify, spans
 from aircall_oauth.events.notify import Notifier
 from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
+from aircall_oauth.events.spans import EVER, Span
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import database_errors
@@ -30,7 +31,6 @@ WINDOWS = 20
 # A page that was searched for this long is returned as it is, so that no request holds a connection for long.
 LOOK_SECONDS = 1.0
 MOST_BYTES = 4 * 1024 * 1024
-HEAD = f"SELECT {epochs.END}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Wanted:
     limit: int
     filter: Filter
     epoch: str | None = None
+    span: Span = EVER
 
     def at(self, after: int, limit: int) -> "Wanted":
         """Return a copy that reads past another position."""
@@ -73,12 +74,15 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
     `after`, or had it only in an epoch that was lost.
     """
     conditions, values = replace(wanted.filter, bound_to=key.owner).sql(first=5)
+    received, moments = wanted.span.sql(first=5 + len(values))
+    conditions, values = f"{conditions} {received}".strip(), [*values, *moments]
     with database_errors():
         async with resources.database.driver_connection() as connection:
             enough_at = time.monotonic() + LOOK_SECONDS
-            head = await connection.fetchval(HEAD)
+            head = await connection.fetchval(spans.HEAD)
             epoch = await _refuse_unknown(connection, wanted, head)
-            end, rows, bytes_left = wanted.after, list[asyncpg.Record](), most_bytes
+            before, head = await spans.ends(connection, wanted.span) if moments else (0, head)
+            end, rows, bytes_left = max(wanted.after, before), list[asyncpg.Record](), most_bytes
             for _ in range(WINDOWS):
                 start, end = end, head if not conditions else min(head, end + WINDOW)
                 some = wanted.limit + 1 - len(rows)

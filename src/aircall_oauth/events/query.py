@@ -56,6 +56,22 @@ def next_events(conditions: str) -> str:
     """  # noqa: S608 - conditions are ours, values are bound
 
 
+def previous_events(conditions: str) -> str:
+    """Return the statement for the events past position $1 and below $2, newest first; bounded as `next_events` is.
+
+    No more than fit into $4 bytes, but one at least.
+    """
+    return f"""
+        SELECT {COLUMNS} FROM (
+            SELECT *, sum(octet_length(data)) OVER (ORDER BY position DESC) - octet_length(data) AS past
+            FROM (
+                SELECT * FROM event WHERE position > $1 AND position < $2 {conditions} ORDER BY position DESC LIMIT $3
+            ) AS previous
+        ) AS previous
+        WHERE past < $4 ORDER BY position DESC
+    """  # noqa: S608 - conditions are ours, values are bound
+
+
 def like(pattern: str) -> str:
     """Return an event type's pattern as SQL's LIKE takes it; `call.*` is every type that begins so."""
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

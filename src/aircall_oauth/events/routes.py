@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -11,13 +11,16 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.access.dependencies import EventsReader, ResourcesDep
+from aircall_oauth.access.parameters import ID, Moment
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.errors import InvalidRequest, PositionUnknown, TooManyStreams
-from aircall_oauth.events import feed
+from aircall_oauth.events import feed, newest
 from aircall_oauth.events.feed import Wanted
+from aircall_oauth.events.newest import Search
 from aircall_oauth.events.notify import Notifier
 from aircall_oauth.events.query import Filter
+from aircall_oauth.events.spans import Span
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
 
 api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
@@ -25,6 +28,7 @@ api = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
 LAST_POSITION = 2**63 - 1
 LONGEST_WAIT_SECONDS = 30
 MOST_TYPES = 100
+NOON, EVENING = "2026-01-01T12:00:00Z", "2026-01-01T18:00:00Z"
 RESTORED = PositionUnknown(resume_from=4711, newest=4800)
 STREAMED = 'id: 4711\ndata: {"id": "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8", "position": 4711, …}\n\n'
 
@@ -47,7 +51,10 @@ class EventView(BaseModel):
 
 class EventPage(BaseModel):
     events: list[EventView]
-    next: int = Field(description="The `after` of the next page", examples=[4711])
+    next: int = Field(
+        description="The `after` of the next page; newest first, its `before`",
+        examples=[4711],
+    )
     more: bool = Field(description="Whether there is more to read right now")
     epoch: str = Field(
         description="Which log this is: another one after a restore. Keep it with `next` and pass both",
@@ -76,21 +83,45 @@ def filters(
             examples=[["call.*"]],
         ),
     ] = [],  # noqa: B006 - the framework copies it
-    installation: Annotated[str | None, Query(pattern=r"^ins_[0-9a-f]{32}$")] = None,
+    installation_id: Annotated[str | None, Query(pattern=ID)] = None,
+    installation: Annotated[
+        str | None, Query(pattern=ID, deprecated=True, description="The old name of `installation_id`")
+    ] = None,
     owner: OwnerName = None,
 ) -> Filter:
-    """Read the filter from the query parameters; raises `InvalidRequest` for too many types."""
+    """Read the filter from the query parameters; raises `InvalidRequest` for too many types, or a filter twice."""
+    if installation_id is not None and installation is not None:
+        raise InvalidRequest("query.installation: is the old name of `installation_id`; give that one only")
+    chosen = installation_id or installation
     types = [*dict.fromkeys(pattern for given in type_ for pattern in given.split(",") if pattern)]
     if len(types) > MOST_TYPES:
         raise InvalidRequest(f"query.type: At most {MOST_TYPES} patterns, however they are separated")
     return Filter(
         types,
         owners=[] if owner is None else [owner],
-        installations=[] if installation is None else [installation],
+        installations=[] if chosen is None else [chosen],
     )
 
 
 Filters = Annotated[Filter, Depends(filters)]
+
+
+def span(
+    since: Annotated[Moment | None, Query(description="Received then or later", examples=[NOON])] = None,
+    until: Annotated[Moment | None, Query(description="Received before", examples=[EVENING])] = None,
+    occurred_since: Annotated[
+        Moment | None, Query(description="Happened then or later, as Aircall tells it", examples=[NOON])
+    ] = None,
+    occurred_until: Annotated[Moment | None, Query(description="Happened before", examples=[EVENING])] = None,
+) -> Span:
+    """Read the times from the query parameters; raises `InvalidRequest` for a span that ends before it begins."""
+    for name, begin, end in (("", since, until), ("occurred_", occurred_since, occurred_until)):
+        if begin is not None and end is not None and begin >= end:
+            raise InvalidRequest(f"query.{name}since: must be before `{name}until`")
+    return Span(since, until, occurred_since, occurred_until)
+
+
+Times = Annotated[Span, Depends(span)]
 
 
 def notifier_of(request: Request) -> Notifier:
@@ -115,7 +146,12 @@ async def list_events(
     resources: ResourcesDep,
     notifier: NotifierDep,
     wanted: Filters,
+    times: Times,
+    order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first, to look for something")] = "asc",
     after: After = 0,
+    before: Annotated[
+        int | None, Query(ge=0, le=LAST_POSITION, description="Newest first only: read below this position")
+    ] = None,
     epoch: Epoch = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Fewer come where they are large")] = 100,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for the first event")] = 0,
@@ -124,10 +160,32 @@ async def list_events(
 
     Keep `epoch` too and pass it with `after`: a log that was restored, and lacks what you have read, is answered
     409 `position_unknown` with `resume_from`. Without it only a log that is shorter than `after` is noticed.
+
+    With `order=desc` the newest event comes first, and `next` is the `before` of the next page. What is rare may lie
+    far back: then a page has fewer events than `limit`, or none, and `more` says whether to go on.
     """
-    asked = Wanted(after, limit, wanted, epoch)
+    _refuse_what_does_not_go_together(order, after, before, epoch, wait, times)
+    if order == "desc":
+        back = await newest.read_back(resources, key, Search(limit, wanted, times, before))
+        return Response(feed.as_json(back), media_type="application/json")
+    asked = Wanted(after, limit, wanted, epoch, times)
     page = await feed.wait_for_page(resources, key, asked, notifier=notifier, seconds=wait)
     return Response(feed.as_json(page), media_type="application/json")
+
+
+def _refuse_what_does_not_go_together(
+    order: str, after: int, before: int | None, epoch: str | None, wait: float, times: Span
+) -> None:
+    """Raise `InvalidRequest` for parameters that would say nothing, or something else than was meant."""
+    faults = (
+        (order == "desc" and after > 0, "query.after: newest first is read with `before`"),
+        (order == "desc" and epoch is not None, "query.epoch: goes with `after`; there is none with `order=desc`"),
+        (order == "desc" and wait > 0, "query.wait: newest first never waits; follow the log with `after`"),
+        (order == "asc" and before is not None, "query.before: goes with `order=desc`; in order, read with `after`"),
+        (wait > 0 and times.until is not None, "query.wait: there is nothing to wait for with `until`"),
+    )
+    if said := [fault for is_so, fault in faults if is_so]:
+        raise InvalidRequest("; ".join(said))
 
 
 @api.get(

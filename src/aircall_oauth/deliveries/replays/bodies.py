@@ -1,32 +1,13 @@
 """The bodies of the replays' endpoints."""
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from aircall_oauth.access.parameters import Moment
 from aircall_oauth.deliveries.bodies import Body, Installations, Owners, Position, Types
 from aircall_oauth.deliveries.replays.jobs import Window
 from aircall_oauth.events.query import Filter
-
-
-def _written_out(moment: object) -> object:
-    """A bare number is taken for seconds or milliseconds, whatever was meant, and what came in long ago comes again."""
-    if not isinstance(moment, str) or re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", moment) is None:
-        raise ValueError("must be written out, such as 2026-01-01T00:00:00Z")
-    return moment
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """As PostgreSQL is asked for it: near both ends of the calendar there is none of some zones' moments."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be within the years 1 to 9999 in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 
 
 class ReplayPast(Body):

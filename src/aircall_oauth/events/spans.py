@@ -1,0 +1,53 @@
+"""Spans of time in the log: when events were received, and when they happened."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from aircall_oauth.storage import epochs
+
+HEAD = f"SELECT {epochs.END}"
+# The primary key has both columns, so that one day's index is read at most.
+FIRST_SINCE = "SELECT position FROM event WHERE received_at >= $1 ORDER BY position LIMIT 1"
+LAST_BEFORE = "SELECT position FROM event WHERE received_at < $1 ORDER BY position DESC LIMIT 1"
+
+
+@dataclass(frozen=True)
+class Span:
+    """From the first moment on, and before the second; None leaves nothing out.
+
+    An event that Aircall gave no time happened in no span.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    occurred_since: datetime | None = None
+    occurred_until: datetime | None = None
+
+    def sql(self, *, first: int) -> tuple[str, list[Any]]:
+        """Return the conditions, and the values for their parameters, numbered from `first`."""
+        wanted = (
+            ("received_at >=", self.since),
+            ("received_at <", self.until),
+            ("occurred_at >=", self.occurred_since),
+            ("occurred_at <", self.occurred_until),
+        )
+        asked = [(condition, moment) for condition, moment in wanted if moment is not None]
+        conditions = [f"AND {condition} ${n}" for n, (condition, _) in enumerate(asked, start=first)]
+        return " ".join(conditions), [moment for _, moment in asked]
+
+
+EVER = Span()
+
+
+async def ends(connection: asyncpg.Connection, span: Span) -> tuple[int, int]:
+    """Return the positions that what was received in a span lies between: past the first, up to the second."""
+    before, last = 0, await connection.fetchval(HEAD)
+    if span.since is not None:
+        first = await connection.fetchval(FIRST_SINCE, span.since)
+        before = last if first is None else first - 1
+    if span.until is not None:
+        last = await connection.fetchval(LAST_BEFORE, span.until) or 0
+    return before, last
