@@ -8,10 +8,15 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader import memory, queue, tail
+from aircall_oauth.deliveries.reader.connections import Connections
+from aircall_oauth.deliveries.reader.queue import Item, Window
+from aircall_oauth.deliveries.reader.read_ahead import ReadAhead
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.events.query import Filter
+from aircall_oauth.storage.models.base import now
 from tests.support.receivers import LOOPBACK, Received, Receiver, answer_with, fill, raw_receiver, receiver, subscribe
 from tests.support.service import Service, run_service, settings_for, until
 
@@ -223,3 +228,28 @@ async def test_all_readers_together_hold_no_more_than_their_budget_and_none_star
 
     assert budget / 2 < most[0] < 2 * budget + many * 20_000
     assert to.count() == dict.fromkeys(range(60), many)
+
+
+async def test_events_that_were_set_aside_as_slow_still_count_as_held(service: Service) -> None:
+    """A destination that hangs gets one event more each second otherwise, and the worker holds them all."""
+    set_aside: dict[int, Item] = {}
+    budget = memory.Memory(1000)
+    ahead = ReadAhead(
+        Window(0),
+        Filter(),
+        Connections(service.resources.database),
+        tail=Tail(),
+        memory=budget,
+        at_once=64,
+        retried=set_aside,
+    )
+    assert ahead.may_read()
+
+    item = Item(Message("evt_1", "ins_1", "call.ended", b"x" * 1000), 1, now())
+    set_aside[item.position] = item
+    ahead.note_memory()
+    assert not ahead.may_read()
+
+    set_aside.clear()
+    ahead.note_memory()
+    assert ahead.may_read()

@@ -55,7 +55,8 @@ class ReadAhead:
     def may_read(self) -> bool:
         """Whether there may be more to read, and room for it."""
         few = len(self.window) <= (BATCHES - 1) * self._batch
-        return self.more and few and (self.room() > 0 or not len(self.window))
+        # With no room left, one event at a time; those that are set aside as slow are held, too.
+        return self.more and few and (self.room() > 0 or not self._held())
 
     def room(self) -> int:
         """How many more bytes of events may be held."""
@@ -81,12 +82,15 @@ class ReadAhead:
 
     def note_memory(self, *, asked_for: int = 0) -> None:
         """Tell the shared budget how much is held, and how much may come while other readers ask for room too."""
-        held = self.window.bytes + sum(item.bytes for item in self._retried.values())
-        self._memory.note(self, held + asked_for)
+        self._memory.note(self, self._held() + asked_for)
 
     def release(self) -> None:
         """Give the memory back to the shared budget: the reader has ended."""
         self._memory.leave(self)
+
+    def _held(self) -> int:
+        """How many bytes of events are in the window or retried."""
+        return self.window.bytes + sum(item.bytes for item in self._retried.values())
 
     async def _next_events(self) -> tuple[list[Item], int, bool]:
         after = self.window.read_to
