@@ -19,6 +19,7 @@ TIMEOUTS = ("SET lock_timeout = '300ms'", "SET statement_timeout = '10min'")
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 LONGEST_PAUSE_SECONDS = 5.0
 TELL_AGAIN_SECONDS = 15.0
+ASK_AGAIN_SECONDS = 0.2
 OLDEST_TRANSACTION = """
     SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int AS seconds
     FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
@@ -48,11 +49,18 @@ def run(connection: Connection) -> None:
 
 
 def _be_alone(connection: Connection) -> None:
-    """Wait for other processes' migrations to finish, without a lock timeout."""
-    lock = {"lock": locks.MIGRATION}
-    if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
-        _tell("Another migration is under way; waiting for it.")
-        connection.execute(text("SELECT pg_advisory_lock(:lock)"), lock)
+    """Wait for other processes' migrations to finish, without a lock timeout.
+
+    It asks again and again instead of waiting in a statement: an index that is built beside its table's writers waits
+    for every statement under way, so the other migration would wait for this one.
+    """
+    told = False
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": locks.MIGRATION}):
+        connection.rollback()
+        if not told:
+            _tell("Another migration is under way; waiting for it.")
+            told = True
+        time.sleep(ASK_AGAIN_SECONDS)
 
 
 def _migrate(connection: Connection) -> None:

@@ -18,6 +18,7 @@ CURSORS = {
     "list_subscriptions": "sub_",
     "list_replays": "rpl_",
     "list_install_attempts": "att_",
+    "list_audit": "1_aud_",
 }
 READING = {"GET", "HEAD", "OPTIONS"}
 
@@ -150,6 +151,7 @@ def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
         "owner": of.owner,
         "installation": of.installation_id,
         "installation_id": of.installation_id,
+        "subscription_id": of.subscription_id,
         "event_id": of.event_id,
         "after": "0",
         "order": "desc",

@@ -53,6 +53,7 @@ DOORS = {
     "GET /v1/subscriptions/{subscription_id}/attempts": "list_subscription_attempts",
     "GET /v1/subscriptions/{subscription_id}/dead": "list_dead_events",
     "POST /v1/subscriptions/{subscription_id}/dead/retry": "retry_dead_events",
+    "GET /v1/audit": "list_audit",
     "GET /livez": "livez",
     "GET /readyz": "readyz",
 }

@@ -3,10 +3,10 @@
 Rows are only ever added; the database refuses everything else (`docs/decisions/0008-the-audit-only-grows.md`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import func, text
 from sqlmodel import col, select
@@ -18,7 +18,7 @@ from aircall_oauth.storage.models.access import Audit
 from aircall_oauth.storage.models.base import new_id
 
 MINUTE = timedelta(minutes=1)
-COLUMNS = "id, actor, action, installation_id, request_id, address, outcome"
+COLUMNS = "id, actor, action, installation_id, request_id, address, outcome, owner"
 FORGET = """
     DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)
 """
@@ -39,6 +39,17 @@ class Action(StrEnum):
     API_KEY_CREATED = "api_key.created"
     API_KEY_REVOKED = "api_key.revoked"
     SECRETS_ROTATED = "secrets.rotated"
+    SUBSCRIPTION_CREATED = "subscription.created"
+    SUBSCRIPTION_CHANGED = "subscription.changed"
+    SUBSCRIPTION_PAUSED = "subscription.paused"
+    SUBSCRIPTION_RESUMED = "subscription.resumed"
+    SUBSCRIPTION_MOVED = "subscription.moved"  # its live reader was moved to another position
+    SUBSCRIPTION_SECRET_ROTATED = "subscription.secret_rotated"
+    SUBSCRIPTION_DEAD_RETRIED = "subscription.dead_retried"
+    SUBSCRIPTION_DELETED = "subscription.deleted"
+    REPLAY_STARTED = "replay.started"
+    REPLAY_STOPPED = "replay.stopped"
+    EVENT_RESENT = "event.resent"
 
 
 class Outcome(StrEnum):
@@ -66,9 +77,15 @@ async def record(
     action: Action,
     *,
     installation_id: str | None = None,
+    owner: str | None = None,
+    subscription_id: str | None = None,
+    details: dict[str, Any] | None = None,
     outcome: Outcome = Outcome.DONE,
 ) -> None:
-    """Add a row; it is kept if, and only if, the session's transaction commits."""
+    """Add a row; it is kept if, and only if, the session's transaction commits.
+
+    `owner` is the one that the action concerns: API keys bound to it see the row. `details` must hold no secret.
+    """
     session.add(
         Audit(
             id=new_id("aud"),
@@ -78,13 +95,16 @@ async def record(
             request_id=who.request_id,
             address=who.address,
             outcome=outcome,
+            owner=owner,
+            subscription_id=subscription_id,
+            details=details,
         )
     )
     await session.flush()
 
 
 def values(who: Who, action: Action, *, installation_id: str) -> tuple[str | None, ...]:
-    """Return a row's values for `COLUMNS`, for a statement that does more than adding the row."""
+    """Return a row's values for `COLUMNS` but for the owner, for a statement that does more than adding the row."""
     return new_id("aud"), who.actor, action, installation_id, who.request_id, who.address, Outcome.DONE
 
 
@@ -112,16 +132,6 @@ async def wait_after(
     )
     left: timedelta | None = (await connection.execute(wait)).scalar()
     return left
-
-
-async def rows(resources: Resources, *, installation_id: str | None = None, limit: int = 100) -> Sequence[Audit]:
-    """Return the newest rows, newest first."""
-    await resources.require_ready()
-    newest = select(Audit).order_by(col(Audit.at).desc(), col(Audit.id).desc()).limit(limit)
-    if installation_id is not None:
-        newest = newest.where(col(Audit.installation_id) == installation_id)
-    async with resources.database.session() as session:
-        return (await session.exec(newest)).all()
 
 
 async def forget_old(resources: Resources) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import or_
 from sqlmodel import col, select, update
@@ -52,7 +53,7 @@ async def create(
     )
     async with resources.database.session() as session:
         session.add(key)
-        await audit.record(session, OPERATOR, Action.API_KEY_CREATED)
+        await audit.record(session, OPERATOR, Action.API_KEY_CREATED, owner=owner, details=_details(key))
     return secret
 
 
@@ -94,12 +95,18 @@ async def revoke(resources: Resources, which: str) -> int:
         update(ApiKey)
         .where(or_(col(ApiKey.id) == which, col(ApiKey.name) == which), col(ApiKey.revoked_at).is_(None))
         .values(revoked_at=now())
+        .returning(ApiKey)
     )
     async with resources.database.session() as session:
-        revoked = (await session.exec(revocation)).rowcount
-        for _ in range(revoked):
-            await audit.record(session, OPERATOR, Action.API_KEY_REVOKED)
-        return revoked
+        revoked = (await session.exec(revocation)).scalars().all()
+        for key in revoked:
+            await audit.record(session, OPERATOR, Action.API_KEY_REVOKED, owner=key.owner, details=_details(key))
+        return len(revoked)
+
+
+def _details(key: ApiKey) -> dict[str, Any]:
+    """What the audit tells of a key that is created or revoked."""
+    return {"api_key_id": key.id, "name": key.name, "scopes": list(key.scopes)}
 
 
 async def withdraw(resources: Resources, secret: str) -> None:

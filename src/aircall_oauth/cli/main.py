@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aircall_oauth.cli import terminal
+from aircall_oauth.cli import audit, terminal
 from aircall_oauth.cli.backfill import backfill_app
 from aircall_oauth.cli.events import events_app
 from aircall_oauth.cli.installations import installations_app
@@ -37,6 +37,7 @@ app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(backfill_app, name="backfill")
 app.add_typer(events_app, name="events")
 app.add_typer(secrets_app, name="secrets")
+app.command("audit")(audit.show_audit)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
@@ -153,28 +154,6 @@ def examine(
         terminal.print_findings(findings)
     if any(finding.level == doctor.Level.PROBLEM for finding in findings):
         raise typer.Exit(1)
-
-
-@app.command("audit")
-def show_audit(
-    installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many lines.")] = 100,
-    as_json: AsJson = False,
-) -> None:
-    """Show who did what, when, from where: the newest lines, newest first."""
-    from aircall_oauth.access import audit
-
-    found = with_resources(lambda resources: audit.rows(resources, installation_id=installation, limit=limit))
-    if as_json:
-        terminal.print_json([line.model_dump(mode="json") for line in found])
-    else:
-        terminal.print_table(
-            ("at", "actor", "action", "outcome", "installation", "from", "request"),
-            (
-                (f"{a.at:%Y-%m-%d %H:%M:%S}", a.actor, a.action, a.outcome, a.installation_id, a.address, a.request_id)
-                for a in found
-            ),
-        )
 
 
 def _database_url(text: str) -> "SecretStr":

@@ -115,17 +115,26 @@ async def read_token(resources: Resources, key: Caller, installation_id: str, *,
         wait = await audit.wait_after(session, who, Action.TOKEN_READ, most=resources.settings.token_reads_per_minute)
         if wait is None:
             token = resources.vault.open(installation.token_sealed, SealedAt(TOKEN_COLUMN, installation.id))
-            await audit.record(session, who, Action.TOKEN_READ, installation_id=installation.id)
+            await audit.record(
+                session, who, Action.TOKEN_READ, installation_id=installation.id, owner=installation.owner
+            )
             return token
-        await _record_refusal(session, who, installation.id)
+        await _record_refusal(session, who, installation)
     logger.error("too many token reads", alarm=True, actor=who.actor, address=who.address)
     raise TooManyTokenReads(max(1, ceil(min(wait, audit.MINUTE).total_seconds())))
 
 
-async def _record_refusal(session: AsyncSession, who: Who, installation_id: str) -> None:
+async def _record_refusal(session: AsyncSession, who: Who, installation: Installation) -> None:
     """Record a refused reading in the audit, once a minute: a flood of refused reads must not flood it."""
     if await audit.wait_after(session, who, Action.TOKEN_READ, most=1, outcome=Outcome.REFUSED) is None:
-        await audit.record(session, who, Action.TOKEN_READ, installation_id=installation_id, outcome=Outcome.REFUSED)
+        await audit.record(
+            session,
+            who,
+            Action.TOKEN_READ,
+            installation_id=installation.id,
+            owner=installation.owner,
+            outcome=Outcome.REFUSED,
+        )
 
 
 def _visible_to(key: Caller) -> Select[Any]:

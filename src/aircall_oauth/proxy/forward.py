@@ -33,7 +33,8 @@ UNAUTHORIZED = "Aircall no longer accepts this installation's token: its custome
 # would cost a caller as much as all of them. Does not wait for the disk where $3 (the method only reads) is true.
 ADMIT = f"""
     WITH installed AS MATERIALIZED (
-        SELECT status, company_id, token_sealed FROM installation WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
+        SELECT status, company_id, token_sealed, owner FROM installation
+        WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
     ), active AS MATERIALIZED (
         SELECT company_id FROM installed
         WHERE status = '{InstallationStatus.ACTIVE}'
@@ -41,7 +42,8 @@ ADMIT = f"""
     ), drawn AS (
         {budget.drawing("active", calls="1")} {budget.within(calls="1", allowed="$4")}
     ), told AS (
-        INSERT INTO audit ({audit.COLUMNS}) SELECT $5, $6, $7, $8, $9, $10, $11 FROM drawn
+        INSERT INTO audit ({audit.COLUMNS})
+        SELECT $5, $6, $7, $8, $9, $10, $11, (SELECT owner FROM installed) FROM drawn
     )
     SELECT status, company_id, token_sealed, EXISTS (SELECT FROM drawn) AS drawn FROM installed
 """  # noqa: S608 - pieces are ours, values are bound

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from aircall_oauth import __version__
+from aircall_oauth.access import routes as access
 from aircall_oauth.access.problems import Problem
 from aircall_oauth.deliveries import documentation
 from aircall_oauth.deliveries import routes as deliveries
@@ -36,6 +37,7 @@ ROUTERS = (
     replays.api,
     replays.of_events,
     proxy.api,
+    access.api,
     health.router,
 )
 TITLE = "aircall-oauth"
@@ -52,6 +54,7 @@ TAGS = {
     "Events": "For the partner's systems: the log.",
     "Subscriptions": "For the partner's systems: events delivered to them.",
     "Aircall": "For the partner's systems: the Aircall Public API, asked as an installation.",
+    "Audit": "For the partner's systems: who did what, when, from where.",
     "Operations": "For the platform.",
 }
 

@@ -71,7 +71,13 @@ async def _end(resources: Resources, key: Caller, who: Who, installation_id: str
         if installation.status == InstallationStatus.REMOVED:
             await commit_durably(session)
             return None
-        await audit.record(session, who, Action.INSTALLATION_DISCONNECTED, installation_id=installation.id)
+        await audit.record(
+            session,
+            who,
+            Action.INSTALLATION_DISCONNECTED,
+            installation_id=installation.id,
+            owner=installation.owner,
+        )
         farewell_id = await begin_farewell(resources, session, installation, reason="disconnected")
     logger.info("installation disconnected", installation_id=installation_id, actor=who.actor)
     return farewell_id

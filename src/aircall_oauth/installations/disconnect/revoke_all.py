@@ -97,7 +97,9 @@ async def _end_some(resources: Resources) -> list[tuple[Installation, str | None
     async with resources.database.session() as session:
         installations = (await session.exec(lifecycle.for_change(some))).all()
         for installation in installations:
-            await audit.record(session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id)
+            await audit.record(
+                session, OPERATOR, Action.ALL_REVOKED, installation_id=installation.id, owner=installation.owner
+            )
         return [
             (installation, await begin_farewell(resources, session, installation, reason="revoked"))
             for installation in installations

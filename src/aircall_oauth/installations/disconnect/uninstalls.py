@@ -100,6 +100,8 @@ async def _end(resources: Resources, installation: Installation) -> None:
     async with resources.database.session() as session:
         still = (await session.exec(lifecycle.for_change(same))).first()
         if still is not None:
-            await audit.record(session, SERVICE, Action.INSTALLATION_DISCONNECTED, installation_id=still.id)
+            await audit.record(
+                session, SERVICE, Action.INSTALLATION_DISCONNECTED, installation_id=still.id, owner=still.owner
+            )
             await lifecycle.remove(session, still, reason="uninstalled")
             logger.info("installation uninstalled", installation_id=still.id)

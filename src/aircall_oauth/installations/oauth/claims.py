@@ -131,7 +131,16 @@ async def _claim(resources: Resources, who: Who, code: SecretStr, owner: str) ->
             return _claimed_before(found, installation, owner), True
         refusal = _refusal(found, installation, owner)
         outcome = Outcome.DONE if refusal is None else Outcome.REFUSED
-        await audit.record(session, who, Action.INSTALLATION_CLAIMED, installation_id=installation.id, outcome=outcome)
+        # A refusal concerns the owner that has the installation, or that it waits for: not the one that asked.
+        concerned = owner if refusal is None else installation.owner or found.owner
+        await audit.record(
+            session,
+            who,
+            Action.INSTALLATION_CLAIMED,
+            installation_id=installation.id,
+            owner=concerned,
+            outcome=outcome,
+        )
         if refusal is None:
             await _hand_over(resources, session, found, installation, owner)
     if refusal is not None:

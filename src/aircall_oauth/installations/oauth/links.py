@@ -64,7 +64,8 @@ async def make_link(
     home = return_to or default_return(resources.settings.return_urls)
     async with resources.database.session() as session:
         link, attempt_id, reference = await _new_link(session, resources.vault, Link(None, owner, expires_at, home))
-        await audit.record(session, who, Action.INSTALL_LINK_MADE)
+        details = {"link_id": link.id, "attempt": reference}
+        await audit.record(session, who, Action.INSTALL_LINK_MADE, owner=owner, details=details)
     sealed = resources.vault.seal_message(msgspec.json.encode(link), PURPOSE)
     door = f"{resources.settings.public_url}/aircall/oauth/install"
     url = f"{door}?{urlencode({'link': sealed})}"

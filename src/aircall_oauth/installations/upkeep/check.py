@@ -101,7 +101,9 @@ async def _load(resources: Resources, key: Caller, who: Who, installation_id: st
             raise InstallationNotFound
         if installation.status not in schedule.KEPT_UP:
             raise InstallationNotActive
-        await audit.record(session, who, Action.INSTALLATION_CHECKED, installation_id=installation.id)
+        await audit.record(
+            session, who, Action.INSTALLATION_CHECKED, installation_id=installation.id, owner=installation.owner
+        )
     return installation
 
 

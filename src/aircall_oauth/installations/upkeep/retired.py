@@ -43,7 +43,9 @@ async def replace_webhook(resources: Resources, who: Who, installation_id: str) 
             raise InstallationNotFound
         if installation.status != InstallationStatus.ACTIVE:
             raise InstallationNotActive
-        await audit.record(session, who, Action.WEBHOOK_ROTATED, installation_id=installation_id)
+        await audit.record(
+            session, who, Action.WEBHOOK_ROTATED, installation_id=installation_id, owner=installation.owner
+        )
         wanted = update(Webhook).where(col(Webhook.installation_id) == installation_id)
         await session.exec(wanted.values(rotation_wanted=True, due_at=func.now()))
     await schedule.ensure_webhook(resources, installation_id)

@@ -3,6 +3,7 @@
 import secrets
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from aircall_oauth.storage.models.base import Table, column, text_column, time_column
 
@@ -25,6 +27,7 @@ class Scope(StrEnum):
     EVENTS_READ = "events:read"
     SUBSCRIPTIONS_READ = "subscriptions:read"
     SUBSCRIPTIONS_WRITE = "subscriptions:write"
+    AUDIT_READ = "audit:read"
     SUBSCRIPTIONS_BROKERS = "subscriptions:brokers"  # without it a key bound to an owner makes HTTP destinations only
 
 
@@ -69,6 +72,14 @@ class Audit(Table, table=True):
         Index("ix_audit_installation_id_at", "installation_id", "at"),
         Index("ix_audit_actor_at", "actor", "at"),
         Index("ix_audit_at", "at"),
+        Index("ix_audit_action_at", "action", "at"),
+        Index("ix_audit_owner_at", "owner", "at", postgresql_where=text("owner IS NOT NULL")),
+        Index(
+            "ix_audit_subscription_id_at",
+            "subscription_id",
+            "at",
+            postgresql_where=text("subscription_id IS NOT NULL"),
+        ),
     )
 
     id: str = text_column(primary_key=True)
@@ -79,3 +90,6 @@ class Audit(Table, table=True):
     request_id: str | None = text_column(nullable=True)
     address: str = text_column(server_default=text("'-'"))
     outcome: str = text_column(server_default=text("'done'"))
+    owner: str | None = text_column(nullable=True)  # whose installation or subscription it concerned, at that time
+    subscription_id: str | None = text_column(nullable=True)
+    details: dict[str, Any] | None = column(JSONB(none_as_null=True), nullable=True)
