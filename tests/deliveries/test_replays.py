@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.replays import jobs, runner
@@ -280,6 +281,20 @@ async def test_only_so_many_replays_of_a_subscription_wait(service: Service) -> 
     refused = await replay(partner, **body)
 
     assert (refused.status_code, "10 replays under way" in refused.json()["detail"]) == (422, True)
+
+
+async def test_the_newest_replays_are_kept(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "FORGET", text(str(jobs.FORGET).replace("OFFSET 500", "OFFSET 2")))
+    partner = await subscribe(service, "https://203.0.114.7/hook")
+    ids = []
+    for _ in range(4):
+        started = (await replay(partner, **{"from": 0, "to": 5}, everything=True)).json()
+        ids.append(started["id"])
+        await partner.client.post(f"/v1/subscriptions/{partner.id}/replays/{started['id']}/stop")
+
+    listed = (await partner.client.get(f"/v1/subscriptions/{partner.id}/replays")).json()["items"]
+
+    assert [each["id"] for each in listed] == ids[:1:-1]
 
 
 async def test_one_event_is_sent_again(service: Service) -> None:

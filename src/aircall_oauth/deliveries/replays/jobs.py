@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 from pydantic import BaseModel, Field
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
@@ -22,11 +22,17 @@ from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscr
 # More would take days beside the live reader, and is what moving the reader is for.
 MOST_EVENTS = 1_000_000
 MOST_UNDER_WAY = 10  # of one subscription
+KEPT = 500  # of one subscription
 
 HEAD = """
     SELECT greatest((SELECT max(position) FROM event), (SELECT max(dropped_to) FROM log_start), 0),
            coalesce((SELECT max(dropped_to) FROM log_start), 0)
 """
+FORGET = text(f"""
+    DELETE FROM replay WHERE subscription_id = :subscription_id AND status <> '{ReplayStatus.RUNNING}' AND id <= (
+        SELECT id FROM replay WHERE subscription_id = :subscription_id ORDER BY id DESC OFFSET {KEPT} LIMIT 1
+    )
+""")
 FIRST_SINCE = "SELECT position FROM event WHERE received_at >= $1 ORDER BY position LIMIT 1"
 LAST_BEFORE = "SELECT position FROM event WHERE received_at < $1 ORDER BY position DESC LIMIT 1"
 
@@ -96,7 +102,10 @@ async def preview(
 async def start(
     resources: Resources, key: Caller, subscription_id: str, window: Window, wanted: Filter, *, per_second: int
 ) -> ReplayView:
-    """Start a replay; a worker takes it up within seconds. Raises what `preview` raises."""
+    """Start a replay; a worker takes it up within seconds. Raises what `preview` raises.
+
+    The newest 500 replays of a subscription are kept.
+    """
     counted = await preview(resources, key, subscription_id, window, wanted)
     replay = Replay(
         id=new_id("rpl"),
@@ -125,6 +134,7 @@ async def start(
             raise InvalidRequest(f"The subscription has {MOST_UNDER_WAY} replays under way. Stop one, or wait.")
         session.add(replay)
         await session.flush()
+        await (await session.connection()).execute(FORGET, {"subscription_id": subscription_id})
         return _view(replay)
 
 
@@ -223,7 +233,8 @@ async def _count(
 async def _positions(connection: asyncpg.Connection, window: Window) -> tuple[int, int]:
     """The window's ends as positions that the log has now: what comes in later is not part of it."""
     head, dropped_to = await connection.fetchrow(HEAD)
-    if window.first is not None and window.first <= dropped_to:
+    # 0 is the beginning of what is kept, as it is for readers of the log.
+    if window.first and window.first <= dropped_to:
         raise PositionGone(dropped_to)
     first = max(window.first or 0, dropped_to + 1)
     last = head if window.last is None else min(window.last, head)

@@ -75,7 +75,7 @@ async def list_replays(
     cursor: Annotated[str | None, Query(pattern=REPLAY, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ReplayList:
-    """Replays of a subscription and how far each is, newest first. They are kept as long as the subscription."""
+    """Replays of a subscription and how far each is, newest first. The newest 500 are kept."""
     return await jobs.list_of(resources, key, subscription_id, cursor=cursor, limit=limit)
 
 
