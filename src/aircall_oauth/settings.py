@@ -1,4 +1,7 @@
-"""The settings: environment variables and mounted files, checked at start. All problems are named, no value is."""
+"""The settings: environment variables and mounted files, checked at start.
+
+Every problem is reported at once, with the setting's name but without its value, which may be a secret.
+"""
 
 import base64
 import binascii
@@ -21,17 +24,19 @@ PREFIX = "AIRCALL_OAUTH_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 KEY_BYTES = 32
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
-# A host of a database URL: a name or number, [IPv6], or a socket's folder as %2Fvar%2Frun.
+# One host of a database URL, with or without a port: a name, an IPv4 address, an IPv6 address in brackets, or a Unix
+# socket's folder as %2Fvar%2Frun.
 HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@\s]+)(:[0-9]{1,5})?")
 DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def _comma_list(value: Any) -> Any:
+def _split_commas(value: Any) -> Any:
+    """Split a text at its commas, without empty parts and white space; leave any other value as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _web_url(value: str) -> str:
-    """Require an `https` URL; `http` is for this machine only, so that no token crosses a network in clear."""
+    """Require an `https` URL, or an `http` URL of this machine, so that no token crosses a network unencrypted."""
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
@@ -47,6 +52,7 @@ def _web_url(value: str) -> str:
 
 
 def _base_url(value: str) -> str:
+    """Require a web URL without a query, to which paths can be added; returns it without a slash at its end."""
     if "?" in _web_url(value):
         raise ValueError("must not carry a ?query")
     return value.rstrip("/")
@@ -59,10 +65,10 @@ def read_database_url(value: SecretStr) -> SecretStr:
         raise ValueError("must begin with postgresql://, postgres:// or postgresql+asyncpg://")
     credentials_and_hosts = re.split(r"[/?#]", rest, maxsplit=1)[0]
     hosts = credentials_and_hosts.rpartition("@")[2]
-    # Where a password holds a `/` or `?`, the address seems to end there, and an @ follows later.
+    # A password with an unescaped `/` or `?` seems to end the host there. Its sign is an @ further on.
     cut_short = hosts and "@" not in credentials_and_hosts and "@" in rest
-    odd = "#" in rest or credentials_and_hosts.count("@") > 1 or "[" in credentials_and_hosts.removesuffix(hosts)
-    if odd or cut_short:
+    unescaped = "#" in rest or credentials_and_hosts.count("@") > 1 or "[" in credentials_and_hosts.removesuffix(hosts)
+    if unescaped or cut_short:
         raise ValueError("is not an address; a password's @ / # ? [ are written as %40 %2F %23 %3F %5B")
     if hosts and not all(HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
         raise ValueError("is not an address: host:port, or several of them separated by commas")
@@ -71,6 +77,7 @@ def read_database_url(value: SecretStr) -> SecretStr:
 
 
 def _decoded_key(text: str) -> bytes:
+    """Return the 32 bytes of a base64 text; raises `ValueError`."""
     try:
         key = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -80,12 +87,13 @@ def _decoded_key(text: str) -> bytes:
     return key
 
 
-def _fingerprint_key(value: SecretStr) -> SecretStr:
+def _require_key(value: SecretStr) -> SecretStr:
     _decoded_key(value.get_secret_value())
     return value
 
 
-def _secret_keys(value: SecretStr) -> SecretStr:
+def _require_secret_keys(value: SecretStr) -> SecretStr:
+    """Require `id:key` entries, separated by commas, each with an id of its own."""
     seen: set[str] = set()
     for number, entry in enumerate(value.get_secret_value().split(","), start=1):
         key_id, separator, text = entry.strip().partition(":")
@@ -109,11 +117,12 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
 
 
-def _drain(value: Any) -> Any:
+def _parse_drain(value: Any) -> Any:
+    """Parse a duration, or `0s`; leave a value that is not a text as it is."""
     return timedelta(0) if value == "0s" else parse_duration(value) if isinstance(value, str) else value
 
 
-def _thirty_days_at_least(length: timedelta) -> timedelta:
+def _require_thirty_days(length: timedelta) -> timedelta:
     if length < timedelta(days=30):
         raise ValueError("must be 30d or more")
     return length
@@ -159,25 +168,29 @@ NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
 
 
 class Settings(BaseSettings):
-    """The service's settings. The table in `docs/operations.md` is made of these fields."""
+    """The service's settings.
+
+    `python -m aircall_oauth.cli.reference --write` writes these fields to `docs/operations.md` and `.env.example`.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
 
     client_id: str = Field(min_length=1, description="OAuth client id, from Aircall")
     client_secret: NonEmptySecret = Field(description="OAuth client secret, from Aircall")
     public_url: BaseUrl = Field(
-        description="our address as browsers and Aircall see it; the redirect URI is "
+        description="our address as browsers and Aircall see it (`<it>`); the redirect URI is "
         "`<it>/aircall/oauth/callback`, the webhook URL `<it>/aircall/webhook`"
     )
     database_url: Annotated[SecretStr, AfterValidator(read_database_url)] = Field(
         description="PostgreSQL 15 or newer: a libpq URL, with the parameters that "
         "[the database's address](#the-databases-address) lists"
     )
-    secret_keys: Annotated[SecretStr, AfterValidator(_secret_keys)] = Field(
-        description="`id:base64(32 bytes)[,id:…]`: the first seals, all open"
+    secret_keys: Annotated[SecretStr, AfterValidator(_require_secret_keys)] = Field(
+        description="`id:base64(32 bytes)[,id:…]`: the first key seals new secrets, the others only open those that "
+        "they sealed before"
     )
-    fingerprint_key: Annotated[SecretStr, AfterValidator(_fingerprint_key)] = Field(
-        description="base64 of 32 bytes: recognises API keys and webhook tokens"
+    fingerprint_key: Annotated[SecretStr, AfterValidator(_require_key)] = Field(
+        description="base64 of 32 bytes: the key of the fingerprints that recognise API keys and webhook tokens"
     )
     authorize_url: WebUrl = Field(
         "https://dashboard-v2.aircall.io/oauth/authorize", description="Aircall's consent page"
@@ -185,15 +198,15 @@ class Settings(BaseSettings):
     api_url: BaseUrl = Field("https://api.aircall.io/v1", description="Aircall's Public API")
     aircall_proxy: Proxy = Field(
         SecretStr(""),
-        description="`http://[user:password@]host:port`: the proxy that everything to Aircall goes through, by "
-        "`CONNECT`; empty = none. `HTTPS_PROXY` and its like are ignored",
+        description="`http://[user:password@]host:port`: the proxy for all requests to Aircall, by `CONNECT`; empty = "
+        "none. `HTTPS_PROXY` and similar variables are ignored",
     )
     success_url: OptionalWebUrl = Field(
         "https://dashboard-v2.aircall.io/oauth/success",
-        description="where the browser ends without a `return_to`; empty = our own page",
+        description="where the browser is sent after a flow without a `return_to`; empty = to our own page",
     )
-    return_urls: Annotated[list[WebUrl], NoDecode, BeforeValidator(_comma_list)] = Field(
-        [], description="allow-list for `return_to`: exact matches, separated by commas"
+    return_urls: Annotated[list[WebUrl], NoDecode, BeforeValidator(_split_commas)] = Field(
+        [], description="the URLs that `return_to` may be, separated by commas; they must match exactly"
     )
     claim: Literal["optional", "required"] = Field(
         "optional", description="`required`: an installation stays `unclaimed` until its owner claims it"
@@ -207,7 +220,7 @@ class Settings(BaseSettings):
         "aircall-oauth", min_length=1, max_length=100, description="`custom_name` of the webhooks we create"
     )
     webhook_events: Annotated[
-        list[Annotated[str, AfterValidator(_event_name)]], NoDecode, BeforeValidator(_comma_list)
+        list[Annotated[str, AfterValidator(_event_name)]], NoDecode, BeforeValidator(_split_commas)
     ] = Field(
         [],
         description="event names, separated by commas; empty = all. `integration.deleted` is always added",
@@ -216,50 +229,64 @@ class Settings(BaseSettings):
         timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
     ] = Field(timedelta(days=30), description="how long events are kept (`30d`, `12h`, …)")
     allowed_private_ranges: Annotated[
-        list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_comma_list)
-    ] = Field([], description="networks (CIDR) a delivery's destination may lie in besides the public ones")
+        list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_split_commas)
+    ] = Field(
+        [],
+        description="private networks (CIDR) that deliveries may go to besides public addresses, separated by commas",
+    )
     destination_ports: Annotated[
-        list[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_comma_list)
-    ] = Field([], description="ports a delivery's HTTP destination may have, separated by commas; empty = any")
-    max_subscriptions: int = Field(2000, ge=1, le=100_000, description="subscriptions there may be in all")
+        list[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_split_commas)
+    ] = Field([], description="ports that deliveries by HTTP may go to, separated by commas; empty = any")
+    max_subscriptions: int = Field(2000, ge=1, le=100_000, description="the most subscriptions there may be in all")
     max_subscriptions_per_owner: int = Field(
-        100, ge=1, le=100_000, description="subscriptions there may be for exactly one owner"
+        100, ge=1, le=100_000, description="the most subscriptions there may be for exactly one owner"
     )
     deliveries_proxy: Proxy = Field(
         SecretStr(""),
-        description="the same for deliveries by HTTP outside of the `…_ALLOWED_PRIVATE_RANGES`; it is asked for the "
-        "address that was judged",
+        description="`http://[user:password@]host:port`: the proxy for deliveries by HTTP to addresses outside "
+        "`…_ALLOWED_PRIVATE_RANGES`; empty = none. It is asked for the IP address that was checked, not for the name",
     )
-    deliveries_at_once: int = Field(64, ge=1, le=1000, description="deliveries under way for one subscription")
-    aircall_rate_per_minute: int = Field(60, ge=1, le=100_000, description="budget per Aircall company")
+    deliveries_at_once: int = Field(
+        64, ge=1, le=1000, description="the most deliveries at one time for one subscription"
+    )
+    aircall_rate_per_minute: int = Field(
+        60, ge=1, le=100_000, description="the most requests to Aircall in a minute for one Aircall company"
+    )
     metrics_port: int = Field(
-        9090, ge=0, le=65535, description="port of `/metrics`, and of the probes of a worker; 0 = off"
+        9090, ge=0, le=65535, description="port of `/metrics`, `/livez` and `/readyz` in every process; 0 = off"
     )
     metrics_host: Annotated[str, AfterValidator(_address)] = Field(
         "127.0.0.1",
-        description="the address that `/metrics` listens on; `*` = every one, where a scraper comes from elsewhere",
+        description="IP address of this machine that the metrics port listens on; `*` = all of them, for a scraper on "
+        "another machine",
     )
     traces: bool = Field(
         False,
-        description="export traces with OpenTelemetry (needs the extra `otel`); where to is said by "
-        "`OTEL_EXPORTER_OTLP_ENDPOINT`",
+        description="export traces with OpenTelemetry (needs the extra `otel`); `OTEL_EXPORTER_OTLP_ENDPOINT` says "
+        "where to",
     )
-    drain: Annotated[timedelta, BeforeValidator(_drain)] = Field(
+    drain: Annotated[timedelta, BeforeValidator(_parse_drain)] = Field(
         timedelta(seconds=5),
         le=timedelta(minutes=5),
-        description="how long `serve` goes on after SIGTERM while `/readyz` says 503; `0s` = not at all",
+        description="how long `serve` goes on serving after SIGTERM, while `/readyz` answers 503; `0s` = not at all",
     )
-    backfill: bool = Field(True, description="ask Aircall for the calls that ended while they could not be received")
+    backfill: bool = Field(
+        True, description="ask Aircall for the calls that ended while their events could not be received"
+    )
     token_reads_per_minute: int = Field(
         60, ge=1, le=100_000, description="how many raw tokens one API key may read in a minute, over all replicas"
     )
     audit_retention: Annotated[
         timedelta,
         BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
-        AfterValidator(_thirty_days_at_least),
-    ] = Field(timedelta(days=400), description="how long the audit is kept; `30d` at least")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of our own lines")
-    log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text")
+        AfterValidator(_require_thirty_days),
+    ] = Field(timedelta(days=400), description="how long entries of the audit are kept; `30d` at least")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the lowest level of our own log lines that is written"
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`json`: one JSON object on each line; `console`: text for people"
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -280,12 +307,12 @@ class Settings(BaseSettings):
         return self.public_url.startswith("https://")
 
     @property
-    def tells_hsts(self) -> bool:
+    def sends_hsts(self) -> bool:
         return self.hsts and self.public_url.startswith("https://")
 
     @property
     def sealing_keys(self) -> dict[str, bytes]:
-        """Return the keys by id, in order: the first one seals, all of them open."""
+        """The keys by id, in the order of the setting: the first one seals, each opens what it has sealed."""
         entries = (entry.strip().split(":", 1) for entry in self.secret_keys.get_secret_value().split(","))
         return {key_id: _decoded_key(text) for key_id, text in entries}
 
@@ -297,16 +324,19 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments, then the environment; never a `.env` file that happens to be there."""
+        """Take values from arguments, then from the environment; never from a `.env` file that happens to be there."""
         return (named["init_settings"], named["env_settings"])
 
     @classmethod
     def load(cls) -> Self:
-        """Read the settings of this process; raises `SettingsInvalid`, which names every problem."""
+        """Read this process's settings, from its environment and its mounted files; raises `SettingsInvalid`.
+
+        The error names every problem. A variable of the environment counts before a file of the same name.
+        """
         mounted, problems = _mounted_files()
         problems += _unknown_names([*os.environ, *mounted])
         try:
-            settings = cls(**_behind_the_environment(mounted))
+            settings = cls(**_fields_of(mounted))
         except ValidationError as error:
             problems += [_problem(dict(e)) for e in error.errors(include_url=False)]
         if problems:
@@ -315,13 +345,15 @@ class Settings(BaseSettings):
 
 
 def environment_name(field: str) -> str:
+    """Return the name of a setting's environment variable."""
     return f"{PREFIX}{field.upper()}"
 
 
 def _mounted_files() -> tuple[dict[str, str | None], list[str]]:
-    """Read the files of the secrets folder that have our prefix, None for one that is no readable text; and problems.
+    """Return the text of each file in the secrets folder whose name has our prefix, by name, and a list of problems.
 
-    docs/decisions/0086 says why pydantic-settings' own source does not do.
+    The text is None if the file can't be read or is not UTF-8. docs/decisions/0086 says why the source of
+    pydantic-settings itself is not used.
     """
     named = os.environ.get(SECRETS_DIR)
     if not named:
@@ -339,13 +371,14 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def _behind_the_environment(mounted: dict[str, str | None]) -> dict[str, Any]:
-    said = {name.upper() for name in os.environ}
+def _fields_of(mounted: dict[str, str | None]) -> dict[str, Any]:
+    """Return the mounted texts by field of `Settings`, without those that the environment sets too."""
+    in_environment = {name.upper() for name in os.environ}
     fields = {name.upper().removeprefix(PREFIX).lower(): text for name, text in mounted.items()}
     return {
         name: text
         for name, text in fields.items()
-        if name in Settings.model_fields and environment_name(name) not in said
+        if name in Settings.model_fields and environment_name(name) not in in_environment
     }
 
 
@@ -361,6 +394,7 @@ def _unknown_names(names: Iterable[str]) -> list[str]:
 
 
 def _problem(error: dict[str, Any]) -> str:
+    """Return one of pydantic's errors as a line for the operator, without the setting's value."""
     name = environment_name(str(error["loc"][0]))
     match error["type"]:
         case "missing":

@@ -1,8 +1,8 @@
 """The client for Aircall's Public API that the service itself uses.
 
-Every request has a deadline, reads at most 1 MiB (8 MiB of a list of phone calls) and follows no redirect. One that
-does not succeed raises `AircallRefused` (do not repeat) or `AircallUnavailable` (may be repeated). Only requests that
-do no more when they arrive twice are repeated here.
+Every request ends within 15 seconds, reads at most 1 MiB of the answer (8 MiB of a list of phone calls) and follows no
+redirect. A request that does not succeed raises `AircallRefused` (do not repeat it) or `AircallUnavailable` (it may be
+repeated). The client itself repeats a request only if it is idempotent, or if Aircall never got it or did not take it.
 """
 
 import asyncio
@@ -48,22 +48,22 @@ WEBHOOKS_PER_PAGE = 50
 MAX_PAGES = 20
 # Errors of `POST /oauth/token` that are about our app and not about the code.
 APP_REFUSED = {"invalid_client", "unauthorized_client"}
-NO_CODE = "no-code"
+MADE_UP_CODE = "no-code"
 
 
 @dataclass
 class Sent:
-    """The number of requests sent to Aircall, repeats included."""
+    """Counts the requests sent to Aircall, each repeat too, but not those for which no connection could be made."""
 
     requests: int = 0
 
 
-_sent = ContextVar("sent", default=Sent())  # noqa: B039 - shared where no block counts
+_sent = ContextVar("sent", default=Sent())  # noqa: B039 - outside of `counted` blocks, nobody reads the shared count
 
 
 @contextmanager
 def counted() -> Iterator[Sent]:
-    """Count what is sent to Aircall while the block runs, in this task and those it starts."""
+    """Yield a count of the requests that are sent to Aircall in the block, by this task and the tasks it starts."""
     sent = Sent()
     before = _sent.set(sent)
     try:
@@ -73,7 +73,10 @@ def counted() -> Iterator[Sent]:
 
 
 class Aircall:
-    """Aircall's Public API, asked with our app's credentials. Opened and closed with the process."""
+    """Sends requests to Aircall's Public API: with an installation's token, or with our app's own credentials.
+
+    One client serves the whole process. It keeps connections open until `close`.
+    """
 
     def __init__(
         self,
@@ -106,8 +109,8 @@ class Aircall:
     async def exchange_code(self, code: SecretStr, *, verifier: str | None = None) -> SecretStr:
         """Turn an authorization code into the permanent access token.
 
-        A code works once, so the request is repeated only where no connection was made, or where Aircall says that it
-        did not take the request (408, 425). The body has the five fields of Aircall's tutorial
+        A code works once, so the request is repeated only if no connection was made, or if Aircall answers that it did
+        not take the request (408, 425). The body has the five fields of Aircall's tutorial
         (developer.aircall.io/tutorials/how-aircall-oauth-flow-works, step 5).
         """
         body = {
@@ -127,7 +130,7 @@ class Aircall:
     async def identify(self, token: SecretStr) -> Identity:
         """Return the company and the integration that a token belongs to.
 
-        The ids come from `GET /integrations/me`, since `GET /company` has none; only the name comes from there.
+        The ids come from `GET /integrations/me`, because `GET /company` has none: that gives only the name.
         """
         integration = await self.integration(token)
         company = await self.company(token)
@@ -140,11 +143,11 @@ class Aircall:
         )
 
     async def integration(self, token: SecretStr) -> Integration:
-        """Return the integration of a token; Aircall answers a dead token with 403."""
+        """Return the integration that a token belongs to. Aircall answers 403 to a token that is no longer valid."""
         return answers.read(IntegrationAnswer, await self._get(token, "/integrations/me")).integration
 
     async def company(self, token: SecretStr) -> Company:
-        """Return the company of a token, without a name where Aircall fails: the name is only shown."""
+        """Return the company that a token belongs to. If Aircall fails, its name is None, as it is only shown."""
         try:
             return answers.read(CompanyAnswer, await self._get(token, "/company")).company
         except (AircallRefused, AircallUnavailable) as error:
@@ -152,7 +155,7 @@ class Aircall:
             return Company()
 
     async def enable_integration(self, token: SecretStr) -> None:
-        """Tell Aircall that the customer is connected again, after having disconnected on our side."""
+        """Tell Aircall that the customer, who had disconnected on our side, is connected again."""
         await self._call("POST", "/integrations/enable", token=token)
 
     async def disable_integration(self, token: SecretStr) -> None:
@@ -160,7 +163,7 @@ class Aircall:
         await self._call("POST", "/integrations/disable", token=token)
 
     async def clock(self) -> datetime | None:
-        """Return Aircall's own time, from the `Date` of its answer to a request without a token; None without one."""
+        """Return Aircall's time: the `Date` header of an answer that needs no token. None if no date can be read."""
         response, _ = await self._ask("GET", "/ping")
         if response.is_server_error:
             raise AircallUnavailable(f"status {response.status_code}")
@@ -170,25 +173,25 @@ class Aircall:
             return None
 
     async def knows_app(self) -> bool:
-        """Whether Aircall accepts our app's credentials.
+        """Return whether Aircall accepts our app's credentials.
 
-        Sends a code that Aircall never gave: the refusal says whether the code or the app is wrong.
+        Exchanges a made-up code: Aircall refuses it, and its refusal says whether the code or the app is wrong.
         """
         try:
-            await self.exchange_code(SecretStr(NO_CODE))
+            await self.exchange_code(SecretStr(MADE_UP_CODE))
         except AircallRefused as refused:
             return refused.aircall_status not in {401, 403} and refused.reason not in APP_REFUSED
         return True
 
     async def create_webhook(self, token: SecretStr, *, url: str, name: str, events: Sequence[str]) -> AircallWebhook:
-        """Register a webhook, for all events where `events` is empty. Never repeated: each repeat makes one more."""
+        """Register a webhook; an empty `events` means all events. Never repeated: a repeat would make another one."""
         body: dict[str, Any] = {"custom_name": name, "url": url}
         if events:
             body["events"] = list(events)
         return answers.read(WebhookAnswer, await self._call("POST", "/webhooks", token=token, json=body)).webhook
 
     async def list_webhooks(self, token: SecretStr) -> AsyncIterator[AircallWebhook]:
-        """Yield every webhook that our app made with this token, page by page."""
+        """Yield the webhooks that our app made with this token, 1,000 at most. Asks for 50 on each page."""
         for page_number in range(1, MAX_PAGES + 1):
             query = {"page": str(page_number), "per_page": str(WEBHOOKS_PER_PAGE)}
             page = answers.read(WebhookPage, await self._get(token, "/webhooks", params=query))
@@ -205,7 +208,8 @@ class Aircall:
     ) -> AircallWebhook:
         """Give a webhook this URL, name and events, and switch it on.
 
-        `events` is always sent: Aircall subscribes a webhook to everything when a PUT leaves it out.
+        `events` is always sent, because a PUT without it makes Aircall subscribe the webhook to all events. Raises
+        `ValueError` if it is empty.
         """
         if not events:
             raise ValueError("a webhook's update needs its events")
@@ -226,17 +230,19 @@ class Aircall:
                 raise
 
     async def list_calls(self, token: SecretStr, *, since: int, until: int, page: int) -> CallPage:
-        """Return one page of the calls that started between two UNIX seconds, both included, oldest first.
+        """Return one page (from 1) of the calls that started from `since` to `until`, UNIX seconds, oldest first.
 
-        Never repeated: its caller lists many pages and draws each request from the budget.
+        Both seconds are included. Never repeated: the caller asks for many pages, and draws each from the budget.
         """
         query = {"from": since, "to": until, "order": "asc", "page": page, "per_page": calls.PER_PAGE}
         response, body = await self._ask("GET", "/calls", token=token, most_bytes=MAX_CALLS_BYTES, params=query)
         if not response.is_success:
+            # Raises the error that the status stands for.
             answers.content(response, body, secrets=answers.secrets_sent(token, {}))
         return calls.read_page(body)
 
     async def _get(self, token: SecretStr, path: str, **options: Any) -> Any:
+        """Send a GET, repeated while Aircall is unavailable; returns the JSON of its answer, None without a body."""
         async for attempt in _repeat(on=AircallUnavailable):
             with attempt:
                 answer = await self._call("GET", path, token=token, **options)
@@ -256,6 +262,10 @@ class Aircall:
         most_bytes: int = MAX_ANSWER_BYTES,
         **options: Any,
     ) -> tuple[httpx.Response, bytes]:
+        """Send one request; returns the answer, whatever its status, and its body. Raises `AircallUnavailable`.
+
+        Of that, `NeverSent` means that no connection was made.
+        """
         # Aircall wants the content type on DELETE and on a POST without a body, too.
         headers = {"content-type": "application/json"} if method != "GET" else {}
         if token is not None:
@@ -278,10 +288,12 @@ class Aircall:
 
 
 def _repeat(*, on: type[AircallUnavailable]) -> AsyncIterable[stamina.Attempt]:
-    def at_once(error: Exception) -> bool:
-        # An answer that says when to come again is not followed by a repeat at once.
+    """Return the attempts of a request that is repeated when it raises `on`: three within 15 seconds."""
+
+    def may_repeat(error: Exception) -> bool:
+        # An answer that says how long to wait is left to the caller.
         return isinstance(error, on) and error.retry_after_seconds is None
 
     return stamina.retry_context(
-        on=at_once, attempts=ATTEMPTS, timeout=TOTAL_SECONDS, wait_initial=0.2, wait_max=2.0, wait_jitter=0.2
+        on=may_repeat, attempts=ATTEMPTS, timeout=TOTAL_SECONDS, wait_initial=0.2, wait_max=2.0, wait_jitter=0.2
     )

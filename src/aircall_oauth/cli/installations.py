@@ -14,8 +14,10 @@ InstallationId = Annotated[str, typer.Argument(help="The installation's id, ins_
 
 @installations_app.command("list")
 def list_installations(
-    owner: Annotated[str | None, typer.Option(help="Of this owner only.")] = None,
-    status: Annotated[str | None, typer.Option(help="unclaimed, active, unauthorized or removed.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only installations of this owner.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only with this status: unclaimed, active, unauthorized or removed.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the installations, oldest first."""
@@ -58,9 +60,9 @@ def show_installation(installation_id: InstallationId) -> None:
 @installations_app.command("disconnect")
 def disconnect_installation(
     installation_id: InstallationId,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove our webhook at Aircall, switch the integration off, erase the token."""
+    """End an installation: delete our webhook at Aircall, switch the integration off there, erase the token here."""
     from aircall_oauth.access import callers
     from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations.disconnect import farewell
@@ -73,7 +75,7 @@ def disconnect_installation(
 
 @installations_app.command("rotate-webhook")
 def rotate_webhook(installation_id: InstallationId) -> None:
-    """Give an installation a new webhook, with another token; the old one is deleted ten minutes later."""
+    """Give an installation a new webhook with a new token. The old webhook is deleted ten minutes later."""
     from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations.upkeep import retired
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 subscriptions_app = typer.Typer(help="The destinations that events are delivered to.", no_args_is_help=True)
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 SubscriptionId = Annotated[str, typer.Argument(help="The subscription's id, sub_….")]
 
 
 @subscriptions_app.command("list")
 def list_subscriptions(as_json: AsJson = False) -> None:
-    """List the subscriptions, oldest first: how each stands and how far behind it is."""
+    """List the subscriptions, oldest first: the status of each, and how many events it is behind."""
     from aircall_oauth.access import callers
     from aircall_oauth.deliveries import views
 
@@ -45,23 +45,32 @@ def list_subscriptions(as_json: AsJson = False) -> None:
 def replay(
     subscription_id: SubscriptionId,
     since: Annotated[str | None, typer.Option(help="Events received then or later, such as 2026-01-31T08:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Events received before.")] = None,
-    first: Annotated[int | None, typer.Option("--from", min=0, help="Events from this position on.")] = None,
-    last: Annotated[int | None, typer.Option("--to", min=0, help="Up to and including this position.")] = None,
-    types: Annotated[list[str] | None, typer.Option("--type", help="Of this type, such as call.*; repeatable.")] = None,
-    owners: Annotated[list[str] | None, typer.Option("--owner", help="Of this owner; repeatable.")] = None,
-    installations: Annotated[
-        list[str] | None, typer.Option("--installation", help="Of this installation; repeatable.")
+    until: Annotated[str | None, typer.Option(help="Events received before then.")] = None,
+    first: Annotated[
+        int | None, typer.Option("--from", min=0, help="Events from this position on, itself included.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--everything", help="Of all types and customers.")] = False,
-    per_second: Annotated[int, typer.Option(min=1, max=1000, help="At most so many deliveries a second.")] = 50,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for its end.")] = True,
+    last: Annotated[
+        int | None, typer.Option("--to", min=0, help="Events up to this position, itself included.")
+    ] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Only events of this type, such as call.*; repeatable.")
+    ] = None,
+    owners: Annotated[list[str] | None, typer.Option("--owner", help="Only events of this owner; repeatable.")] = None,
+    installations: Annotated[
+        list[str] | None, typer.Option("--installation", help="Only events of this installation; repeatable.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="All events; needed without --type, --owner and --installation.")
+    ] = False,
+    per_second: Annotated[int, typer.Option(min=1, max=1000, help="The most deliveries a second.")] = 50,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the events, deliver none.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the replay ends.")] = True,
 ) -> None:
-    """Deliver a window of the log once more, beside the live deliveries. A worker does it; Ctrl-C does not stop it.
+    """Deliver a window of the log once more, beside the live deliveries.
 
-    Exit code 1 where it ended before its end.
+    A worker delivers: Ctrl-C ends this command, not the replay. Exit code 1 if the replay failed, was stopped, or could
+    not deliver every event. With --no-wait, exit code 0 only says that it has started.
     """
     window = {
         "since": None if since is None else usage(moment, since, "--since").isoformat(),
@@ -89,7 +98,7 @@ def replay(
 
 @subscriptions_app.command("replays")
 def list_replays(subscription_id: SubscriptionId, as_json: AsJson = False) -> None:
-    """List the replays of a subscription, newest first, and how far each is."""
+    """List the replays of a subscription, newest first, with the progress of each."""
     from aircall_oauth.access import callers
     from aircall_oauth.deliveries.replays import jobs
 
@@ -116,7 +125,7 @@ def stop_replay(
     subscription_id: SubscriptionId,
     replay_id: Annotated[str, typer.Argument(help="The replay's id, rpl_….")],
 ) -> None:
-    """Stop a replay where it is."""
+    """Stop a running replay at the position that it has reached."""
     from aircall_oauth.access import callers
     from aircall_oauth.deliveries.replays import jobs
 
@@ -127,6 +136,7 @@ def stop_replay(
 
 
 def _window(fields: dict[str, Any]) -> "ReplayWindow":
+    """Check the options as the HTTP API checks them; raises `ValueError` with the first problem."""
     from pydantic import ValidationError
 
     from aircall_oauth.deliveries.replays.bodies import ReplayWindow
@@ -138,6 +148,7 @@ def _window(fields: dict[str, Any]) -> "ReplayWindow":
 
 
 async def _count(resources: Any, subscription_id: str, asked: "ReplayWindow") -> Any:
+    """Return a `ReplayPreview`: how many events of how many customers the replay would deliver."""
     from aircall_oauth.access import callers
     from aircall_oauth.deliveries.replays import jobs
 
@@ -145,7 +156,7 @@ async def _count(resources: Any, subscription_id: str, asked: "ReplayWindow") ->
 
 
 async def _replay(resources: Any, subscription_id: str, asked: "ReplayWindow", *, wait: bool) -> "ReplayView":
-    """Start a replay and follow it under a progress bar."""
+    """Start a replay and return it: at once, or with `wait` once it has ended, with a progress bar until then."""
     import asyncio
 
     from aircall_oauth.access import callers
@@ -157,6 +168,6 @@ async def _replay(resources: Any, subscription_id: str, asked: "ReplayWindow", *
     with terminal.share() as tell:
         while wait and replay.status == "running":
             tell(replay.delivered / max(replay.events, 1), f"{replay.delivered} of {replay.events} delivered")
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             replay = await jobs.show(resources, callers.OPERATOR, subscription_id, replay.id)
     return replay

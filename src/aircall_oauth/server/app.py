@@ -68,7 +68,7 @@ class App(FastAPI):
         if resources.leaving:
             # A client that keeps its connections moves to another process now, not when this one closes them.
             send = _with_header(send, b"connection", b"close")
-        if resources.settings.tells_hsts and scope["path"].startswith(BROWSER_DOORS):
+        if resources.settings.sends_hsts and scope["path"].startswith(BROWSER_DOORS):
             send = _with_header(send, b"strict-transport-security", HSTS)
         app = self._route(scope)
         if resources.tracing is None:

@@ -1,4 +1,4 @@
-"""Delivers events by HTTP POST: signed, once per attempt, and only to an address that was judged."""
+"""Delivers events by HTTP POST: signed, one request per attempt, and only to IP addresses that are allowed."""
 
 import asyncio
 import ssl
@@ -21,14 +21,15 @@ from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, r
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
-# Less than five: many servers close an idle connection after five seconds, perhaps while a request is on its way.
+# How long an idle connection is kept. Many servers close theirs after five seconds, perhaps while a request is on its
+# way to them: so less than that.
 KEPT_SECONDS = 4.0
 HEADERS = {
     "content-type": "application/json",
     "user-agent": f"aircall-oauth/{__version__}",
 }
 
-# An error, its cause, and the word for it; the first that fits.
+# The reason of a failed attempt, by the type of the error and the type of its cause; the first row that fits counts.
 WORDS: tuple[tuple[Any, type, str], ...] = (
     (Exception, AddressBlocked, "blocked_address"),
     (aiohttp.InvalidURL, object, "blocked_address"),
@@ -42,11 +43,15 @@ WORDS: tuple[tuple[Any, type, str], ...] = (
     (Exception, object, "not_http"),
 )
 
+# Returns the keys to sign with: called for each attempt.
 Keys = Callable[[], Sequence[bytes]]
 
 
 class JudgedConnector(AnswerConnector):
-    """Connects to judged addresses only, through the proxy if there is one, which is asked for the address."""
+    """Connects to allowed IP addresses only, directly or through the proxy.
+
+    The proxy is asked for the address that was checked, not for the host's name, which may resolve to another one.
+    """
 
     def __init__(self, guard: Guard, **options: Any) -> None:
         super().__init__(socket_factory=guard.make_socket, **options)
@@ -74,7 +79,7 @@ class JudgedConnector(AnswerConnector):
 
 
 class HttpDestination:
-    """A destination with one URL, which keeps its own connections."""
+    """Delivers events to one URL, over connections of its own: `at_once` at most."""
 
     def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
         self._url = as_written(url)
@@ -93,7 +98,10 @@ class HttpDestination:
         )
 
     async def deliver(self, message: Message) -> Outcome:
-        """Send one POST, within fifteen seconds. The status line of the answer decides the outcome."""
+        """Send one POST, and return the outcome within fifteen seconds. Every failure is an outcome, not an exception.
+
+        The answer's status decides, and for 429 and 503 its `Retry-After`. The answer's body is not used.
+        """
         headers = signatures.headers(
             self._keys(), event_id=message.event_id, timestamp=int(time.time()), body=message.body
         )
@@ -101,7 +109,7 @@ class HttpDestination:
             async with self._session.post(
                 self._url, data=message.body, headers=headers | message.mark, allow_redirects=False
             ) as response:
-                return _judge(response)
+                return _outcome(response)
         except TimeoutError:
             return TryAgain("timeout")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -112,10 +120,10 @@ class HttpDestination:
 
 
 def as_written(url: str) -> URL:
-    """Parse a URL so that its path and query are sent byte for byte."""
+    """Parse a URL so that its path and query are sent byte for byte, as the partner wrote them."""
     parts = urlsplit(url)
     _, mark, query = url.partition("?")
-    # Path and query in one piece: a question mark with nothing behind it would be left out otherwise.
+    # The query is passed as part of the path: yarl would drop a question mark with nothing after it.
     return URL.build(
         scheme=parts.scheme, authority=parts.netloc.lower(), path=f"{parts.path or '/'}{mark}{query}", encoded=True
     )
@@ -123,11 +131,12 @@ def as_written(url: str) -> URL:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Trust the system's authorities, or those in the file that `SSL_CERT_FILE` names."""
+    """Return the TLS context of all destinations. It trusts the system's authorities, or those in `SSL_CERT_FILE`."""
     return trust()
 
 
-def _judge(response: aiohttp.ClientResponse) -> Outcome:
+def _outcome(response: aiohttp.ClientResponse) -> Outcome:
+    """Return the outcome that an answer's status stands for."""
     match response.status:
         case status if 200 <= status < 300:
             return Delivered()
@@ -142,11 +151,12 @@ def _judge(response: aiohttp.ClientResponse) -> Outcome:
 
 
 def _retry_after(told: str | None) -> float | None:
+    """Return the seconds that a `Retry-After` header asks to wait, an hour at most; None if it asks for nothing."""
     return retry_after_seconds(told, most=LONGEST_RETRY_AFTER_SECONDS, dates=True)
 
 
 def _word(error: Exception) -> str:
-    """Return one word for a failure: its text may hold secrets."""
+    """Return the reason of a failed attempt, in one word. The error's own text is not used: it may hold secrets."""
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error.__cause__
     if isinstance(cause, ssl.SSLError):
         return tls_reason(cause)

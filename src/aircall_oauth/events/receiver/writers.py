@@ -1,4 +1,4 @@
-"""The inbox's writers: each commits groups of events over a connection of its own, and repeats what failed."""
+"""The inbox's writers: each commits groups of events over its own connection, and retries a commit that failed."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ from aircall_oauth.telemetry.metrics import Metrics
 
 logger = log.get(__name__)
 
-# PostgreSQL will never take such a row. Any other error may pass: a full disk, a deadlock, a restart.
+# The row itself is wrong, so every try would fail. Other errors may be temporary: a full disk, a deadlock, a restart.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# The function in PostgreSQL's source that waits for a standby: its messages come in the server's language.
+# The function in PostgreSQL's source that waits for a standby. It identifies a warning, whose text may be translated.
 WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 PAUSE_SECONDS = 0.05
 RECONNECT_SECONDS = 1.0
@@ -33,7 +33,7 @@ WRITERS = 2
 
 @asynccontextmanager
 async def open_inbox(database: Database, metrics: Metrics) -> AsyncIterator[Inbox]:
-    """Open an inbox with its writers; leaving it drains it."""
+    """Open an inbox and start its writers. At the end of the block the writers commit what still waits, then stop."""
     inbox = Inbox(metrics)
     metrics.watch_inbox(lambda: inbox.depth)
     writers = [asyncio.create_task(Writer(database, inbox).run()) for _ in range(WRITERS)]
@@ -47,7 +47,10 @@ async def open_inbox(database: Database, metrics: Metrics) -> AsyncIterator[Inbo
 
 
 async def _watch(inbox: Inbox) -> None:
-    """Answer overdue events. One timer for all: one for each would cost as much as reading the event."""
+    """Answer overdue events, and let waiting events go although a group is stuck; runs until it is cancelled.
+
+    One timer serves all events: a timer for each would cost as much as reading the event.
+    """
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         inbox.end_overdue()
@@ -55,14 +58,14 @@ async def _watch(inbox: Inbox) -> None:
 
 
 class Writer:
-    """Commits groups over a connection of its own, which it keeps: a pool would reset it after every group."""
+    """Commits groups of events over one connection that it keeps open: a pool would reset it after every group."""
 
     def __init__(self, database: Database, inbox: Inbox) -> None:
         self._database = database
         self._inbox = inbox
         self._connection: asyncpg.Connection | None = None
-        self._put_off_by: str | None = None
-        self._left_waiting = False
+        self._logged_reason: str | None = None
+        self._standby_missed = False
 
     async def run(self) -> None:
         await self._prove()
@@ -79,29 +82,35 @@ class Writer:
 
     @property
     def _patience(self) -> float:
-        """Connect again before the next event comes: later the server may have no connection left."""
+        """The seconds to wait for a group: few while there is no connection, so that one is opened before it is needed.
+
+        Once an event comes, the server may have no connection left.
+        """
         return RECONNECT_SECONDS if self._connection is None or self._connection.is_closed() else math.inf
 
     async def _prove(self) -> None:
-        """Commit nothing, in the way a group is committed."""
+        """Check that a group could be committed now: commit an empty transaction, and tell the inbox how it went."""
         try:
             connection = await self._connected()
             if not await connection.fetchval(PROVE, timeout=ANSWER_SECONDS):
                 raise asyncpg.ReadOnlySQLTransactionError
-            self._judge_wait()
+            self._require_standby()
         except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
             await self._put_off(error)
         else:
-            self._put_off_by = None
+            self._logged_reason = None
             self._inbox.proved()
 
     async def _keep(self, group: list[Waiting]) -> None:
-        """Commit a group: in halves if PostgreSQL refuses a row of it, again and again while the database is away."""
+        """Commit a group: retry while the database is away, and split the group if PostgreSQL refuses one of its rows.
+
+        Before each try, drop the events whose sender was told to send them again.
+        """
         while group := [entry for entry in group if entry.wanted]:
             try:
                 await self._commit(group)
             except asyncpg.UntranslatableCharacterError as error:
-                # The database's encoding lacks a character of the event, which is not the event's fault.
+                # The database's encoding lacks a character that the event has. The event is valid, so it is retried.
                 await self._put_off(error)
             except REFUSED:
                 await self._halve(group)
@@ -109,10 +118,11 @@ class Writer:
             except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
                 await self._put_off(error)
             else:
-                self._put_off_by = None
+                self._logged_reason = None
                 return
 
     async def _commit(self, group: list[Waiting]) -> None:
+        """Commit a group once, and answer its senders."""
         connection = await self._connected()
         arrivals, ids = [entry.arrival for entry in group], [new_id("evt") for _ in group]
         started = time.perf_counter()
@@ -121,10 +131,10 @@ class Writer:
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is not None:
                 raise
-            # The day has no partition.
+            # Only a missing partition of the day raises this error without the name of a constraint.
             await partitions.ensure(connection)
             unknown, stored = await insert(connection, arrivals, ids)
-        self._judge_wait()
+        self._require_standby()
         self._inbox.proved()
         self._inbox.metrics.flushed(events=len(group), started=started)
         _answer(group, ids, set(unknown or ()), set(stored or ()))
@@ -132,7 +142,7 @@ class Writer:
             self._inbox.committed.set()
 
     async def _halve(self, group: list[Waiting]) -> None:
-        """Commit a group in halves, so that one refused row does not fail its neighbours."""
+        """Commit each half of a group on its own, and so on until a refused event is alone; it is `EventMalformed`."""
         if len(group) == 1:
             logger.warning("event refused by the database", type=group[0].arrival.type)
             group[0].end(EventMalformed())
@@ -142,10 +152,10 @@ class Writer:
             await self._keep(group[middle:])
 
     async def _put_off(self, error: Exception) -> None:
-        """Wait a moment before the next try over a fresh connection. A reason is logged once, not at every try."""
+        """Close the connection and wait before the next try. The reason is logged when it changes, not at every try."""
         self._inbox.disproved(error)
-        if self._put_off_by != (why := reason(error)):
-            self._put_off_by = why
+        if self._logged_reason != (why := reason(error)):
+            self._logged_reason = why
             logger.warning("events are put off", reason=why)
         await self._disconnect()
         if isinstance(error, TimeoutError):
@@ -153,28 +163,29 @@ class Writer:
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def _free_the_log(self) -> None:
-        """End other sessions that hold the log's lock while their client is silent."""
+        """End other sessions that hold the log's lock although their client sends nothing."""
         with contextlib.suppress(*AWAY, DatabaseAway, asyncpg.PostgresError):
             if ended := await store.free(await self._connected()):
                 logger.warning("sessions that held the log fell silent and were ended", ended=ended)
 
     async def _connected(self) -> asyncpg.Connection:
+        """Return the open connection, or open a new one; raises `DatabaseAway`, or an error of asyncpg."""
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = connection = await self._database.connect()
-        self._left_waiting = False
-        connection.add_log_listener(self._hear)
+        self._standby_missed = False
+        connection.add_log_listener(self._on_message)
         await connection.execute(PREPARE)
         return connection
 
-    def _hear(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
-        """Note a commit that was cancelled while it waited for its standby: it succeeds, with a warning only."""
+    def _on_message(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        """Note that a commit stopped waiting for its standby. PostgreSQL only warns of that: the commit succeeds."""
         if getattr(message, "server_source_function", None) == WAIT_FOR_STANDBY:
-            self._left_waiting = True
+            self._standby_missed = True
 
-    def _judge_wait(self) -> None:
-        """Raise `DatabaseAway` if a commit did not wait for its standby; the repeat waits again."""
-        if self._left_waiting:
+    def _require_standby(self) -> None:
+        """Raise `DatabaseAway` if a commit did not wait until its standby had it; the retry waits again."""
+        if self._standby_missed:
             raise DatabaseAway
 
     async def _disconnect(self) -> None:
@@ -185,6 +196,7 @@ class Writer:
 
 
 def _answer(group: list[Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str]) -> None:
+    """Answer each sender of a committed group. `unknown` are numbers in the group, from 1; `stored` are event ids."""
     for number, (entry, id_) in enumerate(zip(group, ids, strict=True), start=1):
         if number in unknown:
             entry.end(TakenIn.UNKNOWN_TOKEN)

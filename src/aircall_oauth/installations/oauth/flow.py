@@ -253,7 +253,7 @@ async def _connected(resources: Resources, flow: FlowState, first: Flow) -> Conn
     names = select(Installation.company_name).where(col(Installation.id) == first.installation_id)
     async with resources.database.session() as session:
         company_name = (await session.exec(names)).first()
-        claim = await claims.open_claim(session, resources.vault, flow.flow_id)
+        claim = await claims.usable_code(session, resources.vault, flow.flow_id)
     return Connected(company_name, flow.return_to, claim)
 
 

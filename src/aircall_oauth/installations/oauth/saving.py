@@ -79,7 +79,7 @@ async def _save_once(
         session.add(installation)
         await session.flush()
         if decision != Decision.ACTIVATE or flow.return_to is not None:
-            claim = claims.new_claim(resources.vault, flow, installation, beside=kept_by_claim)
+            claim = claims.new_claim(resources.vault, flow, installation, token=kept_by_claim)
             claim.attempt_reference = attempt.reference
             await claims.keep_claim(session, claim)
         ended = update(Flow).where(col(Flow.id) == flow.flow_id)

@@ -1,7 +1,8 @@
-"""Back-fill: ask Aircall for the calls that ended while an installation could not receive.
+"""Back-fill: ask Aircall for the calls that ended while an installation could not receive events.
 
-Those missing in the log are added to it as `call.ended`. A gap is listed page by page; a page and the place it was read
-to are written in one transaction, so a process killed in between leaves nothing half done and repeats no event.
+Calls that the log lacks are added to it as `call.ended` events. Aircall lists a gap's calls page by page. One
+transaction writes a page's events together with the place where listing goes on, so a process killed at any moment
+leaves no page half written, and no event is added twice.
 """
 
 import asyncio
@@ -40,26 +41,30 @@ PAUSE = timedelta(minutes=1)
 REFUSED_PAUSE = timedelta(hours=1)
 KEPT = timedelta(days=90)
 AT_ONCE = 20
-# An operator watches a back-fill by hand: it waits for the budget, but not for an Aircall that is away.
+# A back-fill that an operator started by hand gives up if its gap is due only later than this. So it waits for the
+# budget and retries an Aircall that is away, but does not wait out a refusal or a long pause that Aircall asked for.
 PATIENCE_SECONDS = 150.0
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a gap is filled: its row, and how many calls the part has that is being listed."""
+    """How far a gap is filled: its row, and the number of calls in the part that is being listed (0: not known)."""
 
     gap: Gap
     in_this_part: int = 0
 
     @property
     def share(self) -> float:
-        """Return how much is listed, between 0 and 1."""
+        """The share of the gap that is listed, from 0 to 1."""
         return listing.share(self.gap, self.in_this_part)
 
 
 async def fill_gaps(resources: Resources) -> None:
-    """Chore: fill the gaps that are due, each until it is filled or must wait."""
+    """Chore: work on each gap that is due until it is filled or has to wait.
+
+    Does nothing where back-fills are switched off, or `call.ended` is not among the events that the service wants.
+    """
     wanted = resources.settings.webhook_events
     if not resources.settings.backfill or (wanted and calls.ENDED not in wanted):
         return
@@ -71,14 +76,14 @@ async def fill_gaps(resources: Resources) -> None:
 
 
 async def forget_gaps(resources: Resources) -> None:
-    """Chore: delete gaps that were filled long ago."""
+    """Chore: delete gaps that were filled more than 90 days ago."""
     before = await clocks.agreed_now(resources.database) - KEPT
     async with resources.database.session() as session:
         await session.exec(delete(Gap).where(col(Gap.done_at) < before))
 
 
 async def list_gaps(resources: Resources, *, installation_id: str | None = None, limit: int = 100) -> Sequence[Gap]:
-    """List the newest gaps and how far each is filled, newest first."""
+    """Return the `limit` newest gaps, newest first: of one installation, or of all."""
     await resources.require_ready()
     newest = select(Gap).order_by(col(Gap.since).desc()).limit(limit)
     if installation_id is not None:
@@ -90,10 +95,11 @@ async def list_gaps(resources: Resources, *, installation_id: str | None = None,
 async def by_hand(
     resources: Resources, installation_id: str, *, since: datetime, until: datetime | None = None
 ) -> AsyncGenerator[Step, None]:
-    """Fill a window that an operator names, until now by default, and yield each step; the last one is done.
+    """Fill a window that an operator chose, and yield each step; in the last one the gap is filled.
 
-    If it is cut short, the worker goes on with it. Raises `InstallationNotFound`, `InstallationNotActive`,
-    `InvalidRequest` for a window that is empty or too old, and `BackfillPutOff` where Aircall has to be waited for.
+    The window ends now if `until` is None or in the future. If the caller stops early, the worker fills the rest.
+    Raises `InstallationNotFound`, `InstallationNotActive`, `InvalidRequest` for a window that is empty or begins before
+    the log, and `BackfillPutOff` if the next try is more than `PATIENCE_SECONDS` away.
     """
     gap = await _add_gap(resources, installation_id, since, until)
     while gap.done_at is None:
@@ -110,7 +116,10 @@ async def by_hand(
 
 
 async def _fill(resources: Resources, gap: Gap, installation: Installation) -> AsyncIterator[Step]:
-    """Fill a claimed gap and yield each step. Ends early where the gap must wait or is no longer ours."""
+    """Fill a gap that this process has claimed, and yield each step.
+
+    Ends early if the gap has to wait, another process has claimed it, or its installation is no longer active.
+    """
     try:
         numbers = await _linked_numbers(resources, installation)
         while gap.done_at is None:
@@ -135,7 +144,7 @@ async def _fill_and_log(resources: Resources, gap: Gap, installation: Installati
 async def _claim(
     resources: Resources, *conditions: ColumnElement[bool], limit: int = 1
 ) -> list[tuple[Gap, Installation]]:
-    """Claim gaps of active installations that are due, the longest due first."""
+    """Claim due gaps of active installations, the longest due first, so that no other process works on them."""
     due = (leases.is_due(Gap), col(Installation.status) == InstallationStatus.ACTIVE, *conditions)
     async with resources.database.session() as session:
         claimed = await leases.claim(session, Gap, *due, limit=limit, due_at=leases.after(listing.LEASE))
@@ -145,14 +154,17 @@ async def _claim(
 
 
 async def _linked_numbers(resources: Resources, installation: Installation) -> set[int]:
-    """Ask for the numbers linked now: Aircall lists calls of all numbers, but sends events of linked ones only."""
+    """Return the ids of the phone numbers that are linked to the integration now.
+
+    Aircall lists the calls of all numbers, but sends events for linked numbers only.
+    """
     async with tokens.within_budget(resources, installation.company_id):
         integration = await resources.aircall.integration(tokens.token_of(resources, installation))
     return set(integration.number_ids)
 
 
 async def _next_page(resources: Resources, gap: Gap, installation: Installation, numbers: set[int]) -> Step | None:
-    """List one page and keep what was missed. Returns None where the gap is no longer ours."""
+    """List one page of calls and save those that the gap missed. Returns None where `_keep` does."""
     assert gap.listed_to is not None
     assert gap.part_to is not None
     if gap.listed_to >= listing.end(gap):
@@ -169,8 +181,8 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation,
         return await _keep(resources, gap, [], listing.half(gap), page.total)
     if is_cut_off and not listing.has_next(gap, page):
         logger.error("more calls in a second than Aircall lists", installation_id=installation.id)
-    told = (call for call in page.calls if call.number_id is None or call.number_id in numbers)
-    missed = [missed for call in told if (missed := listing.missed(gap, call)) is not None]
+    linked = (call for call in page.calls if call.number_id is None or call.number_id in numbers)
+    missed = [missed for call in linked if (missed := listing.missed(gap, call)) is not None]
     place = listing.after_page(gap, page) | {"found": gap.found + len(missed)}
     return await _keep(resources, gap, missed, place, page.total)
 
@@ -178,18 +190,22 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation,
 async def _keep(
     resources: Resources, gap: Gap, missed: Sequence[Missed], place: dict[str, Any], total: int = 0
 ) -> Step | None:
-    """Keep what a page brought and where to go on, in one transaction. Returns None where the gap is no longer ours."""
+    """Save a page's missed calls and the place where listing goes on, in one transaction.
+
+    `place` holds the columns that change, `total` the number of calls in the listed part. Returns None, and saves
+    nothing, if another process has claimed the gap or the installation is no longer active.
+    """
     active = select(Installation).where(
         col(Installation.id) == gap.installation_id, col(Installation.status) == InstallationStatus.ACTIVE
     )
-    still = {"listed_to": gap.listed_to, "part_to": gap.part_to, "page": gap.page, "last_error": None}
+    unchanged = {"listed_to": gap.listed_to, "part_to": gap.part_to, "page": gap.page, "last_error": None}
     ours = update(Gap).where(col(Gap.id) == gap.id, col(Gap.due_at) == gap.due_at)
     async with resources.database.session() as session:
-        # The installation is locked first, as it is when it is removed.
+        # Lock the installation before the gap: its removal locks in the same order, so the two cannot deadlock.
         installation = (await session.exec(active.with_for_update(read=True))).first()
         if installation is None:
             return None
-        values = still | {"due_at": leases.after(listing.LEASE)} | place
+        values = unchanged | {"due_at": leases.after(listing.LEASE)} | place
         moved = (await session.exec(ours.values(**values).returning(Gap))).scalars().first()
         if moved is None:
             return None
@@ -201,12 +217,17 @@ async def _keep(
 
 
 async def _added(resources: Resources, gap: Gap) -> int:
-    """Return how many events were added to the log, as the database counted them when the page was kept."""
+    """Return how many events this gap has added to the log so far. The database counts them as it inserts a page."""
     async with resources.database.session() as session:
         return (await session.exec(select(Gap.added).where(col(Gap.id) == gap.id))).first() or gap.added
 
 
 async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:
+    """Make a gap due again later: in an hour after a refusal, in a minute after any other error.
+
+    If the other error says how long to wait, that counts instead, an hour at most. Does nothing if another process has
+    claimed the gap.
+    """
     pause = REFUSED_PAUSE if isinstance(error, AircallRefused | SealError) else PAUSE
     told = None if isinstance(error, AircallRefused) else getattr(error, "retry_after_seconds", None)
     if told is not None:
@@ -218,7 +239,7 @@ async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:
 
 
 async def _add_gap(resources: Resources, installation_id: str, since: datetime, until: datetime | None) -> Gap:
-    """Add a gap that is due now, of the window that the operator named."""
+    """Add a gap for the window that the operator chose, due now. Raises what `by_hand` raises for a wrong window."""
     await resources.require_ready()
     async with resources.database.session() as session:
         installation = await session.get(Installation, installation_id)
@@ -247,11 +268,14 @@ async def _add_gap(resources: Resources, installation_id: str, since: datetime, 
 
 
 async def _load(resources: Resources, gap_id: str) -> tuple[Gap, float]:
-    """Return a gap, and in how many seconds it is due."""
+    """Return a gap, and in how many seconds it is due: 0 if it is filled.
+
+    Raises `InstallationNotActive` if the gap was deleted.
+    """
     wait_seconds = func.coalesce(func.extract("epoch", col(Gap.due_at) - func.clock_timestamp()), 0.0)
     async with resources.database.session() as session:
         row = (await session.exec(select(Gap, wait_seconds).where(col(Gap.id) == gap_id))).first()
     if row is None:
-        # It was deleted with its installation.
+        # A gap is deleted when its installation ends.
         raise InstallationNotActive
     return row[0], float(row[1])

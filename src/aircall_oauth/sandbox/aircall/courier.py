@@ -113,7 +113,7 @@ class Courier:
     def _is_tried(self, webhook: Webhook, delivery: Delivery) -> bool:
         """Whether to go on trying. An uninstall deletes the webhook before its own event may have arrived."""
         farewell = delivery.event == "integration.deleted" and webhook.deleted
-        return farewell or webhook.is_tried(self._clock())
+        return farewell or webhook.is_retried(self._clock())
 
     def _note(self, webhook: Webhook, attempt: Attempt) -> None:
         was_active = webhook.active

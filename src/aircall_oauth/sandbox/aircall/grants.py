@@ -1,4 +1,4 @@
-"""OAuth grants: codes that work once within ten minutes, tokens that work until they are revoked."""
+"""OAuth grants: a code works once, for ten minutes; a token works until it is revoked."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ CODE_LIFE_SECONDS = 600
 
 @dataclass
 class Grant:
-    """One admin's consent. `token` is what its code was exchanged for."""
+    """One admin's consent. `challenge` is for PKCE; `token` is set once the code is exchanged for it."""
 
     code: str = field(repr=False)
     company_id: int
@@ -50,24 +50,31 @@ class Grants:
         self.tokens: dict[str, Token] = {}
         self._clock = clock
 
-    def give(self, company_id: int, redirect_uri: str, challenge: str | None = None) -> str:
+    def new_code(self, company_id: int, redirect_uri: str, challenge: str | None = None) -> str:
+        """Record an admin's consent; returns the code for it."""
         grant = Grant(secrets.token_urlsafe(24), company_id, redirect_uri, self._clock(), challenge)
         self.codes[grant.code] = grant
         return grant.code
 
     def exchange(self, request: Mapping[str, Any], *, same_again: bool = False) -> Token:
-        """Exchange a code for a token; raises `RefusedError`. A code used twice revokes the token it had given."""
+        """Exchange a code for a token; raises `RefusedError`. A second use of a code revokes the token of the first.
+
+        With `same_again`, a company that already has a token gets that one instead of a new one.
+        """
         self._check_client(request)
         if request.get("grant_type") != "authorization_code":
             raise refusals.unsupported_grant_type()
         grant = self._usable_grant(request)
-        had = [token for token in self.tokens.values() if token.company_id == grant.company_id] if same_again else []
-        token = had[0] if had else Token(secrets.token_hex(20), grant.company_id, int(self._clock()))
+        existing = (
+            [token for token in self.tokens.values() if token.company_id == grant.company_id] if same_again else []
+        )
+        token = existing[0] if existing else Token(secrets.token_hex(20), grant.company_id, int(self._clock()))
         grant.token = token.access_token
         self.tokens[token.access_token] = token
         return token
 
     def company_of(self, access_token: str) -> int | None:
+        """Return the id of the company that a token belongs to; None for an unknown or revoked token."""
         token = self.tokens.get(access_token)
         return token.company_id if token else None
 
@@ -81,6 +88,7 @@ class Grants:
             raise refusals.invalid_client()
 
     def _usable_grant(self, request: Mapping[str, Any]) -> Grant:
+        """Return the grant of the request's code; raises `RefusedError`. A code used before has its token revoked."""
         grant = self.codes.get(str(request.get("code")))
         if grant is None:
             raise refusals.invalid_grant()
@@ -88,13 +96,14 @@ class Grants:
             self.tokens.pop(grant.token, None)
             raise refusals.invalid_grant()
         expired = self._clock() - grant.granted_at > CODE_LIFE_SECONDS
-        elsewhere = request.get("redirect_uri") != grant.redirect_uri
-        if expired or elsewhere or not _verifies(grant.challenge, request.get("code_verifier")):
+        wrong_redirect = request.get("redirect_uri") != grant.redirect_uri
+        if expired or wrong_redirect or not _verifies(grant.challenge, request.get("code_verifier")):
             raise refusals.invalid_grant()
         return grant
 
 
 def _verifies(challenge: str | None, verifier: Any) -> bool:
+    """Return whether a verifier matches the PKCE challenge (S256); always true without a challenge."""
     if challenge is None:
         return True
     digest = hashlib.sha256(_bytes(str(verifier))).digest()

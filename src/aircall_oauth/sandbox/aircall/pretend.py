@@ -94,7 +94,7 @@ class PretendAircall:
     ) -> str:
         """Give an admin's consent without a browser; returns the code. `state` is unused: only browsers carry it."""
         uri = redirect_uri or self.grants.client.redirect_uris[0]
-        code = self.grants.give(self.company(company).id, uri, challenge)
+        code = self.grants.new_code(self.company(company).id, uri, challenge)
         self.save()
         return code
 

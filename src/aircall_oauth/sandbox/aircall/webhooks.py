@@ -1,6 +1,7 @@
-"""The webhooks registered in Aircall's accounts, with the rules that trip partners up.
+"""The webhooks registered in Aircall's accounts, with the rules that partners often get wrong.
 
-One integration sees its own webhooks only; the limit of 100 is the company's.
+An integration sees only its own webhooks, but the limit of 100 is for all webhooks of a company. Here each company has
+one integration, ours, so both are the same webhooks.
 """
 
 import secrets
@@ -23,7 +24,7 @@ LOCALHOSTS = ("localhost", "127.0.0.1", "::1")
 @dataclass
 class Webhook:
     webhook_id: str
-    number: int  # the numeric id of older days; still accepted in paths
+    number: int  # the older, numeric id; paths still accept it
     company_id: int
     created_at: float
     url: str
@@ -32,35 +33,40 @@ class Webhook:
     custom_name: str = "Webhook"
     active: bool = True
     failures_in_a_row: int = 0
-    disabled_at: float | None = None  # only when Aircall itself switched it off
+    disabled_at: float | None = None  # when Aircall switched it off after failures; None if it did not
     deleted: bool = False
 
     def wants(self, name: str) -> bool:
-        """Whether it gets this event; unknown names go to the webhooks that asked for everything."""
+        """Return whether this webhook gets an event. One with an unknown name goes to webhooks that have all events."""
         return name in self.events or (name not in EVENT_NAMES and set(EVENT_NAMES) <= set(self.events))
 
-    def is_tried(self, now: float) -> bool:
-        """Whether failed events are repeated: for 12 h after Aircall disabled the webhook, too."""
+    def is_retried(self, now: float) -> bool:
+        """Return whether a failed event is sent again: while the webhook is on, and for 12 h after Aircall disabled it.
+
+        Not once the webhook is deleted, or was switched off by the API.
+        """
         if self.active or self.disabled_at is None:
             return self.active and not self.deleted
         return not self.deleted and now - self.disabled_at <= RETRIED_WHILE_DISABLED_SECONDS
 
     def note_success(self) -> None:
-        """One success re-enables what failures had disabled."""
+        """Reset the count of failures, and switch the webhook on again if failures had switched it off."""
         self.failures_in_a_row = 0
         self.active = self.active or self.disabled_at is not None
         self.disabled_at = None
 
     def note_failure(self, now: float, disable_after: int) -> None:
+        """Count a failure, and switch the webhook off after `disable_after` of them in a row."""
         self.failures_in_a_row += 1
         if self.active and self.failures_in_a_row >= disable_after:
             self.active, self.disabled_at = False, now
 
     def switch(self, *, active: bool) -> None:
-        """Switch over the API, which also resets the count of failures."""
+        """Switch the webhook on or off as the API asks, and reset the count of failures."""
         self.active, self.disabled_at, self.failures_in_a_row = active, None, 0
 
     def view(self, base_url: str) -> dict[str, Any]:
+        """Return the webhook as Aircall's API shows it."""
         created_at = datetime.fromtimestamp(self.created_at, UTC).isoformat(timespec="milliseconds")
         return {
             "webhook_id": self.webhook_id,
@@ -81,11 +87,11 @@ class Webhooks:
         self.all: list[Webhook] = []
 
     def of(self, company_id: int) -> list[Webhook]:
-        """Oldest first."""
+        """Return the webhooks of a company, oldest first."""
         return [webhook for webhook in self.all if webhook.company_id == company_id]
 
     def create(self, company_id: int, request: Mapping[str, Any], now: float) -> Webhook:
-        """Register a webhook. A second one on the same URL is allowed, and doubles every delivery."""
+        """Register a webhook; raises `RefusedError`. A second one with the same URL is allowed: events come twice."""
         url, events = _url(request), _events(request) or list(EVENT_NAMES)
         if len(self.of(company_id)) >= LIMIT_PER_COMPANY:
             raise refusals.bad_request("Webhook limit reached")
@@ -96,13 +102,17 @@ class Webhooks:
         return webhook
 
     def get(self, company_id: int, wanted: str) -> Webhook:
+        """Return a company's webhook by its id or its older, numeric id; raises `RefusedError`."""
         for webhook in self.of(company_id):
             if wanted in (webhook.webhook_id, str(webhook.number)):
                 return webhook
         raise refusals.no_such_thing("Webhook")
 
     def update(self, company_id: int, wanted: str, request: Mapping[str, Any], action: str | None) -> Webhook:
-        """Change a webhook. Beware: without `events` (and without `events_action`) it gets all events again."""
+        """Change a webhook; raises `RefusedError`. `action` is the request's `events_action`.
+
+        A request without `events` and without an action subscribes the webhook to all events again.
+        """
         webhook = self.get(company_id, wanted)
         events = _changed_events(webhook.events, _events(request), action)
         active = request.get("active", webhook.active)
@@ -126,6 +136,7 @@ class Webhooks:
 
 
 def _changed_events(current: list[str], given: list[str], action: str | None) -> list[str]:
+    """Return a webhook's new events: all of them if neither events nor an action are given."""
     match action:
         case None:
             return given or list(EVENT_NAMES)
