@@ -9,6 +9,7 @@ import pytest
 
 from aircall_oauth.server import openapi
 from aircall_oauth.storage.models.base import new_id
+from tests.support.receivers import subscription_body
 from tests.support.service import Service
 
 SECRET = "whsec_hunter2"
@@ -93,7 +94,7 @@ async def test_what_is_asked_of_aircall_is_aircalls_business(service: Service) -
     [
         ("/v1/install-links", {"owner": "acme"}),
         ("/v1/claims", {"claim": "c", "owner": "acme"}),
-        ("/v1/subscriptions", {"name": "crm", "kind": "http", "url": "https://crm.example.com/"}),
+        ("/v1/subscriptions", subscription_body("https://crm.example.com/")),
         (f"/v1/subscriptions/{SUBSCRIPTION}/replay", {"position": 0}),
         (f"/v1/subscriptions/{SUBSCRIPTION}/rotate-secret", {"now": True}),
         (f"/v1/subscriptions/{SUBSCRIPTION}/dead/retry", {"event_ids": []}),

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from aircall_oauth.server import openapi
+from tests.support.receivers import subscription_body
 from tests.support.service import Service, run_service, settings_for
 
 OWN, FOREIGN = "acme", "globex"
@@ -134,7 +135,7 @@ def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None
     attacks: dict[str, Sequence[dict[str, Any]]] = {
         "make_install_link": [{"owner": of.owner}],
         "claim_installation": [{"claim": of.claim, "owner": owner} for owner in (of.owner, OWN)],
-        "create_subscription": [{"name": "x", "kind": "http", "url": "http://127.0.0.1:9/", "owners": [of.owner]}],
+        "create_subscription": [subscription_body("http://127.0.0.1:9/", name="x", owners=[of.owner])],
         "change_subscription": [{"name": "taken"}, {"owners": [OWN]}],
         "replay_subscription": [{"position": 0}, {"from": 1, "to": 100, "everything": True}],
         "resend_event": [{"subscription_id": of.subscription_id}],

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aircall_oauth.server import openapi
+from tests.support.receivers import subscription_body
 from tests.support.service import Service
 
 CANARY = "c4n4ry"
@@ -108,7 +109,7 @@ async def test_a_kind_that_is_not_known_is_told_by_those_that_are(service: Servi
 
 
 async def test_a_field_that_is_not_known_is_answered_with_the_nearest_that_is(service: Service) -> None:
-    partner, body = await service.partner(), {"name": "x", "kind": "http", "url": "https://203.0.114.7/"}
+    partner, body = await service.partner(), subscription_body("https://203.0.114.7/", name="x")
 
     near = await partner.post("/v1/subscriptions", json=body | {"type": ["call.*"]})
     far = await partner.post("/v1/subscriptions", json=body | {CANARY: 1})

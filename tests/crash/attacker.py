@@ -7,6 +7,7 @@ import httpx
 
 from tests.crash.processes import Fleet
 from tests.support.processes import Process, a_client, eventually
+from tests.support.receivers import subscription_body
 from tests.support.service import free_port
 
 PATHS = ("continue", "continue/2", "huge")
@@ -32,7 +33,7 @@ class Hostile:
         )
         async with a_client(self._fleet.url, headers=self._key) as client:
             for path in PATHS:
-                body = {"name": path, "kind": "http", "url": f"http://127.0.0.1:{port}/{path}"}
+                body = subscription_body(f"http://127.0.0.1:{port}/{path}", name=path)
                 with suppress(httpx.HTTPError):
                     await client.post("/v1/subscriptions", json=body)
 

@@ -11,7 +11,7 @@ import httpx
 from aiohttp import web
 
 from tests.crash.records import Reading, Stored, Taken
-from tests.support.receivers import Received, Receiver, receiver
+from tests.support.receivers import Received, Receiver, receiver, subscription_body
 
 STEADY = "steady"
 ANSWER_AGAIN_AFTER_HANGING_SECONDS = 20.0
@@ -121,7 +121,7 @@ async def subscribed(destinations: list[Destination], client: httpx.AsyncClient)
     """Each listens, and has its subscription to everything from now on."""
     for destination in destinations:
         await destination.open()
-        body = {"name": destination.reading.name, "kind": "http", "url": destination.url, **destination.body}
+        body = subscription_body(destination.url, name=destination.reading.name, **destination.body)
         answer = await client.post("/v1/subscriptions", json=body)
         assert answer.status_code == 201, answer.text
         destination.reading.start = answer.json()["position"]

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from aircall_oauth.storage.models.access import Scope
-from tests.support.receivers import LOOPBACK
+from tests.support.receivers import LOOPBACK, subscription_body
 from tests.support.service import Service, run_service, settings_for
 
 NATS = {"name": "x", "kind": "nats", "url": "nats://127.0.0.1:4222", "subject": "events"}
-HTTP = {"name": "x", "kind": "http", "url": "https://203.0.114.7/hook"}
+HTTP = subscription_body("https://203.0.114.7/hook", name="x")
 WRITES = (Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE)
 
 

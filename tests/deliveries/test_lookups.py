@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aircall_oauth.deliveries.reader.supervisor import reading
-from tests.support.receivers import LOOPBACK, Receiver, receiver, tell
+from tests.support.receivers import LOOPBACK, Receiver, receiver, subscription_body, tell
 from tests.support.service import run_service, settings_for, until
 
 MANY = 80
@@ -43,7 +43,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 
 
 async def create(partner: Any, url: str) -> Any:
-    return await partner.post("/v1/subscriptions", json={"name": "x", "kind": "http", "url": url}, timeout=60)
+    return await partner.post("/v1/subscriptions", json=subscription_body(url, name="x"), timeout=60)
 
 
 def by_name(to: Receiver) -> str:

@@ -17,7 +17,17 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.events.query import Filter
 from aircall_oauth.storage.models.base import now
-from tests.support.receivers import LOOPBACK, Received, Receiver, answer_with, fill, raw_receiver, receiver, subscribe
+from tests.support.receivers import (
+    LOOPBACK,
+    Received,
+    Receiver,
+    answer_with,
+    fill,
+    raw_receiver,
+    receiver,
+    subscribe,
+    subscription_body,
+)
 from tests.support.service import Service, run_service, settings_for, until
 
 SUBSCRIPTIONS, EVENTS = 80, 40
@@ -39,7 +49,7 @@ async def test_events_that_are_not_wanted_cost_few_statements_however_many_subsc
     await service.install()
     async with receiver() as to:
         partner = await subscribe(service, to.url, types=["message.*"])
-        body = {"name": "other", "kind": "http", "url": to.url, "types": ["message.*"]}
+        body = subscription_body(to.url, name="other", types=["message.*"])
         for _ in range(SUBSCRIPTIONS - 1):
             assert (await partner.client.post("/v1/subscriptions", json=body)).status_code == 201
         connection = await asyncpg.connect(service.settings.database_url.get_secret_value())

@@ -10,9 +10,10 @@ import pytest
 from aircall_oauth.storage.database import DRIVER_POOL_SIZE
 from tests.events.test_feed import NAMES
 from tests.events.test_feed import tell as tell_types
+from tests.support.receivers import subscription_body
 from tests.support.service import Service, run_service, settings_for
 
-FIELDS = {"name": "crm", "kind": "http", "url": "https://203.0.114.7/hook", "from": "beginning"}
+FIELDS = subscription_body("https://203.0.114.7/hook", **{"from": "beginning"})
 ALL_KINDS = [["call.*"], ["call.ended", "user.created"], ["ai_voice*"], ["%"], ["*"], ["call\\*", "_ser.created"], []]
 
 

@@ -14,7 +14,18 @@ from aircall_oauth.deliveries.replays import jobs, runner
 from aircall_oauth.deliveries.replays.runner import replaying
 from tests.support.forked import fork
 from tests.support.processes import eventually
-from tests.support.receivers import LOOPBACK, Partner, Receiver, answer_with, fill, receiver, subscribe, tell, verify
+from tests.support.receivers import (
+    LOOPBACK,
+    Partner,
+    Receiver,
+    answer_with,
+    fill,
+    receiver,
+    subscribe,
+    subscription_body,
+    tell,
+    verify,
+)
 from tests.support.service import Service, run_service, settings_for, until
 
 
@@ -251,9 +262,7 @@ async def test_a_key_bound_to_an_owner_replays_its_own_only(service: Service) ->
     await service.sql("UPDATE installation SET owner = 'acme'")
     partner = await subscribe(service, "https://203.0.114.7/hook")
     bound = await service.partner(owner="acme")
-    own = (
-        await bound.post("/v1/subscriptions", json={"name": "x", "kind": "http", "url": "https://203.0.114.7/"})
-    ).json()
+    own = (await bound.post("/v1/subscriptions", json=subscription_body("https://203.0.114.7/", name="x"))).json()
     body = {"from": 1, "to": 5, "everything": True}
 
     started = (await replay(partner, **body)).json()

@@ -11,7 +11,7 @@ from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
 from aircall_oauth.server.worker import CHORES
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
-from tests.support.receivers import LOOPBACK, receiver
+from tests.support.receivers import LOOPBACK, receiver, subscription_body
 from tests.support.service import Service, run_service, settings_for
 
 AT = "https://203.0.114.7/hook"
@@ -28,7 +28,7 @@ SHOWN = {
 
 async def create(service: Service, url: str) -> Any:
     partner = await service.partner()
-    made = await partner.post("/v1/subscriptions", json={"name": "crm", "kind": "http", "url": url})
+    made = await partner.post("/v1/subscriptions", json=subscription_body(url))
     assert made.status_code == 201, made.text
     return made.json()
 

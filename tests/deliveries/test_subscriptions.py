@@ -8,7 +8,7 @@ from dirty_equals import IsStr
 
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
-from tests.support.receivers import LOOPBACK, tell
+from tests.support.receivers import LOOPBACK, subscription_body, tell
 from tests.support.service import Service, run_service, settings_for
 
 HTTPS = "https://203.0.114.7/hook"
@@ -16,7 +16,7 @@ HTTPS = "https://203.0.114.7/hook"
 
 async def create(service: Service, by: Any = None, **fields: Any) -> Any:
     partner = await service.partner(owner=by)
-    return await partner.post("/v1/subscriptions", json={"name": "crm", "kind": "http", "url": HTTPS, **fields})
+    return await partner.post("/v1/subscriptions", json=subscription_body(HTTPS, **fields))
 
 
 async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service) -> None:
@@ -25,7 +25,7 @@ async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service
 
     made = await partner.post(
         "/v1/subscriptions",
-        json={"name": "crm", "kind": "http", "url": HTTPS, "types": ["call.*"], "from": "beginning"},
+        json=subscription_body(HTTPS, types=["call.*"], **{"from": "beginning"}),
     )
     door = f"/v1/subscriptions/{made.json()['id']}"
     shown = await partner.get(door)

@@ -181,10 +181,15 @@ class Partner:
                 await asyncio.sleep(0.02)
 
 
+def subscription_body(url: str, *, name: str = "crm", **fields: Any) -> dict[str, Any]:
+    """The body that makes an HTTP subscription."""
+    return {"name": name, "kind": "http", "url": url, **fields}
+
+
 async def subscribe(service: Service, url: str, owner: str | None = None, **fields: Any) -> Partner:
     """A subscription to everything from now on."""
     client = await service.partner(owner=owner)
-    body = {"name": "test", "kind": "http", "url": url, **fields}
+    body = subscription_body(url, name="test", **fields)
     answer = await client.post("/v1/subscriptions", json=body)
     assert answer.status_code == 201, answer.text
     return Partner(client, answer.json()["id"], answer.json()["secret"])

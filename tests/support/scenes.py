@@ -8,6 +8,7 @@ from typing import Any
 from aircall_oauth.installations.outages import gaps
 from aircall_oauth.sandbox.aircall import Webhook
 from aircall_oauth.storage.models.installations import GapReason
+from tests.support.receivers import subscription_body
 from tests.support.service import Service
 
 COMPANY, OTHER_COMPANY, THIRD_COMPANY = 70077, 70078, 70079
@@ -273,7 +274,7 @@ async def urls_in_clear(service: Service) -> None:
     partner = await service.partner()
     for number in range(2):
         url = f"https://203.0.114.7/hook?token={number}"
-        made = await partner.post("/v1/subscriptions", json={"name": "crm", "kind": "http", "url": url})
+        made = await partner.post("/v1/subscriptions", json=subscription_body(url))
         await service.sql("UPDATE subscription SET url = $1, url_sealed = NULL WHERE id = $2", url, made.json()["id"])
 
 
@@ -287,9 +288,7 @@ async def attempts_past_the_retention(service: Service) -> None:
 
 async def parked_events_that_the_log_has_dropped(service: Service) -> None:
     partner = await service.partner()
-    made = await partner.post(
-        "/v1/subscriptions", json={"name": "crm", "kind": "http", "url": "https://203.0.114.7/hook"}
-    )
+    made = await partner.post("/v1/subscriptions", json=subscription_body("https://203.0.114.7/hook"))
     await service.sql("INSERT INTO log_start (dropped_to) VALUES (5001)")
     beside = """
         INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, due_at)
