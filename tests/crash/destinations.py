@@ -121,7 +121,7 @@ async def subscribed(destinations: list[Destination], client: httpx.AsyncClient)
     """Each listens, and has its subscription to everything from now on."""
     for destination in destinations:
         await destination.open()
-        body = subscription_body(destination.url, name=destination.reading.name, **destination.body)
+        body = subscription_body(destination.url, name=destination.reading.name) | destination.body
         answer = await client.post("/v1/subscriptions", json=body)
         assert answer.status_code == 201, answer.text
         destination.reading.start = answer.json()["position"]

@@ -16,7 +16,7 @@ HTTPS = "https://203.0.114.7/hook"
 
 async def create(service: Service, by: Any = None, **fields: Any) -> Any:
     partner = await service.partner(owner=by)
-    return await partner.post("/v1/subscriptions", json=subscription_body(HTTPS, **fields))
+    return await partner.post("/v1/subscriptions", json=subscription_body(HTTPS) | fields)
 
 
 async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service) -> None:

@@ -189,7 +189,7 @@ def subscription_body(url: str, *, name: str = "crm", **fields: Any) -> dict[str
 async def subscribe(service: Service, url: str, owner: str | None = None, **fields: Any) -> Partner:
     """A subscription to everything from now on."""
     client = await service.partner(owner=owner)
-    body = subscription_body(url, name="test", **fields)
+    body = subscription_body(url, name="test") | fields
     answer = await client.post("/v1/subscriptions", json=body)
     assert answer.status_code == 201, answer.text
     return Partner(client, answer.json()["id"], answer.json()["secret"])
