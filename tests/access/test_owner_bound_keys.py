@@ -156,6 +156,8 @@ def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
         "event_id": of.event_id,
         "after": "0",
         "order": "desc",
+        "subject": f"installation:{of.installation_id}",
+        "call_id": "1",
         "since": "2020-01-01T00:00:00Z",
     }
     if operation["operationId"] in CURSORS:

@@ -111,7 +111,7 @@ def test_a_listed_calls_text_is_kept_to_the_byte() -> None:
     assert [call.text for call in page.calls] == [first, second]
     assert [call.id for call in page.calls] == ["7", "12345678901234567890123"]
     assert [call.ended_at for call in page.calls] == [datetime(2026, 1, 1, 10, 2, tzinfo=UTC), None]
-    assert calls.key_of(first) == calls.key(7)
+    assert calls.id_of(first) == 7
 
 
 async def test_event_and_back_fill_at_the_same_moment_are_one(service: Service) -> None:

@@ -165,6 +165,30 @@ async def test_waiting_for_another_migration_is_not_cut_short_by_the_lock_timeou
     assert ("installation",) in await rows(empty_database, TABLES)
 
 
+DAYS_WITHOUT_INDEX = """
+    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'event'::regclass AND NOT EXISTS (
+        SELECT FROM pg_index x JOIN pg_inherits y ON y.inhrelid = x.indexrelid
+        WHERE x.indrelid = c.oid AND x.indisvalid AND y.inhparent = 'ix_event_subject_position'::regclass
+    )
+"""
+
+
+async def test_days_that_are_there_get_the_index_of_subjects_one_by_one(database_url: str) -> None:
+    await run_alembic(database_url, alembic.command.downgrade, "0015")
+    days = await rows(database_url, "SELECT relname FROM pg_class WHERE relname ~ '^event_[0-9]{8}$' ORDER BY 1")
+    # What a run that was cut short leaves behind.
+    await rows(database_url, f"CREATE INDEX {days[0][0]}_subject_position_idx ON {days[0][0]} (type)")
+
+    await migrations.migrate(database_url)
+
+    assert len(days) > 1
+    assert await rows(database_url, DAYS_WITHOUT_INDEX) == []
+    assert await rows(
+        database_url, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_event_subject_position'::regclass"
+    ) == [(True,)]
+
+
 STRONG = """
 from alembic import op
 revision, down_revision = "9999", "{newest}"

@@ -84,10 +84,10 @@ def read_page(body: bytes) -> CallPage:
     return CallPage(calls, page.meta.total, page.meta.next_page_link is not None)
 
 
-def key_of(data: str) -> bytes | None:
-    """Return the key of the call in an event's `data`; None where there is none."""
-    call = _read(_named, data)
-    return None if call is None else key(call.id)
+def id_of(data: str) -> int | str | None:
+    """Return the `id` in an event's `data`; None where there is none."""
+    named = _read(_named, data)
+    return None if named is None else named.id
 
 
 def key(call_id: int | str) -> bytes:

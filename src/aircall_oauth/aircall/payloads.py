@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 BIGINT = 2**63 - 1
+# Of a phone call, a contact, a message and so on.
+PLAIN_ID = re.compile(r"[!-~]{1,64}")
 
 EVENT_NAMES = tuple(
     f"{family}.{name}"
@@ -127,6 +129,17 @@ class Identity(Payload):
     company_name: str | None
     number_ids: list[Id]
     active: bool | None = None
+
+
+def subject(kind: str | None, id_: int | str | None) -> str | None:
+    """Return what an event is about, such as `call:123`; None where its kind or its id is not known or is unusual."""
+    if isinstance(id_, str):
+        known = PLAIN_ID.fullmatch(id_) is not None
+    elif id_ is not None:
+        known = 0 <= id_ <= BIGINT
+    else:
+        known = False
+    return f"{kind}:{id_}" if known and kind is not None else None
 
 
 def error_reason(body: Any, *, secrets: Iterable[str] = ()) -> str:

@@ -32,6 +32,8 @@ def list_events(
     until: Annotated[str | None, typer.Option(help="Received before.")] = None,
     occurred_since: Annotated[str | None, typer.Option(help="Happened then or later, as Aircall tells it.")] = None,
     occurred_until: Annotated[str | None, typer.Option(help="Happened before.")] = None,
+    subject: Annotated[str | None, typer.Option(help="What it is about, such as call:123 or user:456.")] = None,
+    call_id: Annotated[int | None, typer.Option(min=0, help="About this call.")] = None,
     types: Types = None,
     installation_id: InstallationId = None,
     owner: Owner = None,
@@ -44,11 +46,14 @@ def list_events(
     from aircall_oauth.events import newest
     from aircall_oauth.events.spans import Span
 
+    if subject is not None and call_id is not None:
+        raise typer.BadParameter("is the same as --subject call:…; give one of them", param_hint="--call-id")
     span = Span(
         _moment(since, "--since"),
         _moment(until, "--until"),
         _moment(occurred_since, "--occurred-since"),
         _moment(occurred_until, "--occurred-until"),
+        subject if call_id is None else f"call:{call_id}",
     )
     wanted = newest.Search(limit, _filter(types, installation_id, owner), span)
     found = with_resources(lambda resources: collect(newest.search(resources, callers.OPERATOR, wanted)))

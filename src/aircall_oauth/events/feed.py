@@ -82,9 +82,10 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
             head = await connection.fetchval(spans.HEAD)
             epoch = await _refuse_unknown(connection, wanted, head)
             before, head = await spans.ends(connection, wanted.span) if moments else (0, head)
+            far = not conditions or wanted.span.is_indexed
             end, rows, bytes_left = max(wanted.after, before), list[asyncpg.Record](), most_bytes
             for _ in range(WINDOWS):
-                start, end = end, head if not conditions else min(head, end + WINDOW)
+                start, end = end, head if far else min(head, end + WINDOW)
                 some = wanted.limit + 1 - len(rows)
                 rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
                 bytes_left = most_bytes - sum(len(row["data"]) for row in rows)

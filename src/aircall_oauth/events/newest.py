@@ -52,7 +52,8 @@ async def read_back(resources: Resources, key: Caller, wanted: Search) -> Page:
             past, last = await spans.ends(connection, wanted.span)
             past = max(past, await connection.fetchval(f"SELECT {epochs.DROPPED_TO}") or 0)
             before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
-            rows, end, full = await _walk(connection, conditions, values, past, before, wanted.limit)
+            width = WINDOW if conditions and not wanted.span.is_indexed else before
+            rows, end, full = await _walk(connection, conditions, values, past, before, wanted.limit, width)
     events = [event_of(row) for row in rows[: wanted.limit]]
     if full:
         return Page(events, next=events[-1].position, more=True, epoch=epoch)
@@ -60,17 +61,17 @@ async def read_back(resources: Resources, key: Caller, wanted: Search) -> Page:
 
 
 async def _walk(
-    connection: asyncpg.Connection, conditions: str, values: list[Any], past: int, before: int, limit: int
+    connection: asyncpg.Connection, conditions: str, values: list[Any], past: int, before: int, limit: int, width: int
 ) -> tuple[list[asyncpg.Record], int, bool]:
     """Read back from one position to another; returns rows, the position that was reached, and whether there are more.
 
     One row more than `limit` is read, which tells that there are more.
     """
-    enough_at, width = time.monotonic() + LOOK_SECONDS, WINDOW
+    enough_at = time.monotonic() + LOOK_SECONDS
     rows, left, end, full = list[asyncpg.Record](), MOST_BYTES, before, False
     while end > past + 1 and not full:
         started = time.monotonic()
-        start = max(past, end - 1 - width) if conditions else past
+        start = max(past, end - 1 - width)
         rows += await connection.fetch(previous_events(conditions), start, end, limit + 1 - len(rows), left, *values)
         left = MOST_BYTES - sum(len(row["data"]) for row in rows)
         end, full = start + 1, len(rows) > limit or left <= 0

@@ -29,6 +29,10 @@ LAST_POSITION = 2**63 - 1
 LONGEST_WAIT_SECONDS = 30
 MOST_TYPES = 100
 NOON, EVENING = "2026-01-01T12:00:00Z", "2026-01-01T18:00:00Z"
+ABOUT = (
+    "What the event is about: its `resource`, and the `id` in its `data`. An event of the service itself is about an "
+    "`installation`. Events received before this was kept have none"
+)
 RESTORED = PositionUnknown(resume_from=4711, newest=4800)
 STREAMED = 'id: 4711\ndata: {"id": "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8", "position": 4711, …}\n\n'
 
@@ -113,12 +117,22 @@ def span(
         Moment | None, Query(description="Happened then or later, as Aircall tells it", examples=[NOON])
     ] = None,
     occurred_until: Annotated[Moment | None, Query(description="Happened before", examples=[EVENING])] = None,
+    subject: Annotated[
+        str | None,
+        Query(pattern=r"^[!-~]{1,255}:[!-~]{1,64}$", description=ABOUT, examples=["call:2481173905"]),
+    ] = None,
+    call_id: Annotated[
+        int | None, Query(ge=0, le=LAST_POSITION, description="The same as `subject=call:…`", examples=[2481173905])
+    ] = None,
 ) -> Span:
-    """Read the times from the query parameters; raises `InvalidRequest` for a span that ends before it begins."""
+    """Read what is looked for; raises `InvalidRequest` for a span that ends before it begins, or two subjects."""
+    if subject is not None and call_id is not None:
+        raise InvalidRequest("query.call_id: is the same as `subject=call:…`; give one of them")
     for name, begin, end in (("", since, until), ("occurred_", occurred_since, occurred_until)):
         if begin is not None and end is not None and begin >= end:
             raise InvalidRequest(f"query.{name}since: must be before `{name}until`")
-    return Span(since, until, occurred_since, occurred_until)
+    about = subject if call_id is None else f"call:{call_id}"
+    return Span(since, until, occurred_since, occurred_until, about)
 
 
 Times = Annotated[Span, Depends(span)]

@@ -1,4 +1,4 @@
-"""Spans of time in the log: when events were received, and when they happened."""
+"""What is looked for in the log: when events were received, when they happened, and what they are about."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ LAST_BEFORE = "SELECT position FROM event WHERE received_at < $1 ORDER BY positi
 
 @dataclass(frozen=True)
 class Span:
-    """From the first moment on, and before the second; None leaves nothing out.
+    """From one moment on, and before another one; None leaves nothing out. `subject` is such as `call:123`.
 
     An event that Aircall gave no time happened in no span.
     """
@@ -25,6 +25,7 @@ class Span:
     until: datetime | None = None
     occurred_since: datetime | None = None
     occurred_until: datetime | None = None
+    subject: str | None = None
 
     def sql(self, *, first: int) -> tuple[str, list[Any]]:
         """Return the conditions, and the values for their parameters, numbered from `first`."""
@@ -33,10 +34,16 @@ class Span:
             ("received_at <", self.until),
             ("occurred_at >=", self.occurred_since),
             ("occurred_at <", self.occurred_until),
+            ("subject =", self.subject),
         )
-        asked = [(condition, moment) for condition, moment in wanted if moment is not None]
+        asked = [(condition, value) for condition, value in wanted if value is not None]
         conditions = [f"AND {condition} ${n}" for n, (condition, _) in enumerate(asked, start=first)]
-        return " ".join(conditions), [moment for _, moment in asked]
+        return " ".join(conditions), [value for _, value in asked]
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether an index gives what is looked for in order, however far it lies apart."""
+        return self.subject is not None
 
 
 EVER = Span()

@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from aircall_oauth.aircall import payloads
 from aircall_oauth.storage import locks, partitions
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.events import EventDraft, EventSource
@@ -46,6 +47,7 @@ class Missed:
     key: bytes
     occurred_at: datetime
     data: str
+    subject: str | None
 
 
 async def append(session: AsyncSession, installation: Installation, type_: str, data: dict[str, Any]) -> None:
@@ -53,6 +55,7 @@ async def append(session: AsyncSession, installation: Installation, type_: str, 
     draft = _draft(installation, type_, type_.partition(".")[0], EventSource.SERVICE)
     draft.ids, draft.keys, draft.times = [new_id("evt")], [None], [None]
     draft.texts = [msgspec.json.encode(data).decode()]
+    draft.subjects = [payloads.subject("installation", installation.id)]
     await _add(session, draft)
 
 
@@ -66,6 +69,7 @@ async def fill(
     draft.keys = [one.key for one in missed]
     draft.times = [one.occurred_at for one in missed]
     draft.texts = [one.data for one in missed]
+    draft.subjects = [one.subject for one in missed]
     await _add(session, draft)
 
 

@@ -9,7 +9,7 @@ from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem, problems
-from aircall_oauth.aircall import calls
+from aircall_oauth.aircall import calls, payloads
 from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxFull, Unavailable, WebhookTokenUnknown
 from aircall_oauth.events.receiver import envelope
 from aircall_oauth.events.receiver.body import MAX_BODY_BYTES, Bodies
@@ -79,14 +79,16 @@ class Receiver:
         inbox: Inbox = self._state.inbox
         event = envelope.read(body) if len(body) <= LARGE_BYTES else await self._large.read(resources, body)
         await _wait_until_ready(resources)
+        resource = envelope.resource(event)
         arrival = Arrival(
             token_fingerprint=resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
             type=event.event,
-            resource=envelope.resource(event),
+            resource=resource,
             occurred_at=envelope.occurred_at(event),
             fingerprint=envelope.fingerprint(event),
             data=event.data,
-            call=calls.key_of(event.data) if event.event == calls.ENDED else None,
+            call=calls.key(event.about) if event.event == calls.ENDED and event.about is not None else None,
+            subject=payloads.subject(resource, event.about),
         )
         taken = await inbox.take_in(arrival)
         if taken is TakenIn.UNKNOWN_TOKEN:

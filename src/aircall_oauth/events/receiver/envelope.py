@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from aircall_oauth.aircall import calls
 from aircall_oauth.errors import EventMalformed
 
 MAX_DEPTH = 100
@@ -34,13 +35,14 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """An event as it was sent; `data` and `timestamp` are Aircall's text of them."""
+    """An event as it was sent; `data` and `timestamp` are Aircall's text of them, `about` is the `id` in `data`."""
 
     event: str
     token: str
     data: str
     resource: Any
     timestamp: str
+    about: int | str | None
 
 
 def read(body: bytes) -> Envelope:
@@ -100,10 +102,16 @@ def _quickly(body: bytes) -> Envelope | None:
     try:
         fields = _fields.decode(body)
         # Raw fields are skipped unread: without this, NaN, a bad escape or a broken string would get into the log.
-        _anything.decode(body)
+        whole = _anything.decode(body)
     except (UnicodeError, msgspec.MsgspecError, RecursionError):
         return None
-    return Envelope(fields.event, fields.token, _text(fields.data), fields.resource, _text(fields.timestamp))
+    about = _id_of(whole["data"])
+    return Envelope(fields.event, fields.token, _text(fields.data), fields.resource, _text(fields.timestamp), about)
+
+
+def _id_of(data: Any) -> int | str | None:
+    id_ = data.get("id") if isinstance(data, dict) else None
+    return id_ if type(id_) in (int, str) else None
 
 
 def _is_plain(body: bytes) -> bool:
@@ -138,7 +146,7 @@ def _patiently(body: bytes) -> Envelope:
     if not isinstance(event, str) or not isinstance(token, str) or not data:
         raise ValueError("not an event")
     resource_, timestamp = fields.get("resource", MISSING)[0], fields.get("timestamp", MISSING)[1]
-    return Envelope(event, token, data, resource_, timestamp)
+    return Envelope(event, token, data, resource_, timestamp, calls.id_of(data))
 
 
 def _past(text: str, place: int, character: str) -> int:

@@ -31,8 +31,8 @@ TAKE_IN = f"""
                    || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint,
                sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-                    $8::bytea[])
-             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, number)
+                    $8::bytea[], $9::text[])
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, subject, number)
         LEFT JOIN LATERAL (
             SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
             UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
@@ -56,9 +56,9 @@ TAKE_IN = f"""
         RETURNING fingerprint, back_filled
     ), kept AS (
         INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
-                           occurred_at, source, data)
+                           subject, occurred_at, source, data)
         SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
-               occurred_at, '{EventSource.AIRCALL}', data
+               subject, occurred_at, '{EventSource.AIRCALL}', data
         FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
                   ON told.back_filled AND told.fingerprint = call_fingerprint
               WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
@@ -89,6 +89,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     fingerprint: bytes
     data: str
     call: bytes | None = None
+    subject: str | None = None
 
 
 async def insert(
@@ -105,6 +106,7 @@ async def insert(
         [a.occurred_at for a in arrivals],
         [a.data for a in arrivals],
         [a.call for a in arrivals],
+        [a.subject for a in arrivals],
         timeout=ANSWER_SECONDS,
     )
     return unknown, stored

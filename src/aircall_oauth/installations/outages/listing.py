@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import func
 
-from aircall_oauth.aircall import calls
+from aircall_oauth.aircall import calls, payloads
 from aircall_oauth.aircall.calls import CallPage, ListedCall
 from aircall_oauth.events.store import Missed
 from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
@@ -67,7 +67,7 @@ def missed(gap: Gap, call: ListedCall) -> Missed | None:
     latest = min(end(gap), asked_at(gap) - SETTLING)
     if call.ended_at is None or not gap.since - MARGIN <= call.ended_at <= latest:
         return None
-    return Missed(calls.key(call.id), call.ended_at, call.text)
+    return Missed(calls.key(call.id), call.ended_at, call.text, payloads.subject(calls.RESOURCE, call.id))
 
 
 def half(gap: Gap) -> dict[str, Any]:

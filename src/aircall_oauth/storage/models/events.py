@@ -43,6 +43,7 @@ class Event(Table, table=True):
         # No unique index: PostgreSQL wants the partition key in one, and the ids are random enough.
         Index("ix_event_id", "id"),
         Index("ix_event_installation_id_position", "installation_id", "position"),
+        Index("ix_event_subject_position", "subject", "position", postgresql_where=text("subject IS NOT NULL")),
         {"postgresql_partition_by": "RANGE (received_at)"},
     )
 
@@ -57,6 +58,8 @@ class Event(Table, table=True):
     owner: str | None = text_column(nullable=True)
     type: str = text_column()
     resource: str | None = text_column(nullable=True)
+    # What it is about, such as call:123; NULL where that is not known, and for what came before migration 0016.
+    subject: str | None = text_column(nullable=True)
     occurred_at: datetime | None = time_column(nullable=True)
     source: str = text_column()
     data: str = text_column()
@@ -125,6 +128,7 @@ class EventDraft(Table, table=True):
     keys: list[bytes | None] = column(ARRAY(LargeBinary))
     times: list[datetime | None] = column(ARRAY(DateTime(timezone=True)))  # None is the time of the commit
     texts: list[str] = column(ARRAY(Text))
+    subjects: list[str | None] | None = column(ARRAY(Text), nullable=True)
 
 
 class LogEpoch(Table, table=True):
