@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aircall_oauth.cli import audit, terminal
+from aircall_oauth.cli.attempts import attempts_app
 from aircall_oauth.cli.backfill import backfill_app
 from aircall_oauth.cli.events import events_app
 from aircall_oauth.cli.installations import installations_app
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 app.add_typer(installations_app, name="installations")
+app.add_typer(attempts_app, name="attempts")
 app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(backfill_app, name="backfill")
 app.add_typer(events_app, name="events")
