@@ -280,24 +280,32 @@ async def test_opening_a_link_writes_nothing_and_needs_no_database(service: Serv
 async def test_of_two_browsers_with_one_link_the_first_to_come_back_has_it(service: Service) -> None:
     link, first, second = await service.link(), service.new_browser(), service.new_browser()
 
-    won = await come_back(service, link, first, code=service.aircall.grant())
-    lost = await come_back(service, link, second, code=service.aircall.grant(70078))
+    begun = [parse_qs(urlsplit((await browser.get(link)).headers["location"]).query) for browser in (first, second)]
+    states = [query["state"][0] for query in begun]
 
-    assert (won.status_code, lost.status_code) == (303, 409)
-    assert "<h1>This link was used before</h1>" in lost.text
-    assert "href" not in lost.text
+    await service.return_with(first, state=states[0], code=service.aircall.grant())
+    lost = await service.return_with(second, state=states[1], code=service.aircall.grant(70078))
+    again = await service.new_browser().get(link)
+
+    for refused in (lost, again):
+        assert (refused.status_code, refused.headers["location"].split("&")[0]) == (303, f"{HOME}?error=link_used")
     assert asked(service, "POST", "/v1/oauth/token") == 1
     assert [row["company_id"] for row in await service.sql("SELECT company_id FROM installation")] == [COMPANY]
 
 
 async def test_of_many_browsers_with_one_link_at_once_one_has_it(service: Service) -> None:
-    link = await service.link()
+    link, browsers = await service.link(), [service.new_browser() for _ in range(8)]
+    begun = [parse_qs(urlsplit((await browser.get(link)).headers["location"]).query) for browser in browsers]
 
     answers = await asyncio.gather(
-        *(come_back(service, link, service.new_browser(), code=service.aircall.grant()) for _ in range(8))
+        *(
+            service.return_with(browser, state=query["state"][0], code=service.aircall.grant())
+            for browser, query in zip(browsers, begun, strict=True)
+        )
     )
 
-    assert Counter(answer.status_code for answer in answers) == {303: 1, 409: 7}
+    brought = Counter(next(iter(parse_qs(urlsplit(answer.headers["location"]).query))) for answer in answers)
+    assert brought == {"claim": 1, "error": 7}
     assert asked(service, "POST", "/v1/oauth/token") == 1
     assert len(await service.sql("SELECT * FROM claim WHERE claimed_at IS NULL")) == 1
 
@@ -322,10 +330,8 @@ async def test_a_link_is_still_good_after_an_admin_declined(service: Service) ->
     declined = await come_back(service, link, browser, error="access_denied")
     accepted = await come_back(service, link, browser, code=service.aircall.grant())
 
-    assert "<h1>You declined</h1>" in declined.text
-    assert links_to_the_plain_door(declined) is False
-    assert "Open the link you were given once more" in declined.text
-    assert accepted.status_code == 303
+    assert declined.headers["location"].startswith(f"{HOME}?error=declined&attempt=")
+    assert accepted.headers["location"].startswith(f"{HOME}?claim=")
 
 
 def links_to_the_plain_door(answer: httpx.Response) -> bool:
@@ -339,7 +345,6 @@ async def test_a_link_that_is_no_good_is_told_so(service: Service) -> None:
     def sealed(content: Any, purpose: str = links.PURPOSE) -> str:
         return vault.seal_message(msgspec.json.encode(content), purpose)
 
-    past = [f"lnk_{'0' * 32}", "acme", int(time.time()) - 1, HOME]
     soon = int(time.time()) + 60
     wrong = {
         "This link is not valid": [
@@ -347,7 +352,6 @@ async def test_a_link_that_is_no_good_is_told_so(service: Service) -> None:
             sealed([f"lnk_{'0' * 32}", "acme", soon, HOME], "oauth-state"),
             sealed([f"lnk_{'0' * 32}", "acme", soon, "https://evil.example.com"]),
         ],
-        "This link is too old": [sealed(past)],
         "This link is incomplete": ["", "x" * 9000, "a b", f"{good}&return_to={HOME}", f"{good}&link={good}"],
     }
 
@@ -359,6 +363,18 @@ async def test_a_link_that_is_no_good_is_told_so(service: Service) -> None:
             assert "set-cookie" not in answer.headers
             assert not links_to_the_plain_door(answer)
             assert "evil" not in answer.text
+
+
+async def test_a_link_that_is_too_old_goes_home(service: Service) -> None:
+    past = msgspec.json.encode([f"lnk_{'0' * 32}", "acme", int(time.time()) - 1, HOME])
+
+    answer = await service.browser.get(
+        "/aircall/oauth/install", params={"link": service.resources.vault.seal_message(past, links.PURPOSE)}
+    )
+
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith(f"{HOME}?error=link_expired&attempt=")
+    assert "set-cookie" not in answer.headers
 
 
 async def test_a_link_leads_to_an_address_on_the_list_only(service: Service) -> None:

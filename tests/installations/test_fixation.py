@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urljoin
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 import uvicorn
@@ -31,7 +31,7 @@ def logged_in_owner(login: Annotated[str | None, Cookie()] = None) -> str:
 @asynccontextmanager
 async def partners_page(it: World, port: int) -> AsyncIterator[str]:
     """The documented page, served; its address."""
-    client = await it.partner("installations:write")
+    client = await it.partner("installations:write,installations:read")
     names: dict[str, Any] = {
         "SERVICE_URL": it.service_url,
         "API_KEY": client.headers["authorization"].removeprefix("Bearer "),
@@ -103,6 +103,37 @@ async def test_a_customer_connects_through_the_documented_page(tmp_path: Path, d
         assert len(await it.webhooks()) == 1
 
 
+async def test_the_documented_page_can_be_reloaded_and_gone_back_to(tmp_path: Path, database_url: str) -> None:
+    async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, _):
+        link = await the_link(alice)
+        callback = await consent(alice, link)
+        home = (await alice.get(callback)).headers["location"]
+        # The service claims it, and the answer is lost on its way to the partner's page.
+        partner = await it.partner("installations:write,installations:read")
+        claim = parse_qs(urlsplit(home).query)["claim"][0]
+        lost = await partner.post("/v1/claims", json={"claim": claim, "owner": "alice"})
+
+        reloads = [await alice.get(home) for _ in range(3)]
+        back_to_the_callback = await alice.get((await alice.get(callback)).headers["location"])
+        away = (await alice.get(link)).headers["location"]
+        back_to_the_link = await alice.get(away)
+        await it.sql("UPDATE claim SET expires_at = now()")
+        an_hour_later = await alice.get(home)
+
+        assert lost.status_code == 200
+        for answer in (*reloads, back_to_the_callback, an_hour_later):
+            assert (answer.status_code, answer.json()) == (200, "Northwind Demo Ltd is connected.")
+        reference = parse_qs(urlsplit(away).query)["attempt"][0]
+        assert back_to_the_link.status_code == 409
+        assert "link_used" in back_to_the_link.text
+        assert reference in back_to_the_link.text
+        found = await partner.get("/v1/install-attempts", params={"reference": reference})
+        (attempt,) = found.json()["items"]
+        assert (attempt["ending"], attempt["shown"], attempt["owner"]) == ("claimed", "return_to:link_used", "alice")
+        assert len(await it.sql("SELECT * FROM event WHERE type = 'installation.claimed'")) == 1
+        await partner.aclose()
+
+
 async def test_a_link_sent_to_an_admin_brings_its_sender_nothing(tmp_path: Path, database_url: str) -> None:
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, mallory):
         link = await the_link(mallory)
@@ -111,11 +142,11 @@ async def test_a_link_sent_to_an_admin_brings_its_sender_nothing(tmp_path: Path,
         back = await alice.get(await consent(alice, link))
         home = await alice.get(back.headers["location"])
         # Mallory tries what is left: the same link again, and the partner's page without a claim.
-        again = await mallory.get(await consent(mallory, link))
+        again = await mallory.get(link)
         empty_handed = [await mallory.get(HOME), await mallory.get(HOME, params={"claim": "A" * 43})]
 
         assert home.status_code == 409
-        assert again.status_code == 409
+        assert again.headers["location"].partition("?")[2].startswith("error=link_used&attempt=")
         assert [answer.status_code for answer in empty_handed] == [409, 409]
         (installation,) = await it.sql("SELECT id, status, owner FROM installation")
         assert tuple(installation)[1:] == ("unclaimed", None)

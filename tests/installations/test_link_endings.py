@@ -5,14 +5,16 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 import stamina
 
+from aircall_oauth.installations.attempts.recording import REFERENCE
 from aircall_oauth.installations.oauth import flow, links, state
-from tests.support.service import Service, run_service, settings_for
+from tests.support.service import PUBLIC_URL, Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"
 
@@ -173,6 +175,36 @@ ENDINGS: list[Ending] = [
     at_the_install_door_with_a_link_too_long,
 ]
 
+SENT_HOME: dict[Ending, str] = {
+    declined: "declined",
+    declined_twice: "declined",
+    after_ten_minutes: "state_expired",
+    with_a_code_that_aircall_refuses: "code_refused",
+    with_a_refused_code_twice: "code_refused",
+    with_aircall_away: "aircall_away",
+    with_aircall_away_after_the_exchange: "aircall_away",
+    with_the_link_used_in_another_browser: "link_used",
+    at_the_install_door_with_an_old_link: "link_expired",
+}
+# Pages with a button to go home: the browser may be the wrong one, or to reload may help.
+SHOWN: dict[Ending, str] = {
+    in_another_browser: "wrong_browser",
+    in_another_browser_that_began_a_flow_without: "wrong_browser",
+    without_a_code: "parameters_invalid",
+    with_a_code_that_cannot_be_one: "parameters_invalid",
+    with_two_codes: "parameters_invalid",
+    cut_short: "flow_unknown",
+    with_the_database_away: "try_again_later",
+    with_a_fault_of_ours: "app_error",
+}
+# It is not known which link it was.
+UNKNOWN_LINKS: set[Ending] = {
+    with_a_damaged_state,
+    without_a_state,
+    at_the_install_door_with_a_damaged_link,
+    at_the_install_door_with_a_link_too_long,
+}
+
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
 async def test_no_ending_of_a_links_flow_leads_to_the_door_without_one(service: Service, ending: Ending) -> None:
@@ -182,10 +214,55 @@ async def test_no_ending_of_a_links_flow_leads_to_the_door_without_one(service: 
 
     answer = await ending(begun)
 
+    assert f"{PUBLIC_URL}/aircall/oauth/install" not in answer.text + str(answer.headers)
+    if ending in SENT_HOME:
+        assert answer.status_code == 303
+        assert answer.headers["cache-control"] == "no-store"
+        assert error_at_home(answer.headers["location"]) == SENT_HOME[ending]
+        return
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert "href" not in answer.text
     next_step = re.findall(r'<p class="next">(.*?)</p>', answer.text)
-    assert ["new link" in step for step in next_step] == [True], next_step
+    offered = re.findall(r'href="(.*?)"', answer.text)
+    if ending in UNKNOWN_LINKS:
+        assert (offered, ["new link" in step for step in next_step]) == ([], [True]), answer.text
+    else:
+        assert [error_at_home(unescape(link)) for link in offered] == [SHOWN[ending]]
+        assert ["go back" in step.lower() for step in next_step] == [True]
+
+
+def error_at_home(address: str) -> str:
+    """The error that an address of the partner's page tells, if it is one with an attempt's reference."""
+    page, _, query = address.partition("?")
+    told = parse_qs(query)
+    assert (page, set(told)) == (HOME, {"error", "attempt"})
+    assert re.fullmatch(REFERENCE, told["attempt"][0])
+    return told["error"][0]
+
+
+async def test_a_link_without_an_address_ends_on_a_page_that_asks_for_a_new_one(database_url: str) -> None:
+    async with run_service(settings_for(database_url)) as service:
+        link, browser = await service.link(), service.new_browser()
+        departure = await browser.get(link)
+        begun = parse_qs(urlsplit(departure.headers["location"]).query)["state"][0]
+
+        answer = await service.return_with(browser, state=begun, code="never-given")
+        again = await browser.get(link)
+
+    assert (answer.status_code, "href" in answer.text, "new link" in answer.text) == (400, False, True)
+    assert (again.status_code, "href" in again.text, "was used before" in again.text) == (409, False, True)
+    assert 'id="reference"' in answer.text
+
+
+async def test_a_used_link_goes_home_before_consent(service: Service) -> None:
+    link, browser = await service.link(), service.new_browser()
+    departure = await browser.get(link)
+    begun = parse_qs(urlsplit(departure.headers["location"]).query)["state"][0]
+    await service.return_with(browser, state=begun, code=service.aircall.grant())
+
+    answer = await service.new_browser().get(link)
+
+    assert (answer.status_code, error_at_home(answer.headers["location"])) == (303, "link_used")
+    assert "set-cookie" not in answer.headers
 
 
 async def test_a_flow_without_a_link_may_start_again(service: Service) -> None:

@@ -7,12 +7,28 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from aircall_oauth.errors import AppError, LinkInvalid, StateInvalid, TryAgainLater
+from aircall_oauth.errors import (
+    AircallAway,
+    AppError,
+    AppRefused,
+    CodeRefused,
+    Declined,
+    LinkExpired,
+    LinkInvalid,
+    LinkUsed,
+    PrefetchRefused,
+    StateExpired,
+    StateInvalid,
+    TokenMixedUp,
+    TryAgainLater,
+)
 from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.installations.attempts.tally import Tally
 from aircall_oauth.installations.oauth import links, state
+from aircall_oauth.installations.oauth.flow import with_query
 from aircall_oauth.resources import Resources
+from aircall_oauth.settings import Settings
 from aircall_oauth.storage.vault import Vault
 from aircall_oauth.telemetry import log
 
@@ -20,6 +36,13 @@ logger = log.get(__name__)
 
 # How long an answer waits for what is recorded.
 RECORD_SECONDS = 0.7
+
+# Where these end a link's flow, the browser is sent home at once. The others show a page with the way there: to reload
+# may help, or the browser may not be the one that began.
+SENT_HOME = (
+    *(LinkExpired, LinkUsed, StateExpired, Declined),
+    *(CodeRefused, AppRefused, TokenMixedUp, AircallAway),
+)
 
 Result = TypeVar("Result")
 
@@ -44,16 +67,30 @@ def _of_link(vault: Vault, link_id: str | None, owner: str | None, return_to: st
     return Attempt(recording.reference_of(vault, link_id or ""), link_id, owner, return_to)
 
 
-async def opened(resources: Resources, attempt: Attempt) -> None:
-    """Record that a link was opened."""
-    await _soon(resources, recording.open_link(resources, attempt))
+async def open_link(resources: Resources, attempt: Attempt | None, sealed: str) -> None:
+    """Record that a link was opened. Raises `LinkInvalid`, `LinkExpired`, or `LinkUsed` where a flow has used it up.
+
+    Where the database does not answer, the browser goes on: the callback judges the link again.
+    """
+    links.open_link(resources.vault, sealed)
+    if attempt is not None and await _soon(resources, recording.open_link(resources, attempt)):
+        raise LinkUsed
 
 
-async def record(resources: Resources, tally: Tally, attempt: Attempt | None, error: AppError) -> bool:
+def way_home(settings: Settings, attempt: Attempt | None, error: AppError) -> str | None:
+    """Return the address of the page that made the link, told of the ending; None where there is none to go to."""
+    if attempt is None or attempt.link_id is None or isinstance(error, PrefetchRefused):
+        return None
+    if attempt.return_to is None or attempt.return_to not in settings.return_urls:
+        return None
+    return with_query(attempt.return_to, {"error": error.code(), "attempt": attempt.reference})
+
+
+async def record(resources: Resources, tally: Tally, attempt: Attempt | None, error: AppError, shown: str) -> bool:
     """Record a bad ending, or count it. Returns whether the attempt has a row, as far as is known."""
     if isinstance(error, TryAgainLater):
         return False  # it is the database that is away
-    return bool(await _soon(resources, tally.fail(attempt, error.code(), f"page:{error.code()}")))
+    return bool(await _soon(resources, tally.fail(attempt, error.code(), f"{shown}:{error.code()}")))
 
 
 async def note_shown(resources: Resources, attempt: Attempt, shown: str) -> None:

@@ -61,6 +61,10 @@ class Page:
 START_AGAIN = "Start the installation again; it takes a minute."
 ANOTHER_LINK = "Ask for a new link where you were given this one."
 THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new link."
+GO_BACK = "Go back to where you began, and start again from there."
+RELOAD_OR_GO_BACK = (
+    "Reload this page in a minute. If it says the same, go back to where you began, and start again from there."
+)
 # Endings after the link was used up: opening it again would only be refused.
 LINK_SPENT = (CodeRefused, AircallAway)
 ENDINGS: dict[type[AppError], Page] = {
@@ -165,16 +169,21 @@ ENDINGS: dict[type[AppError], Page] = {
 }
 
 
-def ending(error: AppError, *, install_url: str, by_link: bool = False, reference: str | None = None) -> str:
+def ending(
+    error: AppError, *, install_url: str, by_link: bool = False, home: str | None = None, reference: str | None = None
+) -> str:
     """Render the page for a flow that ended without an installation.
 
     A flow that began with an install link is not sent to the install door without one: the installation would have no
-    owner.
+    owner. Where the link has a `return_to`, `home` leads there.
     """
     page = ENDINGS.get(type(error), ENDINGS[AppError])
-    if by_link and page.start_again:
-        page = replace(page, next_step=_next_with_a_link(error), start_again=False)
-    return _render(page, tone="trouble", install_url=install_url if page.start_again else None, reference=reference)
+    if home is not None:
+        page = replace(page, next_step=RELOAD_OR_GO_BACK if isinstance(error, FlowUnknown) else GO_BACK)
+    elif by_link and page.start_again:
+        page = replace(page, next_step=_next_with_a_link(error))
+    offered = install_url if page.start_again and not by_link else None
+    return _render(page, tone="trouble", install_url=offered, home=home, reference=reference)
 
 
 def _next_with_a_link(error: AppError) -> str:
@@ -216,10 +225,11 @@ def _render(
     *,
     tone: str,
     install_url: str | None = None,
+    home: str | None = None,
     claim: str | None = None,
     reference: str | None = None,
 ) -> str:
     template = _environment.get_template("page.html")
     return template.render(
-        page=page, tone=tone, install_url=install_url, claim=claim, reference=reference, style=_STYLE
+        page=page, tone=tone, install_url=install_url, home=home, claim=claim, reference=reference, style=_STYLE
     )

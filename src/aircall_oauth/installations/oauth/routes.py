@@ -100,17 +100,23 @@ PAGES: dict[int | str, dict[str, Any]] = {
     dependencies=[Depends(noting_the_attempt), Depends(single_valued)],
     status_code=303,
     response_class=RedirectResponse,
-    responses={400: PAGES[400], 303: {"description": "To Aircall's consent page"}},
+    responses={
+        400: PAGES[400],
+        303: {"description": "To Aircall's consent page; or to the `return_to` of a link that was used or is too old"},
+    },
 )
 async def install(request: Request, query: Annotated[InstallQuery, Query()], resources: ResourcesDep) -> Response:
-    """Send the browser to Aircall's consent page with a sealed state and a cookie of its own."""
+    """Send the browser to Aircall's consent page with a sealed state and a cookie of its own.
+
+    A link that is too old or was used goes back to its `return_to` with `error` and `attempt`, without consent.
+    """
     if query.link is not None and query.return_to is not None:
         raise ParametersInvalid
+    if query.link is not None:
+        await endings.open_link(resources, request.state.attempt, query.link)
     departure = flow.begin_install(resources, return_to=query.return_to, link=query.link)
     if query.link is None:
         request.app.state.tally.count(tally.OPENED)
-    else:
-        await endings.opened(resources, request.state.attempt)
     response = RedirectResponse(departure.authorize_url, status_code=303, headers=pages.HEADERS)
     secure = resources.settings.secure_cookies
     response.set_cookie(
@@ -132,7 +138,10 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
     dependencies=[Depends(noting_the_attempt), Depends(single_valued)],
     responses={
         200: {"description": "Connected, or declined: a page"},
-        303: {"description": "Connected: to the success page, or to the `return_to` with `?claim=`"},
+        303: {
+            "description": "Connected: to the success page, or to the `return_to` with `?claim=`. A link's flow that "
+            "ended badly: to its `return_to` with `?error=&attempt=`"
+        },
         **PAGES,
     },
 )
@@ -170,14 +179,25 @@ def _require_code_or_error(query: CallbackQuery) -> None:
 
 
 async def ending_page(request: Request, error: AppError) -> Response:
-    """Answer an error of a browser's endpoint with a page that shows the attempt's reference, and record the ending."""
+    """Answer an error of a browser's endpoint, and record the ending.
+
+    A link's flow ends at its `return_to`, with `error` and `attempt`, or on a page with a button there; any other on a
+    page. Pages show the attempt's reference.
+    """
     resources = request.app.state.resources
     attempt: Attempt | None = getattr(request.state, "attempt", None)
-    is_kept = await endings.record(resources, request.app.state.tally, attempt, error)
+    home = endings.way_home(resources.settings, attempt, error)
+    is_sent = home is not None and isinstance(error, endings.SENT_HOME)
+    is_kept = await endings.record(
+        resources, request.app.state.tally, attempt, error, "return_to" if is_sent else "page"
+    )
+    if home is not None and is_sent:
+        return RedirectResponse(home, status_code=303, headers=pages.HEADERS)
     page = pages.ending(
         error,
         install_url=f"{resources.settings.public_url}/aircall/oauth/install",
         by_link=getattr(request.state, "by_link", False),
+        home=home,
         reference=attempt.reference if attempt is not None and is_kept else None,
     )
     pause = getattr(error, "retry_after_seconds", None)
