@@ -17,6 +17,7 @@ from aircall_oauth.installations.tokens import ASKING_ERRORS
 from aircall_oauth.installations.upkeep import facts, leases, reconcile
 from aircall_oauth.installations.upkeep.reconcile import Oddity
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.leases import backoff, between, is_due
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import (
@@ -132,9 +133,9 @@ async def _reconcile_one(resources: Resources, webhook: Webhook, installation: I
         else:
             with suppress(*ASKING_ERRORS):
                 await reconcile_leased(resources, webhook, installation, chore=True)
-    except DatabaseAway:
+    except DatabaseAway as error:
         # It is due again once the lease is over; the others go on.
-        logger.warning("look broken off", installation_id=installation.id)
+        logger.warning("look broken off", installation_id=installation.id, reason=reason(error))
 
 
 async def _refresh_facts(resources: Resources, installation: Installation, *, chore: bool) -> None:
