@@ -98,11 +98,13 @@ def resend_event(
     subscription: Annotated[str, typer.Option("--to", help="The subscription's id, sub_….")],
 ) -> None:
     """Send one event to one subscription once more, right now. Exit code 1 where it was not taken."""
-    from aircall_oauth.access import callers
+    from aircall_oauth.access import audit, callers
     from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
     from aircall_oauth.deliveries.replays import resend
 
-    sent = with_resources(lambda resources: resend.resend(resources, callers.OPERATOR, event_id, subscription))
+    sent = with_resources(
+        lambda resources: resend.resend(resources, callers.OPERATOR, audit.OPERATOR, event_id, subscription)
+    )
     if not isinstance(sent.outcome, Delivered):
         fail(f"The event was not taken: {word(sent.outcome)}, after {sent.milliseconds} ms.")
     say(f"Delivered in {sent.milliseconds} ms.")

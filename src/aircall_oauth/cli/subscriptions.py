@@ -126,10 +126,12 @@ def stop_replay(
     replay_id: Annotated[str, typer.Argument(help="The replay's id, rpl_….")],
 ) -> None:
     """Stop a running replay at the position that it has reached."""
-    from aircall_oauth.access import callers
+    from aircall_oauth.access import audit, callers
     from aircall_oauth.deliveries.replays import jobs
 
-    ended = with_resources(lambda resources: jobs.stop(resources, callers.OPERATOR, subscription_id, replay_id))
+    ended = with_resources(
+        lambda resources: jobs.stop(resources, callers.OPERATOR, audit.OPERATOR, subscription_id, replay_id)
+    )
     if ended.status != "stopped":
         fail(f"It had ended before: {ended.status}.")
     say(f"Stopped at position {ended.position}: {ended.delivered} of {ended.events} were delivered.")
@@ -159,11 +161,17 @@ async def _replay(resources: Any, subscription_id: str, asked: "ReplayWindow", *
     """Start a replay and return it: at once, or with `wait` once it has ended, with a progress bar until then."""
     import asyncio
 
-    from aircall_oauth.access import callers
+    from aircall_oauth.access import audit, callers
     from aircall_oauth.deliveries.replays import jobs
 
     replay = await jobs.start(
-        resources, callers.OPERATOR, subscription_id, asked.window, asked.wanted, per_second=asked.per_second
+        resources,
+        callers.OPERATOR,
+        audit.OPERATOR,
+        subscription_id,
+        asked.window,
+        asked.wanted,
+        per_second=asked.per_second,
     )
     with terminal.share() as tell:
         while wait and replay.status == "running":

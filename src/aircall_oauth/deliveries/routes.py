@@ -5,7 +5,13 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Path, Query, Response
 
-from aircall_oauth.access.dependencies import EventsReader, ResourcesDep, SubscriptionsReader, SubscriptionsWriter
+from aircall_oauth.access.dependencies import (
+    EventsReader,
+    ResourcesDep,
+    SubscriptionsReader,
+    SubscriptionsWriter,
+    WhoDep,
+)
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.deliveries import of_event, subscriptions, views
@@ -37,11 +43,11 @@ SubscriptionId = Annotated[str, Path(pattern=r"^sub_[0-9a-f]{32}$", examples=["s
 
 @api.post("", summary="Make a subscription", status_code=201, responses=problems(401, 403, FULL, 410, 422, 503))
 async def create_subscription(
-    new: NewSubscription, key: SubscriptionsWriter, resources: ResourcesDep, response: Response
+    new: NewSubscription, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep, response: Response
 ) -> SubscriptionCreated:
     """Begin to deliver events. The answer's `secret` signs them, and is shown this once."""
     fields = new.model_dump(exclude={"order", "start"}) | {"ordering": new.order}
-    subscription, secret = await subscriptions.create(resources, key, start=new.start, **fields)
+    subscription, secret = await subscriptions.create(resources, key, who, start=new.start, **fields)
     view = await views.show(resources, key, subscription.id)
     response.headers["cache-control"] = "no-store"
     return SubscriptionCreated(**view.model_dump(), secret=secret and secret.get_secret_value())
@@ -68,39 +74,43 @@ async def show_subscription(
 
 @api.patch("/{subscription_id}", summary="Change a subscription", responses=OF_ONE | problems(FULL))
 async def change_subscription(
-    subscription_id: SubscriptionId, change: SubscriptionChange, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId,
+    change: SubscriptionChange,
+    key: SubscriptionsWriter,
+    who: WhoDep,
+    resources: ResourcesDep,
 ) -> SubscriptionView:
     """Change what it is called, what it wants or where it goes; its position stays."""
     fields: dict[str, Any] = change.model_dump(exclude_unset=True)
     if "order" in fields:
         fields["ordering"] = fields.pop("order")
-    await subscriptions.change(resources, key, subscription_id, **fields)
+    await subscriptions.change(resources, key, who, subscription_id, **fields)
     return await views.show(resources, key, subscription_id)
 
 
 @api.delete("/{subscription_id}", summary="Delete a subscription", status_code=204, responses=OF_ONE)
 async def delete_subscription(
-    subscription_id: SubscriptionId, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep
 ) -> None:
     """End it for good; what it had parked goes with it."""
-    await subscriptions.delete_one(resources, key, subscription_id)
+    await subscriptions.delete_one(resources, key, who, subscription_id)
 
 
 @api.post("/{subscription_id}/pause", summary="Pause a subscription", responses=OF_ONE)
 async def pause_subscription(
-    subscription_id: SubscriptionId, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep
 ) -> SubscriptionView:
     """Send nothing more; its position stays, and what comes in meanwhile waits in the log."""
-    await subscriptions.pause(resources, key, subscription_id)
+    await subscriptions.pause(resources, key, who, subscription_id)
     return await views.show(resources, key, subscription_id)
 
 
 @api.post("/{subscription_id}/resume", summary="Resume a subscription", responses=OF_ONE)
 async def resume_subscription(
-    subscription_id: SubscriptionId, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep
 ) -> SubscriptionView:
     """Go on where it stood, whether it was paused or disabled. One that is down is tried at once."""
-    await subscriptions.resume(resources, key, subscription_id)
+    await subscriptions.resume(resources, key, who, subscription_id)
     return await views.show(resources, key, subscription_id)
 
 
@@ -112,13 +122,14 @@ async def resume_subscription(
 async def rotate_subscription_secret(
     subscription_id: SubscriptionId,
     key: SubscriptionsWriter,
+    who: WhoDep,
     resources: ResourcesDep,
     response: Response,
     rotation: Rotation | None = None,
 ) -> SecretView:
     """A new secret. For 24 hours every delivery carries a signature of each, unless the old one is to end now."""
     at_once = rotation is not None and rotation.now
-    secret = await subscriptions.rotate_secret(resources, key, subscription_id, at_once=at_once)
+    secret = await subscriptions.rotate_secret(resources, key, who, subscription_id, at_once=at_once)
     response.headers["cache-control"] = "no-store"
     return SecretView(secret=secret.get_secret_value())
 
@@ -163,12 +174,13 @@ async def list_dead_events(
 async def retry_dead_events(
     subscription_id: SubscriptionId,
     key: SubscriptionsWriter,
+    who: WhoDep,
     resources: ResourcesDep,
     retry: DeadRetry | None = None,
 ) -> DeadRetried:
     """Try these events again at once, and from then on by the schedule; all of them where none are named."""
     event_ids = None if retry is None else retry.event_ids
-    return DeadRetried(retried=await subscriptions.retry_dead(resources, key, subscription_id, event_ids))
+    return DeadRetried(retried=await subscriptions.retry_dead(resources, key, who, subscription_id, event_ids))
 
 
 @of_events.get(

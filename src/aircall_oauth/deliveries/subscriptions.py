@@ -17,7 +17,9 @@ from sqlalchemy import ColumnElement, delete, func, text, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.deliveries import auditing
 from aircall_oauth.deliveries.destinations import registry, signatures
 from aircall_oauth.deliveries.destinations.outcomes import Message, Outcome, attempt, raised_at
 from aircall_oauth.deliveries.reader.leases import CHANGED
@@ -60,7 +62,7 @@ class SampleResult:
 
 
 async def create(
-    resources: Resources, key: Caller, *, start: int | str, **fields: Any
+    resources: Resources, key: Caller, who: Who, *, start: int | str, **fields: Any
 ) -> tuple[Subscription, SecretStr | None]:
     """Make a subscription that begins at once; returns it, and its signing secret in clear this one time.
 
@@ -84,11 +86,13 @@ async def create(
             **fields,
         )
         session.add(subscription)
+        details = auditing.made_of(subscription) | {"from": start, "position": subscription.position}
+        await auditing.record(session, who, Action.SUBSCRIPTION_CREATED, subscription_id, subscription.owners, details)
         await _notify_workers(session, subscription_id)
     return subscription, secret
 
 
-async def change(resources: Resources, key: Caller, subscription_id: str, **fields: Any) -> None:
+async def change(resources: Resources, key: Caller, who: Who, subscription_id: str, **fields: Any) -> None:
     """Change its name, its filter, its order or its address; its position stays."""
     if "owners" in fields:
         fields["owners"] = _owners(key, fields["owners"])
@@ -99,63 +103,75 @@ async def change(resources: Resources, key: Caller, subscription_id: str, **fiel
             del fields["url"]
         else:
             fields |= await _addressed(resources, key, found.kind, subscription_id, fields["url"]) | FRESH
-    await _update(resources, key, subscription_id, **fields)
+    await _update(resources, key, who, Action.SUBSCRIPTION_CHANGED, subscription_id, **fields)
 
 
-async def delete_one(resources: Resources, key: Caller, subscription_id: str) -> None:
+async def delete_one(resources: Resources, key: Caller, who: Who, subscription_id: str) -> None:
     """Delete a subscription with its parked and dead events."""
-    gone = delete(Subscription).where(*_one(key, subscription_id))
     async with resources.database.session() as session:
-        if (await session.exec(gone)).rowcount == 0:
-            raise SubscriptionNotFound
+        gone = await _held(session, key, subscription_id)
+        await auditing.record(
+            session, who, Action.SUBSCRIPTION_DELETED, subscription_id, gone.owners, auditing.made_of(gone)
+        )
+        await session.exec(delete(Subscription).where(*_one(key, subscription_id)))
         await _notify_workers(session, subscription_id)
 
 
-async def pause(resources: Resources, key: Caller, subscription_id: str) -> None:
+async def pause(resources: Resources, key: Caller, who: Who, subscription_id: str) -> None:
     """Stop deliveries; those under way are waited for."""
-    await _update(resources, key, subscription_id, status=SubscriptionStatus.PAUSED)
+    paused = SubscriptionStatus.PAUSED
+    await _update(resources, key, who, Action.SUBSCRIPTION_PAUSED, subscription_id, status=paused)
 
 
-async def resume(resources: Resources, key: Caller, subscription_id: str) -> None:
+async def resume(resources: Resources, key: Caller, who: Who, subscription_id: str) -> None:
     """Go on from its position, whether it was paused or disabled, without waiting for the next probe."""
-    await _update(resources, key, subscription_id, status=SubscriptionStatus.ACTIVE, **FRESH)
+    active = SubscriptionStatus.ACTIVE
+    await _update(resources, key, who, Action.SUBSCRIPTION_RESUMED, subscription_id, status=active, **FRESH)
 
 
-async def replay(resources: Resources, key: Caller, subscription_id: str, *, start: int | datetime) -> None:
+async def replay(resources: Resources, key: Caller, who: Who, subscription_id: str, *, start: int | datetime) -> None:
     """Move a subscription to a position, or to before the first event that came in at or after a moment.
 
     Events past there that were parked or given up are read from the log again, so their rows are deleted.
     """
     async with resources.database.session() as session:
         position = await _position_of(session, start)
+        before = await _held(session, key, subscription_id)
+        details = {"position": {"from": before.position, "to": position}}
+        await auditing.record(session, who, Action.SUBSCRIPTION_MOVED, subscription_id, before.owners, details)
         moved = (
             update(Subscription)
             .where(*_one(key, subscription_id))
             .values(position=position, version=Subscription.version + 1, **_without_lease())
         )
-        if (await session.exec(moved)).rowcount == 0:
-            raise SubscriptionNotFound
+        await session.exec(moved)
         beside = delete(Parked).where(col(Parked.subscription_id) == subscription_id, col(Parked.position) > position)
         await session.exec(beside)
         await _notify_workers(session, subscription_id)
 
 
-async def rotate_secret(resources: Resources, key: Caller, subscription_id: str, *, at_once: bool) -> SecretStr:
+async def rotate_secret(
+    resources: Resources, key: Caller, who: Who, subscription_id: str, *, at_once: bool
+) -> SecretStr:
     """Make a new secret; returns it in clear this one time. The old one signs too for a day, unless `at_once`."""
     subscription = await find(resources, key, subscription_id)
     if subscription.secret_sealed is None:
         raise SubscriptionUnsigned
     secret, old = signatures.new_secret(), None
+    until = None if at_once else now() + OLD_SECRET_WORKS
     if not at_once:
         known = resources.vault.open(subscription.secret_sealed, SealedAt(SECRET_COLUMN, subscription_id))
         old = resources.vault.seal(known, SealedAt(OLD_SECRET_COLUMN, subscription_id))
     await _update(
         resources,
         key,
+        who,
+        Action.SUBSCRIPTION_SECRET_ROTATED,
         subscription_id,
+        details={"old_secret_until": None if until is None else until.isoformat()},
         secret_sealed=resources.vault.seal(secret, SealedAt(SECRET_COLUMN, subscription_id)),
         old_secret_sealed=old,
-        old_secret_until=None if at_once else now() + OLD_SECRET_WORKS,
+        old_secret_until=until,
     )
     return secret
 
@@ -172,17 +188,23 @@ async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Sa
     return SampleResult(outcome, round((time.perf_counter() - started) * 1000))
 
 
-async def retry_dead(resources: Resources, key: Caller, subscription_id: str, event_ids: Sequence[str] | None) -> int:
+async def retry_dead(
+    resources: Resources, key: Caller, who: Who, subscription_id: str, event_ids: Sequence[str] | None
+) -> int:
     """Make dead events parked again and due now, all of them if none are named; returns how many."""
     dead = [col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_not(None)]
     if event_ids is not None:
         dead.append(col(Parked.event_id).in_(event_ids))
     async with resources.database.session() as session:
-        known = update(Subscription).where(*_one(key, subscription_id)).values(version=Subscription.version + 1)
-        if (await session.exec(known)).rowcount == 0:
-            raise SubscriptionNotFound
+        known = await _held(session, key, subscription_id)
+        owners = known.owners
+        await session.exec(
+            update(Subscription).where(*_one(key, subscription_id)).values(version=Subscription.version + 1)
+        )
         put_back = update(Parked).where(*dead).values(dead_at=None, due_at=func.now(), attempts=0)
         count = (await session.exec(put_back)).rowcount
+        details = auditing.clipped({"retried": count, "event_ids": event_ids})
+        await auditing.record(session, who, Action.SUBSCRIPTION_DEAD_RETRIED, subscription_id, owners, details)
         await _notify_workers(session, subscription_id)
     return count
 
@@ -212,13 +234,38 @@ async def find(resources: Resources, key: Caller, subscription_id: str) -> Subsc
     return found
 
 
-async def _update(resources: Resources, key: Caller, subscription_id: str, **fields: Any) -> None:
+async def _held(session: AsyncSession, key: Caller, subscription_id: str) -> Subscription:
+    """Return a subscription as it is, and stays until the commit; raises `SubscriptionNotFound`."""
+    held = select(Subscription).where(*_one(key, subscription_id)).with_for_update(key_share=True)
+    found = (await session.exec(held)).first()
+    if found is None:
+        raise SubscriptionNotFound
+    return found
+
+
+async def _update(
+    resources: Resources,
+    key: Caller,
+    who: Who,
+    action: Action,
+    subscription_id: str,
+    *,
+    details: dict[str, Any] | None = None,
+    **fields: Any,
+) -> None:
+    """Change a subscription and say in the audit what was changed; a change that changes nothing has no row there."""
     changed = update(Subscription).where(*_one(key, subscription_id))
     async with resources.database.session() as session:
         if "owners" in fields:
             await _require_room(resources, session, fields["owners"], but=subscription_id)
-        if (await session.exec(changed.values(version=Subscription.version + 1, **fields))).rowcount == 0:
-            raise SubscriptionNotFound
+        found = await _held(session, key, subscription_id)
+        before = auditing.shown(found)
+        await session.exec(changed.values(version=Subscription.version + 1, **fields))
+        told = auditing.change_of(before, fields) | (details or {})
+        if told or action != Action.SUBSCRIPTION_CHANGED:
+            owner = auditing.owner_of(before["owners"], fields.get("owners", before["owners"]))
+            owners = [] if owner is None else [owner]
+            await auditing.record(session, who, action, subscription_id, owners, told)
         await _notify_workers(session, subscription_id)
 
 

@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text, update
 from sqlmodel import col, select
 
+from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.deliveries import subscriptions
+from aircall_oauth.deliveries import auditing, subscriptions
 from aircall_oauth.errors import InvalidRequest, PositionGone, ReplayNotFound
 from aircall_oauth.events.query import Filter
 from aircall_oauth.resources import Resources
@@ -100,7 +101,14 @@ async def preview(
 
 
 async def start(
-    resources: Resources, key: Caller, subscription_id: str, window: Window, wanted: Filter, *, per_second: int
+    resources: Resources,
+    key: Caller,
+    who: Who,
+    subscription_id: str,
+    window: Window,
+    wanted: Filter,
+    *,
+    per_second: int,
 ) -> ReplayView:
     """Start a replay; a worker takes it up within seconds. Raises what `preview` raises.
 
@@ -135,7 +143,10 @@ async def start(
         session.add(replay)
         await session.flush()
         await (await session.connection()).execute(FORGET, {"subscription_id": subscription_id})
-        return _view(replay)
+        view = _view(replay)
+        owners = (await session.exec(select(Subscription.owners).where(Subscription.id == subscription_id))).one()
+        await auditing.record(session, who, Action.REPLAY_STARTED, subscription_id, owners, _details(view))
+        return view
 
 
 async def list_of(
@@ -163,12 +174,12 @@ async def show(resources: Resources, key: Caller, subscription_id: str, replay_i
     return _view(found)
 
 
-async def stop(resources: Resources, key: Caller, subscription_id: str, replay_id: str) -> ReplayView:
+async def stop(resources: Resources, key: Caller, who: Who, subscription_id: str, replay_id: str) -> ReplayView:
     """End a replay; what is out at that moment may still arrive. One that has ended stays as it is.
 
     Raises `SubscriptionNotFound` or `ReplayNotFound`.
     """
-    await subscriptions.find(resources, key, subscription_id)
+    subscription = await subscriptions.find(resources, key, subscription_id)
     stopped = (
         update(Replay)
         .where(
@@ -177,9 +188,13 @@ async def stop(resources: Resources, key: Caller, subscription_id: str, replay_i
             col(Replay.status) == ReplayStatus.RUNNING,
         )
         .values(status=ReplayStatus.STOPPED, ended_at=now(), lease_number=Replay.lease_number + 1)
+        .returning(col(Replay.events), col(Replay.delivered), col(Replay.failed), col(Replay.position))
     )
     async with resources.database.session() as session:
-        await session.exec(stopped)
+        row = (await session.exec(stopped)).one_or_none()
+        if row is not None:
+            details = {"replay_id": replay_id, **row._asdict()}
+            await auditing.record(session, who, Action.REPLAY_STOPPED, subscription_id, subscription.owners, details)
     return await show(resources, key, subscription_id, replay_id)
 
 
@@ -244,6 +259,13 @@ async def _positions(connection: asyncpg.Connection, window: Window) -> tuple[in
     if window.until is not None:
         last = min(last, await connection.fetchval(LAST_BEFORE, window.until) or 0)
     return first, max(last, first - 1)
+
+
+def _details(replay: ReplayView) -> dict[str, Any]:
+    """What the audit tells of a replay: its window, whom it is for, and how much it is."""
+    told = ("since", "until", "first_position", "last_position", "types", "owners", "installations")
+    counts = ("per_second", "events", "customers")
+    return {"replay_id": replay.id} | auditing.clipped(replay.model_dump(mode="json", include={*told, *counts}))
 
 
 def _view(replay: Replay) -> ReplayView:

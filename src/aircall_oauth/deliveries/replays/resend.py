@@ -4,10 +4,12 @@ import time
 
 import msgspec
 
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.deliveries import subscriptions
+from aircall_oauth.deliveries import auditing, subscriptions
 from aircall_oauth.deliveries.destinations import registry
-from aircall_oauth.deliveries.destinations.outcomes import Message, attempt, word
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, attempt, word
 from aircall_oauth.deliveries.subscriptions import SampleResult
 from aircall_oauth.events import feed
 from aircall_oauth.events.query import EventJson
@@ -18,7 +20,7 @@ from aircall_oauth.storage.models.deliveries import Attempt
 MARK = "resend"
 
 
-async def resend(resources: Resources, key: Caller, event_id: str, subscription_id: str) -> SampleResult:
+async def resend(resources: Resources, key: Caller, who: Who, event_id: str, subscription_id: str) -> SampleResult:
     """Deliver an event once, past the filter and the position; the attempt is kept with the others.
 
     Raises `EventNotFound` or `SubscriptionNotFound`.
@@ -46,5 +48,16 @@ async def resend(resources: Resources, key: Caller, event_id: str, subscription_
                 milliseconds=tried.milliseconds,
                 replay_id=MARK,
             )
+        )
+        await auditing.record(
+            session,
+            who,
+            Action.EVENT_RESENT,
+            subscription_id,
+            # Past the filter it may be an event of another owner, and neither may see the other.
+            subscription.owners if [event.owner] == subscription.owners else [],
+            {"event_id": event.id, "outcome": word(outcome)},
+            installation_id=event.installation_id,
+            outcome=audit.Outcome.DONE if isinstance(outcome, Delivered) else audit.Outcome.FAILED,
         )
     return tried

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from aircall_oauth.access.dependencies import ResourcesDep, SubscriptionsReader, SubscriptionsWriter
+from aircall_oauth.access.dependencies import ResourcesDep, SubscriptionsReader, SubscriptionsWriter, WhoDep
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
 from aircall_oauth.deliveries import subscriptions, views
@@ -34,6 +34,7 @@ async def replay_subscription(
     subscription_id: SubscriptionId,
     replay: NewReplay,
     key: SubscriptionsWriter,
+    who: WhoDep,
     resources: ResourcesDep,
     response: Response,
 ) -> SubscriptionView | ReplayPreview | ReplayView:
@@ -47,22 +48,29 @@ async def replay_subscription(
     """
     match replay:
         case ReplayWindow():
-            return await _replay_window(resources, key, subscription_id, replay, response)
+            return await _replay_window(resources, key, who, subscription_id, replay, response)
         case ReplayPast():
-            await subscriptions.replay(resources, key, subscription_id, start=replay.position)
+            await subscriptions.replay(resources, key, who, subscription_id, start=replay.position)
         case ReplaySince():
-            await subscriptions.replay(resources, key, subscription_id, start=replay.since)
+            await subscriptions.replay(resources, key, who, subscription_id, start=replay.since)
     return await views.show(resources, key, subscription_id)
 
 
 async def _replay_window(
-    resources: ResourcesDep, key: SubscriptionsWriter, subscription_id: str, asked: ReplayWindow, response: Response
+    resources: ResourcesDep,
+    key: SubscriptionsWriter,
+    who: WhoDep,
+    subscription_id: str,
+    asked: ReplayWindow,
+    response: Response,
 ) -> ReplayPreview | ReplayView:
     if key.owner is not None and set(asked.owners) - {key.owner}:
         raise OwnerNotAllowed
     if asked.dry_run:
         return await jobs.preview(resources, key, subscription_id, asked.window, asked.wanted)
-    started = await jobs.start(resources, key, subscription_id, asked.window, asked.wanted, per_second=asked.per_second)
+    started = await jobs.start(
+        resources, key, who, subscription_id, asked.window, asked.wanted, per_second=asked.per_second
+    )
     response.status_code = 202
     return started
 
@@ -95,10 +103,10 @@ async def show_replay(
     responses=OF_ONE | problems(ReplayNotFound()),
 )
 async def stop_replay(
-    subscription_id: SubscriptionId, replay_id: ReplayId, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId, replay_id: ReplayId, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep
 ) -> ReplayView:
     """End a replay where it is. What is out at that moment may still arrive; one that has ended stays as it is."""
-    return await jobs.stop(resources, key, subscription_id, replay_id)
+    return await jobs.stop(resources, key, who, subscription_id, replay_id)
 
 
 @of_events.post(
@@ -110,6 +118,7 @@ async def resend_event(
     event_id: Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")],
     body: Resend,
     key: SubscriptionsWriter,
+    who: WhoDep,
     resources: ResourcesDep,
 ) -> TestResult:
     """Send an event to a subscription right now, once, whatever its filter says; and say what came of it.
@@ -117,7 +126,7 @@ async def resend_event(
     The delivery is signed like any other and carries the header `webhook-replay: resend`. Nothing else changes: not the
     position, and not whether the event is parked.
     """
-    sent = await resend.resend(resources, key, event_id, body.subscription_id)
+    sent = await resend.resend(resources, key, who, event_id, body.subscription_id)
     return TestResult(
         delivered=isinstance(sent.outcome, Delivered), outcome=word(sent.outcome), milliseconds=sent.milliseconds
     )
