@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.events import feed, retention
+from aircall_oauth.events import retention, spans
 from aircall_oauth.server import worker
 from aircall_oauth.storage import batches, partitions
 from tests.support.scenes import HOME
@@ -357,7 +357,7 @@ async def test_a_day_that_goes_while_a_page_is_read_is_not_skipped(
     await service.post_event(body_of(service, 99))
     partner = await service.partner()
     await service.sql(DROPPED_MEANWHILE)
-    monkeypatch.setattr(feed, "HEAD", "SELECT newest_and_then_the_old_day_goes()")
+    monkeypatch.setattr(spans, "HEAD", "SELECT newest_and_then_the_old_day_goes()")
 
     answer = await partner.get("/v1/events", params={"after": 2})
 

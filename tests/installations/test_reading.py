@@ -203,6 +203,9 @@ async def test_reading_a_token_gives_it_and_leaves_a_trace(service: Service) -> 
         "request_id": "trace-me.1",
         "address": "127.0.0.1",
         "outcome": "done",
+        "owner": None,
+        "subscription_id": None,
+        "details": None,
     }
 
 

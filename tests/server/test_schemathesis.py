@@ -37,6 +37,19 @@ checks.positive_data_acceptance.enabled = false
 include-tag = "Installations"
 checks.use_after_free.enabled = false
 
+# Two parameters that say the same, or contradict each other, are refused.
+[[operations]]
+include-path = "/v1/events"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/v1/events/stream"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/v1/audit"
+checks.positive_data_acceptance.enabled = false
+
 [[operations]]
 include-tag = "Subscriptions"
 checks.positive_data_acceptance.enabled = false
