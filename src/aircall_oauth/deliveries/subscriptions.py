@@ -109,7 +109,7 @@ async def change(resources: Resources, key: Caller, who: Who, subscription_id: s
 async def delete_one(resources: Resources, key: Caller, who: Who, subscription_id: str) -> None:
     """Delete a subscription with its parked and dead events."""
     async with resources.database.session() as session:
-        gone = await _held(session, key, subscription_id)
+        gone = await held(session, key, subscription_id)
         await auditing.record(
             session, who, Action.SUBSCRIPTION_DELETED, subscription_id, gone.owners, auditing.made_of(gone)
         )
@@ -136,7 +136,7 @@ async def replay(resources: Resources, key: Caller, who: Who, subscription_id: s
     """
     async with resources.database.session() as session:
         position = await _position_of(session, start)
-        before = await _held(session, key, subscription_id)
+        before = await held(session, key, subscription_id)
         details = {"position": {"from": before.position, "to": position}}
         await auditing.record(session, who, Action.SUBSCRIPTION_MOVED, subscription_id, before.owners, details)
         moved = (
@@ -196,7 +196,7 @@ async def retry_dead(
     if event_ids is not None:
         dead.append(col(Parked.event_id).in_(event_ids))
     async with resources.database.session() as session:
-        known = await _held(session, key, subscription_id)
+        known = await held(session, key, subscription_id)
         owners = known.owners
         await session.exec(
             update(Subscription).where(*_one(key, subscription_id)).values(version=Subscription.version + 1)
@@ -218,13 +218,6 @@ def _one(key: Caller, subscription_id: str) -> Iterable[ColumnElement[bool]]:
     return (col(Subscription.id) == subscription_id, *visible(key))
 
 
-async def lock(session: AsyncSession, key: Caller, subscription_id: str) -> None:
-    """Hold a subscription's row until the commit; raises `SubscriptionNotFound`."""
-    held = select(Subscription.id).where(*_one(key, subscription_id)).with_for_update()
-    if (await session.exec(held)).first() is None:
-        raise SubscriptionNotFound
-
-
 async def find(resources: Resources, key: Caller, subscription_id: str) -> Subscription:
     """A subscription that this API key may see; raises `SubscriptionNotFound`."""
     async with resources.database.session() as session:
@@ -234,7 +227,7 @@ async def find(resources: Resources, key: Caller, subscription_id: str) -> Subsc
     return found
 
 
-async def _held(session: AsyncSession, key: Caller, subscription_id: str) -> Subscription:
+async def held(session: AsyncSession, key: Caller, subscription_id: str) -> Subscription:
     """Return a subscription as it is, and stays until the commit; raises `SubscriptionNotFound`."""
     held = select(Subscription).where(*_one(key, subscription_id)).with_for_update(key_share=True)
     found = (await session.exec(held)).first()
@@ -258,7 +251,7 @@ async def _update(
     async with resources.database.session() as session:
         if "owners" in fields:
             await _require_room(resources, session, fields["owners"], but=subscription_id)
-        found = await _held(session, key, subscription_id)
+        found = await held(session, key, subscription_id)
         before = auditing.shown(found)
         await session.exec(changed.values(version=Subscription.version + 1, **fields))
         told = auditing.change_of(before, fields) | (details or {})

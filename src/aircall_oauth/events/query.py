@@ -92,13 +92,12 @@ class Filter:
     types: Sequence[str] = ()
     owners: Sequence[str] = ()
     installations: Sequence[str] = ()
+    bound_to: str | None = None
 
     @classmethod
     def of(cls, row: Subscription | Replay) -> "Filter":
         """Return what a subscription or a replay wants."""
         return cls(row.types, row.owners, row.installations)
-
-    bound_to: str | None = None
 
     def sql(self, *, first: int) -> tuple[str, list[Any]]:
         """Return the conditions, and the values for their parameters, numbered from `first`."""

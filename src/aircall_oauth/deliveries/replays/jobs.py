@@ -14,8 +14,11 @@ from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import auditing, subscriptions
 from aircall_oauth.errors import InvalidRequest, PositionGone, ReplayNotFound
+from aircall_oauth.events import spans
 from aircall_oauth.events.query import Filter
+from aircall_oauth.events.spans import Span
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscription
@@ -25,17 +28,11 @@ MOST_EVENTS = 1_000_000
 MOST_UNDER_WAY = 10  # of one subscription
 KEPT = 500  # of one subscription
 
-HEAD = """
-    SELECT greatest((SELECT max(position) FROM event), (SELECT max(dropped_to) FROM log_start), 0),
-           coalesce((SELECT max(dropped_to) FROM log_start), 0)
-"""
 FORGET = text(f"""
     DELETE FROM replay WHERE subscription_id = :subscription_id AND status <> '{ReplayStatus.RUNNING}' AND id <= (
         SELECT id FROM replay WHERE subscription_id = :subscription_id ORDER BY id DESC OFFSET {KEPT} LIMIT 1
     )
 """)
-FIRST_SINCE = "SELECT position FROM event WHERE received_at >= $1 ORDER BY position LIMIT 1"
-LAST_BEFORE = "SELECT position FROM event WHERE received_at < $1 ORDER BY position DESC LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ async def start(
     )
     async with resources.database.session() as session:
         # Locked, so that two at once cannot both find room, and none is started for one that is being deleted.
-        await subscriptions.lock(session, key, subscription_id)
+        owners = (await subscriptions.held(session, key, subscription_id)).owners
         under_way = select(Replay.id).where(
             col(Replay.subscription_id) == subscription_id, col(Replay.status) == ReplayStatus.RUNNING
         )
@@ -144,7 +141,6 @@ async def start(
         await session.flush()
         await (await session.connection()).execute(FORGET, {"subscription_id": subscription_id})
         view = _view(replay)
-        owners = (await session.exec(select(Subscription.owners).where(Subscription.id == subscription_id))).one()
         await auditing.record(session, who, Action.REPLAY_STARTED, subscription_id, owners, _details(view))
         return view
 
@@ -200,10 +196,7 @@ async def stop(resources: Resources, key: Caller, who: Who, subscription_id: str
 
 def filters_of(replay: Replay, subscription: Subscription) -> tuple[Filter, Filter]:
     """What the replay and what the subscription take; an event must be taken by both."""
-    return (
-        Filter.of(replay),
-        Filter.of(subscription),
-    )
+    return Filter.of(replay), Filter.of(subscription)
 
 
 def conditions_of(
@@ -212,11 +205,8 @@ def conditions_of(
     """The SQL conditions of a window and its filters, and their values from parameter number `first` on."""
     parts: list[str] = []
     values: list[Any] = []
-    for column, moment in (("received_at >=", since), ("received_at <", until)):
-        if moment is not None:
-            values.append(moment)
-            parts.append(f"AND {column} ${first + len(values) - 1}")
-    for one in filters:
+    asked: list[Span | Filter] = [Span(since, until), *filters]
+    for one in asked:
         sql, more = one.sql(first=first + len(values))
         parts.append(sql)
         values += more
@@ -247,17 +237,13 @@ async def _count(
 
 async def _positions(connection: asyncpg.Connection, window: Window) -> tuple[int, int]:
     """The window's ends as positions that the log has now: what comes in later is not part of it."""
-    head, dropped_to = await connection.fetchrow(HEAD)
+    dropped_to = await connection.fetchval(f"SELECT {epochs.DROPPED_TO}") or 0
     # 0 is the beginning of what is kept, as it is for readers of the log.
     if window.first and window.first <= dropped_to:
         raise PositionGone(dropped_to)
-    first = max(window.first or 0, dropped_to + 1)
-    last = head if window.last is None else min(window.last, head)
-    if window.since is not None:
-        begins = await connection.fetchval(FIRST_SINCE, window.since)
-        first = max(first, head + 1 if begins is None else begins)
-    if window.until is not None:
-        last = min(last, await connection.fetchval(LAST_BEFORE, window.until) or 0)
+    past, newest = await spans.ends(connection, Span(window.since, window.until))
+    first = max(window.first or 0, dropped_to + 1, past + 1)
+    last = newest if window.last is None else min(window.last, newest)
     return first, max(last, first - 1)
 
 
