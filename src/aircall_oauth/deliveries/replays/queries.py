@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import asyncpg
 
+from aircall_oauth.deliveries.reader.queries import Attempt
 from aircall_oauth.deliveries.replays.jobs import conditions_of, filters_of
 from aircall_oauth.events.query import EventJson, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscription
@@ -48,17 +49,6 @@ KEEP = f"""
 """
 SUBSCRIPTION = f"SELECT * FROM subscription WHERE id = (SELECT subscription_id FROM replay WHERE {MINE})"
 GIVE_BACK = "UPDATE replay SET lease_until = NULL WHERE id = $1 AND lease_number = $2"
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try of a delivery by a replay."""
-
-    event_id: str
-    position: int
-    at: datetime
-    outcome: str
-    milliseconds: int
 
 
 @dataclass

@@ -24,8 +24,9 @@ from aircall_oauth.deliveries.destinations.outcomes import (
     raised_at,
     word,
 )
+from aircall_oauth.deliveries.reader.queries import Attempt
 from aircall_oauth.deliveries.replays import queries
-from aircall_oauth.deliveries.replays.queries import Attempt, Progress
+from aircall_oauth.deliveries.replays.queries import Progress
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
