@@ -10,16 +10,20 @@ SEGMENT = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
 # Most paths have these characters only, which no server gives a meaning.
 PLAIN = re.compile(rb"[A-Za-z0-9_~-]+(?:/[A-Za-z0-9_~-]+)*")
 QUERY = re.compile(rb"[!-~]*")
+# A client that percent-encodes a parameter of a path encodes its slashes too.
+ENCODED_SLASH = re.compile(rb"%2[Ff]")
 # What, once decoded, ends a segment, a path or a line for some server.
 SEPARATORS = re.compile(rb"[/\\?#\x00-\x1f\x7f]")
 
 
 def judged(path: bytes, query: bytes) -> tuple[bytes, bytes]:
-    """Return the path and the query unchanged; raises `PathRefused` or `InvalidRequest`.
+    """Return the path with its encoded slashes decoded, and the query; raises `PathRefused` or `InvalidRequest`.
 
-    A segment must be harmless however often it is decoded: one that becomes a separator, `.` or `..` for a server
-    which decodes it once more than the one before is refused. So is an empty segment, but for a slash at the end.
+    `%2F` means a slash: it is judged as one and sent on as one; everything else stays unchanged. A segment must be
+    harmless however often it is decoded: one that becomes a separator, `.` or `..` for a server which decodes it once
+    more than the one before is refused. So is an empty segment, but for a slash at the end.
     """
+    path = ENCODED_SLASH.sub(b"/", path)
     if len(path) > MAX_BYTES or not (PLAIN.fullmatch(path) or _is_harmless(path)):
         raise PathRefused
     if not QUERY.fullmatch(query):

@@ -45,7 +45,7 @@ async def ask_aircall(
         Path(
             min_length=1,
             examples=["calls"],
-            description="A path of Aircall's, its slashes as they are, without `/v1` in front",
+            description="A path of Aircall's, its slashes as they are or as `%2F`, without `/v1` in front",
         ),
     ],
     key: AircallCaller,
