@@ -1,44 +1,25 @@
 """No client that is slow, or falls silent, keeps events out: the log's lock is never held over a message of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from aircall_oauth.installations.outages import backfill
 from aircall_oauth.storage import locks
-from tests.support.gates import COMMIT, LENGTH, QUERY, SYNC
+from tests.support.gates import COMMIT, QUERY, SYNC
+from tests.support.held import EXECUTE, Hook, Line, through
 from tests.support.processes import eventually
-from tests.support.service import Service, run_service, settings_for, tcp_door
+from tests.support.service import Service, run_service, settings_for
 
-BACKEND_KEY = ord("K")
-EXECUTE = ord("E")
-START = 0  # has no letter
 # What any single fault may cost, and as much again for a machine that is busy with other things.
 REFUSED_SECONDS = 20.0
 HELD_BY = f"""
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $1
         AND classid = {locks.LOG >> 32} AND objid::bigint = {locks.LOG & 0xFFFFFFFF}
 """
-
-Hook = Callable[["Line", int, bytes], Awaitable[None]]
-
-
-@dataclass
-class Line:
-    """One connection to PostgreSQL, by the messages of its client."""
-
-    backend: int = 0
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def appends(self) -> bool:
-        """Whether a transaction on it is to add to the log."""
-        return any("INSERT INTO event" in said for said in self.said)
 
 
 async def test_the_log_is_never_locked_while_its_holder_waits_for_its_client(database_url: str) -> None:
@@ -149,56 +130,3 @@ def _event(service: Service, number: int) -> bytes:
         f'{{"resource":"call","event":"call.created","timestamp":{1767261600 + number},'
         f'"token":"{service.webhook_token()}","data":{{"id":{number}}}}}'
     ).encode()
-
-
-@asynccontextmanager
-async def through(database_url: str, hook: Hook) -> AsyncIterator[str]:
-    """An address of the database that passes its clients' messages on one by one, each after the hook has returned."""
-
-    async def between(
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        server_reader: asyncio.StreamReader,
-        server_writer: asyncio.StreamWriter,
-    ) -> None:
-        line = Line()
-        answers = asyncio.create_task(_answers(server_reader, writer, line))
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await _questions(reader, server_writer, line, hook)
-        finally:
-            server_writer.close()
-            await answers
-
-    async with tcp_door(database_url, between=between) as port:
-        name = urlsplit(database_url).path
-        yield f"postgresql://postgres@127.0.0.1:{port}{name}?sslmode=disable"
-
-
-async def _questions(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: Line, hook: Hook) -> None:
-    start = await reader.readexactly(LENGTH.size)
-    start += await reader.readexactly(LENGTH.unpack(start)[0] - LENGTH.size)
-    await hook(line, START, start)
-    writer.write(start)
-    while True:
-        kind, body, message = await _message(reader)
-        line.said.append(body.decode(errors="replace"))
-        await hook(line, kind, body)
-        writer.write(message)
-        await writer.drain()
-
-
-async def _answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: Line) -> None:
-    with suppress(OSError, asyncio.IncompleteReadError):
-        while True:
-            kind, body, message = await _message(reader)
-            if kind == BACKEND_KEY:
-                line.backend = LENGTH.unpack(body[:4])[0]
-            writer.write(message)
-    writer.close()
-
-
-async def _message(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
-    head = await reader.readexactly(1 + LENGTH.size)
-    body = await reader.readexactly(LENGTH.unpack(head[1:])[0] - LENGTH.size)
-    return head[0], body, head + body

@@ -404,6 +404,7 @@ SCENES = (
         shows=A_MONTH_AHEAD,
         later="",
     ),
+    Scene("end silent sessions", "none", an_installation, only_reads=True, changes=False),
     Scene("measure", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
     Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),

@@ -19,7 +19,7 @@ from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
 from aircall_oauth.installations.upkeep import retired, schedule, switching
-from aircall_oauth.operations import measure, moments
+from aircall_oauth.operations import measure, moments, sessions
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
@@ -56,6 +56,7 @@ CHORES = (
     Chore("drop days", retention.drop_days, timedelta(minutes=10)),
     Chore("forget fingerprints", retention.forget_fingerprints, timedelta(minutes=10)),
     Chore("bring moments back", moments.bring_back, timedelta(seconds=30)),
+    Chore("end silent sessions", sessions.end_silent, timedelta(seconds=5)),
     Chore("measure", measure.measure, timedelta(seconds=15)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
