@@ -104,7 +104,7 @@ async def test_no_door_takes_a_field_it_does_not_know(service: Service, path: st
     answer = await (await service.partner()).post(path, json=body | {"returnTo": SECRET})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert "A field that is not known here" in answer.json()["detail"]
+    assert "has a field that is not known here" in answer.json()["detail"]
     assert SECRET not in answer.text
 
 

@@ -49,13 +49,17 @@ async def caller(
 
 
 def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """Return a dependency for the caller, which raises `ScopeMissing` if its key lacks a scope."""
+    """Return a dependency for the caller, which raises `ScopeMissing` if its key lacks a scope.
+
+    The dependency has the scope as an attribute, for the API's document.
+    """
 
     async def scoped_caller(key: Annotated[Caller, Depends(caller)]) -> Caller:
         if not key.may(scope):
             raise ScopeMissing(f"The API key does not have the scope {scope}.")
         return key
 
+    scoped_caller.scope = scope  # type: ignore[attr-defined]
     return scoped_caller
 
 

@@ -1,8 +1,5 @@
 """Problem details: errors as the API answers them, `application/problem+json` (RFC 9457)."""
 
-import re
-from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -15,11 +12,13 @@ from aircall_oauth.errors import (
     DatabaseAway,
     EncodingRefused,
     EventMalformed,
+    FlowError,
     InvalidRequest,
     NotFound,
     PositionGone,
     PositionUnknown,
     ScopeMissing,
+    StartRefused,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
@@ -27,9 +26,6 @@ from aircall_oauth.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:aircall-oauth:problem:"
-
-# pydantic writes an enum's tag as `<Kind.HTTP: 'http'>`.
-QUOTED = re.compile("'[^']*'")
 
 MEANINGS = {
     400: "The request is malformed",
@@ -60,11 +56,19 @@ EXAMPLES: dict[int, AppError] = {
         PositionGone(4000),
         BodyTooLarge(),
         EncodingRefused(),
-        InvalidRequest("query.limit: Input should be less than or equal to 1000"),
+        InvalidRequest("query.limit: must be 1000 or less"),
         TooManyRequests(13),
         AircallUnavailable("timeout"),
         DatabaseAway(),
     )
+}
+
+
+# A page of the install flow has none, and a process that does not start answers nothing.
+CODES = {
+    kind.code()
+    for kind in AppError.every()
+    if not issubclass(kind, FlowError | StartRefused) and kind.__module__ == AppError.__module__
 }
 
 
@@ -75,7 +79,11 @@ class Problem(BaseModel):
     title: str = Field(examples=["There is no such installation."])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no such installation."])
-    code: str = Field(examples=["installation_not_found"])
+    code: str = Field(
+        description="Stable; more may be added",
+        examples=["installation_not_found"],
+        json_schema_extra={"enum": [*sorted(CODES)]},
+    )
     request_id: str | None = Field(examples=[EXAMPLE_REQUEST_ID])
     oldest: int | None = Field(None, description="With `position_gone`: the oldest valid position", examples=[4000])
     resume_from: int | None = Field(
@@ -104,22 +112,6 @@ def _more(error: AppError) -> dict[str, Any]:
             return {"resume_from": error.resume_from, "newest": error.newest}
         case _:
             return {}
-
-
-def fault(error: Mapping[str, Any], fields: Collection[str] = ()) -> str:
-    """Return what is wrong with a request and where, from an error of pydantic's. `fields` are the endpoint's.
-
-    Never what was sent, neither values nor names: it may be a secret in the wrong place.
-    """
-    place, said = [str(part) for part in error["loc"]], str(error["msg"])
-    match error["type"]:
-        case "extra_forbidden":
-            near = get_close_matches(place.pop(), fields, n=1)
-            said = "A field that is not known here" + (f"; did you mean {near[0]!r}?" if near else "")
-        case "union_tag_invalid":
-            place.append(str(error["ctx"]["discriminator"]).strip("'"))
-            said = f"Input should be {', '.join(QUOTED.findall(error['ctx']['expected_tags']))}"
-    return f"{'.'.join(place)}: {said}"
 
 
 def headers(error: AppError) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from aircall_oauth.aircall.schemas import TYPED, payloads
 from aircall_oauth.deliveries.destinations.http import DEADLINE_SECONDS
 
 DESCRIPTION = f"""
@@ -13,43 +14,66 @@ disables the subscription; 429 and 503 may ask for a pause with `Retry-After` (a
 """
 
 
+EVENT = "EventView"
+HEADERS = (
+    (
+        "webhook-id",
+        "The event's id: the same at every attempt",
+        "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8",
+    ),
+    ("webhook-timestamp", "When this attempt was made, as UNIX seconds", "1767261600"),
+    (
+        "webhook-signature",
+        "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`; two of them, separated by "
+        "a space, while a secret is rotated",
+        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    ),
+)
+
+
 def webhooks() -> dict[str, Any]:
-    """The `webhooks` section."""
+    """The `webhooks` section: any event, and the commonest ones with their `data`."""
+    typed = {kind: _delivery(kind, schema_name(kind)) for kind in TYPED}
+    return {"event": _delivery("event", EVENT), **typed}
+
+
+def schemas() -> dict[str, Any]:
+    """Return the schemas of the commonest events, each an event with its type and the `data` of it."""
+    return payloads() | {schema_name(kind): _typed(kind, data) for kind, data in TYPED.items()}
+
+
+def schema_name(kind: str) -> str:
+    """Return the name of an event's schema: `call.ringing_on_agent` is `CallRingingOnAgentEvent`."""
+    return f"{kind.replace('.', '_').title().replace('_', '')}Event"
+
+
+def _typed(kind: str, data: str) -> dict[str, Any]:
+    own = {"type": {"type": "string", "const": kind}, "data": _reference(data)}
+    return {"allOf": [_reference(EVENT), {"type": "object", "properties": own, "required": ["type", "data"]}]}
+
+
+def _delivery(kind: str, schema: str) -> dict[str, Any]:
     return {
-        "event": {
-            "post": {
-                "tags": ["Subscriptions"],
-                "operationId": "deliver_event",
-                "summary": "An event is delivered",
-                "description": DESCRIPTION.strip(),
-                "security": [],
-                "parameters": [
-                    _header(
-                        "webhook-id",
-                        "The event's id: the same at every attempt",
-                        "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8",
-                    ),
-                    _header("webhook-timestamp", "When this attempt was made, as UNIX seconds", "1767261600"),
-                    _header(
-                        "webhook-signature",
-                        "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`; two of them, separated by "
-                        "a space, while a secret is rotated",
-                        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
-                    ),
-                ],
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EventView"}}},
-                },
-                "responses": {
-                    "2XX": {"description": "Taken"},
-                    "410": {"description": "No more of them: the subscription is disabled"},
-                    "429": {"description": "Not now; `Retry-After` is obeyed"},
-                    "503": {"description": "Not now; `Retry-After` is obeyed"},
-                },
-            }
+        "post": {
+            "tags": ["Subscriptions"],
+            "operationId": f"deliver_{kind.replace('.', '_')}",
+            "summary": "An event is delivered" if schema == EVENT else f"`{kind}` is delivered",
+            "description": DESCRIPTION.strip(),
+            "security": [],
+            "parameters": [_header(*header) for header in HEADERS],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _reference(schema)}}},
+            "responses": {
+                "2XX": {"description": "Taken"},
+                "410": {"description": "No more of them: the subscription is disabled"},
+                "429": {"description": "Not now; `Retry-After` is obeyed"},
+                "503": {"description": "Not now; `Retry-After` is obeyed"},
+            },
         }
     }
+
+
+def _reference(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _header(name: str, description: str, example: str) -> dict[str, Any]:

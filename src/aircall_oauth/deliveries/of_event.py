@@ -18,10 +18,6 @@ class DeliveryStatus(StrEnum):
     DEAD = "dead"
 
 
-# Its name in the API's document, which must stay.
-DeliveryStatus.__name__ = DeliveryStatus.__qualname__ = "Became"
-
-
 class Delivery(msgspec.Struct):
     """How far one subscription is with the event."""
 

@@ -34,6 +34,26 @@ ABOUT = (
     "`installation`. Events received before this was kept have none"
 )
 RESTORED = PositionUnknown(resume_from=4711, newest=4800)
+# OpenAPI 3.1 describes a body as a whole; 3.2 has `itemSchema` for one item.
+STREAM_ITEM: dict[str, Any] = {
+    "title": "StreamItem",
+    "type": "object",
+    "description": "One server-sent event. A line that begins with `:` only keeps the connection open.",
+    "required": ["id", "data"],
+    "properties": {
+        "id": {
+            "type": "string",
+            "description": "The event's position: the `after` or `Last-Event-ID` to resume with",
+            "examples": ["4711"],
+        },
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+    },
+}
+OF_ITEMS = {"x-item-schema": {"$ref": "#/components/schemas/StreamItem"}}
 STREAMED = 'id: 4711\ndata: {"id": "evt_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8", "position": 4711, …}\n\n'
 
 
@@ -207,7 +227,10 @@ def _refuse_what_does_not_go_together(
     summary="Follow the log",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "Server-sent events", "content": {"text/event-stream": {"example": STREAMED}}},
+        200: {
+            "description": "Server-sent events, one `StreamItem` after another",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAMED, **OF_ITEMS}},
+        },
         **problems(401, 403, RESTORED, 410, 422, TooManyStreams(RETRY_SECONDS), 503),
     },
 )

@@ -124,8 +124,9 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-ANYTHING: dict[str, Any] = {"*/*": {"schema": {}}}
+ANYTHING: dict[str, Any] = {"application/json": {"schema": {}}}
 PASSED_ON = {"description": "What Aircall answers, whatever it is", "content": ANYTHING}
+EMPTY = {"description": "Aircall's answer, which has no body"}
 WITH_BODY = {"POST", "PUT", "PATCH"}
 
 
@@ -147,7 +148,7 @@ def _answers() -> dict[int | str, dict[str, Any]]:
     for refusal in ours.values():
         refusal["description"] += "; or what Aircall answers"
         refusal["content"] = refusal["content"] | ANYTHING
-    return {200: PASSED_ON, "default": PASSED_ON, **ours}
+    return {200: PASSED_ON, 201: PASSED_ON, 204: EMPTY, "default": PASSED_ON, **ours}
 
 
 for _method in METHODS:

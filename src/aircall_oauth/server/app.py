@@ -18,7 +18,8 @@ from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aircall_oauth.access.problems import MEDIA_TYPE, fault, headers, problem
+from aircall_oauth.access.faults import faults
+from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.errors import (
     AppError,
     FlowError,
@@ -144,7 +145,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     if _is_browser(request):
         return await _answer_error(request, ParametersInvalid())
     fields = _fields_of(request.scope.get("route"))
-    return await _answer_error(request, InvalidRequest("; ".join(fault(each, fields) for each in error.errors())))
+    return await _answer_error(request, InvalidRequest(faults(error.errors(), fields)))
 
 
 def _fields_of(route: object) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from aircall_oauth import __version__
 from aircall_oauth.access import routes as access
@@ -24,7 +25,7 @@ from aircall_oauth.installations import routes as installations
 from aircall_oauth.installations.attempts import routes as attempts
 from aircall_oauth.installations.oauth import routes as oauth
 from aircall_oauth.proxy import routes as proxy
-from aircall_oauth.server import health
+from aircall_oauth.server import contract, health
 
 ROUTERS = (
     oauth.browser,
@@ -77,10 +78,20 @@ def document() -> dict[str, Any]:
     )
     schema["paths"][endpoint.PATH] = endpoint.documentation()
     schema["webhooks"] = documentation.webhooks()
-    schema["components"]["schemas"] |= {"Problem": Problem.model_json_schema(), "AircallEvent": endpoint.SCHEMA}
+    schema["components"]["schemas"] |= {
+        "Problem": Problem.model_json_schema(),
+        "AircallEvent": endpoint.SCHEMA,
+        "StreamItem": events.STREAM_ITEM,
+        **documentation.schemas(),
+    }
     _drop_framework_errors(schema)
     _drop_null_parameters(schema)
-    return schema
+    contract.name_scopes(
+        schema, (route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
+    )
+    contract.name_unions(schema)
+    contract.set_widths(schema)
+    return contract.name_schemas(schema)
 
 
 def _drop_null_parameters(schema: dict[str, Any]) -> None:
@@ -99,7 +110,7 @@ def _drop_framework_errors(schema: dict[str, Any]) -> None:
     for path in schema["paths"].values():
         for operation in path.values():
             answer = operation["responses"].get("422", {})
-            if "application/json" in answer.get("content", {}):
+            if answer.get("content", {}).keys() == {"application/json"}:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
