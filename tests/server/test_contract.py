@@ -129,7 +129,7 @@ def test_an_item_of_the_stream_is_described() -> None:
     stream = DOCUMENT["paths"]["/v1/events/stream"]["get"]["responses"]["200"]["content"]["text/event-stream"]
     item = SCHEMAS["StreamItem"]["properties"]
 
-    assert stream["x-item-schema"] == {"$ref": "#/components/schemas/StreamItem"}
+    assert stream["schema"] == {"$ref": "#/components/schemas/StreamItem"}
     assert item["data"]["contentSchema"] == {"$ref": "#/components/schemas/Event"}
 
 
