@@ -67,6 +67,7 @@ class Resources:
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
     chore_ended_at: float | None = field(default=None, init=False)
+    keeps_figures: bool = field(default=False, init=False)  # what is counted is being written down once a minute
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
     _under_way: set[asyncio.Task[Any]] = field(default_factory=set, init=False)

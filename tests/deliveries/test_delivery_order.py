@@ -21,6 +21,7 @@ from aircall_oauth.deliveries.reader.reader import Reader
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.storage.models.deliveries import Subscription
+from aircall_oauth.telemetry.metrics import Metrics
 from tests.support.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe
 from tests.support.service import Service, run_service, settings_for, until
 
@@ -176,7 +177,7 @@ class Worker:
             tail=Tail(),
             memory=Memory(),
             lease_seconds=60.0,
-            attempted=lambda _: None,
+            metrics=Metrics(),
         )
 
     def tell(self) -> None:

@@ -13,6 +13,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention, spans
 from aircall_oauth.server import worker
 from aircall_oauth.storage import batches, partitions
+from tests.support.clocks import set_a_clock
 from tests.support.scenes import HOME
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
 
@@ -52,22 +53,6 @@ async def as_if_of_an_old_day(service: Service) -> None:
         "UPDATE event SET received_at = date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' "
         "- interval '40 days' + interval '1 hour'"
     )
-
-
-async def set_a_clock(database_url: str) -> None:
-    """PostgreSQL's clock in this database, put ahead or back for all connections from now on."""
-    connection = await asyncpg.connect(database_url)
-    await connection.execute(
-        """
-        CREATE TABLE clock AS SELECT interval '0' AS ahead;
-        CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
-            'SELECT pg_catalog.clock_timestamp() + (SELECT ahead FROM public.clock)';
-        CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS
-            'SELECT pg_catalog.now() + (SELECT ahead FROM public.clock)';
-        ALTER DATABASE test SET search_path = public, pg_catalog;
-        """
-    )
-    await connection.close()
 
 
 OLD_DAY = """

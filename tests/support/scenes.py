@@ -269,6 +269,19 @@ async def lines_past_the_retention(service: Service) -> None:
     await service.sql("INSERT INTO audit (id, actor, action) VALUES ('aud_fresh', 'operator', 'token.read')")
 
 
+async def figures_past_their_time(service: Service) -> None:
+    """More minutes than are forgotten at once, an hour, what a wrong clock has put ahead, and some that stay."""
+    await service.sql("""
+        INSERT INTO figure (name, label, step, at, highest, amounts)
+        SELECT 'acks', 'stored', 'minute', now() - interval '49 hours' - n * interval '1 minute', false, '{1}'::bigint[]
+        FROM generate_series(1, 5001) AS n
+        UNION ALL SELECT 'acks', 'stored', 'hour', now() - interval '401 days', false, '{1}'::bigint[]
+        UNION ALL SELECT 'acks', 'stored', 'hour', now() + interval '30 days', false, '{1}'::bigint[]
+        UNION ALL SELECT 'acks', 'stored', step, now() - interval '47 hours', false, '{1}'::bigint[]
+        FROM unnest('{minute,hour}'::text[]) AS step
+    """)
+
+
 async def urls_in_clear(service: Service) -> None:
     """As the version before this one left them."""
     partner = await service.partner()
@@ -297,6 +310,7 @@ async def parked_events_that_the_log_has_dropped(service: Service) -> None:
     await service.sql(beside, made.json()["id"])
 
 
+OLD_FIGURES = "SELECT EXISTS (SELECT FROM figure WHERE at < now() - interval '48 hours' OR at > now())"
 LOOKS_DUE = "SELECT EXISTS (SELECT FROM webhook WHERE leased_until IS NOT NULL OR attempts > 0)"
 # An installation that Aircall refuses is asked about once more.
 NOT_ASKED_AGAIN = """
@@ -406,6 +420,9 @@ SCENES = (
     ),
     Scene("end silent sessions", "none", an_installation, only_reads=True, changes=False),
     Scene("measure", "an installation", an_installation, only_reads=True, changes=False),
+    Scene(
+        "forget figures", "more than a batch", figures_past_their_time, left=OLD_FIGURES, shows=OLD_FIGURES, later=""
+    ),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
     Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),
     Scene("tell of idle filters", "an installation", an_installation, only_reads=True, changes=False),

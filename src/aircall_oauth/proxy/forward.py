@@ -99,16 +99,27 @@ async def _admit(resources: Resources, key: Caller, who: Who, installation_id: s
 
 async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
     try:
-        return await resources.relay.send(asked, passage.token)
+        return await _send(resources, passage, asked)
     except ConnectionFault as fault:
         if asked.method not in REPEATED:
             raise AircallUnavailable(fault.reason) from None
     with tokens.refusals_counted(resources):
         await budget.draw(resources.database, passage.company_id, per_minute=_per_minute(resources))
     try:
-        return await resources.relay.send(asked, passage.token)
+        return await _send(resources, passage, asked)
     except ConnectionFault as fault:
         raise AircallUnavailable(fault.reason) from None
+
+
+async def _send(resources: Resources, passage: Passage, asked: Asked) -> Answer:
+    """Send a request once, and count it by what Aircall answers."""
+    try:
+        answer = await resources.relay.send(asked, passage.token)
+    except AircallUnavailable:
+        resources.metrics.figures.proxied(None)
+        raise
+    resources.metrics.figures.proxied(answer.status)
+    return answer
 
 
 async def _judge(resources: Resources, installation_id: str, answer: Answer) -> None:

@@ -38,6 +38,7 @@ from aircall_oauth.installations.attempts.tally import open_tally
 from aircall_oauth.installations.oauth import pages, routes
 from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
+from aircall_oauth.operations import figures
 from aircall_oauth.resources import Resources
 from aircall_oauth.server import openapi
 from aircall_oauth.server.middleware import RequestMiddleware, in_a_span
@@ -91,6 +92,7 @@ def create_app(open_resources: Opener) -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             open_resources() as resources,
+            figures.kept(resources),
             open_inbox(resources.database, resources.metrics) as inbox,
             open_notifier(resources.database, inbox.committed) as notifier,
             watch_troubles(resources.database) as troubles,

@@ -19,7 +19,7 @@ from aircall_oauth.installations.disconnect import farewell, uninstalls
 from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
 from aircall_oauth.installations.upkeep import retired, schedule, switching
-from aircall_oauth.operations import measure, moments, sessions
+from aircall_oauth.operations import figures, measure, moments, sessions
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
@@ -58,6 +58,7 @@ CHORES = (
     Chore("bring moments back", moments.bring_back, timedelta(seconds=30)),
     Chore("end silent sessions", sessions.end_silent, timedelta(seconds=5)),
     Chore("measure", measure.measure, timedelta(seconds=15)),
+    Chore("forget figures", figures.forget, timedelta(minutes=10)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
@@ -78,7 +79,7 @@ async def working(resources: Resources) -> AsyncIterator[None]:
     resources.metrics.expect_chores(chore.name for chore in CHORES)
     tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:
-        async with reading(resources), replaying(resources):
+        async with figures.kept(resources), reading(resources), replaying(resources):
             yield
     finally:
         for task in tasks:

@@ -17,16 +17,16 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from aircall_oauth import __version__
 from aircall_oauth.errors import AppError, FlowError
+from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Counts, Figures, Name
 
 PREFIX = "aircall_oauth"
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 OTHER_METHOD = "other"
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-# Aircall waits five seconds; a commit is a few milliseconds.
-ACK_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 FLUSH_EVENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CHORE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
 # Subscriptions with metrics of their own, each with a label value: those that most need attention. And how far the
@@ -98,6 +98,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.figures = Figures()
+        self._taken: dict[tuple[Name, str, int], int] = {}
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self._about_requests()
@@ -186,6 +188,38 @@ class Metrics:
 
     def measured(self, measurement: Measurement) -> None:
         self._measured.last = measurement
+        self.figures.behind({label: (each.lag, each.lag_seconds) for label, each in measurement.subscriptions.items()})
+
+    def take_figures(self) -> Counts:
+        """Return what was counted since the last call, for the numbers over time.
+
+        Answers to events are read from the counters that they have anyway, so that they cost the receiver nothing more.
+        """
+        counts = self.figures.take()
+        for (name, label, place), total in self._answers().items():
+            if more := total - self._taken.get((name, label, place), 0):
+                of = len(ACK_SECONDS) + 1 if name == Name.ACK_SECONDS else 1
+                counts.setdefault((name, label), [0] * of)[place] += more
+                self._taken[name, label, place] = total
+        return counts
+
+    def roles(self) -> list[str]:
+        """Return what this process does."""
+        return [sample.labels["role"] for sample in _samples(self._roles) if sample.value]
+
+    def _answers(self) -> dict[tuple[Name, str, int], int]:
+        """Return how many events were answered since the start, by answer and by how long that took."""
+        totals: dict[tuple[Name, str, int], int] = {}
+        for sample in _samples(self._acks):
+            if sample.name.endswith("_total"):
+                key = (Name.ACKS, sample.labels["answer"], 0)
+                totals[key] = totals.get(key, 0) + int(sample.value)
+        below = 0
+        buckets = (sample for sample in _samples(self._ack_seconds) if sample.name.endswith("_bucket"))
+        for place, sample in enumerate(buckets):
+            totals[Name.ACK_SECONDS, ALL, place] = int(sample.value) - below
+            below = int(sample.value)
+        return totals
 
     def _about_requests(self) -> None:
         registry = self.registry
@@ -296,6 +330,10 @@ class Metrics:
         )
         self._measured = _Measured()
         registry.register(self._measured)
+
+
+def _samples(metric: Collector) -> list[Sample]:
+    return [sample for family in metric.collect() for sample in family.samples]
 
 
 def method_label(method: str) -> str:

@@ -7,7 +7,6 @@ delivered, parked or left out by the filter, in one statement with the log of at
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from itertools import islice
 
 from aircall_oauth.deliveries.destinations.outcomes import Destination
@@ -26,6 +25,7 @@ from aircall_oauth.events.query import Filter
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.deliveries import Health, Subscription, SubscriptionOrder
 from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import Metrics
 
 logger = log.get(__name__)
 
@@ -48,7 +48,7 @@ class Reader:
         tail: Tail,
         memory: Memory,
         lease_seconds: float,
-        attempted: Callable[[str], None],
+        metrics: Metrics,
     ) -> None:
         at_once = settings.deliveries_at_once
         retried: dict[int, Item] = {}  # parked events in the queue or under way
@@ -91,7 +91,7 @@ class Reader:
             at_once=at_once,
             wake=self._wake,
             must_stop=self._must_stop,
-            attempted=attempted,
+            metrics=metrics,
         )
 
     async def run(self) -> None:

@@ -27,6 +27,7 @@ from aircall_oauth.deliveries.reader.read_ahead import ReadAhead
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Health, Subscription, SubscriptionOrder
 from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.metrics import Metrics
 
 logger = log.get(__name__)
 
@@ -50,7 +51,7 @@ class Sender:
         at_once: int,
         wake: asyncio.Event,
         must_stop: Callable[[], bool],
-        attempted: Callable[[str], None],
+        metrics: Metrics,
     ) -> None:
         self.under_way: set[asyncio.Task[None]] = set()
         self.broken: BaseException | None = None  # an error of ours, by which the reader ends
@@ -65,7 +66,7 @@ class Sender:
         self._at_once = at_once
         self._wake = wake
         self._must_stop = must_stop
-        self._attempted = attempted
+        self._metrics = metrics
         self._ordered = subscription.ordering == SubscriptionOrder.INSTALLATION
         self._health = breaker.health
         self._last_error = subscription.last_error
@@ -98,7 +99,7 @@ class Sender:
             self._retried[item.position] = item
             self._queue.block(item.order_key)
             self._leave_behind(self._queue.pass_by(item))
-            self._window.settle(item)
+            self._pass(item)
             self._progress.write_within(0)
 
     def retry_room(self) -> int:
@@ -174,8 +175,20 @@ class Sender:
         milliseconds = round((time.perf_counter() - started) * 1000)
         in_one_word = word(outcome)
         self._progress.add_attempt(Attempt(item.message.event_id, item.position, at, in_one_word, milliseconds))
-        self._attempted(in_one_word)
+        self._count(outcome, in_one_word, item)
         self._take_note(item, outcome, number, probe=probe)
+
+    def _count(self, outcome: Outcome, in_one_word: str, item: Item) -> None:
+        self._metrics.attempted(in_one_word)
+        if isinstance(outcome, Delivered):
+            self._metrics.figures.delivered(self._subscription.id, (now() - item.received_at).total_seconds())
+        else:
+            self._metrics.figures.failed(self._subscription.id)
+
+    def _pass(self, item: Item) -> None:
+        """Let the position move over an event that is delivered or parked."""
+        self._metrics.figures.matched(self._subscription.id)
+        self._window.settle(item)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.under_way.discard(task)
@@ -219,7 +232,7 @@ class Sender:
             self._retried.pop(item.position, None)
             self._queue.unblock(item.order_key)
         else:
-            self._window.settle(item)
+            self._pass(item)
             if self._read_ahead.may_read():
                 self._wake.set()
         self._queue.done(item)
@@ -236,7 +249,7 @@ class Sender:
             self._retried.pop(item.position, None)
         else:
             self._queue.block(item.order_key)
-            self._window.settle(item)
+            self._pass(item)
         if dead_at is None:
             self._leave_behind(self._queue.withdraw(item))
         else:
@@ -257,7 +270,7 @@ class Sender:
         self._progress.add_parked(ParkedEvent(item, 0, retries.BEHIND, None, None))
         self._queue.block(item.order_key)
         self._leave_behind(self._queue.withdraw(item))
-        self._window.settle(item)
+        self._pass(item)
         self._progress.write_soon(len(self._progress.findings.parked))
 
     def _hold(self, items: list[Item]) -> None:

@@ -228,7 +228,7 @@ class Readers:
             tail=self._tail,
             memory=self._memory,
             lease_seconds=LEASE_SECONDS,
-            attempted=self._resources.metrics.attempted,
+            metrics=self._resources.metrics,
         )
         reader.lease_renewed(claimed_at)
         self._readers.add(reader)

@@ -1,0 +1,19 @@
+"""A database with a clock that tests set: `UPDATE clock SET ahead = …`."""
+
+import asyncpg
+
+
+async def set_a_clock(database_url: str) -> None:
+    """PostgreSQL's clock in this database, put ahead or back for all connections from now on."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        """
+        CREATE TABLE clock AS SELECT interval '0' AS ahead;
+        CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+            'SELECT pg_catalog.clock_timestamp() + (SELECT ahead FROM public.clock)';
+        CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS
+            'SELECT pg_catalog.now() + (SELECT ahead FROM public.clock)';
+        ALTER DATABASE test SET search_path = public, pg_catalog;
+        """
+    )
+    await connection.close()
