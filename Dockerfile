@@ -57,7 +57,7 @@ ENV PATH="/opt/aircall-oauth/bin:${PATH}" \
 
 WORKDIR /
 USER 10001:10001
-EXPOSE 8000 9090
+EXPOSE 8000 8300 9090
 
 # For Docker and Compose only; Kubernetes has its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

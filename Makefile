@@ -8,6 +8,7 @@ LOCK ?= requirements-dev.lock
 PORT ?= 8000
 AIRCALL_PORT ?= 8100
 RECEIVER_PORT ?= 8200
+CONSOLE_PORT ?= 8300
 # How long the campaign's load and faults last, and what draws them.
 SECONDS ?= 120
 SEED ?= 1
@@ -38,7 +39,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 run: setup ## run everything here, with a pretend Aircall, and walk through it (PORT=8000 DATABASE_URL=…)
-	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT) $(DATABASE)
+	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT) --console-port $(CONSOLE_PORT) $(DATABASE)
 
 demo: setup ## the same walk, then exit 0 or 1
 	@$(BIN)/aircall-oauth dev --demo $(DATABASE)

@@ -33,6 +33,9 @@
     │   ├── EventMalformed · WebhookTokenUnknown
     │   ├── PathRefused · PathNotAllowed · RedirectRefused
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
+    ├── ConsoleError                  a page of the console that is refused
+    │   ├── SignInNeeded · SignInRefused · LinkSpent · TooManySignIns
+    │   └── ReadOnly · PayloadsHidden · CrossSiteRefused
     └── Unavailable                   nothing is lost; repeat it
         ├── DatabaseAway · InboxFull · IntakeFull
         ├── BackfillPutOff · ClocksDisagree
@@ -477,6 +480,48 @@ class EncodingRefused(ApiError):
     """The body must be sent without a content-encoding."""
 
     status = 415
+
+
+class ConsoleError(AppError):
+    """The console refuses this."""
+
+    status = 403
+
+
+class SignInNeeded(ConsoleError):
+    """Sign in to the console first."""
+
+    status = 401
+
+
+class SignInRefused(ConsoleError):
+    """This API key does not open the console."""
+
+
+class LinkSpent(ConsoleError):
+    """This sign-in link is used up, or older than a minute."""
+
+
+class TooManySignIns(ConsoleError):
+    """Too many sign-ins failed within a minute."""
+
+    status = 429
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__()
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ReadOnly(ConsoleError):
+    """You may look here, but not act: that needs the scope console:act."""
+
+
+class PayloadsHidden(ConsoleError):
+    """Personal data are shown with the scope payloads:read only."""
+
+
+class CrossSiteRefused(ConsoleError):
+    """This was sent by a page that is not the console's."""
 
 
 class Unavailable(AppError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aircall_oauth.errors import SettingsInvalid
@@ -164,6 +164,9 @@ WebUrl = Annotated[str, AfterValidator(_web_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 OptionalWebUrl = Annotated[str, AfterValidator(lambda value: value and _web_url(value))]
 Proxy = Annotated[SecretStr, AfterValidator(_proxy)]
+OptionalBaseUrl = Annotated[str, AfterValidator(lambda value: value and _base_url(value))]
+PersonName = Annotated[str, Field(min_length=1, max_length=255)]
+ConsoleScope = Literal["console:read", "console:act", "payloads:read"]
 NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
 
 
@@ -260,6 +263,42 @@ class Settings(BaseSettings):
         description="IP address of this machine that the metrics port listens on; `*` = all of them, for a scraper on "
         "another machine",
     )
+    console_port: int = Field(
+        0, ge=0, le=65535, description="port of the console, the operator's pages, in `serve`; 0 = off"
+    )
+    console_host: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1",
+        description="IP address of this machine that the console listens on; `*` = all of them, where a network policy "
+        "says who may come",
+    )
+    console_url: OptionalBaseUrl = Field(
+        "", description="the console's address as browsers see it; empty = `http://localhost:<port>`"
+    )
+    console_proxy: Annotated[
+        list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_split_commas)
+    ] = Field(
+        [],
+        description="networks (CIDR) of the authenticating proxy in front of the console, separated by commas; its "
+        "headers are trusted from there only, and with `…_CONSOLE_PROXY_SECRET`",
+    )
+    console_proxy_secret: SecretStr = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="what the proxy sends as `X-Console-Secret`, 32 characters at least; required with "
+        "`…_CONSOLE_PROXY`",
+    )
+    console_proxy_user_header: str = Field(
+        "X-Forwarded-User",
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="the header in which the proxy says who the person is",
+    )
+    console_proxy_scopes: Annotated[list[ConsoleScope], NoDecode, BeforeValidator(_split_commas)] = Field(
+        ["console:read"],
+        description="what each person of the proxy may do: `console:read`, `console:act`, `payloads:read`",
+    )
+    console_proxy_operators: Annotated[list[PersonName], NoDecode, BeforeValidator(_split_commas)] = Field(
+        [], description="the persons of the proxy who may do all of these, by the names that it sends"
+    )
     traces: bool = Field(
         False,
         description="export traces with OpenTelemetry (needs the extra `otel`); `OTEL_EXPORTER_OTLP_ENDPOINT` says "
@@ -293,6 +332,18 @@ class Settings(BaseSettings):
     def _without_white_space_around(cls, value: Any) -> Any:
         """Remove white space around every value, such as the newline at the end of a mounted file."""
         return value.strip() if isinstance(value, str) else value
+
+    @field_validator("console_proxy_secret")
+    @classmethod
+    def _goes_with_the_proxy(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        """Require a secret where a proxy is trusted: its network alone proves nothing."""
+        if (value.get_secret_value() or info.data.get("console_proxy")) and len(value.get_secret_value()) < 32:
+            raise ValueError("must have 32 characters at least where AIRCALL_OAUTH_CONSOLE_PROXY is set")
+        return value
+
+    @property
+    def console_address(self) -> str:
+        return self.console_url or f"http://localhost:{self.console_port}"
 
     @property
     def redirect_uri(self) -> str:

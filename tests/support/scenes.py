@@ -332,6 +332,23 @@ DAYS_LEFT = """
 TOLD_TWICE = ("webhook.disabled", "webhook.restored")
 
 
+async def sessions_past_their_time(service: Service) -> None:
+    numbered = """
+        (SELECT 'old_' || n AS id, sha256(n::text::bytea) AS print, now() - interval '1 minute' AS until
+         FROM generate_series(1, 5001) AS n
+         UNION ALL SELECT 'fresh', sha256('fresh'), now() + interval '1 minute') AS numbered
+    """
+    await service.sql(f"""
+        INSERT INTO console_link (id, fingerprint, person, scopes, expires_at)
+        SELECT id, print, 'anna', ARRAY['console:read'], until FROM {numbered}
+    """)
+    await service.sql(f"""
+        INSERT INTO console_session
+            (id, fingerprint, actor, person, scopes, address, created_at, last_seen_at, expires_at)
+        SELECT id, print, 'person:anna', 'anna', ARRAY['console:read'], '-', now(), now(), until FROM {numbered}
+    """)
+
+
 async def moments_a_month_ahead(service: Service) -> None:
     await service.install()
     await service.sql(
@@ -424,6 +441,7 @@ SCENES = (
         "forget figures", "more than a batch", figures_past_their_time, left=OLD_FIGURES, shows=OLD_FIGURES, later=""
     ),
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
+    Scene("forget console sessions", "many, and many links", sessions_past_their_time),
     Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),
     Scene("tell of idle filters", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),

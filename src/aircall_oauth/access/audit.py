@@ -50,6 +50,11 @@ class Action(StrEnum):
     REPLAY_STARTED = "replay.started"
     REPLAY_STOPPED = "replay.stopped"
     EVENT_RESENT = "event.resent"
+    CONSOLE_LINK_MADE = "console.link_made"
+    CONSOLE_SIGNED_IN = "console.signed_in"
+    CONSOLE_SIGNED_OUT = "console.signed_out"
+    CONSOLE_SESSION_REVOKED = "console.session_revoked"
+    PAYLOAD_REVEALED = "payload.revealed"  # personal data were shown in the console
 
 
 class Outcome(StrEnum):
@@ -67,6 +72,7 @@ class Who:
     request_id: str | None = None
 
 
+PERSON = "person:"  # in front of the name of a person in the console
 OPERATOR = Who("operator")  # at the command line
 SERVICE = Who("service")  # a chore of the worker
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import col, select
 
-from aircall_oauth.access.audit import Action, Outcome
+from aircall_oauth.access.audit import PERSON, Action, Outcome
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey, Audit
@@ -32,7 +32,8 @@ class AuditLine(BaseModel):
     id: str = Field(examples=["aud_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
     at: datetime
     actor: str = Field(
-        description="An API key's id; `operator`: the command line; `service`: a chore",
+        description="An API key's id; `person:` with a name: in the console; `operator`: the command line; `service`: "
+        "a chore",
         examples=["key_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"],
     )
     actor_name: str | None = Field(description="The API key's name", examples=["crm"])
@@ -59,7 +60,7 @@ class Asked:
     """Which lines: what is empty or None leaves nothing out."""
 
     actions: Sequence[Action] = ()
-    actor: str | None = None  # an API key's id or name, `operator` or `service`
+    actor: str | None = None  # an API key's id or name, a person's name, `operator` or `service`
     installation_id: str | None = None
     owner: str | None = None
     subscription_id: str | None = None
@@ -163,11 +164,11 @@ def _one_of(column: Any, values: Sequence[str]) -> ColumnElement[bool]:
 
 
 async def _ids(session: Any, key: Caller, actor: str) -> list[str]:
-    """Return the actors that an id or an API key's name means."""
+    """Return the actors that an id, an API key's name or a person's name means."""
     named = select(ApiKey.id).where(ApiKey.name == actor)
     if key.owner is not None:
         named = named.where(ApiKey.owner == key.owner)
-    return [actor, *(await session.exec(named)).all()]
+    return [actor, f"{PERSON}{actor}", *(await session.exec(named)).all()]
 
 
 def _line(key: Caller, row: Any) -> AuditLine:

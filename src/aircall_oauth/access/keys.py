@@ -8,13 +8,15 @@ from sqlalchemy import or_
 from sqlmodel import col, select, update
 
 from aircall_oauth.access import audit
-from aircall_oauth.access.audit import OPERATOR, Action
+from aircall_oauth.access.audit import OPERATOR, Action, Who
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.errors import OwnerNotAllowed
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
 
+OF_THE_CONSOLE = frozenset({Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ})
 USED_AGAIN_AFTER = timedelta(minutes=1)
 RECOGNISE = f"""
     SELECT id, scopes, owner, aircall_rules, coalesce(last_used_at > now() - interval '{USED_AGAIN_AFTER}', false)
@@ -37,8 +39,14 @@ async def create(
     owner: str | None = None,
     aircall_rules: Sequence[str] | None = None,
     lifetime: timedelta | None = None,
+    who: Who = OPERATOR,
 ) -> str:
-    """Create an API key and return it, in clear this one time; only its fingerprint is kept."""
+    """Create an API key and return it, in clear this one time; only its fingerprint is kept.
+
+    Raises `OwnerNotAllowed` for a key that is bound to an owner and opens the console, which shows every owner's.
+    """
+    if owner is not None and not OF_THE_CONSOLE.isdisjoint(scopes):
+        raise OwnerNotAllowed("A key that is bound to an owner can't open the console, which shows every owner's.")
     await resources.require_ready()
     secret, created_at = new_api_key(), now()
     key = ApiKey(
@@ -53,7 +61,7 @@ async def create(
     )
     async with resources.database.session() as session:
         session.add(key)
-        await audit.record(session, OPERATOR, Action.API_KEY_CREATED, owner=owner, details=_details(key))
+        await audit.record(session, who, Action.API_KEY_CREATED, owner=owner, details=_details(key))
     return secret
 
 
@@ -88,7 +96,7 @@ async def list_all(resources: Resources) -> Sequence[ApiKey]:
         return (await session.exec(select(ApiKey).order_by(col(ApiKey.id)))).all()
 
 
-async def revoke(resources: Resources, which: str) -> int:
+async def revoke(resources: Resources, which: str, *, who: Who = OPERATOR) -> int:
     """Revoke the keys with this id or name at once, and return how many there were."""
     await resources.require_ready()
     revocation = (
@@ -100,7 +108,7 @@ async def revoke(resources: Resources, which: str) -> int:
     async with resources.database.session() as session:
         revoked = (await session.exec(revocation)).scalars().all()
         for key in revoked:
-            await audit.record(session, OPERATOR, Action.API_KEY_REVOKED, owner=key.owner, details=_details(key))
+            await audit.record(session, who, Action.API_KEY_REVOKED, owner=key.owner, details=_details(key))
         return len(revoked)
 
 

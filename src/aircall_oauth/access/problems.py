@@ -9,6 +9,7 @@ from aircall_oauth.errors import (
     AppError,
     BodyTooLarge,
     BodyTooSlow,
+    ConsoleError,
     DatabaseAway,
     EncodingRefused,
     EventMalformed,
@@ -64,11 +65,11 @@ EXAMPLES: dict[int, AppError] = {
 }
 
 
-# A page of the install flow has none, and a process that does not start answers nothing.
+# A page of the install flow or the console has none, and a process that does not start answers nothing.
 CODES = {
     kind.code()
     for kind in AppError.every()
-    if not issubclass(kind, FlowError | StartRefused) and kind.__module__ == AppError.__module__
+    if not issubclass(kind, ConsoleError | FlowError | StartRefused) and kind.__module__ == AppError.__module__
 }
 
 

@@ -31,7 +31,9 @@ def asked(
             examples=[["token.read"]],
         ),
     ] = [],  # noqa: B006 - the framework copies it
-    actor: Annotated[Text, Query(description="An API key's id or name, `operator` or `service`")] = None,
+    actor: Annotated[
+        Text, Query(description="An API key's id or name, a person's name, `operator` or `service`")
+    ] = None,
     installation_id: Annotated[str | None, Query(pattern=ID)] = None,
     owner: Text = None,
     subscription_id: Annotated[str | None, Query(pattern=r"^sub_[0-9a-f]{32}$")] = None,

@@ -24,11 +24,15 @@ class KeyedRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def keyed(request: Request) -> Response:
-            await dependencies.authenticate(request)
+            await self.admit(request)
             self.judge(request)
             return await answer(request)
 
         return keyed
+
+    async def admit(self, request: Request) -> None:
+        """Recognise who asks; raises `Unauthenticated`."""
+        await dependencies.authenticate(request)
 
     def judge(self, request: Request) -> None:
         """Refuse what no dependency of the endpoint checks; raises `InvalidRequest`."""

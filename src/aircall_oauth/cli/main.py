@@ -14,6 +14,7 @@ import typer
 from aircall_oauth.cli import audit, terminal
 from aircall_oauth.cli.attempts import attempts_app
 from aircall_oauth.cli.backfill import backfill_app
+from aircall_oauth.cli.console import console_app
 from aircall_oauth.cli.events import events_app
 from aircall_oauth.cli.installations import installations_app
 from aircall_oauth.cli.keys import keys_app
@@ -39,6 +40,7 @@ app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(backfill_app, name="backfill")
 app.add_typer(events_app, name="events")
 app.add_typer(secrets_app, name="secrets")
+app.add_typer(console_app, name="console")
 app.command("audit")(audit.show_audit)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -83,6 +85,7 @@ def dev(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 8000,
     aircall_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pretend Aircall.")] = 8100,
     receiver_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the sample receiver.")] = 8200,
+    console_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the console.")] = 8300,
     database_url: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +103,14 @@ def dev(
         fail("The sandbox is not part of this installation; run it from a checkout with `make run`.")
     url = None if database_url is None else usage(_database_url, database_url, "--database-url")
     raise typer.Exit(
-        sandbox.run(demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port, database_url=url)
+        sandbox.run(
+            demo=demo,
+            port=port,
+            aircall_port=aircall_port,
+            receiver_port=receiver_port,
+            console_port=console_port,
+            database_url=url,
+        )
     )
 
 

@@ -107,7 +107,7 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
     yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
     yield await _public_url(resources.settings)
-    yield await _worker(resources)
+    yield await worker_finding(resources)
     async for finding in subscription_findings(resources):
         yield finding
     aircall = [await _clock(resources), await _app(resources)]
@@ -152,7 +152,7 @@ async def _public_url(settings: Settings) -> Finding:
     return Finding("public url", Level.OK, "leads to this service")
 
 
-async def _worker(resources: Resources) -> Finding:
+async def worker_finding(resources: Resources) -> Finding:
     """Check that a worker runs: its only sign is that no work is overdue."""
     overdue = select(Webhook.id).where(col(Webhook.due_at) < now() - OVERDUE_AFTER, _of_active()).limit(1)
     goodbyes = select(Farewell.id).where(col(Farewell.due_at) < now() - OVERDUE_AFTER).limit(1)

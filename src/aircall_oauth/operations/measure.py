@@ -58,22 +58,25 @@ MEASURE = f"""
 
 async def measure(resources: Resources) -> None:
     """The worker's chore: measure once, and keep the result for the next scrapes."""
+    resources.metrics.measured(await read(resources))
+
+
+async def read(resources: Resources) -> Measurement:
+    """Measure now."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             row = await connection.fetchrow(MEASURE, timeout=MEASURE_SECONDS)
-    resources.metrics.measured(
-        Measurement(
-            installations=_every(InstallationStatus, row["installations"]),
-            webhooks=_every(WebhookStatus, row["webhooks"]),
-            silent=row["silent"],
-            gaps_open=row["gaps_open"],
-            gaps_to_fill=row["gaps_to_fill"],
-            subscriptions=_readings(row["subscriptions"]),
-            oldest_transaction_seconds=float(row["oldest_transaction_seconds"]),
-            log_held_seconds=float(row["log_held_seconds"]),
-            days_ahead=row["days_ahead"],
-            position=row["position"],
-        )
+    return Measurement(
+        installations=_every(InstallationStatus, row["installations"]),
+        webhooks=_every(WebhookStatus, row["webhooks"]),
+        silent=row["silent"],
+        gaps_open=row["gaps_open"],
+        gaps_to_fill=row["gaps_to_fill"],
+        subscriptions=_readings(row["subscriptions"]),
+        oldest_transaction_seconds=float(row["oldest_transaction_seconds"]),
+        log_held_seconds=float(row["log_held_seconds"]),
+        days_ahead=row["days_ahead"],
+        position=row["position"],
     )
 
 

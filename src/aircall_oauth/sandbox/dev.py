@@ -30,6 +30,7 @@ from aircall_oauth.telemetry.text import readable
 SERVICE_PORT = 8000
 AIRCALL_PORT = 8100
 RECEIVER_PORT = 8200
+CONSOLE_PORT = 8300
 READY_SECONDS = 30.0
 FOLDER = Path(".dev")
 # What a developer may set for this run; everything else of the service's environment is the sandbox's own.
@@ -40,6 +41,16 @@ DATABASE_URL = "AIRCALL_OAUTH_DATABASE_URL"
 
 
 @dataclass(frozen=True)
+class Ports:
+    """The ports that were asked for."""
+
+    service: int
+    aircall: int
+    receiver: int
+    console: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The folder and the ports of this run."""
 
@@ -47,6 +58,7 @@ class Plan:
     service_port: int
     aircall_port: int
     receiver_port: int
+    console_port: int
 
     @property
     def service_url(self) -> str:
@@ -67,6 +79,7 @@ def run(
     port: int = SERVICE_PORT,
     aircall_port: int = AIRCALL_PORT,
     receiver_port: int = RECEIVER_PORT,
+    console_port: int = CONSOLE_PORT,
     database_url: SecretStr | None = None,
 ) -> int:
     """Start everything, walk one install and one call through it, and stay up; the exit code.
@@ -78,7 +91,8 @@ def run(
         signal.signal(number, _on_signal)
     try:
         with ExitStack() as stack:
-            plan = _plan(stack, demo=demo, port=port, aircall_port=aircall_port, receiver_port=receiver_port)
+            ports = Ports(port, aircall_port, receiver_port, console_port)
+            plan = _plan(stack, ports, demo=demo)
             children, environment = _start(stack, plan, database_url)
             addresses = Addresses(plan.service_url, plan.aircall_url, plan.receiver_url)
             story = Story(addresses, environment, sys.stdout.isatty())
@@ -102,21 +116,22 @@ def _on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _plan(stack: ExitStack, *, demo: bool, port: int, aircall_port: int, receiver_port: int) -> Plan:
+def _plan(stack: ExitStack, ports: Ports, *, demo: bool) -> Plan:
     """Choose folder and ports: a demo takes temporary ones, `make run` keeps its data and its addresses."""
     if demo:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-demo-"))
-        return Plan(Path(temporary), free_port(), free_port(), free_port())
-    require_free(port, "the service", f"make run PORT={port + 1}")
-    require_free(aircall_port, "the pretend Aircall", f"make run AIRCALL_PORT={aircall_port + 1}")
-    require_free(receiver_port, "the sample receiver", f"make run RECEIVER_PORT={receiver_port + 1}")
+        return Plan(Path(temporary), free_port(), free_port(), free_port(), free_port())
+    require_free(ports.service, "the service", f"make run PORT={ports.service + 1}")
+    require_free(ports.aircall, "the pretend Aircall", f"make run AIRCALL_PORT={ports.aircall + 1}")
+    require_free(ports.receiver, "the sample receiver", f"make run RECEIVER_PORT={ports.receiver + 1}")
+    require_free(ports.console, "the console", f"make run CONSOLE_PORT={ports.console + 1}")
     folder = FOLDER.resolve()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / ".writable").touch()
     except OSError as error:
         raise DevError(f"cannot write to {folder} ({error.strerror}); run it where you may write") from None
-    return Plan(folder, port, aircall_port, receiver_port)
+    return Plan(folder, ports.service, ports.aircall, ports.receiver, ports.console)
 
 
 def _start(stack: ExitStack, plan: Plan, given: SecretStr | None) -> tuple[list[Child], dict[str, str]]:
@@ -185,6 +200,7 @@ def _environment(plan: Plan, database_url: str) -> dict[str, str]:
         "AIRCALL_OAUTH_API_URL": f"{plan.aircall_url}/v1",
         "AIRCALL_OAUTH_SUCCESS_URL": f"{plan.aircall_url}/oauth/success",
         "AIRCALL_OAUTH_METRICS_PORT": "0",
+        "AIRCALL_OAUTH_CONSOLE_PORT": str(plan.console_port),
         "AIRCALL_OAUTH_DRAIN": "0s",
         "AIRCALL_OAUTH_ALLOWED_PRIVATE_RANGES": "127.0.0.0/8,::1/128",
         "SANDBOX_CLIENT_SECRET": kept["client_secret"],

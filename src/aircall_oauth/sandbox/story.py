@@ -12,6 +12,7 @@ import httpx
 from rich.console import Console
 
 from aircall_oauth.access import keys
+from aircall_oauth.console import sessions
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import DevError
 from aircall_oauth.settings import Settings
@@ -55,9 +56,13 @@ class Story:
 
     def show_around(self, folder: Path) -> None:
         """Print where to look while everything stays up."""
+        console = asyncio.run(self._console_link())
         curl = f'curl -H "Authorization: Bearer {self._api_key}" {self._service_url}'
         self._out.print(
             f"""
+[bold]The console[/], already signed in (the link works once, for a minute; later, with the API key below)
+  {console}
+
 [bold]Where to look[/]
   {self._aircall_url + "/":<46} the pretend Aircall: place calls, send events, uninstall, break things
   {self._service_url + "/aircall/oauth/install":<46} install once more, as an admin's browser does
@@ -185,6 +190,12 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
         async with open_resources(self._settings) as resources:
             await keys.revoke(resources, KEY_NAME)
             return await keys.create(resources, name=KEY_NAME, scopes=list(Scope))
+
+    async def _console_link(self) -> str:
+        scopes = [Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ]
+        async with open_resources(self._settings) as resources:
+            secret = await sessions.make_link(resources, person="developer", scopes=scopes)
+        return f"{self._settings.console_address}/sign-in/link/{secret}"
 
     async def _sealed_token(self, installation_id: str) -> str:
         async with (

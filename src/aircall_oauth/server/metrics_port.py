@@ -30,7 +30,7 @@ SHARE_BYTES = 1024 * 1024
 CHORES_HANG_SECONDS = 300.0
 
 
-class MetricsServer(BoundedServer):
+class QuietServer(BoundedServer):
     """A server that leaves SIGTERM and SIGINT to the process it runs in."""
 
     @contextmanager
@@ -58,7 +58,7 @@ async def metrics_served(resources: Resources) -> AsyncIterator[None]:
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    server = MetricsServer(config, Intake(SHARE_BYTES))
+    server = QuietServer(config, Intake(SHARE_BYTES))
     with listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:

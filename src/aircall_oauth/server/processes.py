@@ -9,6 +9,7 @@ from functools import partial
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.server import worker
 from aircall_oauth.server.app import create_app
+from aircall_oauth.server.console_port import console_served
 from aircall_oauth.server.listener import listening
 from aircall_oauth.server.metrics_port import metrics_served
 from aircall_oauth.server.web import web_server
@@ -22,7 +23,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight."""
-    async with open_resources(settings) as resources, metrics_served(resources):
+    async with open_resources(settings) as resources, metrics_served(resources), console_served(resources):
         _log_if_not_ready(resources)
         server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)
         with listening(host, port) as listener:

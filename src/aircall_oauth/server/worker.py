@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from aircall_oauth.access import audit
+from aircall_oauth.console.sessions import forget as forget_console_sessions
 from aircall_oauth.deliveries import sealing, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.replays.runner import replaying
@@ -60,6 +61,7 @@ CHORES = (
     Chore("measure", measure.measure, timedelta(seconds=15)),
     Chore("forget figures", figures.forget, timedelta(minutes=10)),
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
+    Chore("forget console sessions", forget_console_sessions, timedelta(minutes=10)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
     Chore("forget attempts", forget_attempts, timedelta(minutes=10)),

@@ -29,6 +29,9 @@ class Scope(StrEnum):
     SUBSCRIPTIONS_WRITE = "subscriptions:write"
     AUDIT_READ = "audit:read"
     SUBSCRIPTIONS_BROKERS = "subscriptions:brokers"  # without it a key bound to an owner makes HTTP destinations only
+    CONSOLE_READ = "console:read"
+    CONSOLE_ACT = "console:act"  # with console:read in it
+    PAYLOADS_READ = "payloads:read"  # personal data in the console
 
 
 API_KEY_PREFIX = "aok_"

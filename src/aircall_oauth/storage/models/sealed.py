@@ -10,6 +10,8 @@ TOKEN_PURPOSE = "access-token"
 WEBHOOK_TOKEN_PURPOSE = "webhook-token"
 API_KEY_PURPOSE = "api-key"
 CLAIM_PURPOSE = "claim"
+CONSOLE_LINK_PURPOSE = "console-link"
+CONSOLE_SESSION_PURPOSE = "console-session"
 
 
 @dataclass(frozen=True)

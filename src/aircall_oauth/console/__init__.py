@@ -1,0 +1,1 @@
+"""The console: pages for operators and support people, on a port of their own."""

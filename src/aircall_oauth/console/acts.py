@@ -1,0 +1,48 @@
+"""An act of a person: what it will do, the same as a command, and what came of it. Each asks before it is done."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of an act's form. `kind` is an `<input>`'s type, or `select`, `checkboxes` or `textarea`."""
+
+    name: str
+    label: str
+    kind: str = "text"
+    value: str | Sequence[str] = ""
+    hint: str = ""
+    required: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)  # value to label, for `select` and `checkboxes`
+
+
+@dataclass(frozen=True)
+class Act:
+    """What is asked before something is done."""
+
+    title: str
+    sentence: str  # what it will do
+    button: str
+    back: str  # where to go instead
+    effects: Sequence[str] = ()
+    curl: str | None = None
+    command: str | None = None
+    fields: Sequence[Field] = ()
+    dangerous: bool = False
+
+
+def curl(public_url: str, method: str, path: str, body: Any = None) -> str:
+    """Return the request of the API that does the same, for a shell."""
+    parts = ["curl", "-X", method, "-H", '"Authorization: Bearer $API_KEY"', shlex.quote(f"{public_url}{path}")]
+    if body is not None:
+        parts += ["-H", "'Content-Type: application/json'", "-d", shlex.quote(json.dumps(body, ensure_ascii=False))]
+    return " ".join(parts)
+
+
+def command(*words: str) -> str:
+    """Return the command that does the same, for a shell."""
+    return " ".join(["aircall-oauth", *map(shlex.quote, words)])

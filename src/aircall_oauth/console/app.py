@@ -1,0 +1,71 @@
+"""The console's application: its pages, its errors as pages in the same frame, its own files."""
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
+
+from aircall_oauth.access.faults import faults
+from aircall_oauth.console import gate, refusals
+from aircall_oauth.console.assets import ASSETS
+from aircall_oauth.console.brake import SignInBrake
+from aircall_oauth.console.frame import guarded
+from aircall_oauth.console.pages import PAGES
+from aircall_oauth.errors import AppError, InvalidRequest, MethodNotAllowed, NotFound, SignInNeeded
+from aircall_oauth.resources import Resources
+
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+FOR_GOOD = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
+
+
+def create_app(resources: Resources) -> FastAPI:
+    """Build the console over the resources of the process that serves it."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
+    app.state.resources, app.state.brake = resources, SignInBrake()
+    for router in PAGES:
+        app.include_router(router)
+    app.add_api_route("/assets/{name}", asset, methods=["GET", "HEAD"])
+    app.add_exception_handler(AppError, _on_app_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    return app
+
+
+async def asset(name: str) -> Response:
+    """Answer one of our own files."""
+    found = ASSETS.get(name)
+    if found is None:
+        raise NotFound
+    return Response(found.body, media_type=found.media_type, headers=FOR_GOOD)
+
+
+async def answer_error(request: Request, error: AppError) -> Response:
+    """Answer an error with its page; a visitor who is not signed in is sent to sign in, and then back."""
+    if isinstance(error, SignInNeeded) and request.method == "GET":
+        return guarded(RedirectResponse(refusals.sign_in_address(request), 303))
+    return await refusals.page(request, error)
+
+
+async def _on_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    return await answer_error(request, error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(each["loc"][0] == "path" for each in found):
+        return await answer_error(request, NotFound())
+    return await answer_error(request, InvalidRequest(faults(found)))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    try:
+        # Who is not signed in does not learn which addresses there are.
+        request.state.visitor = await gate.admit(request)
+    except AppError as refusal:
+        return await answer_error(request, refusal)
+    known = {404: NotFound, 405: MethodNotAllowed}
+    return await answer_error(request, known.get(error.status_code, InvalidRequest)())

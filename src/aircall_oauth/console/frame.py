@@ -1,0 +1,190 @@
+"""The frame of every page: its navigation, its headers, and how a route shows a template.
+
+A new page is a route that calls `page.show`, a template that extends `frame.html`, and a line in `NAVIGATION`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context, select_autoescape
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
+
+from aircall_oauth.access.audit import Who
+from aircall_oauth.access.callers import Caller
+from aircall_oauth.console import assets, charts, gate, masks, times
+from aircall_oauth.console.acts import Act
+from aircall_oauth.console.visitors import Visitor
+from aircall_oauth.errors import InvalidRequest
+from aircall_oauth.resources import Resources
+from aircall_oauth.settings import Settings
+from aircall_oauth.telemetry.text import readable
+
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+NAVIGATION = {
+    "/": "Is it well?",
+    "/sessions": "Signed in",
+}
+MOST_FORM_BYTES = 64 * 1024
+MOST_FIELDS = 200
+
+
+def _plainly(value: Any) -> Any:
+    """Show invisible and control characters of every text as escapes: nothing that comes from outside hides."""
+    return readable(value) if type(value) is str else value
+
+
+_environment = Environment(
+    loader=PackageLoader("aircall_oauth.console"),
+    autoescape=select_autoescape(),
+    undefined=StrictUndefined,
+    finalize=_plainly,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@pass_context
+def _when(context: Context, moment: datetime | None, seconds: bool = True) -> Markup:
+    return times.shown(moment, context["zone"], seconds=seconds)
+
+
+@pass_context
+def _chart(context: Context, chart: charts.Chart) -> Markup:
+    return charts.draw(chart, context["zone"])
+
+
+def _pretty(value: Any) -> Markup:
+    """Return JSON for people, on many lines; invisible characters as escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return escape("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
+
+
+_environment.filters |= {
+    "when": _when,
+    "ago": times.ago,
+    "length": times.length,
+    "number": charts.number,
+    "chart": _chart,
+    "masked": masks.masked,
+    "pretty": _pretty,
+}
+_environment.globals |= {"asset": assets.path, "navigation": NAVIGATION}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A request for a page: who asks, and what it needs to answer."""
+
+    request: Request
+    resources: Resources
+    visitor: Visitor
+
+    @property
+    def settings(self) -> Settings:
+        return self.resources.settings
+
+    @property
+    def caller(self) -> Caller:
+        """Return the visitor as the functions behind the API know a caller."""
+        return self.visitor.caller
+
+    @property
+    def who(self) -> Who:
+        """Return the visitor for the audit."""
+        return gate.who(self.request, self.visitor.actor)
+
+    def show(self, template: str, *, title: str, sentence: str, status: int = 200, **context: Any) -> HTMLResponse:
+        """Show a page. `sentence` answers the page's question, before any evidence."""
+        return show(
+            self.request, template, visitor=self.visitor, status=status, title=title, sentence=sentence, **context
+        )
+
+    def ask(self, act: Act, *, problem: str | None = None) -> HTMLResponse:
+        """Ask before an act. With a `problem` it is asked again, because of what was filled in."""
+        return self.show(
+            "act.html", title=act.title, sentence=act.sentence, act=act, problem=problem, status=422 if problem else 200
+        )
+
+    def done(self, title: str, sentence: str, *, back: str, **context: Any) -> HTMLResponse:
+        """Say what came of an act. `facts` are lines to add, `secret` is shown this once."""
+        return self.show("done.html", title=title, sentence=sentence, back=back, **context)
+
+    def link(self, **changes: Any) -> str:
+        """Return this page's address with some query parameters changed; those that are None are left out."""
+        kept = {name: value for name, value in self.request.query_params.multi_items() if name not in changes}
+        given = [*kept.items(), *((name, value) for name, value in changes.items() if value is not None)]
+        return f"{self.request.url.path}?{urlencode(given)}" if given else self.request.url.path
+
+
+async def page_of(request: Request) -> Page:
+    return Page(request, gate.resources_of(request), request.state.visitor)
+
+
+async def acting_page(page: Annotated[Page, Depends(page_of)]) -> Page:
+    """Return the page for a handler that acts; raises `ReadOnly` for a visitor who may only look."""
+    page.visitor.require_act()
+    return page
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """Return a form's fields, without the empty ones; several of one name are joined by commas."""
+    body = await request.body()
+    if len(body) > MOST_FORM_BYTES:
+        raise InvalidRequest("The form is too large.")
+    try:
+        given = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise InvalidRequest("The form is not well-formed.") from None
+    fields: dict[str, list[str]] = {}
+    for name, value in given:
+        if value.strip():
+            fields.setdefault(name, []).append(value.strip())
+    return {name: ",".join(values) for name, values in fields.items()}
+
+
+PageDep = Annotated[Page, Depends(page_of)]
+ActingPage = Annotated[Page, Depends(acting_page)]
+Form = Annotated[Mapping[str, str], Depends(form_of)]
+
+
+def show(
+    request: Request,
+    template: str,
+    *,
+    visitor: Visitor | None,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **context: Any,
+) -> HTMLResponse:
+    """Show a template in the frame, for a visitor or for everyone."""
+    body = _environment.get_template(template).render(
+        **context, visitor=visitor, zone=zone_of(request), path=request.url.path, q=request.query_params.get("q", "")
+    )
+    return HTMLResponse(body, status, headers=HEADERS | dict(headers or {}))
+
+
+def zone_of(request: Request) -> tzinfo:
+    return times.zone(request.cookies.get(times.COOKIE))
+
+
+def guarded(response: Response) -> Response:
+    """Return an answer that is no page, with the headers of one."""
+    response.headers.update({name: value for name, value in HEADERS.items() if name not in response.headers})
+    return response

@@ -1,0 +1,76 @@
+"""Hides personal data: what Aircall sends holds phone numbers, names, e-mail addresses, and what people said.
+
+Everything in a payload is hidden that is not known to be harmless, so a field that Aircall adds tomorrow is hidden too.
+"""
+
+import re
+from typing import Any
+
+DOTS = "••••"
+# Texts that say what something is, not who somebody is.
+HARMLESS = frozenset(
+    {
+        *("availability_status", "branch", "call_end_reason", "channel", "color", "cost", "country", "createdAt"),
+        *("created_at", "direction", "event", "event_name", "file_type", "format", "hangup_cause", "language"),
+        *("missed_call_reason", "participant_type", "priority", "reason", "recipient_country", "resource", "state"),
+        *("status", "substatus", "time_zone", "type", "unanswered_call", "updated_at", "webhook"),
+        *("whatsapp_message_category", "whatsapp_message_type"),
+    }
+)
+WORD = re.compile(r"[A-Za-z0-9_.:/+-]{1,64}")
+# The signs of a time, a number or an id, whatever the field is called.
+PLAIN = re.compile(
+    r"\d{4}-\d\d-\d\d[T ][0-9:.]+(Z|[+-]\d\d:?\d\d)?"
+    r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|(evt|ins|sub|att|lnk|key|log)_[0-9a-f]{32}"
+)
+PHONE = re.compile(r"\+?[0-9][0-9 ().\-/]{5,}[0-9]")
+EMAIL = re.compile(r"([^@\s])[^@\s]*@([^@\s])[^@\s]*(\.[^@\s.]+)")
+# Numbers that may be a phone number or an identity, where others only count or name rows.
+NUMBERS_HIDDEN = frozenset(
+    {
+        *("digits", "raw_digits", "e164_digits", "phone_number", "external_number", "external_caller_number"),
+    }
+)
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """Return a payload with its personal data hidden; its shape, its ids, times and states stay."""
+    match value:
+        case dict():
+            return {key: masked(each, key) for key, each in value.items()}
+        case list():
+            return [masked(each, name) for each in value]
+        case str():
+            return value if _is_plain(value, name) else text(value)
+        case bool() | None:
+            return value
+        case int() | float() if name in NUMBERS_HIDDEN:
+            return phone(str(value))
+        case _:
+            return value
+
+
+def text(value: str) -> str:
+    """Hide a text, and leave of it what helps to recognise it: `+33 6 •• •• •• 12`, `j••••@e••••.com`, `J••••`."""
+    if not value:
+        return value
+    if EMAIL.fullmatch(value):
+        return EMAIL.sub(rf"\1{DOTS}@\2{DOTS}\3", value)
+    if PHONE.fullmatch(value):
+        return phone(value)
+    return f"{value[0]}{DOTS}" if value[0].isalpha() and " " not in value and len(value) < 40 else DOTS
+
+
+def phone(value: str) -> str:
+    """Hide a phone number but for its beginning and its last two digits."""
+    digits = re.sub(r"\D", "", value)
+    if len(digits) < 7:
+        return "•" * len(digits)
+    if value.lstrip().startswith("+"):
+        return f"+{digits[:2]} {digits[2]} •• •• •• {digits[-2:]}"
+    return f"{digits[:2]} •• •• •• {digits[-2:]}"
+
+
+def _is_plain(value: str, name: str) -> bool:
+    return bool(PLAIN.fullmatch(value)) or (name in HARMLESS and bool(WORD.fullmatch(value)))

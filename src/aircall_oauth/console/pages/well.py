@@ -1,0 +1,102 @@
+"""Is it well? What needs a person, each with its cause and one button; for three in the morning."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fastapi import APIRouter, Response
+
+from aircall_oauth.console.charts import number
+from aircall_oauth.console.frame import PageDep
+from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.console.times import length
+from aircall_oauth.operations import wellness
+from aircall_oauth.operations.doctor import Level
+from aircall_oauth.operations.wellness import Cause, Need, Touched, Wellness
+
+router = APIRouter(route_class=PageRoute)
+
+LATE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the page: its name, its value, a line below, and how bad it is."""
+
+    name: str
+    value: str
+    more: str = ""
+    tone: str = ""
+
+
+@router.get("/")
+async def well(page: PageDep) -> Response:
+    """Is it well?"""
+    found = await wellness.examine(page.resources)
+    return page.show(
+        "well.html",
+        title="Is it well?",
+        sentence=_sentence(found),
+        tone=_tone(found),
+        needs=[(need, _button(page.visitor.acts, need)) for need in found.needs],
+        address_of=_address,
+        figures=_figures(found),
+    )
+
+
+def _sentence(found: Wellness) -> str:
+    if not found.needs:
+        return "All well: events come in, and every destination takes them."
+    return "One thing needs you." if len(found.needs) == 1 else f"{len(found.needs)} things need you."
+
+
+def _tone(found: Wellness) -> str:
+    if not found.needs:
+        return ""
+    return "bad" if found.needs[0].level == Level.PROBLEM else "warn"
+
+
+def _figures(found: Wellness) -> list[Figure]:
+    measured = found.measured
+    readings = measured.subscriptions.values()
+    late = max((reading.lag_seconds for reading in readings), default=0.0)
+    down = sum(not reading.up for reading in readings)
+    connected = measured.installations["active"]
+    return [
+        Figure("Customers connected", number(connected), f"{number(sum(measured.installations.values()))} ever"),
+        Figure("Customers silent", number(measured.silent), "of those connected", "warn" if measured.silent else ""),
+        Figure(
+            "Oldest undelivered",
+            _age(late),
+            f"{number(sum(reading.lag for reading in readings))} events wait",
+            "bad" if late > LATE_SECONDS else "",
+        ),
+        Figure("Destinations down", number(down), f"of {number(len(readings))}", "bad" if down else ""),
+        Figure("Gaps to fill", number(measured.gaps_to_fill), f"{number(measured.gaps_open)} still open"),
+        Figure(
+            "Worker",
+            "alive" if found.worker_alive else "not seen",
+            f"the log has {measured.days_ahead} days ahead",
+            "" if found.worker_alive else "bad",
+        ),
+    ]
+
+
+def _age(seconds: float) -> str:
+    return "none" if seconds <= 0 else length(timedelta(seconds=seconds))
+
+
+def _address(touched: Touched) -> str:
+    return f"/{'destinations' if touched.id.startswith('sub_') else 'customers'}/{touched.id}"
+
+
+def _button(acts: bool, need: Need) -> tuple[str, str] | None:
+    """Return the one button of a need: where it leads, and what it says."""
+    match need.cause:
+        case Cause.WORKER:
+            return None
+        case Cause.SILENT | Cause.WEBHOOKS_OFF if acts:
+            return f"{_address(need.touched[0])}/check", f"Check {need.touched[0].name} now"
+        case Cause.TOKENS_REFUSED if acts:
+            return f"{_address(need.touched[0])}/link", "Make an install link"
+        case _:
+            return _address(need.touched[0]), f"Open {need.touched[0].name}"

@@ -1,0 +1,239 @@
+"""What holds for every page: who may act, whose forms are taken, what stands in the headers, how errors look."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from aircall_oauth.console.gate import COOKIE
+from aircall_oauth.console.pages import PAGES
+from aircall_oauth.storage.models.base import new_id
+from tests.support.consoles import LOOKING, Console, words
+from tests.support.service import Service
+
+OPEN = {"/sign-in", "/sign-in/link/{secret}", "/sign-in/kept"}
+# What every visitor may do for themselves.
+OWN = {"/sign-out", "/zone"}
+
+
+@pytest.fixture
+def console(service: Service) -> Console:
+    return Console(service)
+
+
+def routes(method: str) -> Iterator[str]:
+    """The path of every route with this method, filled in."""
+    for router in PAGES:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            if method in (route.methods or ()) and route.path not in OPEN:
+                yield route.path
+
+
+def filled_in(path: str) -> str:
+    kinds = {"session_id": "cse", "installation_id": "ins", "key_id": "key", "attempt": "att"}
+    return re.sub(r"{(\w+)}", lambda found: new_id(kinds.get(found[1], found[1][:3])), path)
+
+
+@pytest.mark.parametrize("path", sorted(set(routes("GET"))))
+async def test_no_page_is_shown_to_who_is_not_signed_in(console: Console, path: str) -> None:
+    async with console.stranger() as browser:
+        answer = await browser.get(filled_in(path))
+
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/sign-in")
+    assert "<main" not in answer.text
+
+
+@pytest.mark.parametrize("path", sorted(set(routes("POST"))))
+async def test_nothing_is_done_for_who_is_not_signed_in(console: Console, path: str) -> None:
+    async with console.stranger() as browser:
+        answer = await browser.post(filled_in(path))
+
+    assert answer.status_code == 401
+    assert "Sign in first" in answer.text
+
+
+@pytest.mark.parametrize("path", sorted(set(routes("POST")) - OWN))
+async def test_who_may_only_look_does_nothing(console: Console, path: str) -> None:
+    browser = await console.visitor("anna", LOOKING)
+    before = await console.service.sql("SELECT count(*) FROM audit")
+
+    answer = await browser.post(filled_in(path))
+
+    assert answer.status_code == 403
+    assert "console:act" in answer.text or "payloads:read" in answer.text
+    assert await console.service.sql("SELECT count(*) FROM audit") == before
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://console.test"}, False),
+        ({"origin": "https://console.test"}, True),
+        ({"origin": "http://localhost:0"}, True),  # as the settings say
+        ({"origin": "https://console.test.evil.example"}, False),
+        ({"origin": "https://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"referer": "https://console.test/sessions"}, False),
+        ({}, False),
+    ],
+)
+async def test_only_the_consoles_own_forms_are_taken(console: Console, headers: dict[str, str], allowed: bool) -> None:
+    signed_in = await console.visitor()
+    cookie = f"{COOKIE}={signed_in.cookies[COOKIE]}"
+    (row,) = await console.service.sql("SELECT id FROM console_session")
+    transport = httpx.ASGITransport(console.app)
+    async with httpx.AsyncClient(transport=transport, base_url="https://console.test") as browser:
+        answer = await browser.post(f"/sessions/{row['id']}/revoke", headers={"cookie": cookie, **headers})
+
+    assert answer.status_code == (200 if allowed else 403)
+    left = await console.service.sql("SELECT id FROM console_session")
+    assert len(left) == (0 if allowed else 1)
+
+
+async def test_another_site_can_sign_nobody_in(console: Console) -> None:
+    async with console.stranger() as browser:
+        answer = await browser.post("/sign-in", data={"api_key": "x"}, headers={"sec-fetch-site": "cross-site"})
+
+    assert answer.status_code == 403
+    assert "did not come from the console" in answer.text
+
+
+async def test_every_answer_is_guarded(console: Console) -> None:
+    stranger, anna = console.stranger(), await console.visitor()
+    answers = [
+        await stranger.get("/"),
+        await stranger.get("/sign-in"),
+        await stranger.post("/sign-in", data={"api_key": "wrong"}),
+        await stranger.get("/sign-in/link/nothing"),
+        await anna.get("/"),
+        await anna.get("/nothing"),
+        await anna.get("/?x=1"),
+        await anna.post("/"),
+        await anna.get("/sessions"),
+    ]
+
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_no_style_or_script_stands_in_a_page_and_none_comes_from_elsewhere(console: Console) -> None:
+    anna = await console.visitor()
+    for path in ("/", "/sessions", "/zone"):
+        page = (await anna.get(path)).text
+        assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", page)
+        assert not re.findall(r'(?:src|href|action)="(?!/|#)[^"]*"', page)
+
+
+async def test_our_own_files_have_their_hash_in_the_name_and_are_kept_for_good(console: Console) -> None:
+    anna = await console.visitor()
+    page = (await anna.get("/")).text
+    assets = set(re.findall(r'"(/assets/[^"]+)"', page))
+
+    assert len(assets) == 4
+    async with console.stranger() as browser:
+        for path in assets:
+            answer = await browser.get(path)
+            assert answer.status_code == 200
+            assert "immutable" in answer.headers["cache-control"]
+        wrong = await browser.get(re.sub(r"-[0-9a-f]{12}", "-000000000000", assets.pop()))
+    assert wrong.status_code == 404
+
+
+async def test_an_address_that_is_not_there_and_a_parameter_that_is_not_known_have_pages(console: Console) -> None:
+    anna = await console.visitor()
+
+    nothing = await anna.get("/nothing")
+    unknown = await anna.get("/sessions?ownr=acme")
+    wrong_id = await anna.get("/sessions/cse_1/revoke")
+
+    assert (nothing.status_code, unknown.status_code, wrong_id.status_code) == (404, 422, 404)
+    assert "There is no such page" in words(nothing)
+    assert "there is no such parameter here" in words(unknown)
+    assert "acme" not in unknown.text
+    for page in (nothing, unknown, wrong_id):
+        assert "<nav" in page.text, "the menu is there, to go on from"
+
+
+async def test_the_fields_that_a_form_left_empty_are_not_in_the_address(console: Console) -> None:
+    anna = await console.visitor()
+
+    answer = await anna.get("/zone?next=%2Fsessions&x=&y=+")
+
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "?next=%2Fsessions"
+
+
+async def test_without_the_database_a_page_says_what_to_do(console: Console) -> None:
+    anna = await console.visitor()
+    async with console.service.database_away():
+        answer = await anna.get("/")
+
+    assert answer.status_code == 503
+    assert "The database can't be reached" in words(answer)
+    assert "aircall-oauth doctor" in words(answer)
+    assert "retry-after" in answer.headers
+    assert (await anna.get("/")).status_code == 200
+
+
+async def test_an_error_of_ours_is_a_page_without_its_details(console: Console) -> None:
+    anna = await console.visitor()
+    broken: FastAPI = console.app
+
+    @broken.get("/broken")
+    async def fail() -> None:
+        raise RuntimeError("the secret is hunter2")
+
+    answer = await anna.get("/broken")
+
+    assert answer.status_code == 500
+    assert "Something went wrong here" in answer.text
+    assert answer.headers["x-request-id"] in answer.text
+    assert "hunter2" not in answer.text
+
+
+async def test_names_are_shown_escaped_control_characters_too(console: Console) -> None:
+    name = "<script>alert(1)</script>\x1b[31m\u202egnp"
+    anna = await console.visitor(name)
+
+    page = (await anna.get("/sessions")).text
+
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert "\\x1b[31m\\u202egnp" in page
+
+
+async def test_times_are_shown_in_the_zone_that_was_chosen(console: Console) -> None:
+    anna = await console.visitor()
+    await console.service.sql("UPDATE console_session SET created_at = '2026-07-01T12:00:00Z'")
+    assert "2026-07-01 12:00" in words(await anna.get("/sessions"))
+
+    chosen = await anna.post("/zone", data={"zone": "Europe/Paris", "next": "/sessions"}, follow_redirects=True)
+
+    assert "2026-07-01 14:00" in words(chosen)
+    assert "Europe/Paris" in chosen.text
+    assert (await anna.post("/zone", data={"zone": "Nowhere/At all"})).status_code == 422
+
+
+async def test_a_huge_form_is_refused(console: Console) -> None:
+    anna = await console.visitor()
+
+    for body in (b"x=" + b"y" * 70_000, b"&".join(b"a=%d" % n for n in range(1000)), b"a=" + b"\xff"):
+        answer = await anna.post("/zone", content=body)
+        assert answer.status_code == 422

@@ -1,0 +1,54 @@
+"""The console in this process, as people with and without a session meet it."""
+
+import html
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+
+from aircall_oauth.console import sessions
+from aircall_oauth.console.visitors import SCOPES
+from aircall_oauth.server.console_port import console_app
+from aircall_oauth.storage.models.access import Scope
+from tests.support.service import Service
+
+ADDRESS = "https://console.test"
+LOOKING = (Scope.CONSOLE_READ,)
+
+
+class Console:
+    """The console over a service's resources; each visitor is a browser of its own."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.app = console_app(service.resources)
+
+    def stranger(self, *, address: str = "192.0.2.7", **headers: str) -> httpx.AsyncClient:
+        """A browser without a session, at an address; it says of its forms that they are the console's own."""
+        transport = httpx.ASGITransport(self.app, client=(address, 40000), raise_app_exceptions=False)
+        said = {"sec-fetch-site": "same-origin", **headers}
+        return httpx.AsyncClient(transport=transport, base_url=ADDRESS, headers=said)
+
+    async def link(self, person: str = "anna", scopes: Sequence[Scope] = SCOPES) -> str:
+        """A one-time link's path."""
+        return f"/sign-in/link/{await sessions.make_link(self.service.resources, person=person, scopes=scopes)}"
+
+    async def visitor(self, person: str = "anna", scopes: Sequence[Scope] = SCOPES) -> httpx.AsyncClient:
+        """A browser that has signed in with a link."""
+        browser = self.stranger()
+        answer = await browser.get(await self.link(person, scopes), follow_redirects=True)
+        assert answer.status_code == 200, answer.text
+        return browser
+
+
+@asynccontextmanager
+async def visiting(service: Service, person: str = "anna") -> AsyncIterator[httpx.AsyncClient]:
+    async with await Console(service).visitor(person) as browser:
+        yield browser
+
+
+def words(page: httpx.Response) -> str:
+    """The text of a page, without its tags and with single spaces."""
+    body = page.text.partition("<main")[2].partition("</main>")[0]
+    return html.unescape(" ".join(re.sub(r"<[^>]+>", " ", f"<{body}").split()))
