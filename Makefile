@@ -64,6 +64,7 @@ check: setup ## everything CI checks: format, lint, types, floors, tests (migrat
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 clients/python/src
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory test
 

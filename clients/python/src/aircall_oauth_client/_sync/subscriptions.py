@@ -1,0 +1,125 @@
+"""Subscriptions: events delivered to your system."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from aircall_oauth_client.models import (
+    Attempt,
+    DeadEvent,
+    Replay,
+    ReplayAnswer,
+    RetryAnswer,
+    SecretAnswer,
+    Subscription,
+    SubscriptionCreated,
+    TestResult,
+)
+from aircall_oauth_client.requests import Request, get, path_of, post
+
+if TYPE_CHECKING:
+    from aircall_oauth_client._sync.client import Client
+
+# What a change may change; the rest of a subscription stays what it was made with.
+CHANGEABLE = ("url", "types", "owners", "installations", "order")
+
+
+class Subscriptions:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(self, name: str, url: str, *, kind: str = "http", **fields: Any) -> SubscriptionCreated:
+        """Make a subscription; its `secret` is in this answer and never again.
+
+        Fields: `types`, `owners`, `installations`, `order`, `from_`, and those of a broker's kind.
+        """
+        body = {"name": name, "url": url, "kind": kind, **fields}
+        if "from_" in body:
+            body["from"] = body.pop("from_")
+        return cast("SubscriptionCreated", self._client.ask(post("/v1/subscriptions", body)))
+
+    def ensure(
+        self, name: str, url: str, *, kind: str = "http", **fields: Any
+    ) -> Subscription | SubscriptionCreated:
+        """Make a subscription of this name unless there is one; one that is there is changed where it differs.
+
+        Only the answer of a new one has a `secret`. For one start of one program: two that run at the same moment may
+        make two.
+        """
+        for one in self.list():
+            if one["name"] == name and one["kind"] == kind:
+                wanted = {"url": url, **{field: fields[field] for field in CHANGEABLE if field in fields}}
+                now = cast("dict[str, Any]", one)
+                changes = {field: value for field, value in wanted.items() if now[field] != value}
+                return self.change(one["id"], **changes) if changes else one
+        return self.create(name, url, kind=kind, **fields)
+
+    def list(self) -> Iterator[Subscription]:
+        for one in self._client.pages("/v1/subscriptions"):
+            yield cast("Subscription", one)
+
+    def get(self, subscription_id: str) -> Subscription:
+        return cast("Subscription", self._client.ask(get(path_of("subscriptions", subscription_id))))
+
+    def change(self, subscription_id: str, **fields: Any) -> Subscription:
+        """Change the fields that are given; its position stays."""
+        request = Request("PATCH", path_of("subscriptions", subscription_id), body=fields, repeatable=True)
+        return cast("Subscription", self._client.ask(request))
+
+    def delete(self, subscription_id: str) -> None:
+        self._client.ask(Request("DELETE", path_of("subscriptions", subscription_id), repeatable=True))
+
+    def pause(self, subscription_id: str) -> Subscription:
+        return cast("Subscription", self._do(subscription_id, "pause", repeatable=True))
+
+    def resume(self, subscription_id: str) -> Subscription:
+        return cast("Subscription", self._do(subscription_id, "resume", repeatable=True))
+
+    def test(self, subscription_id: str) -> TestResult:
+        """Send a sample event now, and say what came of it."""
+        return cast("TestResult", self._do(subscription_id, "test"))
+
+    def rotate_secret(self, subscription_id: str, *, now: bool = False) -> SecretAnswer:
+        """Make a new secret; for 24 hours deliveries are signed with both, unless the old one is to end `now`."""
+        return cast("SecretAnswer", self._do(subscription_id, "rotate-secret", {"now": now}))
+
+    def attempts(self, subscription_id: str, **filters: Any) -> Iterator[Attempt]:
+        """Yield what was tried, newest first."""
+        for one in self._client.pages(path_of("subscriptions", subscription_id, "attempts"), **filters):
+            yield cast("Attempt", one)
+
+    def dead(self, subscription_id: str) -> Iterator[DeadEvent]:
+        """Yield the events that were given up on."""
+        for one in self._client.pages(path_of("subscriptions", subscription_id, "dead")):
+            yield cast("DeadEvent", one)
+
+    def retry_dead(self, subscription_id: str, event_ids: Sequence[str] | None = None) -> RetryAnswer:
+        """Put events that were given up on back: these, or all of them."""
+        body = {} if event_ids is None else {"event_ids": builtins.list(event_ids)}
+        return cast("RetryAnswer", self._do(subscription_id, "dead/retry", body))
+
+    def replay(self, subscription_id: str, **window: Any) -> ReplayAnswer:
+        """Deliver a window once more, or move the live reader with `position` or `since` alone.
+
+        The window's ends: `since` or `from_`, `until` or `to`. `dry_run=True` only counts.
+        """
+        if "from_" in window:
+            window["from"] = window.pop("from_")
+        return cast("ReplayAnswer", self._do(subscription_id, "replay", window))
+
+    def replays(self, subscription_id: str) -> Iterator[Replay]:
+        for one in self._client.pages(path_of("subscriptions", subscription_id, "replays")):
+            yield cast("Replay", one)
+
+    def show_replay(self, subscription_id: str, replay_id: str) -> Replay:
+        request = get(path_of("subscriptions", subscription_id, "replays", replay_id))
+        return cast("Replay", self._client.ask(request))
+
+    def stop_replay(self, subscription_id: str, replay_id: str) -> Replay:
+        return cast("Replay", self._do(subscription_id, f"replays/{replay_id}/stop", repeatable=True))
+
+    def _do(self, subscription_id: str, verb: str, body: Any = None, *, repeatable: bool = False) -> Any:
+        path = path_of("subscriptions", subscription_id, *verb.split("/"))
+        return self._client.ask(post(path, body, repeatable=repeatable))
