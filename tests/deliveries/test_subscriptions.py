@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from dirty_equals import IsStr
+from dirty_equals import IsInt, IsStr
 
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
@@ -53,13 +53,24 @@ async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service
         "lag": 0,
         "parked": 0,
         "dead": 0,
+        "matched_24h": 0,
+        "delivered_24h": 0,
+        "failed_24h": 0,
+        "oldest_undelivered_seconds": None,
         "health": "up",
         "last_error": None,
         "last_error_at": None,
         "created_at": IsStr(),
     }
-    assert made.json() == shown.json() | {"secret": made.json()["secret"]}
-    assert changed.json() == shown.json() | {"name": "erp", "types": [], "order": "installation", "lag": 1}
+    assert made.json() == shown.json() | {"secret": made.json()["secret"], "warnings": []}
+    assert changed.json() == shown.json() | {
+        "name": "erp",
+        "types": [],
+        "order": "installation",
+        "lag": 1,
+        "oldest_undelivered_seconds": IsInt(ge=0, lt=60),
+        "warnings": [],
+    }
     assert gone.status_code == 204
     assert (await partner.get(door)).json()["code"] == "subscription_not_found"
     assert await service.sql("SELECT 1 FROM subscription") == []

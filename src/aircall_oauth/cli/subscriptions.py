@@ -29,16 +29,35 @@ def list_subscriptions(as_json: AsJson = False) -> None:
         terminal.print_json([one.model_dump(mode="json") for one in found])
         return
     terminal.print_table(
-        ("id", "name", "kind", "to", "status", "health", "behind", "parked", "dead", "last error"),
+        (
+            *("id", "name", "kind", "to", "status", "health", "behind", "oldest", "parked", "dead"),
+            *("matched 24 h", "delivered 24 h", "failed 24 h", "last error"),
+        ),
         (
             (
-                *(one.id, one.name, one.kind, one.url, one.status, one.health),
-                *(str(number) for number in (one.lag, one.parked, one.dead)),
+                *(one.id, one.name, one.kind, one.url, one.status, one.health, str(one.lag)),
+                None if one.oldest_undelivered_seconds is None else f"{one.oldest_undelivered_seconds} s",
+                *(str(number) for number in (one.parked, one.dead)),
+                *(str(number) for number in (one.matched_24h, one.delivered_24h, one.failed_24h)),
                 one.last_error,
             )
             for one in found
         ),
     )
+
+
+@subscriptions_app.command("show")
+def show_subscription(subscription_id: SubscriptionId, as_json: AsJson = False) -> None:
+    """Show one subscription: what it wants, how it stands, and what it matched and got in the last 24 hours."""
+    from aircall_oauth.access import callers
+    from aircall_oauth.deliveries import views
+
+    found = with_resources(lambda resources: views.show(resources, callers.OPERATOR, subscription_id))
+    fields = found.model_dump(mode="json")
+    if as_json:
+        terminal.print_json(fields)
+    else:
+        terminal.print_fields({name: _shown(value) for name, value in fields.items() if value not in (None, "")})
 
 
 @subscriptions_app.command("replay")
@@ -135,6 +154,10 @@ def stop_replay(
     if ended.status != "stopped":
         fail(f"It had ended before: {ended.status}.")
     say(f"Stopped at position {ended.position}: {ended.delivered} of {ended.events} were delivered.")
+
+
+def _shown(value: Any) -> str:
+    return (", ".join(value) or "all") if isinstance(value, list) else str(value)
 
 
 def _window(fields: dict[str, Any]) -> "ReplayWindow":

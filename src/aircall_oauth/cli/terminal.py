@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import TextIOWrapper
@@ -80,6 +80,11 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | None]]) ->
         write("\n".join(_as_lines(names, row) for row in cells))
     else:
         write("".join(f"{_as_row(row, widths)}\n" for row in [names, *cells]))
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print a line for each field, its name first."""
+    write(_as_lines(list(fields), [readable(cell) for cell in fields.values()]))
 
 
 def _as_row(cells: list[str], widths: list[int]) -> str:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from aircall_oauth.deliveries.destinations import brokers
 from aircall_oauth.deliveries.destinations.brokers import BrokerKind
+from aircall_oauth.deliveries.filters import FilterWarning
 from aircall_oauth.deliveries.of_event import DeliveryStatus
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.events.routes import EventView
@@ -88,7 +89,13 @@ class SubscriptionChange(Body):
     order: Order = Field(default_factory=lambda: SubscriptionOrder.NONE)
 
 
-class SubscriptionCreated(SubscriptionView):
+class SubscriptionSaved(SubscriptionView):
+    warnings: list[FilterWarning] = Field(
+        description="Of each of its `types` that no known event type matches, and none of the newest 10,000 events'"
+    )
+
+
+class SubscriptionCreated(SubscriptionSaved):
     secret: str | None = Field(
         description="Signs every delivery; shown this once. Null for a broker", examples=["whsec_MfKQ9r8GKYqrTwjU…"]
     )

@@ -14,7 +14,7 @@ from aircall_oauth.access.dependencies import (
 )
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
-from aircall_oauth.deliveries import of_event, subscriptions, views
+from aircall_oauth.deliveries import filters, of_event, subscriptions, views
 from aircall_oauth.deliveries.bodies import (
     LAST_POSITION,
     DeadRetried,
@@ -25,6 +25,7 @@ from aircall_oauth.deliveries.bodies import (
     SecretView,
     SubscriptionChange,
     SubscriptionCreated,
+    SubscriptionSaved,
     TestResult,
 )
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
@@ -50,7 +51,8 @@ async def create_subscription(
     subscription, secret = await subscriptions.create(resources, key, who, start=new.start, **fields)
     view = await views.show(resources, key, subscription.id)
     response.headers["cache-control"] = "no-store"
-    return SubscriptionCreated(**view.model_dump(), secret=secret and secret.get_secret_value())
+    warnings = await filters.warnings(resources, key, view.types)
+    return SubscriptionCreated(**view.model_dump(), warnings=warnings, secret=secret and secret.get_secret_value())
 
 
 @api.get("", summary="List subscriptions", responses=problems(401, 403, 422, 503))
@@ -79,13 +81,14 @@ async def change_subscription(
     key: SubscriptionsWriter,
     who: WhoDep,
     resources: ResourcesDep,
-) -> SubscriptionView:
+) -> SubscriptionSaved:
     """Change what it is called, what it wants or where it goes; its position stays."""
     fields: dict[str, Any] = change.model_dump(exclude_unset=True)
     if "order" in fields:
         fields["ordering"] = fields.pop("order")
     await subscriptions.change(resources, key, who, subscription_id, **fields)
-    return await views.show(resources, key, subscription_id)
+    view = await views.show(resources, key, subscription_id)
+    return SubscriptionSaved(**view.model_dump(), warnings=await filters.warnings(resources, key, view.types))
 
 
 @api.delete("/{subscription_id}", summary="Delete a subscription", status_code=204, responses=OF_ONE)

@@ -1,12 +1,14 @@
-"""Finds subscriptions that get nothing: their destination takes nothing, or their filter matches nothing."""
+"""Finds subscriptions in trouble: their destination takes nothing or little, or their filter matches nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import figures
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.figures import Name
 
 logger = log.get(__name__)
 
@@ -35,6 +37,26 @@ MATCHES_NOTHING = f"""
     ORDER BY id
 """
 
+GIVEN_UP = """
+    SELECT subscription_id AS id, count(*) AS dead FROM parked
+    WHERE dead_at > now() - interval '1 day' AND subscription_id = ANY ($1::text[]) GROUP BY 1
+"""
+ACTIVE_AND_UP = f"""
+    SELECT id FROM subscription WHERE status = '{SubscriptionStatus.ACTIVE}' AND health = '{Health.UP}' ORDER BY id
+"""
+# Fewer failures a day are told in a subscription's `last_error` only.
+FEW_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A subscription with a destination that is up and refuses events: what the last 24 hours came to."""
+
+    subscription_id: str
+    delivered: int
+    failed: int
+    given_up: int
+
 
 @dataclass(frozen=True)
 class TakesNothing:
@@ -58,6 +80,22 @@ async def matching_nothing(resources: Resources) -> list[str]:
     with database_errors():
         async with resources.database.driver_connection() as connection:
             return [row["id"] for row in await connection.fetch(MATCHES_NOTHING)]
+
+
+async def failing(resources: Resources) -> list[Failing]:
+    """List subscriptions that gave up on events within a day, or of which more tries failed than were delivered."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            ids = [row["id"] for row in await connection.fetch(ACTIVE_AND_UP)]
+            given_up = {row["id"]: row["dead"] for row in await connection.fetch(GIVEN_UP, ids)}
+    days = await figures.totals(resources.database, Name.DELIVERIES, ids)
+    found = []
+    for subscription_id in ids:
+        _, delivered, failed = days.get(subscription_id, (0, 0, 0))
+        dead = given_up.get(subscription_id, 0)
+        if dead or failed > max(delivered, FEW_FAILURES - 1):
+            found.append(Failing(subscription_id, delivered, failed, dead))
+    return found
 
 
 async def tell_of_idle_filters(resources: Resources) -> None:

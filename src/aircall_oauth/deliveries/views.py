@@ -1,8 +1,10 @@
 """Subscriptions, attempts and dead events as the partner's systems see them: never a secret."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import asyncpg
 from pydantic import BaseModel, Field, create_model
 from sqlmodel import col, select
 
@@ -13,6 +15,7 @@ from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.events import query
 from aircall_oauth.events.store import NEWEST_POSITION
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage import figures
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import (
     Attempt,
@@ -23,7 +26,9 @@ from aircall_oauth.storage.models.deliveries import (
     SubscriptionOrder,
     SubscriptionStatus,
 )
+from aircall_oauth.telemetry.figures import Delivery, Name
 
+NOTHING = (0,) * len(Delivery)
 # So many events behind are counted one by one; those further on by their positions.
 COUNTED = 10_000
 # The same for all subscriptions of a list together.
@@ -38,15 +43,22 @@ SHOWN = f"""
         SELECT {NEWEST_POSITION} AS head,
             (SELECT least({COUNTED}, {COUNTED_IN_ALL} / greatest(count(*), 1)) FROM shown) AS counted
     )
-    SELECT s.*, beside.parked, beside.dead, behind.count + greatest(m.head - s.position - m.counted, 0) AS lag
+    SELECT s.*, beside.parked, beside.dead, behind.count + greatest(m.head - s.position - m.counted, 0) AS lag,
+        round(extract(epoch FROM clock_timestamp() - least(
+            beside.oldest,
+            coalesce(behind.oldest, (
+                SELECT received_at FROM event WHERE position > s.position + m.counted ORDER BY position LIMIT 1
+            ))
+        )))::bigint AS oldest_undelivered_seconds
     FROM shown s CROSS JOIN measure m
     CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE dead_at IS NULL) AS parked, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead
+        SELECT count(*) FILTER (WHERE dead_at IS NULL) AS parked, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead,
+            min(received_at) FILTER (WHERE dead_at IS NULL) AS oldest
         FROM parked WHERE subscription_id = s.id
     ) AS beside
     CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
     CROSS JOIN LATERAL (
-        SELECT count(*) FROM event e
+        SELECT count(*), min(e.received_at) AS oldest FROM event e
         WHERE e.position > s.position AND e.position <= s.position + m.counted
           AND {query.wanted_by("s", "e", "patterns")}
     ) AS behind
@@ -89,6 +101,22 @@ class SubscriptionView(_WithTarget):
     lag: int = Field(description=f"Events behind; beyond {COUNTED:,} counted by their positions", examples=[0])
     parked: int = Field(description="Events that failed and are tried again by schedule", examples=[0])
     dead: int = Field(description="Events that were given up on", examples=[0])
+    matched_24h: int = Field(
+        description="Events that it wanted and that were delivered or parked in the last 24 hours. Those that still "
+        "wait are in `lag`. Counted by the workers, and written once a minute",
+        examples=[1290],
+    )
+    delivered_24h: int = Field(
+        description="Deliveries of the last 24 hours, replays apart; written once a minute", examples=[1288]
+    )
+    failed_24h: int = Field(
+        description="Tries of the last 24 hours that failed, replays apart; written once a minute", examples=[3]
+    )
+    oldest_undelivered_seconds: int | None = Field(
+        description="How long ago the oldest event came in that it wants and has not got, at the time of the answer; "
+        f"null if there is none. More than {COUNTED:,} positions behind, an event that it does not want may count",
+        examples=[None],
+    )
     health: Health = Field(description="`down`: its position holds, and one probe at a time goes out")
     last_error: str | None = Field(description="The last failure, in one word", examples=["http_503"])
     last_error_at: datetime | None
@@ -187,7 +215,13 @@ async def _views(resources: Resources, *asked: str | int | None) -> list[Subscri
     with database_errors():
         async with resources.database.driver_connection() as connection:
             rows = await connection.fetch(SHOWN, *asked)
-    return [
-        SubscriptionView(**dict(row) | {"url": registry.shown_url(row["url"]), "order": row["ordering"]})
-        for row in rows
-    ]
+    days = await figures.totals(resources.database, Name.DELIVERIES, [row["id"] for row in rows])
+    return [_view(row, days.get(row["id"], NOTHING)) for row in rows]
+
+
+def _view(row: asyncpg.Record, day: Sequence[int]) -> SubscriptionView:
+    waiting = row["oldest_undelivered_seconds"]
+    # Its event's clock may be a little ahead.
+    counted = {"oldest_undelivered_seconds": waiting and max(waiting, 0)}
+    counted |= {f"{outcome.name.lower()}_24h": day[outcome] for outcome in Delivery}
+    return SubscriptionView(**dict(row) | counted | {"url": registry.shown_url(row["url"]), "order": row["ordering"]})

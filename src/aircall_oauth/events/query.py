@@ -78,7 +78,8 @@ def like(pattern: str) -> str:
     return escaped[:-1] + "%" if escaped.endswith("*") else escaped
 
 
-def _matches(type_: str, pattern: str) -> bool:
+def matches(type_: str, pattern: str) -> bool:
+    """Whether an event's type is one that a filter's pattern means."""
     return type_.startswith(pattern[:-1]) if pattern.endswith("*") else type_ == pattern
 
 
@@ -117,7 +118,7 @@ class Filter:
             (self.bound_to is None or event.owner == self.bound_to)
             and (not self.owners or event.owner in self.owners)
             and (not self.installations or event.installation_id in self.installations)
-            and (not self.types or any(_matches(event.type, pattern) for pattern in self.types))
+            and (not self.types or any(matches(event.type, pattern) for pattern in self.types))
         )
 
 

@@ -21,6 +21,18 @@ from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.events import EventDraft, EventSource
 from aircall_oauth.storage.models.installations import Gap, Installation
 
+# The events of the service's own, each documented in docs/deliveries.md.
+SERVICE_TYPES = (
+    "installation.connected",
+    "installation.claimed",
+    "installation.changed",
+    "installation.unauthorized",
+    "installation.removed",
+    "webhook.disabled",
+    "webhook.restored",
+    "subscription.down",
+    "subscription.up",
+)
 CHANNEL = "aircall_oauth_log"
 # The newest position of the log, as an expression; 0 where the log is empty.
 NEWEST_POSITION = "(SELECT coalesce(max(position), 0) FROM event)"

@@ -52,6 +52,7 @@ CHECKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
 DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once after POST …/resume."
 DISABLED_ADVICE = "Its destination asked for no more events; POST …/resume goes on where it stopped."
+FAILING_ADVICE = "GET …/attempts says how it answered; POST …/dead/retry tries again what was given up."
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Resources]]
 
@@ -169,7 +170,7 @@ async def worker_finding(resources: Resources) -> Finding:
 
 
 async def subscription_findings(resources: Resources) -> AsyncIterator[Finding]:
-    """Yield findings on subscriptions that get no events; the worker logs the same."""
+    """Yield findings on subscriptions that get no events, or fail often."""
     for each in await troubled.taking_nothing(resources):
         disabled = each.status == SubscriptionStatus.DISABLED
         stands = "is disabled" if disabled else "is down"
@@ -179,6 +180,12 @@ async def subscription_findings(resources: Resources) -> AsyncIterator[Finding]:
     for subscription_id in await troubled.matching_nothing(resources):
         seen = f"{subscription_id} matched no event for a day, and there were some"
         yield Finding("filter", Level.WARNING, seen, "Check its types, owners and installations.")
+    for failing in await troubled.failing(resources):
+        seen = (
+            f"{failing.subscription_id} fails: in 24 hours {failing.failed} tries failed, "
+            f"{failing.delivered} events were delivered, {failing.given_up} given up"
+        )
+        yield Finding("deliveries", Level.WARNING, seen, FAILING_ADVICE)
 
 
 def _of_active() -> ColumnElement[bool]:
