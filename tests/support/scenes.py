@@ -282,6 +282,15 @@ async def figures_past_their_time(service: Service) -> None:
     """)
 
 
+async def destinations_that_changed(service: Service) -> None:
+    """One that went down, one that came back, and one that does as it was told."""
+    partner = await service.partner()
+    for number, (health, told) in enumerate((("down", "up"), ("up", "down"), ("down", "down"))):
+        made = await partner.post("/v1/subscriptions", json=subscription_body(f"https://203.0.114.{number}/hook"))
+        change = "UPDATE subscription SET health = $2, told_health = $3 WHERE id = $1"
+        await service.sql(change, made.json()["id"], health, told)
+
+
 async def urls_in_clear(service: Service) -> None:
     """As the version before this one left them."""
     partner = await service.partner()
@@ -443,6 +452,13 @@ SCENES = (
     Scene("forget the audit", "more than a batch", lines_past_the_retention),
     Scene("forget console sessions", "many, and many links", sessions_past_their_time),
     Scene("seal urls", "two in clear", urls_in_clear, left=IN_CLEAR),
+    Scene(
+        "tell of destinations",
+        "one that went down and one that came back",
+        destinations_that_changed,
+        left="SELECT EXISTS (SELECT FROM subscription WHERE told_health <> health)",
+        tells=("subscription.down", "subscription.up"),
+    ),
     Scene("tell of idle filters", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),
     Scene("forget parked", "more than a batch", parked_events_that_the_log_has_dropped),

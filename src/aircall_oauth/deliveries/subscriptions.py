@@ -32,6 +32,7 @@ from aircall_oauth.errors import (
     SubscriptionsFull,
     SubscriptionUnsigned,
 )
+from aircall_oauth.events import store
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs, locks
@@ -332,7 +333,7 @@ def _sample(subscription: Subscription) -> Message:
         position=0,
         type=TEST_TYPE,
         resource="subscription",
-        installation_id="ins_" + "0" * 32,
+        installation_id=store.NO_INSTALLATION,
         company_id=0,
         owner=subscription.owners[0] if len(subscription.owners) == 1 else None,
         occurred_at=at,

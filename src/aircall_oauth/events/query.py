@@ -7,12 +7,18 @@ from typing import Any
 import msgspec
 
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
+from aircall_oauth.storage.models.events import EventSource
 
+SUBSCRIPTION = "subscription"
 # `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted.
 COLUMNS = """
     id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
     convert_to(data, 'UTF8') AS data
 """
+
+
+class _About(msgspec.Struct):
+    subscription_id: str
 
 
 class EventJson(msgspec.Struct):
@@ -94,17 +100,20 @@ class Filter:
     owners: Sequence[str] = ()
     installations: Sequence[str] = ()
     bound_to: str | None = None
+    own_id: str | None = None  # of the subscription that reads: it gets no event about itself
 
     @classmethod
     def of(cls, row: Subscription | Replay) -> "Filter":
         """Return what a subscription or a replay wants."""
-        return cls(row.types, row.owners, row.installations)
+        own_id = row.id if isinstance(row, Subscription) else row.subscription_id
+        return cls(row.types, row.owners, row.installations, own_id=own_id)
 
     def sql(self, *, first: int) -> tuple[str, list[Any]]:
         """Return the conditions, and the values for their parameters, numbered from `first`."""
         wanted = (
             ("owner = {}", self.bound_to),
             ("type LIKE ANY ({}::text[])", [like(pattern) for pattern in self.types] or None),
+            (f"(source <> '{EventSource.SERVICE}' OR subject IS DISTINCT FROM {{}})", self._own_subject),
             _any_of("owner", self.owners),
             _any_of("installation_id", self.installations),
         )
@@ -119,7 +128,18 @@ class Filter:
             and (not self.owners or event.owner in self.owners)
             and (not self.installations or event.installation_id in self.installations)
             and (not self.types or any(matches(event.type, pattern) for pattern in self.types))
+            and not self.is_about_itself(event)
         )
+
+    def is_about_itself(self, event: EventJson) -> bool:
+        """Whether an event is about the subscription that reads."""
+        if self.own_id is None or event.resource != SUBSCRIPTION or event.source != EventSource.SERVICE:
+            return False
+        return msgspec.json.decode(event.data, type=_About).subscription_id == self.own_id
+
+    @property
+    def _own_subject(self) -> str | None:
+        return None if self.own_id is None else f"{SUBSCRIPTION}:{self.own_id}"
 
 
 def _any_of(column: str, values: Sequence[str]) -> tuple[str, Any]:
@@ -149,4 +169,6 @@ def wanted_by(row: str, event: str, patterns: str) -> str:
         ({row}.owners = '{{}}' OR {event}.owner = ANY ({row}.owners))
         AND ({row}.installations = '{{}}' OR {event}.installation_id = ANY ({row}.installations))
         AND ({patterns}.types IS NULL OR {event}.type LIKE ANY ({patterns}.types))
+        AND ({event}.source <> '{EventSource.SERVICE}'
+             OR {event}.subject IS DISTINCT FROM '{SUBSCRIPTION}:' || {row}.id)
     )"""

@@ -21,6 +21,9 @@ from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.events import EventDraft, EventSource
 from aircall_oauth.storage.models.installations import Gap, Installation
 
+# An event about a subscription is of no installation; its company is 0.
+SUBSCRIPTION = "subscription"
+NO_INSTALLATION = "ins_" + "0" * 32
 # The events of the service's own, each documented in docs/deliveries.md.
 SERVICE_TYPES = (
     "installation.connected",
@@ -65,10 +68,15 @@ class Missed:
 async def append(session: AsyncSession, installation: Installation, type_: str, data: dict[str, Any]) -> None:
     """Add an event of the service's own to the log; it is appended when the session's transaction commits."""
     draft = _draft(installation, type_, type_.partition(".")[0], EventSource.SERVICE)
-    draft.ids, draft.keys, draft.times = [new_id("evt")], [None], [None]
-    draft.texts = [msgspec.json.encode(data).decode()]
-    draft.subjects = [payloads.subject("installation", installation.id)]
-    await _add(session, draft)
+    await _append_one(session, draft, data, payloads.subject("installation", installation.id))
+
+
+async def append_about_subscription(
+    session: AsyncSession, subscription_id: str, owner: str | None, type_: str, data: dict[str, Any]
+) -> None:
+    """Add an event about a subscription, which is of no installation; appended when the transaction commits."""
+    draft = _new_draft(NO_INSTALLATION, 0, owner, type_, SUBSCRIPTION, EventSource.SERVICE)
+    await _append_one(session, draft, data, payloads.subject(SUBSCRIPTION, subscription_id))
 
 
 async def fill(
@@ -100,11 +108,26 @@ async def free(connection: asyncpg.Connection) -> int:
     return ended
 
 
+async def _append_one(session: AsyncSession, draft: EventDraft, data: dict[str, Any], subject: str | None) -> None:
+    if draft.type not in SERVICE_TYPES:
+        raise ValueError(f"{draft.type} is not one of SERVICE_TYPES.")
+    draft.ids, draft.keys, draft.times = [new_id("evt")], [None], [None]
+    draft.texts = [msgspec.json.encode(data).decode()]
+    draft.subjects = [subject]
+    await _add(session, draft)
+
+
 def _draft(installation: Installation, type_: str, resource: str, source: EventSource) -> EventDraft:
+    return _new_draft(installation.id, installation.company_id, installation.owner, type_, resource, source)
+
+
+def _new_draft(
+    installation_id: str, company_id: int, owner: str | None, type_: str, resource: str, source: EventSource
+) -> EventDraft:
     return EventDraft(
-        installation_id=installation.id,
-        company_id=installation.company_id,
-        owner=installation.owner,
+        installation_id=installation_id,
+        company_id=company_id,
+        owner=owner,
         type=type_,
         resource=resource,
         source=source,

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from aircall_oauth.access import audit
 from aircall_oauth.console.sessions import forget as forget_console_sessions
-from aircall_oauth.deliveries import sealing, troubled
+from aircall_oauth.deliveries import sealing, telling, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
@@ -63,6 +63,7 @@ CHORES = (
     Chore("forget the audit", audit.forget_old, timedelta(hours=1)),
     Chore("forget console sessions", forget_console_sessions, timedelta(minutes=10)),
     Chore("seal urls", sealing.seal_urls, timedelta(minutes=1)),
+    Chore("tell of destinations", telling.tell_of_destinations, timedelta(seconds=5)),
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
     Chore("forget attempts", forget_attempts, timedelta(minutes=10)),
     Chore("forget parked", forget_parked, timedelta(minutes=10)),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -163,16 +163,18 @@ async def read(
 
     Returns them, the position up to which there are no others, and whether there is more to read.
     """
-    conditions, values = wanted.sql(first=5)
+    # What is about the subscription itself is rare, and left out here: without conditions the statement is cheaper.
+    conditions, values = replace(wanted, own_id=None).sql(first=5)
     head = await store.newest_position(connection)
     # Always bounded: without statistics of a new day the database would sort all that lies ahead, for a few events.
     end = min(head, after + (FAR if conditions else limit + SPARE))
     if end <= after:
         return [], after, False
     rows = await connection.fetch(next_events(conditions), after, end, limit, most_bytes, *values)
-    items = [_item(row[:-1]) for row in rows]
+    events = [event_of(row[:-1]) for row in rows]
+    items = [_item(event) for event in events if not wanted.is_about_itself(event)]
     if rows and (rows[0]["found"] == limit or rows[0]["found"] > len(rows)):
-        return items, items[-1].position, True
+        return items, events[-1].position, True
     return items, end, end < head
 
 
@@ -263,13 +265,12 @@ def message_of(event: EventJson) -> Message:
     return Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))
 
 
-def _item(row: Any) -> Item:
-    event = event_of(row)
+def _item(event: EventJson) -> Item:
     return Item(message_of(event), event.position, event.received_at)
 
 
 def _parked(row: Any) -> Item:
     *event, attempts = row
-    item = _item(event)
+    item = _item(event_of(event))
     item.parked, item.attempts = True, attempts
     return item

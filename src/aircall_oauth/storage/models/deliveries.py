@@ -85,6 +85,9 @@ class Subscription(Table, table=True):
     lease_until: datetime | None = time_column(nullable=True)
     # Grows with every holder, so that a former holder's writes can be refused.
     lease_number: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    # What other subscriptions were told last of its destination, and when.
+    told_health: str = Field(default=Health.UP, sa_column=Column(Text, nullable=False, server_default=text("'up'")))
+    told_at: datetime | None = time_column(nullable=True)
     created_at: datetime = time_column()
 
 
