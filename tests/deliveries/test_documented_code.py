@@ -2,20 +2,18 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic import SecretStr
 
 from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.sandbox import receiver
+from tests.support.tools import tool
 
 PAGE = Path(__file__).parents[2] / "docs" / "deliveries.md"
 BODY = '{"id": "evt_1", "data": {"n": 1.50, "u": "é"}}'.encode()
@@ -80,10 +78,7 @@ console.log(JSON.stringify({ statuses, seen: [...seen.keys()] }));
 
 
 def test_the_javascript_code_verifies_and_drops_repeats(tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        assert not os.environ.get("CI"), "node is missing: .ci/run installs it"
-        pytest.skip("node is not installed")
+    node = tool("node")
     (tmp_path / "shown.mjs").write_text(code("javascript"))
     (tmp_path / "run.mjs").write_text(JAVASCRIPT)
     told = cases()
