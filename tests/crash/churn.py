@@ -57,9 +57,9 @@ class Partner:
                     return False
                 door = link.json()["url"]
             departure = await browser.get(door)
-            if departure.status_code != 303:
+            state = _query(departure).get("state") if departure.status_code == 303 else None
+            if state is None:  # an error's page, or on the way home with an error
                 return False
-            state = _query(departure)["state"]
             code = (await self._fleet.aircall.post("/control/grant", json={"company": company_id})).json()["code"]
             back = await browser.get("/aircall/oauth/callback", params={"state": state, "code": code})
             claim = _query(back).get("claim") if back.status_code == 303 else None

@@ -2,7 +2,8 @@
 
 They are written as the current time plus an interval. A clock that is a month ahead for a moment puts them off by a
 month: until then no webhook would be checked, and no subscription read for. So a moment that lies further ahead than
-any writer puts it is brought back.
+any writer puts it is brought back: the end of a lease or of a validity to the furthest one allowed, work to soon, as
+trying it early harms nothing and most pauses are short.
 """
 
 from dataclasses import dataclass
@@ -15,33 +16,41 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
+# Work that is brought back is due within this time, spread over it.
+SOON = timedelta(minutes=5)
 OF_ACTIVE = f"installation_id IN (SELECT id FROM installation WHERE status = '{InstallationStatus.ACTIVE}')"  # noqa: S608
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A column with future moments, and how far ahead they may lie, with some margin."""
+    """A column with future moments, how far ahead they may lie, with some margin, and whether they are due times."""
 
     table: str
     column: str
     furthest: timedelta
     only: str = "true"
+    is_work: bool = False
+
+    @property
+    def brought_to(self) -> timedelta:
+        """Within what time work is due that is brought back, or when a lease or a validity then ends."""
+        return min(SOON, self.furthest) if self.is_work else self.furthest
 
 
 MOMENTS = (
     Moment("webhook", "leased_until", timedelta(minutes=5)),
-    Moment("webhook", "due_at", timedelta(minutes=20), only=OF_ACTIVE),
-    Moment("webhook", "due_at", timedelta(hours=30)),
-    Moment("retired_webhook", "due_at", timedelta(hours=2)),
-    Moment("installation", "switch_on_at", timedelta(hours=2)),
-    Moment("uninstall", "due_at", timedelta(hours=1)),
-    Moment("farewell", "due_at", timedelta(hours=2)),
-    Moment("gap", "due_at", timedelta(hours=2)),
+    Moment("webhook", "due_at", timedelta(minutes=20), only=OF_ACTIVE, is_work=True),
+    Moment("webhook", "due_at", timedelta(hours=30), is_work=True),
+    Moment("retired_webhook", "due_at", timedelta(hours=2), is_work=True),
+    Moment("installation", "switch_on_at", timedelta(hours=2), is_work=True),
+    Moment("uninstall", "due_at", timedelta(hours=1), is_work=True),
+    Moment("farewell", "due_at", timedelta(hours=2), is_work=True),
+    Moment("gap", "due_at", timedelta(hours=2), is_work=True),
     Moment("claim", "expires_at", timedelta(hours=1)),
     Moment("subscription", "lease_until", timedelta(minutes=1)),
-    Moment("subscription", "quiet_until", timedelta(hours=25)),
+    Moment("subscription", "quiet_until", timedelta(hours=25), is_work=True),
     Moment("subscription", "old_secret_until", timedelta(hours=24)),
-    Moment("parked", "due_at", timedelta(hours=30)),
+    Moment("parked", "due_at", timedelta(hours=30), is_work=True),
     Moment("replay", "lease_until", timedelta(minutes=1)),
     Moment("console_link", "expires_at", timedelta(minutes=2)),
     Moment("console_session", "expires_at", timedelta(hours=13)),
@@ -49,11 +58,11 @@ MOMENTS = (
 
 
 async def bring_back(resources: Resources) -> None:
-    """The worker's chore: set each moment that lies too far ahead to the furthest one allowed."""
+    """The worker's chore: bring back each moment that lies too far ahead."""
     with database_errors():
         async with resources.database.driver_connection() as connection:
             for moment in MOMENTS:
-                answer = await connection.execute(_statement(moment), moment.furthest)
+                answer = await connection.execute(_statement(moment), moment.furthest, moment.brought_to)
                 if rows := int(answer.split()[-1]):
                     logger.warning(
                         "moments brought back: was a clock ahead?", table=moment.table, column=moment.column, rows=rows
@@ -61,7 +70,8 @@ async def bring_back(resources: Resources) -> None:
 
 
 def _statement(moment: Moment) -> str:
+    spread = "random()" if moment.is_work else "1"
     return f"""
-        UPDATE {moment.table} SET {moment.column} = now() + $1::interval
+        UPDATE {moment.table} SET {moment.column} = now() + $2::interval * {spread}
         WHERE {moment.column} > now() + $1::interval AND {moment.only}
     """  # noqa: S608 - names are ours
