@@ -62,7 +62,8 @@ class Destination:
             return web.Response(status=500)
         if number is not None:
             self.arrived.setdefault(number, at)
-        self.reading.taken.append(Taken(at, event["position"], event["id"], event["installation_id"], number))
+        about = event["subject"] or event["resource"]
+        self.reading.taken.append(Taken(at, event["position"], event["id"], event["installation_id"], number, about))
         if self._receiver is not None:
             # The receiver keeps bodies for tests that look at them; here they would be all of the log.
             self._receiver.received.clear()
@@ -87,28 +88,34 @@ def some(seed: str, now: Callable[[], float]) -> list[Destination]:
     """The well-behaved tenant's, and those of tenants that have their troubles."""
     ordered: dict[str, Any] = {"order": "installation"}
     return [
-        Destination(Reading(STEADY), {}, now),
-        Destination(Reading("ordered", is_ordered=True), ordered, now),
+        Destination(Reading(STEADY, order="subject"), {}, now),
+        Destination(Reading("ordered", order="installation"), ordered, now),
         Destination(
-            Reading("ordered, one in 100 fails once", is_ordered=True),
+            Reading("ordered, one in 100 fails once", order="installation"),
             ordered,
             now,
             fails=once_in(100, random.Random(f"{seed} ordered")),
         ),
         Destination(
-            Reading("calls, one in 30 fails once", wants=lambda row: row.type.startswith("call.")),
+            Reading("by subject, one in 50 fails once", order="subject"),
+            {"order": "subject"},
+            now,
+            fails=once_in(50, random.Random(f"{seed} subjects")),
+        ),
+        Destination(
+            Reading("calls, one in 30 fails once", order="subject", wants=lambda row: row.type.startswith("call.")),
             {"types": ["call.*"]},
             now,
             fails=once_in(30, random.Random(f"{seed} calls")),
         ),
         Destination(
-            Reading("hangs", wants=lambda row: row.type == "contact.created"),
+            Reading("hangs", order="subject", wants=lambda row: row.type == "contact.created"),
             {"types": ["contact.created"]},
             now,
             hangs=True,
         ),
-        Destination(Reading("down and back, ordered", is_ordered=True), ordered, now),
-        Destination(Reading("acme's", wants=_is_acmes), {"owners": ["acme"]}, now),
+        Destination(Reading("down and back, ordered", order="installation"), ordered, now),
+        Destination(Reading("acme's", order="subject", wants=_is_acmes), {"owners": ["acme"]}, now),
     ]
 
 

@@ -21,6 +21,8 @@ TYPES = ("call.created", "call.answered", "call.hungup", "message.received", "co
 WEIGHTS = (30, 30, 30, 6, 4)
 FILLER = "x" * 400
 ONE_IN_REPEATED = 40
+# Of all companies together: some seven events of each company are about the same call.
+EVENTS_PER_ID = 250
 FOLLOW_SECONDS = 3
 
 
@@ -94,7 +96,7 @@ class Senders:
             "resource": type_.partition(".")[0],
             "event": type_,
             "timestamp": int(time.time()),
-            "data": {"campaign": number, "text": FILLER},
+            "data": {"id": number // EVENTS_PER_ID, "campaign": number, "text": FILLER},
         }
         repeats = 1 + (self._chance.randrange(ONE_IN_REPEATED) == 0)
         acknowledged = 0

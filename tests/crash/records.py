@@ -50,6 +50,7 @@ class Taken:
     event_id: str
     installation_id: str
     number: int | None = None
+    subject: str | None = None
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Reading:
 
     name: str
     start: int = 0
-    is_ordered: bool = False
+    order: str = "none"  # what the subscription asked for
     wants: Callable[[Stored], bool] = lambda _: True
     taken: list[Taken] = field(default_factory=list)
 

@@ -21,11 +21,17 @@ def a_good_run() -> Records:
         at = float(number)
         records.sent[number] = Sent(number, [Attempt(at, at + 0.1, 200)])
         records.stored.append(Stored(number, f"evt_{number}", installation_id, "call.created", "acme", number))
-    taken = [Taken(row.position + 0.2, row.position, row.event_id, row.installation_id) for row in records.stored]
+    taken = [
+        Taken(
+            row.position + 0.2, row.position, row.event_id, row.installation_id, row.number, f"call:{row.position // 4}"
+        )
+        for row in records.stored
+    ]
     records.followed = [(row.position, row.event_id) for row in records.stored]
     records.readings = [
         Reading("steady", taken=list(taken)),
-        Reading("ordered", is_ordered=True, taken=list(taken)),
+        Reading("ordered", order="installation", taken=list(taken)),
+        Reading("by subject", order="subject", taken=list(taken)),
         Reading("contacts", wants=lambda row: row.type.startswith("contact.")),
     ]
     records.windows = [Window(hostile, FAST) for hostile in (False, True) * 2]
@@ -48,7 +54,7 @@ def an_event_is_stored_twice(records: Records) -> None:
     again = replace(records.stored[3], position=61, event_id="evt_61")
     records.stored.append(again)
     records.followed.append((61, "evt_61"))
-    for reading in records.readings[:2]:
+    for reading in records.readings[:3]:
         reading.taken.append(Taken(70.0, 61, "evt_61", again.installation_id))
 
 
@@ -79,13 +85,19 @@ def a_delivery_is_missing(records: Records) -> None:
 def a_filtered_delivery_is_missing(records: Records) -> None:
     records.stored.append(Stored(61, "evt_61", "ins_a", "contact.created"))
     records.followed.append((61, "evt_61"))
-    for reading in records.readings[:2]:
+    for reading in records.readings[:3]:
         reading.taken.append(Taken(70.0, 61, "evt_61", "ins_a"))
 
 
 def a_later_event_of_an_installation_is_taken_first(records: Records) -> None:
     taken = records.readings[1].taken
     taken[10], taken[12] = taken[12], taken[10]
+
+
+def a_later_event_about_a_call_is_taken_first(records: Records) -> None:
+    taken = records.readings[2].taken
+    assert taken[4].subject == taken[6].subject
+    taken[4], taken[6] = taken[6], taken[4]
 
 
 def every_attempt_is_refused_for_long(records: Records) -> None:
@@ -151,6 +163,7 @@ WAYS: list[tuple[int, Callable[[Records], None]]] = [
     (3, a_delivery_is_missing),
     (3, a_filtered_delivery_is_missing),
     (4, a_later_event_of_an_installation_is_taken_first),
+    (4, a_later_event_about_a_call_is_taken_first),
     (5, every_attempt_is_refused_for_long),
     (5, no_attempt_is_answered_for_long),
     (5, a_refusal_outlasts_its_excuse),
@@ -190,6 +203,16 @@ def test_a_repeated_delivery_and_a_repeated_post_break_nothing() -> None:
 
     records.readings[1].taken.append(replace(records.readings[1].taken[3], at=90.0))
     records.sent[5].attempts.append(Attempt(90.0, 90.1, 200))
+
+    assert [] == broken(records)
+
+
+def test_events_about_different_calls_may_overtake_each_other() -> None:
+    records = a_good_run()
+
+    taken = records.readings[2].taken
+    assert taken[2].subject != taken[3].subject
+    taken[2], taken[3] = taken[3], taken[2]
 
     assert [] == broken(records)
 

@@ -132,6 +132,50 @@ async def test_every_event_arrives_whatever_dies(service: Service, tmp_path: Pat
     assert len(failed) > EVENTS // 50
 
 
+async def test_each_calls_events_stay_in_order_over_workers_that_die_and_hand_over(
+    service: Service, tmp_path: Path
+) -> None:
+    await service.install()
+    failed, chance = set[int](), random.Random(3)
+
+    async def answer(received: Received) -> web.Response:
+        number = received.event["data"]["n"]
+        await asyncio.sleep(chance.choice((0, 0.01, 0.05)))
+        if number in failed or chance.random() > 0.1:
+            return web.Response()
+        failed.add(number)
+        return web.Response(status=chance.choice((422, 500, 503)))
+
+    async with receiver() as to, workers(service, tmp_path, 1) as them:
+        to.answer = answer
+        partner = await subscribe(service, to.url)
+        await fill(service, 2000, installations=2, calls=100)
+        for number, how in enumerate(("killed", "told", "killed")):
+            await until(lambda: len(to.taken) > 400 * (number + 1))  # noqa: B023
+            (worker,) = them.running
+            if how == "killed":
+                await them.kill(worker)
+                await service.sql("UPDATE subscription SET lease_until = now()")
+            else:
+                worker.tell(signal.SIGTERM)
+                await worker.ended()
+                them.running.remove(worker)
+            await service.sql("UPDATE parked SET due_at = now() WHERE due_at > now()")
+            await them.start()
+        async with asyncio.timeout(60):
+            while len(set(to.numbers)) < 2000:
+                await service.sql("UPDATE parked SET due_at = now() WHERE due_at > now()")
+                await asyncio.sleep(0.2)
+        await partner.stands(lag=0, parked=0, seconds=30)
+
+    first: dict[str, dict[int, None]] = defaultdict(dict)
+    for event in to.taken:
+        first[event["subject"] + event["installation_id"]].setdefault(event["position"])
+    assert len(first) == 100
+    assert all(list(positions) == sorted(positions) for positions in first.values())
+    assert len(failed) > 100
+
+
 async def test_a_dead_workers_subscriptions_are_taken_over_in_time(service: Service, tmp_path: Path) -> None:
     await service.install()
     async with receiver() as to, workers(service, tmp_path, 1) as them:

@@ -255,7 +255,7 @@ async def test_events_that_were_set_aside_as_slow_still_count_as_held(service: S
     )
     assert ahead.may_read()
 
-    item = Item(Message("evt_1", "ins_1", "call.ended", b"x" * 1000), 1, now())
+    item = Item(Message("evt_1", "ins_1", "call.ended", b"x" * 1000), 1, now(), "")
     set_aside[item.position] = item
     ahead.note_memory()
     assert not ahead.may_read()

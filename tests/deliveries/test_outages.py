@@ -460,12 +460,12 @@ async def test_an_event_tells_what_became_of_it_for_each_subscription(service: S
 
 def a_breaker(**changes: Any) -> Breaker:
     return Breaker(
-        **({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "ordered": False} | changes)
+        **({"health": Health.UP, "quiet_until": None, "probes": 0, "at_once": 64, "by_installation": False} | changes)
     )
 
 
 def an_item(position: int) -> Item:
-    return Item(Message(f"evt_{position}", "ins_1", "call.ended", b"{}"), position, now())
+    return Item(Message(f"evt_{position}", "ins_1", "call.ended", b"{}"), position, now(), "")
 
 
 def test_probes_come_after_growing_pauses_from_a_second_to_five_minutes() -> None:

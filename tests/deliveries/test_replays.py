@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from aiohttp import web
 from sqlalchemy import text
 
 from aircall_oauth.deliveries.reader.supervisor import reading
@@ -17,6 +18,7 @@ from tests.support.processes import eventually
 from tests.support.receivers import (
     LOOPBACK,
     Partner,
+    Received,
     Receiver,
     answer_with,
     fill,
@@ -256,6 +258,32 @@ async def test_events_of_an_installation_keep_their_order_where_that_is_asked_fo
         await ended(partner, started["id"])
 
     assert to.numbers == list(range(20))
+
+
+async def test_events_about_the_same_call_keep_their_order_and_other_calls_go_on(service: Service) -> None:
+    blocked: list[int] = []
+
+    async def answer(received: Received) -> web.Response:
+        """The first event of each call is slow, and that of one call fails once too."""
+        number = received.event["data"]["n"]
+        if number < 5:
+            await asyncio.sleep(0.05)
+        if number == 0 and not blocked:
+            blocked.append(number)
+            return web.Response(status=500)
+        return web.Response()
+
+    async with receiver() as to, replaying(service.resources):
+        to.answer = answer
+        partner = await subscribe(service, to.url)
+        await fill(service, 50, calls=5)
+
+        started = (await replay(partner, **{"from": 1, "to": 100}, types=["call.*"], per_second=1000)).json()
+        await ended(partner, started["id"])
+
+    of_call = {call: [n for n in to.numbers if n % 5 == call] for call in range(5)}
+    assert of_call == {call: list(range(call, 50, 5)) for call in range(5)}
+    assert to.numbers[-10:] == list(range(0, 50, 5)), "only the call that failed waited"
 
 
 async def test_a_key_bound_to_an_owner_replays_its_own_only(service: Service) -> None:

@@ -47,7 +47,7 @@ async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service
         "types": ["call.*"],
         "owners": [],
         "installations": [],
-        "order": "none",
+        "order": "subject",
         "status": "active",
         "position": 0,
         "lag": 0,

@@ -196,24 +196,35 @@ async def subscribe(service: Service, url: str, owner: str | None = None, **fiel
 
 
 async def tell(service: Service, count: int, *, first: int = 0, type_: str = "call.created") -> None:
-    """Events in the log, numbered by `data.n`."""
+    """Events in the log, numbered by `data.n`, each about a call, a user … of its own."""
     token = service.webhook_token()
     for number in range(first, first + count):
-        body = {"event": type_, "token": token, "timestamp": 1767261600, "data": {"n": number}}
+        body = {
+            "resource": type_.partition(".")[0],
+            "event": type_,
+            "token": token,
+            "timestamp": 1767261600,
+            "data": {"id": number, "n": number},
+        }
         assert (await service.post_event(json.dumps(body).encode())).status_code == 200
 
 
-async def fill(service: Service, count: int, *, first: int = 0, installations: int = 1) -> None:
-    """Many events at once, past the door: numbered by `data.n`, over some installations that need not be."""
+async def fill(service: Service, count: int, *, first: int = 0, installations: int = 1, calls: int = 2**31) -> None:
+    """Many events at once, past the door: numbered by `data.n`, over some installations that need not be.
+
+    Each is about a call of its own, or all are about so many calls in turn.
+    """
     await service.sql(
         """
-        INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, source, data)
+        INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, subject, source,
+                           data)
         SELECT nextval('event_position'), now(), 'evt_' || md5('event' || n), 'ins_' || md5((n % $3)::text), 1,
-               'call.created', 'call', 'aircall', '{"n": ' || n || '}'
+               'call.created', 'call', 'call:' || n % $4::bigint, 'aircall', '{"n": ' || n || '}'
         FROM generate_series($1::int, $1::int + $2::int - 1) AS n ORDER BY n
         """,
         first,
         count,
         installations,
+        calls,
     )
     await service.sql("NOTIFY aircall_oauth_log")

@@ -24,7 +24,7 @@ export interface Attempt {
 export interface AuditLine {
   id: string;
   at: string;
-  /** An API key's id; `operator`: the command line; `service`: a chore */
+  /** An API key's id; `person:` with a name: in the console; `operator`: the command line; `service`: a chore */
   actor: string;
   /** The API key's name */
   actor_name: string | null;
@@ -114,6 +114,8 @@ export interface EventWithDeliveries {
   position: Int64;
   type: string;
   resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
   installation_id: string;
   company_id: Int64;
   owner: string | null;
@@ -133,6 +135,8 @@ export interface Event {
   position: Int64;
   type: string;
   resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
   installation_id: string;
   company_id: Int64;
   owner: string | null;
@@ -142,6 +146,13 @@ export interface Event {
   source: string;
   /** What Aircall sent, byte for byte */
   data: unknown;
+}
+
+export interface FilterWarning {
+  type: string;
+  /** The known type that looks most like it */
+  nearest: string | null;
+  detail: string;
 }
 
 export interface Finding {
@@ -248,7 +259,7 @@ export interface NewHttp {
   owners?: Array<string>;
   /** Only events of these; empty is all */
   installations?: Array<string>;
-  /** `installation`: one event of an installation at a time, and behind one that is parked */
+  /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
   kind: "http";
@@ -270,7 +281,7 @@ export interface NewKafka {
   owners?: Array<string>;
   /** Only events of these; empty is all */
   installations?: Array<string>;
-  /** `installation`: one event of an installation at a time, and behind one that is parked */
+  /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
   kind: "kafka";
@@ -286,7 +297,7 @@ export interface NewNats {
   owners?: Array<string>;
   /** Only events of these; empty is all */
   installations?: Array<string>;
-  /** `installation`: one event of an installation at a time, and behind one that is parked */
+  /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
   kind: "nats";
@@ -302,7 +313,7 @@ export interface NewRabbitmq {
   owners?: Array<string>;
   /** Only events of these; empty is all */
   installations?: Array<string>;
-  /** `installation`: one event of an installation at a time, and behind one that is parked */
+  /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
   kind: "rabbitmq";
@@ -421,7 +432,7 @@ export interface SubscriptionChange {
   owners?: Array<string>;
   /** Only events of these; empty is all */
   installations?: Array<string>;
-  /** `installation`: one event of an installation at a time, and behind one that is parked */
+  /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
 }
 
@@ -452,12 +463,22 @@ export interface SubscriptionCreated {
   parked: number;
   /** Events that were given up on */
   dead: number;
+  /** Events that it wanted and that were delivered or parked in the last 24 hours. Those that still wait are in `lag`. Counted by the workers, and written once a minute */
+  matched_24h: number;
+  /** Deliveries of the last 24 hours, replays apart; written once a minute */
+  delivered_24h: number;
+  /** Tries of the last 24 hours that failed, replays apart; written once a minute */
+  failed_24h: number;
+  /** How long ago the oldest event came in that it wants and has not got, at the time of the answer; null if there is none. More than 10,000 positions behind, an event that it does not want may count */
+  oldest_undelivered_seconds: number | null;
   /** `down`: its position holds, and one probe at a time goes out */
   health: SubscriptionHealth;
   /** The last failure, in one word */
   last_error: string | null;
   last_error_at: string | null;
   created_at: string;
+  /** Of each of its `types` that no known event type matches, and none of the newest 10,000 events' */
+  warnings: Array<FilterWarning>;
   /** Signs every delivery; shown this once. Null for a broker */
   secret: string | null;
 }
@@ -470,7 +491,52 @@ export interface SubscriptionList {
   next: string | null;
 }
 
-export type SubscriptionOrder = "none" | "installation";
+export type SubscriptionOrder = "none" | "subject" | "installation";
+
+export interface SubscriptionSaved {
+  id: string;
+  name: string;
+  kind: SubscriptionKind;
+  /** A broker's without its credentials, and what a query says as `***` */
+  url: string;
+  /** NATS only */
+  subject: string | null;
+  /** RabbitMQ only */
+  exchange: string | null;
+  /** RabbitMQ only */
+  routing_key: string | null;
+  /** Kafka only */
+  topic: string | null;
+  types: Array<string>;
+  owners: Array<string>;
+  installations: Array<string>;
+  order: SubscriptionOrder;
+  status: SubscriptionStatus;
+  /** It was delivered, parked or left out up to here */
+  position: Int64;
+  /** Events behind; beyond 10,000 counted by their positions */
+  lag: number;
+  /** Events that failed and are tried again by schedule */
+  parked: number;
+  /** Events that were given up on */
+  dead: number;
+  /** Events that it wanted and that were delivered or parked in the last 24 hours. Those that still wait are in `lag`. Counted by the workers, and written once a minute */
+  matched_24h: number;
+  /** Deliveries of the last 24 hours, replays apart; written once a minute */
+  delivered_24h: number;
+  /** Tries of the last 24 hours that failed, replays apart; written once a minute */
+  failed_24h: number;
+  /** How long ago the oldest event came in that it wants and has not got, at the time of the answer; null if there is none. More than 10,000 positions behind, an event that it does not want may count */
+  oldest_undelivered_seconds: number | null;
+  /** `down`: its position holds, and one probe at a time goes out */
+  health: SubscriptionHealth;
+  /** The last failure, in one word */
+  last_error: string | null;
+  last_error_at: string | null;
+  created_at: string;
+  /** Of each of its `types` that no known event type matches, and none of the newest 10,000 events' */
+  warnings: Array<FilterWarning>;
+}
 
 export type SubscriptionStatus = "active" | "paused" | "disabled";
 
@@ -501,6 +567,14 @@ export interface Subscription {
   parked: number;
   /** Events that were given up on */
   dead: number;
+  /** Events that it wanted and that were delivered or parked in the last 24 hours. Those that still wait are in `lag`. Counted by the workers, and written once a minute */
+  matched_24h: number;
+  /** Deliveries of the last 24 hours, replays apart; written once a minute */
+  delivered_24h: number;
+  /** Tries of the last 24 hours that failed, replays apart; written once a minute */
+  failed_24h: number;
+  /** How long ago the oldest event came in that it wants and has not got, at the time of the answer; null if there is none. More than 10,000 positions behind, an event that it does not want may count */
+  oldest_undelivered_seconds: number | null;
   /** `down`: its position holds, and one probe at a time goes out */
   health: SubscriptionHealth;
   /** The last failure, in one word */

@@ -37,7 +37,11 @@ Installations = Annotated[
 Position = Annotated[int, Field(ge=0, le=LAST_POSITION, strict=True)]
 Order = Annotated[
     SubscriptionOrder,
-    Field(description="`installation`: one event of an installation at a time, and behind one that is parked"),
+    Field(
+        description="Which events arrive one after the other, none past an earlier one that failed and is still tried: "
+        "those about the same call, user, contact, number, message or installation (`subject`), all of an "
+        "installation (`installation`), or no two (`none`)"
+    ),
 ]
 
 
@@ -51,7 +55,7 @@ class NewBody(Body):
     types: Types = []
     owners: Owners = []
     installations: Installations = []
-    order: Order = SubscriptionOrder.NONE
+    order: Order = SubscriptionOrder.SUBJECT
     start: Annotated[Literal["now", "beginning"] | Position, Field(alias="from")] = "now"
 
 
@@ -86,7 +90,7 @@ class SubscriptionChange(Body):
     types: Types = Field(default_factory=list)
     owners: Owners = Field(default_factory=list)
     installations: Installations = Field(default_factory=list)
-    order: Order = Field(default_factory=lambda: SubscriptionOrder.NONE)
+    order: Order = Field(default_factory=lambda: SubscriptionOrder.SUBJECT)
 
 
 class SubscriptionSaved(SubscriptionView):

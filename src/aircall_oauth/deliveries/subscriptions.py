@@ -333,6 +333,7 @@ def _sample(subscription: Subscription) -> Message:
         position=0,
         type=TEST_TYPE,
         resource="subscription",
+        subject=None,
         installation_id=store.NO_INSTALLATION,
         company_id=0,
         owner=subscription.owners[0] if len(subscription.owners) == 1 else None,

@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
+from aircall_oauth.aircall import payloads
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
 from aircall_oauth.storage.models.events import EventSource
 
 SUBSCRIPTION = "subscription"
 # `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted.
 COLUMNS = """
-    id, position, type, resource, installation_id, company_id, owner, occurred_at, received_at, source,
+    id, position, type, resource, subject, installation_id, company_id, owner, occurred_at, received_at, source,
     convert_to(data, 'UTF8') AS data
 """
 
@@ -28,6 +29,7 @@ class EventJson(msgspec.Struct):
     position: int
     type: str
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -35,6 +37,28 @@ class EventJson(msgspec.Struct):
     received_at: Any
     source: str
     data: msgspec.Raw
+
+    @property
+    def about(self) -> str:
+        """What it is about, for its order; without an id its kind, as another event of the kind may be about the same.
+
+        An event that an earlier version stored has no subject, but mostly its id.
+        """
+        return self.subject or payloads.subject(self.resource, _id_in(self.data)) or self.resource or ""
+
+
+class _WithId(msgspec.Struct):
+    id: int | str | None = None
+
+
+def _id_in(data: msgspec.Raw) -> int | str | None:
+    try:
+        return _decoder.decode(data).id
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+_decoder = msgspec.json.Decoder(_WithId)
 
 
 def event_of(row: Any) -> EventJson:

@@ -63,6 +63,9 @@ class EventView(BaseModel):
     position: int = Field(examples=[4711])
     type: str = Field(examples=["call.ended"])
     resource: str | None = Field(examples=["call"])
+    subject: str | None = Field(
+        description="What it is about: a call, a user, a contact …; null where that is not known", examples=["call:123"]
+    )
     installation_id: str = Field(examples=["ins_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
     company_id: int = Field(examples=[70077])
     owner: str | None = Field(examples=["acme"])

@@ -97,6 +97,7 @@ class EventWithDeliveries(TypedDict):
     position: int
     type: str
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -114,6 +115,7 @@ class Event(TypedDict):
     position: int
     type: str
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -121,6 +123,12 @@ class Event(TypedDict):
     received_at: str
     source: str
     data: Any
+
+
+class FilterWarning(TypedDict):
+    type: str
+    nearest: str | None
+    detail: str
 
 
 class Finding(TypedDict):
@@ -377,16 +385,50 @@ class SubscriptionCreated(TypedDict):
     lag: int
     parked: int
     dead: int
+    matched_24h: int
+    delivered_24h: int
+    failed_24h: int
+    oldest_undelivered_seconds: int | None
     health: SubscriptionHealth
     last_error: str | None
     last_error_at: str | None
     created_at: str
+    warnings: list[FilterWarning]
     secret: str | None
 
 
 class SubscriptionList(TypedDict):
     items: list[Subscription]
     next: str | None
+
+
+class SubscriptionSaved(TypedDict):
+    id: str
+    name: str
+    kind: SubscriptionKind
+    url: str
+    subject: str | None
+    exchange: str | None
+    routing_key: str | None
+    topic: str | None
+    types: list[str]
+    owners: list[str]
+    installations: list[str]
+    order: SubscriptionOrder
+    status: SubscriptionStatus
+    position: int
+    lag: int
+    parked: int
+    dead: int
+    matched_24h: int
+    delivered_24h: int
+    failed_24h: int
+    oldest_undelivered_seconds: int | None
+    health: SubscriptionHealth
+    last_error: str | None
+    last_error_at: str | None
+    created_at: str
+    warnings: list[FilterWarning]
 
 
 class Subscription(TypedDict):
@@ -407,6 +449,10 @@ class Subscription(TypedDict):
     lag: int
     parked: int
     dead: int
+    matched_24h: int
+    delivered_24h: int
+    failed_24h: int
+    oldest_undelivered_seconds: int | None
     health: SubscriptionHealth
     last_error: str | None
     last_error_at: str | None
@@ -570,6 +616,7 @@ class CallCreatedEvent(TypedDict):
     position: int
     type: Literal["call.created"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -584,6 +631,7 @@ class CallRingingOnAgentEvent(TypedDict):
     position: int
     type: Literal["call.ringing_on_agent"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -598,6 +646,7 @@ class CallAnsweredEvent(TypedDict):
     position: int
     type: Literal["call.answered"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -612,6 +661,7 @@ class CallHungupEvent(TypedDict):
     position: int
     type: Literal["call.hungup"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -626,6 +676,7 @@ class CallEndedEvent(TypedDict):
     position: int
     type: Literal["call.ended"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -640,6 +691,7 @@ class CallVoicemailLeftEvent(TypedDict):
     position: int
     type: Literal["call.voicemail_left"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -654,6 +706,7 @@ class CallTaggedEvent(TypedDict):
     position: int
     type: Literal["call.tagged"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -668,6 +721,7 @@ class MessageReceivedEvent(TypedDict):
     position: int
     type: Literal["message.received"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -682,6 +736,7 @@ class ContactCreatedEvent(TypedDict):
     position: int
     type: Literal["contact.created"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -696,6 +751,7 @@ class ContactUpdatedEvent(TypedDict):
     position: int
     type: Literal["contact.updated"]
     resource: str | None
+    subject: str | None
     installation_id: str
     company_id: int
     owner: str | None
@@ -718,7 +774,7 @@ ReplayStatus = Literal["running", "done", "stopped", "failed"]
 
 SubscriptionKind = Literal["http", "nats", "rabbitmq", "kafka"]
 
-SubscriptionOrder = Literal["none", "installation"]
+SubscriptionOrder = Literal["none", "subject", "installation"]
 
 SubscriptionStatus = Literal["active", "paused", "disabled"]
 

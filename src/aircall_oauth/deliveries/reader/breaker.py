@@ -24,7 +24,8 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
 # Deliveries at once in the beginning; every success allows one more.
 FIRST_LIMIT = 8
-# Outcomes that the event is probably to blame for; all others concern the destination.
+# Outcomes that the event is probably to blame for; all others concern the destination. Fewer of them where one parked
+# event holds up all of its installation.
 ABOUT_THE_EVENT = re.compile(r"http_(?!408|429|502|503|504)[45]\d\d|redirect|not_http|too_large|internal_error")
 ABOUT_THE_EVENT_IN_ORDER = re.compile(r"http_(?!408|429)4\d\d|redirect|too_large")
 # Outcomes that say nothing about the event.
@@ -45,7 +46,7 @@ class Breaker:
     """What is known of one destination, and which deliveries that allows."""
 
     def __init__(
-        self, *, health: Health, quiet_until: datetime | None, probes: int, at_once: int, ordered: bool
+        self, *, health: Health, quiet_until: datetime | None, probes: int, at_once: int, by_installation: bool
     ) -> None:
         self.down = health == Health.DOWN
         self.quiet_until = quiet_until
@@ -53,7 +54,7 @@ class Breaker:
         self.gone = False  # the destination wants no more events
         self.limit = 1 if self.down else min(FIRST_LIMIT, at_once)  # of deliveries at once
         self._at_once = at_once
-        self._about_the_event = ABOUT_THE_EVENT_IN_ORDER if ordered else ABOUT_THE_EVENT
+        self._about_the_event = ABOUT_THE_EVENT_IN_ORDER if by_installation else ABOUT_THE_EVENT
         self._begun = 0
         self._down_since = 0
         self._doubts = 0

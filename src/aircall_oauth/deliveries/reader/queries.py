@@ -1,10 +1,9 @@
-"""The reader's SQL: events past a position, parked events that are due, and the statement that writes findings."""
+"""The reader's SQL: events past a position, and the statement that writes findings."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
@@ -12,48 +11,13 @@ import msgspec
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.events import store
-from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
+from aircall_oauth.events.query import EventJson, Filter, event_of, next_events
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: one statement looks this many positions ahead.
 FAR = 50_000
 # Positions have gaps: where a commit failed, and where a day was dropped.
 SPARE = 1000
-CHAIN = 32
-DUE = f"""
-    SELECT {COLUMNS}, attempts FROM (
-        SELECT *, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past FROM event JOIN (
-            SELECT position AS place, received_at AS day, attempts FROM parked
-            WHERE subscription_id = $1 AND due_at <= statement_timestamp() AND position <> ALL ($3::bigint[])
-            ORDER BY due_at LIMIT $4
-        ) AS due ON position = place AND received_at = day
-    ) AS next
-    WHERE past < $2 ORDER BY position
-"""
-# An installation's first parked event decides for those behind it; one that was never tried is due at once. All rows of
-# a chain are compared with one moment: with a clock that goes on, the first could be left out and later ones taken.
-# The limit of bytes cuts off the end of each chain.
-DUE_CHAINS = f"""
-    SELECT {COLUMNS}, attempts FROM (
-        SELECT event.*, attempts, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
-        FROM unnest($3::text[]) AS blocked
-        CROSS JOIN LATERAL (
-            SELECT due_at FROM parked WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
-            ORDER BY position LIMIT 1
-        ) AS head
-        CROSS JOIN LATERAL (
-            SELECT position AS place, received_at AS day, attempts FROM parked
-            WHERE subscription_id = $1 AND installation_id = blocked AND dead_at IS NULL
-            ORDER BY position LIMIT {CHAIN}
-        ) AS chain
-        JOIN event ON position = place AND received_at = day
-        WHERE head.due_at IS NULL OR head.due_at <= statement_timestamp()
-    ) AS next
-    WHERE past < $2 ORDER BY position
-"""
-BLOCKED = """
-    SELECT installation_id, count(*) AS parked FROM parked WHERE subscription_id = $1 AND dead_at IS NULL GROUP BY 1
-"""
 # Only the holder of the lease writes. Findings about the destination are written only if the row still has the version
 # that was read: another version may have another destination.
 KEEP = f"""
@@ -75,11 +39,11 @@ KEEP = f"""
     ), delivered AS (
         DELETE FROM parked USING mine WHERE subscription_id = mine.id AND position = ANY ($16::bigint[])
     ), beside AS (
-        INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason,
-                            due_at, dead_at)
+        INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, subject, attempts,
+                            reason, due_at, dead_at)
         SELECT mine.id, p.* FROM mine,
-            unnest($17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::integer[], $22::text[],
-                   $23::timestamptz[], $24::timestamptz[]) AS p
+            unnest($17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::text[], $22::integer[],
+                   $23::text[], $24::timestamptz[], $25::timestamptz[]) AS p
         ON CONFLICT (subscription_id, position) DO UPDATE SET attempts = excluded.attempts, reason = excluded.reason,
             due_at = excluded.due_at, dead_at = excluded.dead_at
     )
@@ -172,7 +136,7 @@ async def read(
         return [], after, False
     rows = await connection.fetch(next_events(conditions), after, end, limit, most_bytes, *values)
     events = [event_of(row[:-1]) for row in rows]
-    items = [_item(event) for event in events if not wanted.is_about_itself(event)]
+    items = [item_of(event) for event in events if not wanted.is_about_itself(event)]
     if rows and (rows[0]["found"] == limit or rows[0]["found"] > len(rows)):
         return items, events[-1].position, True
     return items, end, end < head
@@ -208,26 +172,6 @@ async def keep_positions(connection: asyncpg.Connection, checkpoints: Sequence[C
     return {row["id"] for row in rows}
 
 
-async def due(
-    connection: asyncpg.Connection, subscription_id: str, *, but: Sequence[int], limit: int, most_bytes: int
-) -> list[Item]:
-    """Read parked events whose time has come, but for the positions in `but`; at least one, if there is one."""
-    return [_parked(row) for row in await connection.fetch(DUE, subscription_id, most_bytes, but, limit)]
-
-
-async def due_chains(
-    connection: asyncpg.Connection, subscription_id: str, installation_ids: Sequence[str], *, most_bytes: int
-) -> list[Item]:
-    """Read each installation's first parked events, if its very first is due; at least one in all."""
-    return [_parked(row) for row in await connection.fetch(DUE_CHAINS, subscription_id, most_bytes, installation_ids)]
-
-
-async def blocked(connection: asyncpg.Connection, subscription_id: str) -> Counter[str]:
-    """Count the parked events of each installation that has any."""
-    rows = await connection.fetch(BLOCKED, subscription_id)
-    return Counter({row["installation_id"]: row["parked"] for row in rows})
-
-
 async def keep(connection: asyncpg.Connection, checkpoint: Checkpoint, findings: Findings) -> tuple[int, bool] | None:
     """Move the position and write down the findings, or neither.
 
@@ -252,6 +196,7 @@ async def keep(connection: asyncpg.Connection, checkpoint: Checkpoint, findings:
         [each.item.received_at for each in parked],
         [each.item.message.event_id for each in parked],
         [each.item.installation_id for each in parked],
+        [each.item.about for each in parked],
         [each.attempts for each in parked],
         [each.reason for each in parked],
         [each.due_at for each in parked],
@@ -265,12 +210,6 @@ def message_of(event: EventJson) -> Message:
     return Message(event.id, event.installation_id, event.type, msgspec.json.encode(event))
 
 
-def _item(event: EventJson) -> Item:
-    return Item(message_of(event), event.position, event.received_at)
-
-
-def _parked(row: Any) -> Item:
-    *event, attempts = row
-    item = _item(event_of(event))
-    item.parked, item.attempts = True, attempts
-    return item
+def item_of(event: EventJson) -> Item:
+    """Return an event, to be delivered."""
+    return Item(message_of(event), event.position, event.received_at, event.about)

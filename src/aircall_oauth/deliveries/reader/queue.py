@@ -1,15 +1,27 @@
 """Events that were read and are not settled yet: how far the position may move, and which may go out next."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from operator import attrgetter
+from typing import NamedTuple
 
 from aircall_oauth.deliveries.destinations.outcomes import Message
+from aircall_oauth.storage.models.deliveries import SubscriptionOrder
 
 # The memory that an event takes beside its body.
 ITEM_BYTES = 1024
+
+# Events with the same key go out one after the other: the installation, and what the event is about. The latter is
+# empty where the subscription does not ask for the order of subjects.
+OrderKey = tuple[str, str]
+
+
+def order_key(ordering: str, installation_id: str, about: str) -> OrderKey:
+    """Return the key of an event: about what it is, by `EventJson.about`."""
+    return installation_id, about if ordering == SubscriptionOrder.SUBJECT else ""
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +31,7 @@ class Item:
     message: Message
     position: int
     received_at: datetime
+    about: str
     attempts: int = 0  # that failed, as its row of parked events counts them
     parked: bool = False  # it has a row in the table of parked events
     tried: bool = False
@@ -33,11 +46,6 @@ class Item:
     def bytes(self) -> int:
         """Roughly the memory it takes."""
         return len(self.message.body) + ITEM_BYTES
-
-    @property
-    def order_key(self) -> str:
-        """Events with the same key keep their order if the subscription asks for order."""
-        return self.message.installation_id
 
 
 class Window:
@@ -65,10 +73,13 @@ class Window:
         item.settled = True
         self._move()
 
-    def slow(self, before: float) -> list[Item]:
-        """Return events under way since before then, if most of the window is settled and waits for them."""
+    def slow(self, before: float, *, stuck: bool) -> list[Item]:
+        """Return events under way since before then, if most of the window is settled and waits for them.
+
+        With `stuck`, also if it is not: the rest waits for the few under way, as it must keep its order.
+        """
         unsettled = [item for item in self._items if not item.settled]
-        if len(unsettled) > len(self._items) // 2:
+        if len(unsettled) > len(self._items) // 2 and not stuck:
             return []
         return [item for item in unsettled if item.out_since is not None and item.out_since < before]
 
@@ -83,27 +94,55 @@ class Window:
 
 @dataclass(slots=True)
 class Chain:
-    """An event under way, or about to be, and the events with its order key that wait for it to end."""
+    """An event under way, or about to be, and the events with its key that wait for it to end."""
 
     first: Item
     waiting: deque[Item] = field(default_factory=deque)
 
 
+class Blocked(NamedTuple):
+    """The parked events of a key: how many, the position of the first, and whether that one has no due time."""
+
+    parked: int
+    first: int
+    released: bool
+
+
 class Queue:
-    """Decides which event is next. With `ordered`, one event of an order key at a time, and none past a parked one.
+    """Decides which event is next. With an order, one event of a key at a time, and none past a parked one.
 
     Events are taken by `take`, `take_for_probe` or `take_untried`. One that `is_behind` must not go out.
     """
 
-    def __init__(self, *, ordered: bool) -> None:
-        self._ordered = ordered
+    def __init__(self, ordering: str) -> None:
+        self.ordered = ordering != SubscriptionOrder.NONE
+        self._ordering = ordering
         self._waiting: deque[Item] = deque()
         self._ready: deque[Item] = deque()
-        self._chains: dict[str, Chain] = {}
-        self.blocked: dict[str, int] = {}  # the number of parked events of each order key that has any
+        self._chains: dict[OrderKey, Chain] = {}
+        self._blocked: dict[OrderKey, int] = {}  # the number of parked events of each key that has any
+        # Keys with parked events whose first one has no due time, those that were looked at longest ago first.
+        self._released: dict[OrderKey, None] = {}
+        # Of keys whose parked events all came past the position: the first of them. What is read again before that was
+        # delivered by the reader before this one; if it goes out once more, it need not wait.
+        self._first_parked: dict[OrderKey, int] = {}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._ready)
+
+    @property
+    def has_parked(self) -> bool:
+        """Whether there are parked events, under way or not."""
+        return bool(self._blocked)
+
+    @property
+    def has_idle_parked(self) -> bool:
+        """Whether there are parked events of a key of which none is under way."""
+        return len(self._blocked) > len(self.busy())
+
+    def key(self, item: Item) -> OrderKey:
+        """Return the key by which an event is ordered."""
+        return order_key(self._ordering, item.installation_id, item.about)
 
     def join(self, items: Iterable[Item]) -> None:
         """Add events of the log, in its order."""
@@ -130,7 +169,7 @@ class Queue:
         self.hold(())
         candidates: dict[object, Item] = {}
         for item in self._waiting:
-            candidates.setdefault(item.order_key if self._ordered else item, item)
+            candidates.setdefault(self.key(item) if self.ordered else item, item)
             if len(candidates) == most:
                 break
         return self._taken(list(candidates.values())[turn % len(candidates)]) if candidates else None
@@ -138,31 +177,33 @@ class Queue:
     def take_untried(self) -> Item | None:
         """Take the first event that was never sent to the destination. Parked events leave the queue."""
         self.hold(())
-        seen: set[str] = set()
+        seen: set[OrderKey] = set()
         for item in self._waiting:
-            if not item.tried and not (self._ordered and item.order_key in seen):
+            if not item.tried and not (self.ordered and self.key(item) in seen):
                 return self._taken(item)
-            seen.add(item.order_key)
+            seen.add(self.key(item))
         return None
 
     def done(self, item: Item) -> None:
-        """Let the next event of the order key go: this one is settled."""
+        """Let the next event of the key go: this one is settled."""
         waiting = self.withdraw(item)
         if waiting:
             first = waiting.popleft()
-            self._chains[item.order_key] = Chain(first, waiting)
+            self._chains[self.key(item)] = Chain(first, waiting)
             self._ready.append(first)
 
     def withdraw(self, item: Item) -> deque[Item]:
-        """Free the order key of an event that is parked or must not go; returns the events that waited for it."""
-        chain = self._chains.get(item.order_key)
+        """Free the key of an event that is parked or must not go; returns the events that waited for it."""
+        key = self.key(item)
+        chain = self._chains.get(key)
         if chain is None or chain.first is not item:
             return deque()
-        return self._chains.pop(item.order_key).waiting
+        del self._chains[key]
+        return chain.waiting
 
     def pass_by(self, item: Item) -> deque[Item]:
-        """Return the events that waited for one that is parked but still under way: its order key stays busy."""
-        chain = self._chains.get(item.order_key)
+        """Return the events that waited for one that is parked but still under way: its key stays busy."""
+        chain = self._chains.get(self.key(item))
         if chain is None or chain.first is not item:
             return deque()
         waiting, chain.waiting = chain.waiting, deque()
@@ -186,37 +227,71 @@ class Queue:
             self._waiting.remove(item)
 
     def is_behind(self, item: Item) -> bool:
-        """Whether an earlier event of its order key is parked."""
-        return self._ordered and not item.parked and item.order_key in self.blocked
+        """Whether an earlier event of its key is parked."""
+        if not self._blocked or not self.ordered or item.parked:
+            return False
+        key = self.key(item)
+        return key in self._blocked and item.position > self._first_parked.get(key, -1)
 
-    def block(self, order_key: str) -> None:
-        """Count one more parked event of an order key."""
-        self.blocked[order_key] = self.blocked.get(order_key, 0) + 1
+    def count_parked(self, blocked: Mapping[OrderKey, Blocked], position: int) -> None:
+        """Take over how many events of each key are parked; `position` is the reader's."""
+        self._blocked = {key: each.parked for key, each in blocked.items()}
+        self._released = {key: None for key, each in blocked.items() if each.released}
+        self._first_parked = {key: each.first for key, each in blocked.items() if each.first > position}
 
-    def unblock(self, order_key: str) -> None:
-        """Count one parked event of an order key less."""
-        left = self.blocked.get(order_key, 0) - 1
+    def block(self, item: Item) -> None:
+        """Count an event as parked."""
+        key = self.key(item)
+        self._blocked[key] = self._blocked.get(key, 0) + 1
+        if item.position < self._first_parked.get(key, -1):
+            self._released[key] = None
+
+    def unblock(self, item: Item) -> None:
+        """Count a parked event less: the next one of its key, if there is one, may go."""
+        key = self.key(item)
+        left = self._blocked.get(key, 0) - 1
         if left > 0:
-            self.blocked[order_key] = left
+            self._blocked[key] = left
+            self._released[key] = None
         else:
-            self.blocked.pop(order_key, None)
+            self._blocked.pop(key, None)
+            self._released.pop(key, None)
+            self._first_parked.pop(key, None)
 
-    def is_busy(self, order_key: str) -> bool:
-        """Whether an event of this order key is under way or about to be."""
-        return order_key in self._chains
+    def has_due_time(self, item: Item) -> None:
+        """Note that the first parked event of a key waits for its time now."""
+        key = self.key(item)
+        if key not in self._first_parked:
+            self._released.pop(key, None)
+
+    def released(self, most: int) -> list[OrderKey]:
+        """Return keys whose first parked event waits for no time and is not under way, other ones each turn."""
+        found = list(islice((key for key in self._released if key not in self._chains), max(most, 0)))
+        for key in found:
+            self._released[key] = self._released.pop(key)
+        return found
+
+    def busy(self) -> list[OrderKey]:
+        """Return keys with parked events of which one is under way or about to be."""
+        return [key for key in self._chains if key in self._blocked]
+
+    def is_busy(self, item: Item) -> bool:
+        """Whether an event of the same key is under way or about to be."""
+        return self.key(item) in self._chains
 
     def _may_go(self, item: Item) -> bool:
-        if not self._ordered:
+        if not self.ordered:
             return True
-        chain = self._chains.get(item.order_key)
+        key = self.key(item)
+        chain = self._chains.get(key)
         if chain is None:
-            self._chains[item.order_key] = Chain(item)
+            self._chains[key] = Chain(item)
             return True
         chain.waiting.append(item)
         return False
 
     def _taken(self, item: Item) -> Item:
         self._waiting.remove(item)
-        if self._ordered and not self.is_behind(item):
-            self._chains[item.order_key] = Chain(item)
+        if self.ordered and not self.is_behind(item):
+            self._chains[self.key(item)] = Chain(item)
         return item

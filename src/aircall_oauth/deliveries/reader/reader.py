@@ -7,13 +7,14 @@ delivered, parked or left out by the filter, in one statement with the log of at
 import asyncio
 import contextlib
 import time
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
 from aircall_oauth.deliveries.destinations.outcomes import Destination
-from aircall_oauth.deliveries.reader import queries, sender
+from aircall_oauth.deliveries.reader import parked, sender
 from aircall_oauth.deliveries.reader.breaker import Breaker
 from aircall_oauth.deliveries.reader.connections import Connections
 from aircall_oauth.deliveries.reader.memory import Memory
+from aircall_oauth.deliveries.reader.parked import Wanted
 from aircall_oauth.deliveries.reader.progress import PAUSE_SECONDS, FencedOff, Progress
 from aircall_oauth.deliveries.reader.queries import Checkpoint
 from aircall_oauth.deliveries.reader.queue import Item, Queue, Window
@@ -54,21 +55,21 @@ class Reader:
         retried: dict[int, Item] = {}  # parked events in the queue or under way
         self.subscription = subscription
         self._connections = connections
-        self._ordered = subscription.ordering == SubscriptionOrder.INSTALLATION
         self._wake = asyncio.Event()
         self._retried = retried
         self._finishing = self._fenced = False
         self._count_at = 0.0
+        self._parked_before: set[int] | None = None  # not known yet
         self._lease_seconds = lease_seconds
         self._lease_ends = time.monotonic() + lease_seconds
         self._window = Window(subscription.position)
-        self._queue = Queue(ordered=self._ordered)
+        self._queue = Queue(subscription.ordering)
         self._breaker = Breaker(
             health=Health(subscription.health),
             quiet_until=subscription.quiet_until,
             probes=subscription.probes,
             at_once=at_once,
-            ordered=self._ordered,
+            by_installation=subscription.ordering == SubscriptionOrder.INSTALLATION,
         )
         self._read_ahead = ReadAhead(
             self._window,
@@ -166,7 +167,7 @@ class Reader:
             self._read_ahead.note_memory()
             await self._count_blocked()
             self._sender.set_slow_aside()
-            self._queue.join(await self._read_ahead.read())
+            self._queue.join(self._without_parked(await self._read_ahead.read()))
             await self._look_for_due()
             self._sender.judge_overdue()
             self._sender.send_out()
@@ -184,38 +185,47 @@ class Reader:
             raise self._sender.broken
 
     async def _count_blocked(self) -> None:
-        """Count the parked events of each order key while nothing is under way.
+        """Count the parked events of each key while nothing is under way.
 
         Once before anything goes out, and now and then later, as the log drops parked events too.
         """
         if self._sender.under_way or self._progress.findings.concern_parked or time.monotonic() < self._count_at:
             return
         async with self._connections.one() as connection:
-            self._queue.blocked = dict(await queries.blocked(connection, self.subscription.id))
+            if self._parked_before is None:
+                self._parked_before = await parked.past(connection, self.subscription)
+            blocked = await parked.blocked(connection, self.subscription)
+            self._queue.count_parked(blocked, self._window.position)
         self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
+
+    def _without_parked(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Leave out events that the reader before this one parked past the position: their rows stay."""
+        for item in items:
+            if self._parked_before and item.position in self._parked_before:
+                self._window.settle(item)
+            else:
+                yield item
 
     async def _look_for_due(self) -> None:
         """Read the parked events whose time has come, while the destination is up."""
         if self._breaker.down or time.monotonic() < self._sender.due_look_at:
             return
         # Listed before anything is awaited: one that ends meanwhile still has its row, and must not be found again.
-        under_way = list(self._retried)
         room = self._sender.retry_room()
-        idle = list(islice((key for key in self._queue.blocked if not self._queue.is_busy(key)), max(room, 0)))
+        wanted = Wanted(list(self._retried), self._queue.busy(), self._queue.released(room), room)
+        may_find = room > 0 and self._queue.has_idle_parked
         if self._progress.findings.concern_parked:
             self._obey(await self._progress.write())
-        self._sender.retry(await self._due(idle, under_way, room) if idle else [])
+        self._sender.retry(await self._due(wanted) if may_find else [])
         self._read_ahead.note_memory()
         self._sender.due_look_at = time.monotonic() + LOOK_FOR_DUE_SECONDS
 
-    async def _due(self, order_keys: list[str], under_way: list[int], room: int) -> list[Item]:
+    async def _due(self, wanted: Wanted) -> list[Item]:
         most_bytes = max(self._read_ahead.room(), 1)
         self._read_ahead.note_memory(asked_for=most_bytes)
-        subscription_id = self.subscription.id
+        read = parked.due_chains if self._queue.ordered else parked.due
         async with self._connections.one() as connection:
-            if self._ordered:
-                return await queries.due_chains(connection, subscription_id, order_keys, most_bytes=most_bytes)
-            return await queries.due(connection, subscription_id, but=under_way, limit=room, most_bytes=most_bytes)
+            return await read(connection, self.subscription, wanted, most_bytes=most_bytes)
 
     def _obey(self, row: tuple[int, bool] | None) -> None:
         """Finish if the subscription was changed or is no longer active."""
@@ -244,7 +254,7 @@ class Reader:
             seconds.append(self._breaker.quiet_seconds())
         if self._progress.due_at is not None:
             seconds.append(self._progress.due_at - clock)
-        if self._queue.blocked and not self._breaker.down:
+        if self._queue.has_parked and not self._breaker.down:
             seconds.append(self._sender.due_look_at - clock)
         if self._read_ahead.more:
             seconds.append(0.0 if self._read_ahead.may_read() else sender.SLOW_SECONDS / 2)

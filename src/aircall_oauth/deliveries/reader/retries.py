@@ -20,7 +20,7 @@ SCHEDULE = (
 JITTER = 0.2
 SLOW = "slow"  # the reason of an event that is still under way: those after it need not wait for it to end
 SLOW_TAKES = timedelta(seconds=20)  # a little longer than a delivery may take, so that it is no longer under way
-BEHIND = "behind"  # the reason of an untried event: an earlier one of its installation is parked
+BEHIND = "behind"  # the reason of an untried event: an earlier one that it must not pass is parked
 
 
 def due_at(attempts: int, at: datetime, *, pause_seconds: float | None = None) -> datetime | None:

@@ -67,7 +67,8 @@ class Sender:
         self._wake = wake
         self._must_stop = must_stop
         self._metrics = metrics
-        self._ordered = subscription.ordering == SubscriptionOrder.INSTALLATION
+        self._by_subject = subscription.ordering == SubscriptionOrder.SUBJECT
+        self._stuck_since: float | None = None
         self._health = breaker.health
         self._last_error = subscription.last_error
         self._unexpected: set[type[BaseException]] = set()  # kinds of errors that were logged
@@ -92,19 +93,31 @@ class Sender:
     def set_slow_aside(self) -> None:
         """Park the few deliveries that are slow to end, so that reading goes on; they stay under way."""
         if not self._read_ahead.more or self._read_ahead.may_read():
+            self._stuck_since = None
             return
-        for item in self._window.slow(time.monotonic() - SLOW_SECONDS):
+        clock = time.monotonic()
+        stuck = self._is_stuck(clock)
+        for item in self._window.slow(clock if stuck else clock - SLOW_SECONDS, stuck=stuck):
             self._progress.add_parked(ParkedEvent(item, 0, retries.SLOW, now() + retries.SLOW_TAKES, None))
             item.parked = True
             self._retried[item.position] = item
-            self._queue.block(item.order_key)
+            self._queue.block(item)
             self._leave_behind(self._queue.pass_by(item))
             self._pass(item)
             self._progress.write_within(0)
 
+    def _is_stuck(self, clock: float) -> bool:
+        """Whether all that was read has been waiting for the few under way for a while: many events of a few subjects.
+
+        With the order of installations they keep waiting: there may be one installation only, and nothing to go on to.
+        """
+        waits = self._by_subject and not len(self._queue) and len(self.under_way) < self._breaker.limit
+        self._stuck_since = (self._stuck_since or clock) if waits else None
+        return self._stuck_since is not None and clock - self._stuck_since >= SLOW_SECONDS
+
     def retry_room(self) -> int:
-        """How many more parked events may be tried: half of `at_once` in all; with order, an installation is one."""
-        keys = {item.order_key if self._ordered else item for item in self._retried.values()}
+        """How many more parked events may be tried: half of `at_once` in all; with order, those of a key are one."""
+        keys = {self._queue.key(item) if self._queue.ordered else item for item in self._retried.values()}
         return max(self._at_once // 2, 1) - len(keys)
 
     def retry(self, items: Iterable[Item]) -> None:
@@ -230,13 +243,13 @@ class Sender:
         if item.parked:
             self._progress.add_delivered(item.position)
             self._retried.pop(item.position, None)
-            self._queue.unblock(item.order_key)
+            self._queue.unblock(item)
         else:
             self._pass(item)
             if self._read_ahead.may_read():
                 self._wake.set()
         self._queue.done(item)
-        if item.parked and not (self._queue.is_busy(item.order_key) if self._ordered else self._retried):
+        if item.parked and not (self._queue.is_busy(item) if self._queue.ordered else self._retried):
             self.due_look_at = min(self.due_look_at, time.monotonic() + DUE_AGAIN_SECONDS)
 
     def _park(self, item: Item, outcome: TryAgain) -> None:
@@ -247,13 +260,14 @@ class Sender:
         self._progress.add_parked(ParkedEvent(item, attempts, outcome.reason, due_at, dead_at))
         if item.parked:
             self._retried.pop(item.position, None)
+            self._queue.has_due_time(item)
         else:
-            self._queue.block(item.order_key)
+            self._queue.block(item)
             self._pass(item)
         if dead_at is None:
             self._leave_behind(self._queue.withdraw(item))
         else:
-            self._queue.unblock(item.order_key)
+            self._queue.unblock(item)
             self._queue.done(item)
         self._progress.write_soon()
 
@@ -266,9 +280,9 @@ class Sender:
                 self._put_behind(item)
 
     def _put_behind(self, item: Item) -> None:
-        """Park an event untried, behind an earlier one of its installation."""
+        """Park an event untried, behind an earlier one with its key."""
         self._progress.add_parked(ParkedEvent(item, 0, retries.BEHIND, None, None))
-        self._queue.block(item.order_key)
+        self._queue.block(item)
         self._leave_behind(self._queue.withdraw(item))
         self._pass(item)
         self._progress.write_soon(len(self._progress.findings.parked))

@@ -29,6 +29,10 @@ class TailEvent:
     def message(self) -> Message:
         return message_of(self.event)
 
+    @cached_property
+    def about(self) -> str:
+        return self.event.about
+
     @property
     def bytes(self) -> int:
         return len(memoryview(self.event.data)) + ITEM_BYTES
@@ -80,7 +84,7 @@ class Tail:
         for each in self._wanted(wanted, after):
             if len(items) == limit or (items and most_bytes <= 0):
                 return items, items[-1].position, True
-            items.append(Item(each.message, each.event.position, each.event.received_at))
+            items.append(Item(each.message, each.event.position, each.event.received_at, each.about))
             most_bytes -= each.bytes
         return items, self.head, False
 

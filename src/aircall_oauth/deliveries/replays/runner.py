@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from itertools import groupby
 
 import msgspec
 
@@ -25,6 +24,7 @@ from aircall_oauth.deliveries.destinations.outcomes import (
     word,
 )
 from aircall_oauth.deliveries.reader.queries import Attempt
+from aircall_oauth.deliveries.reader.queue import OrderKey, order_key
 from aircall_oauth.deliveries.replays import queries
 from aircall_oauth.deliveries.replays.queries import Progress
 from aircall_oauth.errors import AppError, DatabaseAway
@@ -298,5 +298,7 @@ def _chains(events: Iterable[EventJson], ordering: str) -> list[list[EventJson]]
     """The events that must arrive one after the other."""
     if ordering == SubscriptionOrder.NONE:
         return [[event] for event in events]
-    by_key = sorted(events, key=lambda event: event.installation_id)
-    return [list(chain) for _, chain in groupby(by_key, key=lambda event: event.installation_id)]
+    chains: dict[OrderKey, list[EventJson]] = {}
+    for event in events:
+        chains.setdefault(order_key(ordering, event.installation_id, event.about), []).append(event)
+    return list(chains.values())

@@ -29,6 +29,7 @@ class SubscriptionKind(StrEnum):
 
 class SubscriptionOrder(StrEnum):
     NONE = "none"
+    SUBJECT = "subject"  # the later events about a call (a user, a contact, …) wait behind its parked event
     INSTALLATION = "installation"  # an installation's later events wait behind its parked event
 
 
@@ -104,6 +105,14 @@ class Parked(Table, table=True):
             "position",
             postgresql_where=text("dead_at IS NULL"),
         ),
+        Index(
+            "ix_parked_subject",
+            "subscription_id",
+            "installation_id",
+            "subject",
+            "position",
+            postgresql_where=text("dead_at IS NULL"),
+        ),
         Index("ix_parked_dead", "subscription_id", "position", postgresql_where=text("dead_at IS NOT NULL")),
         CheckConstraint("dead_at IS NULL OR due_at IS NULL", name="due"),
     )
@@ -113,6 +122,8 @@ class Parked(Table, table=True):
     received_at: datetime = time_column()  # the event's: it tells the day of the log to search
     event_id: str = text_column()
     installation_id: str = text_column()
+    # As `EventJson.about`; null in a row that an earlier version wrote.
+    subject: str | None = text_column(nullable=True)
     attempts: int = column(Integer)
     reason: str = text_column()
     due_at: datetime | None = time_column(nullable=True)  # null if it waits behind another event, or is dead
