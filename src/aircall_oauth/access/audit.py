@@ -35,6 +35,7 @@ class Action(StrEnum):
     INSTALLATION_DISCONNECTED = "installation.disconnected"
     INSTALLATION_CHECKED = "installation.checked"
     WEBHOOK_ROTATED = "webhook.rotated"
+    BACKFILL_ASKED = "backfill.asked"
     ALL_REVOKED = "all.revoked"
     API_KEY_CREATED = "api_key.created"
     API_KEY_REVOKED = "api_key.revoked"

@@ -64,6 +64,7 @@ class Asked:
     installation_id: str | None = None
     owner: str | None = None
     subscription_id: str | None = None
+    request_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     cursor: str | None = None
@@ -145,6 +146,7 @@ def _conditions(key: Caller, asked: Asked) -> list[ColumnElement[bool]]:
         (col(Audit.installation_id), asked.installation_id),
         (col(Audit.owner), asked.owner),
         (col(Audit.subscription_id), asked.subscription_id),
+        (col(Audit.request_id), asked.request_id),
     ):
         if value is not None:
             conditions.append(column == value)

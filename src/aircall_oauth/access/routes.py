@@ -37,6 +37,9 @@ def asked(
     installation_id: Annotated[str | None, Query(pattern=ID)] = None,
     owner: Text = None,
     subscription_id: Annotated[str | None, Query(pattern=r"^sub_[0-9a-f]{32}$")] = None,
+    request_id: Annotated[
+        str | None, Query(pattern=r"^[!-~]{1,128}$", description="The `x-request-id` of an answer")
+    ] = None,
     since: Annotated[Moment | None, Query(description="At this time or later")] = None,
     until: Annotated[Moment | None, Query(description="Before this time")] = None,
     cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before")] = None,
@@ -46,7 +49,7 @@ def asked(
         actions = audit_lines.actions_of(action)
     except ValueError as error:
         raise InvalidRequest(f"query.action: {error}") from None
-    return Asked(actions, actor, installation_id, owner, subscription_id, since, until, cursor)
+    return Asked(actions, actor, installation_id, owner, subscription_id, request_id, since, until, cursor)
 
 
 @api.get(

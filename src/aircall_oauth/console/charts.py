@@ -7,8 +7,8 @@ from math import ceil, floor, log10
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 640, 180
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 28
+WIDTH, HEIGHT = 460, 170
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 26
 TICKS_OF_VALUES = 4
 LABELS_OF_TIME = 6
 # A table of more rows than these helps no one; neighbours are then put together.
@@ -65,7 +65,9 @@ def heat(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[
     """Return a heat map as a table: each cell says its number, and its class (`heat-0` … `heat-4`) its shade."""
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(column) for column in columns)
     body = Markup("").join(_heat_row(row, columns, each, most, unit) for row, each in zip(rows, values, strict=True))
-    return Markup('<table class="heat"><thead><tr><td></td>{}</tr></thead><tbody>{}</tbody></table>').format(head, body)
+    return Markup(
+        '<table class="heat"><thead><tr><td class="corner"></td>{}</tr></thead><tbody>{}</tbody></table>'
+    ).format(head, body)
 
 
 def _heat_row(row: str, columns: Sequence[str], values: Sequence[int], most: int, unit: str) -> Markup:
@@ -84,7 +86,7 @@ def _top(chart: Chart) -> float:
     if most <= 0:
         return 1.0
     size = 10 ** floor(log10(most))
-    return float(next(step * size for step in (1, 2, 4, 5, 8, 10) if step * size >= most))
+    return float(next(step * size for step in (1, 2, 4, 8, 10) if step * size >= most))
 
 
 def _x(chart: Chart, index: float) -> float:

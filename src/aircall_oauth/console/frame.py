@@ -39,6 +39,11 @@ HEADERS = {
 }
 NAVIGATION = {
     "/": "Is it well?",
+    "/customers": "Customers",
+    "/attempts": "Attempts",
+    "/audit": "Audit",
+    "/keys": "Keys",
+    "/vault": "Vault",
     "/sessions": "Signed in",
 }
 MOST_FORM_BYTES = 64 * 1024
@@ -76,14 +81,30 @@ def _pretty(value: Any) -> Markup:
     return escape("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
+def _in_words(value: Any) -> str:
+    """Return JSON as one line for people: `name crm; scopes events:read, audit:read`."""
+    match value:
+        case {"from": before, "to": after}:
+            return f"from {_in_words(before)} to {_in_words(after)}"
+        case dict():
+            return "; ".join(f"{key} {_in_words(each)}" for key, each in value.items())
+        case list():
+            return ", ".join(map(_in_words, value)) or "none"
+        case None:
+            return "none"
+        case _:
+            return str(value)
+
+
 _environment.filters |= {
     "when": _when,
     "ago": times.ago,
-    "length": times.length,
+    "span": times.length,
     "number": charts.number,
     "chart": _chart,
     "masked": masks.masked,
     "pretty": _pretty,
+    "in_words": _in_words,
 }
 _environment.globals |= {"asset": assets.path, "navigation": NAVIGATION}
 

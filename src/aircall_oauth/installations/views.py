@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr
-from sqlalchemy import Select, and_, case, func
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_
 from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -23,6 +23,10 @@ from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
+
+_IS_SILENT = and_(
+    col(Installation.status) == InstallationStatus.ACTIVE, col(Rhythm.silent_at) <= func.clock_timestamp()
+)
 
 
 class WebhookView(BaseModel):
@@ -60,10 +64,20 @@ async def list_installations(
     *,
     owner: str | None = None,
     status: InstallationStatus | None = None,
+    search: str | None = None,
+    silent: bool = False,
     cursor: str | None = None,
     limit: int = 100,
 ) -> InstallationList:
+    """List installations, oldest first. `search` is an id, an owner, a company's id or a part of its name.
+
+    `silent` are those that send nothing at hours at which they usually do.
+    """
     query = _visible_to(key).order_by(col(Installation.id)).limit(limit + 1)
+    if search is not None:
+        query = query.where(_named(search))
+    if silent:
+        query = query.where(_IS_SILENT)
     if owner is not None:
         query = query.where(col(Installation.owner) == owner)
     if status is not None:
@@ -137,6 +151,18 @@ async def _record_refusal(session: AsyncSession, who: Who, installation: Install
         )
 
 
+def _named(search: str) -> ColumnElement[bool]:
+    """Match what an installation may be known by: its id, its owner, its company's id or a part of its name."""
+    known = [
+        col(Installation.id) == search,
+        col(Installation.owner) == search,
+        col(Installation.company_name).icontains(search, autoescape=True),
+    ]
+    if search.isascii() and search.isdecimal() and int(search) < 2**63:
+        known.append(col(Installation.company_id) == int(search))
+    return or_(*known)
+
+
 def _visible_to(key: Caller) -> Select[Any]:
     """Select the installations the key may see, with their webhook and the time of the last event Aircall sent."""
     last_event_at = (
@@ -146,9 +172,6 @@ def _visible_to(key: Caller) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
         .correlate(Installation)
-    )
-    is_silent = and_(
-        col(Installation.status) == InstallationStatus.ACTIVE, col(Rhythm.silent_at) <= func.clock_timestamp()
     )
     end_of_last_hour = func.to_timestamp(3600 * (col(Rhythm.hour) + 1))
     shown: Sequence[Any] = (
@@ -161,7 +184,7 @@ def _visible_to(key: Caller) -> Select[Any]:
         Installation.number_ids,
         Installation.connected_at,
         last_event_at.label("last_event_at"),
-        case((is_silent, end_of_last_hour)).label("silent_since"),
+        case((_IS_SILENT, end_of_last_hour)).label("silent_since"),
         col(Webhook.status).label("webhook_status"),
         Webhook.webhook_id,
         Webhook.checked_at,

@@ -15,7 +15,7 @@ from datetime import datetime
 import asyncpg
 
 from aircall_oauth.access import audit
-from aircall_oauth.access.audit import OPERATOR, Action
+from aircall_oauth.access.audit import OPERATOR, Action, Who
 from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import KEY_BYTES
@@ -45,7 +45,7 @@ def new_key(today: datetime) -> str:
     return f"{today:%Y%m%d}-{secrets.token_hex(2)}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
 
 
-async def rotate(resources: Resources, report: Report) -> Rotation:
+async def rotate(resources: Resources, report: Report, who: Who = OPERATOR) -> Rotation:
     """Seal everything under the first key; raises `RotationUnderWay` while another rotation runs.
 
     A process that still seals under an older key makes new work, so passes are repeated until one finds none.
@@ -56,7 +56,7 @@ async def rotate(resources: Resources, report: Report) -> Rotation:
         rotation.total = sum([await _count(connection, resources.vault, sealed) for sealed in SEALED])
         report(rotation)
         if rotation.total:
-            await _record(resources)
+            await _record(resources, who)
         while sum([await _pass(connection, resources.vault, sealed, rotation, report) for sealed in SEALED]):
             pass
     return rotation
@@ -85,9 +85,9 @@ async def _alone(database: Database) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
-async def _record(resources: Resources) -> None:
+async def _record(resources: Resources, who: Who) -> None:
     async with resources.database.session() as session:
-        await audit.record(session, OPERATOR, Action.SECRETS_ROTATED)
+        await audit.record(session, who, Action.SECRETS_ROTATED)
 
 
 async def _count(connection: asyncpg.Connection, vault: Vault, sealed: Sealed) -> int:

@@ -16,7 +16,7 @@ from aircall_oauth.telemetry.metrics import Measurement
 # How many are named; the rest is counted.
 MOST_NAMED = 3
 MOST_COUNTED = 1000
-NAME = "coalesce(i.owner, i.company_name, i.id)"
+NAME = "coalesce(i.company_name, i.owner, i.id)"
 ACTIVE = f"i.status = '{InstallationStatus.ACTIVE}'"
 OFF = f"'{WebhookStatus.DISABLED}', '{WebhookStatus.MISSING}'"
 # Each gives id, name and since when; the longest first.

@@ -1,5 +1,28 @@
 """The pages, one module each. A new one is added to `PAGES`, and has a line in `frame.NAVIGATION`."""
 
-from aircall_oauth.console.pages import sessions, sign_in, well
+from aircall_oauth.console.pages import (
+    attempts,
+    audit,
+    customer_acts,
+    customers,
+    keys,
+    search,
+    sessions,
+    sign_in,
+    vault,
+    well,
+)
 
-PAGES = (well.router, sign_in.router, sign_in.signed_in, sessions.router)
+PAGES = (
+    well.router,
+    customers.router,
+    customer_acts.router,
+    attempts.router,
+    audit.router,
+    keys.router,
+    vault.router,
+    search.router,
+    sign_in.router,
+    sign_in.signed_in,
+    sessions.router,
+)

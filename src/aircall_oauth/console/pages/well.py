@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Response
 
+from aircall_oauth.console import plots
 from aircall_oauth.console.charts import number
 from aircall_oauth.console.frame import PageDep
 from aircall_oauth.console.routing import PageRoute
@@ -12,10 +13,12 @@ from aircall_oauth.console.times import length
 from aircall_oauth.operations import wellness
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.wellness import Cause, Need, Touched, Wellness
+from aircall_oauth.storage.models.installations import InstallationStatus
 
 router = APIRouter(route_class=PageRoute)
 
 LATE_SECONDS = 60
+SLOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ async def well(page: PageDep) -> Response:
         tone=_tone(found),
         needs=[(need, _button(page.visitor.acts, need)) for need in found.needs],
         address_of=_address,
-        figures=_figures(found),
+        figures=_figures(
+            found, await plots.events_a_minute(page.resources), await plots.slow_ack_seconds(page.resources)
+        ),
+        plots=await plots.of_the_day(page.resources),
     )
 
 
@@ -55,23 +61,23 @@ def _tone(found: Wellness) -> str:
     return "bad" if found.needs[0].level == Level.PROBLEM else "warn"
 
 
-def _figures(found: Wellness) -> list[Figure]:
+def _figures(found: Wellness, events_a_minute: float, ack_seconds: float | None) -> list[Figure]:
     measured = found.measured
     readings = measured.subscriptions.values()
     late = max((reading.lag_seconds for reading in readings), default=0.0)
     down = sum(not reading.up for reading in readings)
-    connected = measured.installations["active"]
+    waiting = sum(reading.lag for reading in readings)
     return [
-        Figure("Customers connected", number(connected), f"{number(sum(measured.installations.values()))} ever"),
-        Figure("Customers silent", number(measured.silent), "of those connected", "warn" if measured.silent else ""),
-        Figure(
-            "Oldest undelivered",
-            _age(late),
-            f"{number(sum(reading.lag for reading in readings))} events wait",
-            "bad" if late > LATE_SECONDS else "",
-        ),
+        Figure("Events a minute", number(round(events_a_minute, 1)), "of the last five"),
+        Figure("Acknowledged in", _milliseconds(ack_seconds), "99 of 100, last hour", _slow(ack_seconds)),
+        Figure("Oldest undelivered", _age(late), f"{number(waiting)} wait", "bad" if late > LATE_SECONDS else ""),
         Figure("Destinations down", number(down), f"of {number(len(readings))}", "bad" if down else ""),
-        Figure("Gaps to fill", number(measured.gaps_to_fill), f"{number(measured.gaps_open)} still open"),
+        Figure(
+            "Customers silent",
+            number(measured.silent),
+            f"of {number(measured.installations[InstallationStatus.ACTIVE])} connected",
+            "warn" if measured.silent else "",
+        ),
         Figure(
             "Worker",
             "alive" if found.worker_alive else "not seen",
@@ -79,6 +85,15 @@ def _figures(found: Wellness) -> list[Figure]:
             "" if found.worker_alive else "bad",
         ),
     ]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{number(round(seconds * 1000))} ms"
+
+
+def _slow(seconds: float | None) -> str:
+    """Aircall waits five seconds, and switches the webhook off after some that took longer."""
+    return "bad" if seconds is not None and seconds >= SLOW_SECONDS else ""
 
 
 def _age(seconds: float) -> str:

@@ -1,9 +1,12 @@
 """What the partner's systems and the operator may read about install attempts."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
+from sqlalchemy import func
+from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
@@ -71,6 +74,7 @@ async def list_attempts(
     link: str | None = None,
     reference: str | None = None,
     ending: str | None = None,
+    installation_id: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     cursor: str | None = None,
@@ -78,7 +82,13 @@ async def list_attempts(
 ) -> InstallAttemptList:
     """List attempts, newest first. An API key bound to an owner sees only that owner's."""
     query = select(InstallAttempt).where(*key.sees(InstallAttempt))
-    equal = {"owner": owner, "link_id": link, "reference": reference, "ending": ending}
+    equal = {
+        "owner": owner,
+        "link_id": link,
+        "reference": reference,
+        "ending": ending,
+        "installation_id": installation_id,
+    }
     for name, value in equal.items():
         if value is not None:
             query = query.where(getattr(InstallAttempt, name) == value)
@@ -103,6 +113,31 @@ async def show_attempt(resources: Resources, key: Caller, id_or_reference: str) 
     if row is None:
         raise InstallAttemptNotFound
     return _view(row, key)
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """How many attempts reached each step, and how many ended how."""
+
+    steps: dict[str, int]
+    endings: dict[str, int]
+
+
+async def funnel(resources: Resources, key: Caller, *, since: datetime) -> Funnel:
+    """Count the attempts since then by the steps they reached and by their endings."""
+    theirs = (col(InstallAttempt.created_at) >= since, *key.sees(InstallAttempt))
+    steps = sqlalchemy_select(*(func.count(getattr(InstallAttempt, step)).label(step) for step in STEPS)).where(*theirs)
+    endings = (
+        sqlalchemy_select(col(InstallAttempt.ending), func.count())
+        .where(*theirs, col(InstallAttempt.ending).is_not(None))
+        .group_by(col(InstallAttempt.ending))
+        .order_by(func.count().desc())
+    )
+    async with resources.database.session() as session:
+        connection = await session.connection()
+        reached = (await connection.execute(steps)).one()._asdict()
+        ended = {str(ending): count for ending, count in await connection.execute(endings)}
+    return Funnel({step.removesuffix("_at"): count for step, count in reached.items()}, ended)
 
 
 async def tallies(resources: Resources, *, since: datetime) -> list[InstallTally]:

@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, func
 from sqlmodel import col, delete, select, update
 
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import OPERATOR, Action, Who
 from aircall_oauth.aircall import calls
 from aircall_oauth.errors import (
     AircallRefused,
@@ -65,14 +67,19 @@ async def fill_gaps(resources: Resources) -> None:
 
     Does nothing where back-fills are switched off, or `call.ended` is not among the events that the service wants.
     """
-    wanted = resources.settings.webhook_events
-    if not resources.settings.backfill or (wanted and calls.ENDED not in wanted):
+    if not _fills(resources):
         return
 
     async def due(free: int) -> list[Piece]:
         return [_fill_and_log(resources, *claimed) for claimed in await _claim(resources, limit=free)]
 
     await work_off(due, at_once=AT_ONCE)
+
+
+def _fills(resources: Resources) -> bool:
+    """Whether the worker fills gaps."""
+    wanted = resources.settings.webhook_events
+    return resources.settings.backfill and (not wanted or calls.ENDED in wanted)
 
 
 async def forget_gaps(resources: Resources) -> None:
@@ -92,8 +99,28 @@ async def list_gaps(resources: Resources, *, installation_id: str | None = None,
         return (await session.exec(newest)).all()
 
 
+async def ask(
+    resources: Resources, who: Who, installation_id: str, *, since: datetime, until: datetime | None = None
+) -> Gap:
+    """Leave a window to the worker to fill, and record that in the audit.
+
+    The window ends now if `until` is None or in the future. Raises `InstallationNotFound`, `InstallationNotActive`, and
+    `InvalidRequest` for a window that is empty or begins before the log, and where the worker fills none.
+    """
+    if not _fills(resources):
+        raise InvalidRequest(
+            "The worker fills no gaps here: AIRCALL_OAUTH_BACKFILL is off, or call.ended is not wanted."
+        )
+    return await _add_gap(resources, who, installation_id, since, until)
+
+
 async def by_hand(
-    resources: Resources, installation_id: str, *, since: datetime, until: datetime | None = None
+    resources: Resources,
+    installation_id: str,
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    who: Who = OPERATOR,
 ) -> AsyncGenerator[Step, None]:
     """Fill a window that an operator chose, and yield each step; in the last one the gap is filled.
 
@@ -101,7 +128,7 @@ async def by_hand(
     Raises `InstallationNotFound`, `InstallationNotActive`, `InvalidRequest` for a window that is empty or begins before
     the log, and `BackfillPutOff` if the next try is more than `PATIENCE_SECONDS` away.
     """
-    gap = await _add_gap(resources, installation_id, since, until)
+    gap = await _add_gap(resources, who, installation_id, since, until)
     while gap.done_at is None:
         for claimed in await _claim(resources, col(Gap.id) == gap.id):
             async for step in _fill(resources, *claimed):
@@ -238,7 +265,9 @@ async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:
         await leases.put_off(session, gap, pause, col(Gap.due_at) == gap.due_at, last_error=reason)
 
 
-async def _add_gap(resources: Resources, installation_id: str, since: datetime, until: datetime | None) -> Gap:
+async def _add_gap(
+    resources: Resources, who: Who, installation_id: str, since: datetime, until: datetime | None
+) -> Gap:
     """Add a gap for the window that the operator chose, due now. Raises what `by_hand` raises for a wrong window."""
     await resources.require_ready()
     async with resources.database.session() as session:
@@ -264,6 +293,15 @@ async def _add_gap(resources: Resources, installation_id: str, since: datetime, 
             added=0,
         )
         session.add(gap)
+        details = {"since": since.isoformat(), "until": until.isoformat()}
+        await audit.record(
+            session,
+            who,
+            Action.BACKFILL_ASKED,
+            installation_id=installation_id,
+            owner=installation.owner,
+            details=details,
+        )
     return gap
 
 

@@ -6,16 +6,17 @@ hour without events in which it sent some in three of those four weeks. An insta
 weekends has no such hours then.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col, select
 
 from aircall_oauth.events import follow
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.events import EventSource
-from aircall_oauth.storage.models.installations import RHYTHM_HOURS, GapReason
+from aircall_oauth.storage.models.installations import RHYTHM_HOURS, GapReason, Rhythm
 
 READER = "rhythms"
 WEEK = 7 * 24
@@ -55,6 +56,17 @@ NOTE = text(f"""
 JUDGE = text(f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE installation_id = ANY(:installation_ids)")  # noqa: S608
 # An installation that was silent before the service was away is still silent.
 EXCUSE = f"UPDATE rhythm SET silent_at = {SILENT_AT} WHERE silent_at > $1"  # noqa: S608
+
+
+async def hours_of(resources: Resources, installation_id: str) -> list[datetime]:
+    """Return the hours of the last four weeks in which an installation sent events, the newest first."""
+    query = select(Rhythm).where(col(Rhythm.installation_id) == installation_id)
+    async with resources.database.session() as session:
+        rhythm = (await session.exec(query)).first()
+    if rhythm is None:
+        return []
+    spoke = str(rhythm.spoke)
+    return [datetime.fromtimestamp(3600 * (rhythm.hour - hour), UTC) for hour, bit in enumerate(spoke) if bit == "1"]
 
 
 async def learn_rhythms(resources: Resources) -> None:

@@ -77,6 +77,7 @@ class Audit(Table, table=True):
         Index("ix_audit_at", "at"),
         Index("ix_audit_action_at", "action", "at"),
         Index("ix_audit_owner_at", "owner", "at", postgresql_where=text("owner IS NOT NULL")),
+        Index("ix_audit_request_id", "request_id", postgresql_where=text("request_id IS NOT NULL")),
         Index(
             "ix_audit_subscription_id_at",
             "subscription_id",

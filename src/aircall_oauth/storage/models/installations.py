@@ -194,6 +194,12 @@ class InstallAttempt(Table, table=True):
         Index("ix_install_attempt_owner_id", "owner", "id"),
         Index("ix_install_attempt_created_at", "created_at"),
         Index("ix_install_attempt_installation_id", "installation_id", postgresql_where=text("live_at IS NULL")),
+        Index(
+            "ix_install_attempt_of_installation",
+            "installation_id",
+            "id",
+            postgresql_where=text("installation_id IS NOT NULL"),
+        ),
     )
 
     id: str = text_column(primary_key=True)

@@ -1,0 +1,119 @@
+"""Install attempts: where customers stop on their way, and one of them step by step, with what to tell its admin."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from aircall_oauth.console import words
+from aircall_oauth.console.frame import PageDep
+from aircall_oauth.console.parameters import AttemptName, Text, Time
+from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.installations.attempts import views
+from aircall_oauth.installations.attempts.recording import REFERENCE
+from aircall_oauth.installations.attempts.routes import ID
+from aircall_oauth.installations.attempts.views import STEPS, Funnel, InstallAttemptView
+from aircall_oauth.storage.models.base import now
+
+router = APIRouter(route_class=PageRoute)
+
+PER_PAGE = 50
+DAYS = {"1": "a day", "7": "a week", "30": "30 days", "90": "90 days"}
+
+
+@router.get("/attempts")
+async def list_attempts(
+    page: PageDep,
+    owner: Text = None,
+    ending: Annotated[str | None, Query(pattern=r"^[a-z_]{1,64}$")] = None,
+    reference: Annotated[str | None, Query(pattern=REFERENCE)] = None,
+    since: Time = None,
+    until: Time = None,
+    days: Annotated[str, Query(pattern="^(1|7|30|90)$")] = "7",
+    cursor: Annotated[str | None, Query(pattern=ID)] = None,
+) -> Response:
+    """Where do installs stop?"""
+    found = await views.list_attempts(
+        page.resources,
+        page.caller,
+        owner=owner,
+        ending=ending,
+        reference=reference,
+        since=since,
+        until=until,
+        cursor=cursor,
+        limit=PER_PAGE,
+    )
+    counted_since = now() - timedelta(days=int(days))
+    funnel = await views.funnel(page.resources, page.caller, since=counted_since)
+    return page.show(
+        "attempts.html",
+        title="Attempts",
+        sentence=_sentence(funnel, DAYS[days]),
+        rows=[(each, words.of_attempt(each)) for each in found.items],
+        funnel=_bars(funnel),
+        endings=funnel.endings,
+        tallies=await _tallies(page, counted_since),
+        days=DAYS,
+        chosen={"owner": owner, "ending": ending, "reference": reference, "days": days, "since": since, "until": until},
+        older=page.link(cursor=found.next) if found.next else None,
+        newest=page.link(cursor=None) if cursor else None,
+    )
+
+
+@router.get("/attempts/{attempt}")
+async def show_attempt(page: PageDep, attempt: AttemptName) -> Response:
+    """How far did it come, and what do we tell the admin?"""
+    view = await views.show_attempt(page.resources, page.caller, attempt)
+    return page.show(
+        "attempt.html",
+        title=f"Attempt {view.reference}",
+        sentence=words.of_attempt(view).sentence,
+        view=view,
+        standing=words.of_attempt(view),
+        steps=_steps(view),
+        shown=words.shown_to(view),
+        advice=words.advice_for(view),
+    )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A step of the funnel: how many reached it, of all that began."""
+
+    label: str
+    count: int
+    share: float
+
+
+def _bars(funnel: Funnel) -> list[Bar]:
+    most = max(funnel.steps.values(), default=0) or 1
+    return [Bar(words.STEPS[step], count, 100 * count / most) for step, count in funnel.steps.items()]
+
+
+def _sentence(funnel: Funnel, span: str) -> str:
+    begun, ended_well = max(funnel.steps.values(), default=0), funnel.steps["connected"]
+    if not begun:
+        return f"Nobody began an install within {span}."
+    said = f"{ended_well} of {words.count(begun, 'attempt')} within {span} ended with a connection"
+    worst = next((ending for ending in funnel.endings if ending not in {"connected", "claimed", "unclaimed"}), None)
+    return f"{said}; most others ended as “{worst.replace('_', ' ')}”." if worst else f"{said}."
+
+
+async def _tallies(page: PageDep, since: datetime) -> dict[str, int]:
+    """Sum up what has no row of its own, by what it was."""
+    sums: dict[str, int] = {}
+    for tally in await views.tallies(page.resources, since=since):
+        sums[tally.what] = sums.get(tally.what, 0) + tally.count
+    return sums
+
+
+def _steps(view: InstallAttemptView) -> list[tuple[str, datetime | None]]:
+    """Return each step with its time; a claim and a link only where there is one."""
+    names = [step.removesuffix("_at") for step in STEPS]
+    return [
+        (words.STEPS[name], getattr(view, f"{name}_at"))
+        for name in names
+        if view.link_id is not None or name not in {"made", "opened"}
+    ]

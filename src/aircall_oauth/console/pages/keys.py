@@ -1,0 +1,170 @@
+"""API keys: what there is, making one, revoking one."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+
+from aircall_oauth.access import keys, rules
+from aircall_oauth.console import acts, words
+from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
+from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.console.visitors import ACTING, Visitor
+from aircall_oauth.errors import NotFound, OwnerNotAllowed
+from aircall_oauth.settings import parse_duration
+from aircall_oauth.storage.models.access import ApiKey, Scope
+from aircall_oauth.storage.models.base import now
+
+router = APIRouter(route_class=PageRoute)
+
+KeyId = Annotated[str, Path(pattern=r"^key_[0-9a-f]{32}$")]
+MOST_OF_A_NAME = 100
+SAID = {
+    Scope.INSTALLATIONS_READ: "see installations and install attempts",
+    Scope.INSTALLATIONS_WRITE: "make links, claim, check, disconnect",
+    Scope.AIRCALL_CALL: "ask Aircall as an installation",
+    Scope.EVENTS_READ: "read the log",
+    Scope.SUBSCRIPTIONS_READ: "see subscriptions",
+    Scope.SUBSCRIPTIONS_WRITE: "make and change subscriptions, replay",
+    Scope.SUBSCRIPTIONS_BROKERS: "brokers as destinations, for a key bound to an owner",
+    Scope.AUDIT_READ: "read the audit",
+    Scope.CONSOLE_READ: "look at the console",
+    Scope.CONSOLE_ACT: "look and act in the console",
+    Scope.PAYLOADS_READ: "show personal data in the console",
+}
+
+
+@router.get("/keys")
+async def list_keys(page: PageDep) -> Response:
+    """Who may use the API?"""
+    found = await keys.list_all(page.resources)
+    rows = [(key, keys.status(key, now())) for key in reversed(found)]
+    active = sum(status == "active" for _, status in rows)
+    past = len(rows) - active
+    return page.show(
+        "keys.html",
+        title="Keys",
+        sentence=f"{words.count(active, 'API key')} can be used; {words.count(past, 'other')} cannot any more.",
+        rows=rows,
+    )
+
+
+@router.get("/keys/new")
+async def ask_key(page: PageDep) -> Response:
+    """Ask what a key is for."""
+    return page.ask(_new(page.visitor, {}))
+
+
+@router.post("/keys/new")
+async def make_key(page: ActingPage, form: Form) -> Response:
+    """Make a key, and show it this once."""
+    try:
+        name, scopes = _name(form), _scopes(page.visitor, form)
+        aircall = _rules(form, scopes)
+        lifetime = parse_duration(form["expires"]) if "expires" in form else None
+        secret = await keys.create(
+            page.resources,
+            name=name,
+            scopes=scopes,
+            owner=form.get("owner"),
+            aircall_rules=aircall,
+            lifetime=lifetime,
+            who=page.who,
+        )
+    except (ValueError, OwnerNotAllowed) as error:
+        return page.ask(_new(page.visitor, form), problem=str(error))
+    return page.done("Key made", f"This is the new API key “{name}”.", back="/keys", secret=secret)
+
+
+@router.get("/keys/{key_id}/revoke")
+async def ask_revoke(page: PageDep, key_id: KeyId) -> Response:
+    """Ask before a key is revoked."""
+    key = await _key(page, key_id)
+    return page.ask(
+        Act(
+            title=f"Revoke the key “{key.name}”",
+            sentence="This ends the key for good: the next request with it is refused, at every replica.",
+            effects=[
+                f"It may: {', '.join(key.scopes)}.",
+                f"It was last used {f'{key.last_used_at:%Y-%m-%d %H:%M} UTC' if key.last_used_at else 'never'}.",
+                "Sessions of the console that were opened with it end too.",
+            ],
+            button="Revoke this key",
+            back="/keys",
+            command=acts.command("keys", "revoke", key_id),
+            dangerous=True,
+        )
+    )
+
+
+@router.post("/keys/{key_id}/revoke")
+async def revoke_key(page: ActingPage, key_id: KeyId) -> Response:
+    """Revoke a key."""
+    if not await keys.revoke(page.resources, key_id, who=page.who):
+        raise NotFound("There is no active API key with this id.")
+    return page.done("Key revoked", "The key is revoked.", back="/keys")
+
+
+def _new(visitor: Visitor, given: Form) -> Act:
+    return Act(
+        title="Make an API key",
+        sentence="This makes a key for one of your systems, or for a person who signs in here; it is shown once.",
+        effects=["Keys that read tokens in clear are made on the command line only."],
+        button="Make the key",
+        back="/keys",
+        command=acts.command("keys", "create", "--name", given.get("name", "my-crm"), "--scopes", "events:read"),
+        fields=[
+            Field("name", "What it is for", value=given.get("name", ""), required=True),
+            Field(
+                "scopes",
+                "What it may do",
+                kind="checkboxes",
+                value=given.get("scopes", "").split(","),
+                options={str(scope): f"{scope}: {SAID[scope]}" for scope in grantable(visitor)},
+            ),
+            Field("owner", "Owner", value=given.get("owner", ""), hint="The key then sees this owner's only."),
+            Field("expires", "Works for", value=given.get("expires", ""), hint="Such as 90d; for good, if left out."),
+            Field(
+                "aircall",
+                "Requests to Aircall that it may make",
+                kind="textarea",
+                value=given.get("aircall", ""),
+                hint="One rule a line, such as GET,POST /calls/*; with aircall:call only. All, if left out.",
+            ),
+        ],
+    )
+
+
+def grantable(visitor: Visitor) -> list[Scope]:
+    """Return the scopes that a visitor may give a key: none that the visitor could not use here."""
+    return [scope for scope in Scope if scope in ACTING or scope in visitor.scopes]
+
+
+def _name(form: Form) -> str:
+    name = form.get("name", "")
+    if not 0 < len(name) <= MOST_OF_A_NAME or not name.isprintable():
+        raise ValueError(f"The name must have 1 to {MOST_OF_A_NAME} visible characters.")
+    return name
+
+
+def _scopes(visitor: Visitor, form: Form) -> list[Scope]:
+    allowed, wanted = grantable(visitor), [scope for scope in form.get("scopes", "").split(",") if scope]
+    if not wanted:
+        raise ValueError("Choose what the key may do.")
+    if refused := set(wanted) - set(map(str, allowed)):
+        raise ValueError(f"Not from here: {', '.join(sorted(refused))}.")
+    return [scope for scope in allowed if scope in wanted]
+
+
+def _rules(form: Form, scopes: list[Scope]) -> list[str] | None:
+    given = [line.strip() for line in form.get("aircall", "").splitlines() if line.strip()]
+    if given and Scope.AIRCALL_CALL not in scopes:
+        raise ValueError("Rules for requests to Aircall need the scope aircall:call.")
+    return [rules.checked(rule) for rule in given] or None
+
+
+async def _key(page: Page, key_id: str) -> ApiKey:
+    for key in await keys.list_all(page.resources):
+        if key.id == key_id and key.revoked_at is None:
+            return key
+    raise NotFound("There is no active API key with this id.")

@@ -1,0 +1,122 @@
+"""The search box: one address for ids of every kind, owners, companies, calls and attempts."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
+
+from aircall_oauth.access import audit_lines
+from aircall_oauth.access.audit_lines import Asked
+from aircall_oauth.console import words
+from aircall_oauth.console.frame import NAVIGATION, PageDep, guarded
+from aircall_oauth.console.parameters import Text
+from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.errors import InstallAttemptNotFound
+from aircall_oauth.installations import views
+from aircall_oauth.installations.attempts import views as attempts
+from aircall_oauth.installations.attempts.recording import REFERENCE
+from aircall_oauth.storage.models.base import now
+
+router = APIRouter(route_class=PageRoute)
+
+MOST = 20
+HEX = "[0-9a-f]{32}"
+# What says by itself what it is, and the page that shows it.
+PLACES = {
+    rf"ins_{HEX}": "/customers/{}",
+    rf"evt_{HEX}": "/events/{}",
+    rf"sub_{HEX}": "/destinations/{}",
+    rf"att_{HEX}": "/attempts/{}",
+    rf"key_{HEX}": "/audit?actor={}",
+    r"req_[!-~]{1,124}": "/audit?request_id={}",
+}
+CALL = re.compile(r"[0-9]{1,19}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that the search found: what kind of thing, its name, and its page."""
+
+    kind: str
+    name: str
+    address: str
+    more: str = ""
+
+
+@router.get("/search")
+async def search(page: PageDep, q: Text = None) -> Response:
+    """What is this?"""
+    wanted = (q or "").strip()
+    if not wanted:
+        return guarded(RedirectResponse("/", 303))
+    if place := _place(wanted):
+        return guarded(RedirectResponse(place, 303))
+    found = [
+        *await _customers(page, wanted),
+        *await _attempts(page, wanted),
+        *_calls(wanted),
+        *await _audited(page, wanted),
+    ]
+    if len(found) == 1:
+        return guarded(RedirectResponse(found[0].address, 303))
+    return page.show(
+        "search.html",
+        title="Search",
+        sentence=f"{words.count(len(found), 'thing')} {'is' if len(found) == 1 else 'are'} called “{wanted}”."
+        if found
+        else f"Nothing is called “{wanted}”: no id, owner, company, call or attempt.",
+        found=found,
+    )
+
+
+def _place(wanted: str) -> str | None:
+    """Return the page of what an id names, if there is such a page."""
+    for form, address in PLACES.items():
+        if re.fullmatch(form, wanted) and f"/{address.split('/')[1].partition('?')[0]}" in NAVIGATION:
+            return address.format(quote(wanted, safe=""))
+    return None
+
+
+async def _customers(page: PageDep, wanted: str) -> list[Found]:
+    found = await views.list_installations(page.resources, page.caller, search=wanted, limit=MOST)
+    return [
+        Found(
+            "Customer",
+            each.company_name or f"Company {each.company_id}",
+            f"/customers/{each.id}",
+            f"{words.of_installation(each, now()).word}, owner {each.owner or 'none'}",
+        )
+        for each in found.items
+    ]
+
+
+async def _attempts(page: PageDep, wanted: str) -> list[Found]:
+    if not re.fullmatch(REFERENCE, wanted.upper()):
+        return []
+    try:
+        each = await attempts.show_attempt(page.resources, page.caller, wanted.upper())
+    except InstallAttemptNotFound:
+        return []
+    return [Found("Attempt", each.reference, f"/attempts/{each.reference}", words.of_attempt(each).word)]
+
+
+def _calls(wanted: str) -> list[Found]:
+    """Offer the page of a call; 64-bit ids stay exact, since they are never numbers here."""
+    if not CALL.fullmatch(wanted) or "/events" not in NAVIGATION:
+        return []
+    return [Found("Call", wanted, f"/calls/{wanted}", "everything with this call id")]
+
+
+async def _audited(page: PageDep, wanted: str) -> list[Found]:
+    """Offer the audit of an actor, an owner, or a request whose id the caller chose."""
+    found = []
+    for kind, asked, name in (
+        ("Person or key in the audit", Asked(actor=wanted), "actor"),
+        ("Owner in the audit", Asked(owner=wanted), "owner"),
+        ("Request in the audit", Asked(request_id=wanted), "request_id"),
+    ):
+        if (await audit_lines.page(page.resources, page.caller, asked, limit=1)).items:
+            found.append(Found(kind, wanted, f"/audit?{name}={quote(wanted, safe='')}"))
+    return found
