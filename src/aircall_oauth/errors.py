@@ -26,6 +26,7 @@
     │   ├── NotFound · InstallationNotFound · InstallAttemptNotFound · MethodNotAllowed
     │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · PositionUnknown · InvalidRequest
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
+    │   ├── SubscriptionDiffers · IdempotencyKeyUsed
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
     │   ├── TooManyRequests           repeat after `Retry-After`
     │   │   ├── TooManyTokenReads · TooManyStreams
@@ -46,6 +47,7 @@ No message carries a secret, a code, a token or a body.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 
 
@@ -398,6 +400,22 @@ class SubscriptionsFull(ApiError):
 
     def __init__(self, setting: str) -> None:
         super().__init__(f"There are as many subscriptions as AIRCALL_OAUTH_{setting} allows; delete one first.")
+
+
+class SubscriptionDiffers(ApiError):
+    """There is a subscription of this name that delivers otherwise."""
+
+    status = 409
+
+    def __init__(self, fields: Sequence[str] = ()) -> None:
+        told = f" It differs in: {', '.join(fields)}." if fields else ""
+        super().__init__(f"There is a subscription of this name that delivers otherwise.{told} Change it with PATCH.")
+
+
+class IdempotencyKeyUsed(ApiError):
+    """This Idempotency-Key was used for another request; make a new one for each subscription."""
+
+    status = 422
 
 
 class DestinationRefused(ApiError):

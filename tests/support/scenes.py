@@ -320,6 +320,19 @@ async def parked_events_that_the_log_has_dropped(service: Service) -> None:
 
 
 OLD_FIGURES = "SELECT EXISTS (SELECT FROM figure WHERE at < now() - interval '48 hours' OR at > now())"
+
+
+async def keys_of_yesterday(service: Service) -> None:
+    partner = await service.partner()
+    for number in range(2):
+        body = subscription_body(f"https://203.0.114.{number}/hook")
+        await partner.post("/v1/subscriptions", json=body, headers={"idempotency-key": f"key-{number}"})
+    await service.sql("""
+        UPDATE creation_key SET created_at = now() - interval '25 hours'
+        WHERE fingerprint = (SELECT min(fingerprint) FROM creation_key)
+    """)
+
+
 LOOKS_DUE = "SELECT EXISTS (SELECT FROM webhook WHERE leased_until IS NOT NULL OR attempts > 0)"
 # An installation that Aircall refuses is asked about once more.
 NOT_ASKED_AGAIN = """
@@ -462,4 +475,5 @@ SCENES = (
     Scene("tell of idle filters", "an installation", an_installation, only_reads=True, changes=False),
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),
     Scene("forget parked", "more than a batch", parked_events_that_the_log_has_dropped),
+    Scene("forget creation keys", "one of yesterday", keys_of_yesterday),
 )

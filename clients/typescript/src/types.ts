@@ -262,6 +262,8 @@ export interface NewHttp {
   /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
+  /** Make none if there is one of this name for the same owners: that one is answered, without its secret. One that delivers otherwise is a 409 */
+  ensure?: boolean;
   kind: "http";
 }
 
@@ -284,6 +286,8 @@ export interface NewKafka {
   /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
+  /** Make none if there is one of this name for the same owners: that one is answered, without its secret. One that delivers otherwise is a 409 */
+  ensure?: boolean;
   kind: "kafka";
   topic: string;
 }
@@ -300,6 +304,8 @@ export interface NewNats {
   /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
+  /** Make none if there is one of this name for the same owners: that one is answered, without its secret. One that delivers otherwise is a 409 */
+  ensure?: boolean;
   kind: "nats";
   subject: string;
 }
@@ -316,6 +322,8 @@ export interface NewRabbitmq {
   /** Which events arrive one after the other, none past an earlier one that failed and is still tried: those about the same call, user, contact, number, message or installation (`subject`), all of an installation (`installation`), or no two (`none`) */
   order?: SubscriptionOrder;
   from?: StartPosition;
+  /** Make none if there is one of this name for the same owners: that one is answered, without its secret. One that delivers otherwise is a 409 */
+  ensure?: boolean;
   kind: "rabbitmq";
   exchange: string;
   routing_key: string;
@@ -479,7 +487,7 @@ export interface SubscriptionCreated {
   created_at: string;
   /** Of each of its `types` that no known event type matches, and none of the newest 10,000 events' */
   warnings: Array<FilterWarning>;
-  /** Signs every delivery; shown this once. Null for a broker */
+  /** Signs every delivery; shown this once, and to a repeat with the same `Idempotency-Key`. Null for a broker, and for one that `ensure` found */
   secret: string | null;
 }
 
@@ -612,7 +620,7 @@ export interface Problem {
   status: number;
   detail: string;
   /** Stable; more may be added */
-  code: "aircall_busy" | "aircall_error" | "aircall_refused" | "aircall_unavailable" | "api_error" | "app_error" | "backfill_put_off" | "body_too_large" | "body_too_slow" | "budget_spent" | "check_under_way" | "claim_not_found" | "claim_of_another" | "clocks_disagree" | "database_away" | "destination_refused" | "encoding_refused" | "event_malformed" | "event_not_found" | "extra_missing" | "inbox_full" | "install_attempt_not_found" | "installation_held" | "installation_not_active" | "installation_not_found" | "intake_full" | "invalid_request" | "leaving" | "method_not_allowed" | "not_found" | "not_ready" | "output_lost" | "owner_not_allowed" | "path_not_allowed" | "path_refused" | "position_gone" | "position_unknown" | "redirect_refused" | "replay_not_found" | "rotation_under_way" | "scope_missing" | "seal_broken" | "seal_error" | "seal_key_missing" | "subscription_not_found" | "subscription_unsigned" | "subscriptions_full" | "too_many_at_once" | "too_many_requests" | "too_many_streams" | "too_many_token_reads" | "unauthenticated" | "unavailable" | "webhook_token_unknown";
+  code: "aircall_busy" | "aircall_error" | "aircall_refused" | "aircall_unavailable" | "api_error" | "app_error" | "backfill_put_off" | "body_too_large" | "body_too_slow" | "budget_spent" | "check_under_way" | "claim_not_found" | "claim_of_another" | "clocks_disagree" | "database_away" | "destination_refused" | "encoding_refused" | "event_malformed" | "event_not_found" | "extra_missing" | "idempotency_key_used" | "inbox_full" | "install_attempt_not_found" | "installation_held" | "installation_not_active" | "installation_not_found" | "intake_full" | "invalid_request" | "leaving" | "method_not_allowed" | "not_found" | "not_ready" | "output_lost" | "owner_not_allowed" | "path_not_allowed" | "path_refused" | "position_gone" | "position_unknown" | "redirect_refused" | "replay_not_found" | "rotation_under_way" | "scope_missing" | "seal_broken" | "seal_error" | "seal_key_missing" | "subscription_differs" | "subscription_not_found" | "subscription_unsigned" | "subscriptions_full" | "too_many_at_once" | "too_many_requests" | "too_many_streams" | "too_many_token_reads" | "unauthenticated" | "unavailable" | "webhook_token_unknown";
   request_id: string | null;
   /** With `position_gone`: the oldest valid position */
   oldest?: Int64 | null;

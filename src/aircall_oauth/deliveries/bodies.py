@@ -57,6 +57,13 @@ class NewBody(Body):
     installations: Installations = []
     order: Order = SubscriptionOrder.SUBJECT
     start: Annotated[Literal["now", "beginning"] | Position, Field(alias="from")] = "now"
+    ensure: Annotated[
+        bool,
+        Field(
+            description="Make none if there is one of this name for the same owners: that one is answered, without its "
+            "secret. One that delivers otherwise is a 409"
+        ),
+    ] = False
 
 
 class NewHttp(NewBody):
@@ -101,7 +108,9 @@ class SubscriptionSaved(SubscriptionView):
 
 class SubscriptionCreated(SubscriptionSaved):
     secret: str | None = Field(
-        description="Signs every delivery; shown this once. Null for a broker", examples=["whsec_MfKQ9r8GKYqrTwjU…"]
+        description="Signs every delivery; shown this once, and to a repeat with the same `Idempotency-Key`. Null for "
+        "a broker, and for one that `ensure` found",
+        examples=["whsec_MfKQ9r8GKYqrTwjU…"],
     )
 
 

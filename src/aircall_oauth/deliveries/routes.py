@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from aircall_oauth.access.dependencies import (
     EventsReader,
@@ -29,6 +29,7 @@ from aircall_oauth.deliveries.bodies import (
     TestResult,
 )
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
+from aircall_oauth.deliveries.repeated import Repeat
 from aircall_oauth.deliveries.views import AttemptList, DeadList, SubscriptionList, SubscriptionView
 from aircall_oauth.errors import EventNotFound, SubscriptionNotFound, SubscriptionsFull, SubscriptionUnsigned
 from aircall_oauth.events import feed
@@ -37,22 +38,48 @@ of_events = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRo
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 
 FULL = SubscriptionsFull("MAX_SUBSCRIPTIONS_PER_OWNER")
+MADE_BEFORE: dict[int | str, dict[str, Any]] = {
+    200: {"model": SubscriptionCreated, "description": "What an earlier request made"}
+}
 OF_ONE = problems(401, 403, SubscriptionNotFound(), 422, 503)
 
 SubscriptionId = Annotated[str, Path(pattern=r"^sub_[0-9a-f]{32}$", examples=["sub_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])]
 
 
-@api.post("", summary="Make a subscription", status_code=201, responses=problems(401, 403, FULL, 410, 422, 503))
+@api.post(
+    "",
+    summary="Make a subscription",
+    status_code=201,
+    responses=problems(401, 403, FULL, 410, 422, 503) | MADE_BEFORE,
+)
 async def create_subscription(
-    new: NewSubscription, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep, response: Response
+    new: NewSubscription,
+    key: SubscriptionsWriter,
+    who: WhoDep,
+    resources: ResourcesDep,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[!-~]+$",
+            description="A value of your own for this subscription, such as a UUID. Within 24 hours, a repeat with the "
+            "same key and body makes no second one: it is answered 200, with the secret. With another body it is a 422",
+        ),
+    ] = None,
 ) -> SubscriptionCreated:
     """Begin to deliver events. The answer's `secret` signs them, and is shown this once."""
-    fields = new.model_dump(exclude={"order", "start"}) | {"ordering": new.order}
-    subscription, secret = await subscriptions.create(resources, key, who, start=new.start, **fields)
-    view = await views.show(resources, key, subscription.id)
+    fields = new.model_dump(exclude={"order", "start", "ensure"}) | {"ordering": new.order}
+    repeat = Repeat(idempotency_key, new.model_dump_json(), new.ensure)
+    made = await subscriptions.create(resources, key, who, start=new.start, repeat=repeat, **fields)
+    view = await views.show(resources, key, made.subscription_id)
     response.headers["cache-control"] = "no-store"
+    if not made.is_new:
+        response.status_code = 200
     warnings = await filters.warnings(resources, key, view.types)
-    return SubscriptionCreated(**view.model_dump(), warnings=warnings, secret=secret and secret.get_secret_value())
+    secret = made.secret and made.secret.get_secret_value()
+    return SubscriptionCreated(**view.model_dump(), warnings=warnings, secret=secret)
 
 
 @api.get("", summary="List subscriptions", responses=problems(401, 403, 422, 503))

@@ -19,10 +19,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.deliveries import auditing
+from aircall_oauth.deliveries import auditing, repeated
 from aircall_oauth.deliveries.destinations import registry, signatures
 from aircall_oauth.deliveries.destinations.outcomes import Message, Outcome, attempt, raised_at
 from aircall_oauth.deliveries.reader.leases import CHANGED
+from aircall_oauth.deliveries.repeated import Repeat
 from aircall_oauth.errors import (
     InvalidRequest,
     OwnerNotAllowed,
@@ -50,6 +51,7 @@ HEAD = text(f"SELECT {epochs.END}, coalesce({epochs.DROPPED_TO}, 0)")
 BEFORE = text("SELECT position - 1 FROM event WHERE received_at >= :since ORDER BY position LIMIT 1")
 COUNT = text("SELECT count(*), count(*) FILTER (WHERE owners = :owners) FROM subscription WHERE id <> :but")
 TEST_TYPE = "subscription.test"
+NO_REPEAT = Repeat()
 # A destination that is held to be up.
 FRESH: dict[str, Any] = {"health": Health.UP, "quiet_until": None, "probes": 0}
 
@@ -62,15 +64,26 @@ class SampleResult:
     milliseconds: int
 
 
-async def create(
-    resources: Resources, key: Caller, who: Who, *, start: int | str, **fields: Any
-) -> tuple[Subscription, SecretStr | None]:
-    """Make a subscription that begins at once; returns it, and its signing secret in clear this one time.
+@dataclass(frozen=True)
+class Made:
+    """A subscription that was made now, or `is_new` false, by an earlier request; its secret where it may be shown."""
 
-    `start` is `now`, `beginning` or a position. A broker's subscription has no secret. Raises `DestinationRefused`,
-    `OwnerNotAllowed`, `PositionGone` or `SubscriptionsFull`.
+    subscription_id: str
+    secret: SecretStr | None
+    is_new: bool = True
+
+
+async def create(
+    resources: Resources, key: Caller, who: Who, *, start: int | str, repeat: Repeat = NO_REPEAT, **fields: Any
+) -> Made:
+    """Make a subscription that begins at once; returns it with its signing secret in clear.
+
+    `start` is `now`, `beginning` or a position. A broker's subscription has no secret. What a `repeat` made before is
+    returned instead: with its secret to the same `Idempotency-Key`, since the first answer may be lost. Raises
+    `DestinationRefused`, `OwnerNotAllowed`, `PositionGone`, `SubscriptionsFull`, `IdempotencyKeyUsed` or
+    `SubscriptionDiffers`.
     """
-    subscription_id = new_id("sub")
+    subscription_id, url, asked = new_id("sub"), fields["url"], dict(fields)
     fields["owners"] = _owners(key, fields["owners"])
     kind = SubscriptionKind(fields["kind"])
     fields |= await _addressed(resources, key, kind, subscription_id, fields["url"])
@@ -78,6 +91,11 @@ async def create(
     if secret is not None:
         fields["secret_sealed"] = resources.vault.seal(secret, SealedAt(SECRET_COLUMN, subscription_id))
     async with resources.database.session() as session:
+        await _take_turn(session)
+        if (before := await repeated.by_key(resources, session, key, repeat)) is not None:
+            return Made(before.id, _secret_of(resources, before), is_new=False)
+        if (before := await repeated.by_name(resources, session, repeat, fields["owners"], url, asked)) is not None:
+            return Made(before.id, None, is_new=False)
         await _require_room(resources, session, fields["owners"])
         subscription = Subscription(
             id=subscription_id,
@@ -87,10 +105,11 @@ async def create(
             **fields,
         )
         session.add(subscription)
+        await repeated.remember(resources, session, key, repeat, subscription_id)
         details = auditing.made_of(subscription) | {"from": start, "position": subscription.position}
         await auditing.record(session, who, Action.SUBSCRIPTION_CREATED, subscription_id, subscription.owners, details)
         await _notify_workers(session, subscription_id)
-    return subscription, secret
+    return Made(subscription_id, secret)
 
 
 async def change(resources: Resources, key: Caller, who: Who, subscription_id: str, **fields: Any) -> None:
@@ -267,14 +286,24 @@ async def _require_room(
     resources: Resources, session: AsyncSession, owners: Sequence[str], but: str | None = None
 ) -> None:
     """Raise `SubscriptionsFull` if there are enough. Another one is made only once this transaction has ended."""
+    await _take_turn(session)
     connection, settings = await session.connection(), resources.settings
-    await connection.execute(select(func.pg_advisory_xact_lock(locks.SUBSCRIPTIONS)))
     counted = await connection.execute(COUNT, {"owners": list(owners), "but": but or ""})
     in_all, of_the_owner = counted.one()
     if len(owners) == 1 and of_the_owner >= settings.max_subscriptions_per_owner:
         raise SubscriptionsFull("MAX_SUBSCRIPTIONS_PER_OWNER")
     if in_all >= settings.max_subscriptions:
         raise SubscriptionsFull("MAX_SUBSCRIPTIONS")
+
+
+async def _take_turn(session: AsyncSession) -> None:
+    """Let no other subscription be made until this transaction has ended; what was made before can be seen then."""
+    await (await session.connection()).execute(select(func.pg_advisory_xact_lock(locks.SUBSCRIPTIONS)))
+
+
+def _secret_of(resources: Resources, subscription: Subscription) -> SecretStr | None:
+    sealed = subscription.secret_sealed
+    return None if sealed is None else resources.vault.open(sealed, SealedAt(SECRET_COLUMN, subscription.id))
 
 
 async def _notify_workers(session: AsyncSession, subscription_id: str) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from aircall_oauth.access import audit
 from aircall_oauth.console.sessions import forget as forget_console_sessions
-from aircall_oauth.deliveries import sealing, telling, troubled
+from aircall_oauth.deliveries import repeated, sealing, telling, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
@@ -67,6 +67,7 @@ CHORES = (
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
     Chore("forget attempts", forget_attempts, timedelta(minutes=10)),
     Chore("forget parked", forget_parked, timedelta(minutes=10)),
+    Chore("forget creation keys", repeated.forget, timedelta(hours=1)),
 )
 
 

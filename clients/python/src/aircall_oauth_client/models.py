@@ -210,6 +210,7 @@ NewHttp = TypedDict(
         'installations': 'list[str]',
         'order': 'SubscriptionOrder',
         'from': 'StartPosition',
+        'ensure': 'bool',
         'kind': 'Literal["http"]',
     },
     total=False,
@@ -234,6 +235,7 @@ NewKafka = TypedDict(
         'installations': 'list[str]',
         'order': 'SubscriptionOrder',
         'from': 'StartPosition',
+        'ensure': 'bool',
         'kind': 'Literal["kafka"]',
         'topic': 'str',
     },
@@ -251,6 +253,7 @@ NewNats = TypedDict(
         'installations': 'list[str]',
         'order': 'SubscriptionOrder',
         'from': 'StartPosition',
+        'ensure': 'bool',
         'kind': 'Literal["nats"]',
         'subject': 'str',
     },
@@ -268,6 +271,7 @@ NewRabbitmq = TypedDict(
         'installations': 'list[str]',
         'order': 'SubscriptionOrder',
         'from': 'StartPosition',
+        'ensure': 'bool',
         'kind': 'Literal["rabbitmq"]',
         'exchange': 'str',
         'routing_key': 'str',
@@ -484,7 +488,7 @@ class _Problem(TypedDict):
     title: str
     status: int
     detail: str
-    code: Literal["aircall_busy", "aircall_error", "aircall_refused", "aircall_unavailable", "api_error", "app_error", "backfill_put_off", "body_too_large", "body_too_slow", "budget_spent", "check_under_way", "claim_not_found", "claim_of_another", "clocks_disagree", "database_away", "destination_refused", "encoding_refused", "event_malformed", "event_not_found", "extra_missing", "inbox_full", "install_attempt_not_found", "installation_held", "installation_not_active", "installation_not_found", "intake_full", "invalid_request", "leaving", "method_not_allowed", "not_found", "not_ready", "output_lost", "owner_not_allowed", "path_not_allowed", "path_refused", "position_gone", "position_unknown", "redirect_refused", "replay_not_found", "rotation_under_way", "scope_missing", "seal_broken", "seal_error", "seal_key_missing", "subscription_not_found", "subscription_unsigned", "subscriptions_full", "too_many_at_once", "too_many_requests", "too_many_streams", "too_many_token_reads", "unauthenticated", "unavailable", "webhook_token_unknown"]
+    code: Literal["aircall_busy", "aircall_error", "aircall_refused", "aircall_unavailable", "api_error", "app_error", "backfill_put_off", "body_too_large", "body_too_slow", "budget_spent", "check_under_way", "claim_not_found", "claim_of_another", "clocks_disagree", "database_away", "destination_refused", "encoding_refused", "event_malformed", "event_not_found", "extra_missing", "idempotency_key_used", "inbox_full", "install_attempt_not_found", "installation_held", "installation_not_active", "installation_not_found", "intake_full", "invalid_request", "leaving", "method_not_allowed", "not_found", "not_ready", "output_lost", "owner_not_allowed", "path_not_allowed", "path_refused", "position_gone", "position_unknown", "redirect_refused", "replay_not_found", "rotation_under_way", "scope_missing", "seal_broken", "seal_error", "seal_key_missing", "subscription_differs", "subscription_not_found", "subscription_unsigned", "subscriptions_full", "too_many_at_once", "too_many_requests", "too_many_streams", "too_many_token_reads", "unauthenticated", "unavailable", "webhook_token_unknown"]
     request_id: str | None
 
 

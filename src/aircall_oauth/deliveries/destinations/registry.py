@@ -24,7 +24,7 @@ async def open(resources: Resources, subscription: Subscription) -> Destination:
 
     Raises `SealError` if its secrets do not open, and `ExtraMissing` if its broker's client is not installed.
     """
-    guard, url = Guard(resources.settings, _asker(subscription)), _url(resources, subscription)
+    guard, url = Guard(resources.settings, _asker(subscription)), url_of(resources, subscription)
     if subscription.kind == SubscriptionKind.HTTP:
         at_once = resources.settings.deliveries_at_once
         return HttpDestination(url, _keys(resources, subscription), guard, at_once=at_once)
@@ -71,7 +71,8 @@ def _asker(subscription: Subscription) -> str:
     return subscription.owners[0] if len(subscription.owners) == 1 else subscription.id
 
 
-def _url(resources: Resources, subscription: Subscription) -> str:
+def url_of(resources: Resources, subscription: Subscription) -> str:
+    """Return the whole address of a subscription, with its secrets."""
     if subscription.url_sealed is None:
         return subscription.url
     return resources.vault.open(subscription.url_sealed, SealedAt(URL_COLUMN, subscription.id)).get_secret_value()

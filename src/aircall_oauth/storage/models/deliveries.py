@@ -12,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     Text,
     text,
 )
@@ -90,6 +91,18 @@ class Subscription(Table, table=True):
     told_health: str = Field(default=Health.UP, sa_column=Column(Text, nullable=False, server_default=text("'up'")))
     told_at: datetime | None = time_column(nullable=True)
     created_at: datetime = time_column()
+
+
+class CreationKey(Table, table=True):
+    """The `Idempotency-Key` of the request that made a subscription; `deliveries/repeated.py`."""
+
+    __tablename__ = "creation_key"
+    __table_args__ = (Index("ix_creation_key_subscription_id", "subscription_id"),)
+
+    fingerprint: bytes = column(LargeBinary, primary_key=True)
+    body_fingerprint: bytes = column(LargeBinary)
+    subscription_id: str = text_column(ForeignKey("subscription.id", ondelete="CASCADE"))
+    created_at: datetime = time_column(server_default=text("now()"))
 
 
 class Parked(Table, table=True):
