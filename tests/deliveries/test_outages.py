@@ -482,6 +482,18 @@ def test_probes_come_after_growing_pauses_from_a_second_to_five_minutes() -> Non
         assert planned * 0.85 < pause <= planned
 
 
+def test_a_clock_that_is_ahead_for_a_moment_lengthens_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = a_breaker()
+    with monkeypatch.context() as ahead:
+        ahead.setattr(breaker, "now", lambda: now() + timedelta(days=32))
+        for position in range(breaker.RUN):
+            judged.begin()
+            judged.failed(an_item(position), TryAgain("refused"), probe=False)
+
+    assert judged.down
+    assert 0 < judged.quiet_seconds() <= 1
+
+
 def test_an_answer_that_was_on_its_way_already_proves_nothing() -> None:
     judged = a_breaker()
     early, failing = judged.begin(), judged.begin()

@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 from aircall_oauth.deliveries.destinations.outcomes import TryAgain
 from aircall_oauth.deliveries.reader.queue import Item
@@ -33,6 +34,29 @@ NEVER_THE_EVENT = re.compile(r"refused|dns|tls(_\w+)?|unreachable|blocked_addres
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A time in which no request goes out: waited for by a clock that does not jump, kept as a moment.
+
+    A moment alone would last for a month where the process's clock was a month ahead when it was written.
+    """
+
+    until: datetime
+    ends: float
+
+    @classmethod
+    def of(cls, seconds: float) -> Self:
+        return cls(now() + timedelta(seconds=seconds), time.monotonic() + seconds)
+
+    @classmethod
+    def kept(cls, until: datetime | None) -> Self | None:
+        return None if until is None else cls.of((until - now()).total_seconds())
+
+    def seconds(self) -> float:
+        """How long it still lasts."""
+        return max(self.ends - time.monotonic(), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Suspect:
     """An event that failed, and the number of the last delivery that had begun by then."""
 
@@ -49,7 +73,7 @@ class Breaker:
         self, *, health: Health, quiet_until: datetime | None, probes: int, at_once: int, by_installation: bool
     ) -> None:
         self.down = health == Health.DOWN
-        self.quiet_until = quiet_until
+        self._pause = self._asked = Pause.kept(quiet_until)
         self.probes = probes
         self.gone = False  # the destination wants no more events
         self.limit = 1 if self.down else min(FIRST_LIMIT, at_once)  # of deliveries at once
@@ -58,7 +82,6 @@ class Breaker:
         self._begun = 0
         self._down_since = 0
         self._doubts = 0
-        self._asked_until = quiet_until
         self._suspects: list[Suspect] = []
         self._doubted: list[Suspect] = []  # the few failures by which the destination is held to be down
 
@@ -77,14 +100,19 @@ class Breaker:
 
     def quiet_seconds(self) -> float:
         """How long no request may go out from now on."""
-        return 0.0 if self.quiet_until is None else max((self.quiet_until - now()).total_seconds(), 0.0)
+        return 0.0 if self._pause is None else self._pause.seconds()
+
+    @property
+    def quiet_until(self) -> datetime | None:
+        """Until when no request may go out, to be kept."""
+        return None if self._pause is None else self._pause.until
 
     def may_try_another(self) -> bool:
         """Whether an event that was never tried may go out although a few others failed.
 
         Those few may be to blame themselves; then an untried event need not wait for the next probe.
         """
-        return self._doubts > 0 and (self._asked_until is None or self._asked_until <= now())
+        return self._doubts > 0 and (self._asked is None or not self._asked.seconds())
 
     def doubt_less(self) -> None:
         """Count an untried event that goes out although the destination is held to be down."""
@@ -114,8 +142,7 @@ class Breaker:
     def obey(self, outcome: TryAgain) -> None:
         """Keep quiet as long as the destination asked for."""
         if outcome.pause_seconds:
-            until = now() + timedelta(seconds=outcome.pause_seconds)
-            self._asked_until = self.quiet_until = max(until, self.quiet_until or until)
+            self._asked = self._pause = _longer(Pause.of(outcome.pause_seconds), self._pause)
 
     def judge_overdue(self, *, under_way: bool) -> tuple[list[Suspect], list[Item]]:
         """Judge suspects that no other delivery was compared with in time; returns those to blame and those to hold."""
@@ -135,7 +162,7 @@ class Breaker:
 
     def come_up(self) -> None:
         """Hold the destination to be up."""
-        self.down, self.quiet_until, self.probes, self._doubts = False, None, 0, 0
+        self.down, self._pause, self.probes, self._doubts = False, None, 0, 0
         self._doubted = []
 
     def turn(self) -> int:
@@ -160,5 +187,9 @@ class Breaker:
 
     def _wait_for_probe(self) -> None:
         seconds = min(FIRST_PAUSE_SECONDS * 2**self.probes, LONGEST_PAUSE_SECONDS)
-        until = now() + timedelta(seconds=seconds * random.uniform(0.9, 1.0))  # noqa: S311 - spreads load only
-        self.quiet_until = max(until, self._asked_until or until)
+        spread = random.uniform(0.9, 1.0)  # noqa: S311 - spreads load only
+        self._pause = _longer(Pause.of(seconds * spread), self._asked)
+
+
+def _longer(pause: Pause, other: Pause | None) -> Pause:
+    return pause if other is None else max(pause, other, key=Pause.seconds)
