@@ -5,8 +5,8 @@ The audit's index is built beside its writers: it has a row for every proxied ca
 
 from alembic import op
 
-revision = "0019"
-down_revision = "0018"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 
