@@ -753,25 +753,185 @@ export interface UserData {
   [more: string]: unknown;
 }
 
-export type CallCreatedEvent = Event & { type: "call.created"; data: CallData; };
+/** An event of the type `call.created`. */
+export interface CallCreatedEvent {
+  id: string;
+  position: Int64;
+  type: "call.created";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type CallRingingOnAgentEvent = Event & { type: "call.ringing_on_agent"; data: CallData; };
+/** An event of the type `call.ringing_on_agent`. */
+export interface CallRingingOnAgentEvent {
+  id: string;
+  position: Int64;
+  type: "call.ringing_on_agent";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type CallAnsweredEvent = Event & { type: "call.answered"; data: CallData; };
+/** An event of the type `call.answered`. */
+export interface CallAnsweredEvent {
+  id: string;
+  position: Int64;
+  type: "call.answered";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type CallHungupEvent = Event & { type: "call.hungup"; data: CallData; };
+/** An event of the type `call.hungup`. */
+export interface CallHungupEvent {
+  id: string;
+  position: Int64;
+  type: "call.hungup";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type CallEndedEvent = Event & { type: "call.ended"; data: CallData; };
+/** An event of the type `call.ended`. */
+export interface CallEndedEvent {
+  id: string;
+  position: Int64;
+  type: "call.ended";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type CallVoicemailLeftEvent = Event & { type: "call.voicemail_left"; data: CallData; };
+/** An event of the type `call.voicemail_left`. */
+export interface CallVoicemailLeftEvent {
+  id: string;
+  position: Int64;
+  type: "call.voicemail_left";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type CallTaggedEvent = Event & { type: "call.tagged"; data: CallData; };
+/** An event of the type `call.tagged`. */
+export interface CallTaggedEvent {
+  id: string;
+  position: Int64;
+  type: "call.tagged";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: CallData;
+}
 
-export type MessageReceivedEvent = Event & { type: "message.received"; data: MessageData; };
+/** An event of the type `message.received`. */
+export interface MessageReceivedEvent {
+  id: string;
+  position: Int64;
+  type: "message.received";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: MessageData;
+}
 
-export type ContactCreatedEvent = Event & { type: "contact.created"; data: ContactData; };
+/** An event of the type `contact.created`. */
+export interface ContactCreatedEvent {
+  id: string;
+  position: Int64;
+  type: "contact.created";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: ContactData;
+}
 
-export type ContactUpdatedEvent = Event & { type: "contact.updated"; data: ContactData; };
+/** An event of the type `contact.updated`. */
+export interface ContactUpdatedEvent {
+  id: string;
+  position: Int64;
+  type: "contact.updated";
+  resource: string | null;
+  /** What it is about: a call, a user, a contact …; null where that is not known */
+  subject: string | null;
+  installation_id: string;
+  company_id: Int64;
+  owner: string | null;
+  occurred_at: string | null;
+  received_at: string;
+  /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
+  source: string;
+  data: ContactData;
+}
 
 export type NewSubscription = NewHttp | NewNats | NewRabbitmq | NewKafka;
 

@@ -616,6 +616,8 @@ class UserData(TypedDict, total=False):
 
 
 class CallCreatedEvent(TypedDict):
+    """An event of the type `call.created`."""
+
     id: str
     position: int
     type: Literal["call.created"]
@@ -631,6 +633,8 @@ class CallCreatedEvent(TypedDict):
 
 
 class CallRingingOnAgentEvent(TypedDict):
+    """An event of the type `call.ringing_on_agent`."""
+
     id: str
     position: int
     type: Literal["call.ringing_on_agent"]
@@ -646,6 +650,8 @@ class CallRingingOnAgentEvent(TypedDict):
 
 
 class CallAnsweredEvent(TypedDict):
+    """An event of the type `call.answered`."""
+
     id: str
     position: int
     type: Literal["call.answered"]
@@ -661,6 +667,8 @@ class CallAnsweredEvent(TypedDict):
 
 
 class CallHungupEvent(TypedDict):
+    """An event of the type `call.hungup`."""
+
     id: str
     position: int
     type: Literal["call.hungup"]
@@ -676,6 +684,8 @@ class CallHungupEvent(TypedDict):
 
 
 class CallEndedEvent(TypedDict):
+    """An event of the type `call.ended`."""
+
     id: str
     position: int
     type: Literal["call.ended"]
@@ -691,6 +701,8 @@ class CallEndedEvent(TypedDict):
 
 
 class CallVoicemailLeftEvent(TypedDict):
+    """An event of the type `call.voicemail_left`."""
+
     id: str
     position: int
     type: Literal["call.voicemail_left"]
@@ -706,6 +718,8 @@ class CallVoicemailLeftEvent(TypedDict):
 
 
 class CallTaggedEvent(TypedDict):
+    """An event of the type `call.tagged`."""
+
     id: str
     position: int
     type: Literal["call.tagged"]
@@ -721,6 +735,8 @@ class CallTaggedEvent(TypedDict):
 
 
 class MessageReceivedEvent(TypedDict):
+    """An event of the type `message.received`."""
+
     id: str
     position: int
     type: Literal["message.received"]
@@ -736,6 +752,8 @@ class MessageReceivedEvent(TypedDict):
 
 
 class ContactCreatedEvent(TypedDict):
+    """An event of the type `contact.created`."""
+
     id: str
     position: int
     type: Literal["contact.created"]
@@ -751,6 +769,8 @@ class ContactCreatedEvent(TypedDict):
 
 
 class ContactUpdatedEvent(TypedDict):
+    """An event of the type `contact.updated`."""
+
     id: str
     position: int
     type: Literal["contact.updated"]
