@@ -19,6 +19,7 @@ DETAILS: dict[str, Any] = {
     "PositionGone": (4000,),
     "BudgetSpent": (13,),
     "TooManyTokenReads": (7,),
+    "SubscriptionDiffers": (["url"],),
     "AircallUnavailable": ("timeout",),
     "SubscriptionsFull": ("MAX_SUBSCRIPTIONS_PER_OWNER",),
 }

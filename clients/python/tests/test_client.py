@@ -13,6 +13,7 @@ from aircall_oauth_client import (
     Client,
     ConnectionLost,
     PositionGone,
+    SubscriptionDiffers,
     Unavailable,
 )
 from aircall_oauth_client._sync import client as blocking
@@ -75,8 +76,18 @@ def test_what_may_change_something_twice_is_not_repeated() -> None:
     for answer, error in ((httpx.ReadError("gone"), ConnectionLost), (problem(503, "database_away"), Unavailable)):
         script = Script(answer)
         with pytest.raises(error):
-            client(script).subscriptions.create("crm", "https://crm.example.com/")
+            client(script).events.resend("evt_1", "sub_1")
         assert len(script.asked) == 1
+
+
+def test_making_a_subscription_is_repeated_with_the_same_key() -> None:
+    script = Script(httpx.ReadError("gone"), httpx.Response(200, json=CRM))
+
+    client(script).subscriptions.create("crm", "https://crm.example.com/")
+
+    first, again = (request.headers["idempotency-key"] for request in script.asked)
+    assert first == again
+    assert len(first) == 36
 
 
 def test_what_aircall_was_not_asked_for_is_asked_again(pauses: list[float]) -> None:
@@ -177,26 +188,42 @@ def listed(*subscriptions: dict[str, Any]) -> httpx.Response:
     return httpx.Response(200, json={"items": list(subscriptions), "next": None})
 
 
-CRM = {"id": "sub_1", "name": "crm", "kind": "http", "url": "https://crm.example.com/", "types": ["call.*"]}
+CRM = {
+    "id": "sub_1",
+    "name": "crm",
+    "kind": "http",
+    "url": "https://crm.example.com/",
+    "types": ["call.*"],
+    "owners": [],
+}
+ANOTHER = {**CRM, "id": "sub_2", "owners": ["acme"]}
 
 
-def test_a_subscription_that_is_as_wanted_is_left_alone() -> None:
-    script = Script(listed(CRM))
+def test_a_subscription_that_is_as_wanted_or_new_is_one_request() -> None:
+    script = Script(httpx.Response(201, json={**CRM, "secret": "whsec_x"}))
 
-    found = client(script).subscriptions.ensure("crm", "https://crm.example.com/", types=["call.*"])
+    made = client(script).subscriptions.ensure("crm", "https://crm.example.com/", types=["call.*"], from_="beginning")
 
-    assert (found["id"], len(script.asked)) == ("sub_1", 1)
+    assert made == {**CRM, "secret": "whsec_x"}
+    assert b'"ensure":true' in script.asked[0].content
+    assert b'"from":"beginning"' in script.asked[0].content
 
 
-def test_a_subscription_that_differs_is_changed_and_one_that_is_not_there_is_made() -> None:
-    script = Script(listed(CRM), httpx.Response(200, json=CRM), listed(), httpx.Response(201, json=CRM))
+def test_a_subscription_that_differs_is_changed_where_it_does() -> None:
+    script = Script(problem(409, "subscription_differs"), listed(CRM, ANOTHER), httpx.Response(200, json=CRM))
 
-    client(script).subscriptions.ensure("crm", "https://new.example.com/", types=["call.*"])
-    client(script).subscriptions.ensure("crm", "https://new.example.com/", from_="beginning")
+    client(script).subscriptions.ensure("crm", "https://new.example.com/", types=["call.*"], owners=["acme"])
 
-    assert [request.method for request in script.asked] == ["GET", "PATCH", "GET", "POST"]
-    assert script.asked[1].content == b'{"url":"https://new.example.com/"}'
-    assert b'"from":"beginning"' in script.asked[3].content
+    assert [request.method for request in script.asked] == ["POST", "GET", "PATCH"]
+    assert script.asked[2].url.path.endswith("/sub_2")
+    assert script.asked[2].content == b'{"url":"https://new.example.com/"}'
+
+
+def test_a_subscription_of_another_kind_is_an_error() -> None:
+    script = Script(problem(409, "subscription_differs"), listed({**CRM, "kind": "nats"}))
+
+    with pytest.raises(SubscriptionDiffers):
+        client(script).subscriptions.ensure("crm", "https://crm.example.com/")
 
 
 async def test_the_asynchronous_client_is_the_same() -> None:

@@ -1,8 +1,18 @@
 // The client: one API key for everything that the service offers.
 
-import { ClaimNotFound, ClientError, ConnectionLost, ServiceError, TooManyRequests, Unavailable } from "./errors.js";
+import { randomUUID } from "node:crypto";
+
+import {
+  ClaimNotFound,
+  ClientError,
+  ConnectionLost,
+  ServiceError,
+  SubscriptionDiffers,
+  TooManyRequests,
+  Unavailable,
+} from "./errors.js";
 import { Http, path, pauseBeforeAgain, type Asked, type Options, type Query } from "./http.js";
-import { parse } from "./json.js";
+import { parse, stringify } from "./json.js";
 import type {
   Attempt,
   AuditLine,
@@ -21,6 +31,7 @@ import type {
   RetryAnswer,
   SecretAnswer,
   Subscription,
+  SubscriptionOrder,
   SubscriptionCreated,
   TestResult,
   TokenAnswer,
@@ -225,7 +236,7 @@ export interface SubscriptionFields {
   types?: string[];
   owners?: string[];
   installations?: string[];
-  order?: "none" | "installation";
+  order?: SubscriptionOrder;
   from?: "now" | "beginning" | Int64;
   [ofItsKind: string]: unknown;
 }
@@ -233,28 +244,37 @@ export interface SubscriptionFields {
 export class Subscriptions {
   constructor(readonly http: Http) {}
 
-  /** Make a subscription; its `secret` is in this answer and never again. */
-  create(name: string, url: string, fields: SubscriptionFields = {}): Promise<SubscriptionCreated> {
+  /** Make a subscription; its `secret` is in this answer and never again. Repeated where the connection broke. */
+  create(name: string, url: string, fields: SubscriptionFields = {}, idempotencyKey?: string): Promise<SubscriptionCreated> {
     const body = { kind: "http", ...fields, name, url };
-    return this.http.ask({ method: "POST", path: "/v1/subscriptions", body }) as Promise<SubscriptionCreated>;
+    const headers = { "idempotency-key": idempotencyKey ?? randomUUID() };
+    const asked = { method: "POST", path: "/v1/subscriptions", body, headers, repeatable: true };
+    return this.http.ask(asked) as Promise<SubscriptionCreated>;
   }
 
   /**
    * Make a subscription of this name unless there is one; one that is there is changed where it differs.
-   * Only the answer of a new one has a `secret`. Two programs that do so at the same moment may make two.
+   * Only the answer of a new one has a `secret`. Fields that are not given are left as they are.
    */
   async ensure(name: string, url: string, fields: SubscriptionFields = {}): Promise<Subscription | SubscriptionCreated> {
-    for await (const one of this.list()) {
-      if (one.name !== name || one.kind !== (fields.kind ?? "http")) continue;
-      const now = one as unknown as Record<string, unknown>;
-      const wanted: Record<string, unknown> = { ...fields, url };
-      const differs = CHANGEABLE.filter(
-        (field) => wanted[field] !== undefined && JSON.stringify(wanted[field]) !== JSON.stringify(now[field]),
-      );
-      const changes = Object.fromEntries(differs.map((field) => [field, wanted[field]]));
-      return differs.length > 0 ? this.change(one.id, changes) : one;
+    try {
+      return await this.create(name, url, { ...fields, ensure: true });
+    } catch (error) {
+      if (!(error instanceof SubscriptionDiffers)) throw error;
+      for await (const one of this.list()) {
+        const same = one.name === name && one.kind === (fields.kind ?? "http");
+        if (same && alike(one.owners, fields.owners ?? one.owners)) return this.#changed(one, { ...fields, url });
+      }
+      throw error;
     }
-    return this.create(name, url, fields);
+  }
+
+  async #changed(one: Subscription, wanted: Record<string, unknown>): Promise<Subscription> {
+    const now = one as unknown as Record<string, unknown>;
+    const given = CHANGEABLE.filter((field) => wanted[field] !== undefined);
+    const differing = given.filter((field) => stringify(wanted[field]) !== stringify(now[field]));
+    const changes = Object.fromEntries(differing.map((field) => [field, wanted[field]]));
+    return differing.length > 0 ? this.change(one.id, changes) : one;
   }
 
   list(): AsyncGenerator<Subscription> {
@@ -436,6 +456,10 @@ export async function wayHome(client: Client, owner: string, query: URLSearchPar
     return { installation, error: "", attempt, reload: false };
   }
   return { installation: undefined, error: "not_connected", attempt, reload: false };
+}
+
+function alike(one: string[], another: string[]): boolean {
+  return stringify([...one].sort()) === stringify([...another].sort());
 }
 
 function reading(to: string, query: Query = {}): Asked {

@@ -51,6 +51,8 @@ export class ClaimNotFound extends NotFound {}
 export class ClaimOfAnother extends ServiceError {}
 /** The installation belongs to another owner. */
 export class InstallationHeld extends ServiceError {}
+/** There is a subscription of this name that delivers otherwise. */
+export class SubscriptionDiffers extends ServiceError {}
 /** The installation cannot be asked as: its customer must connect again. */
 export class InstallationNotActive extends ServiceError {}
 /** Wait `retryAfter` seconds. */
@@ -101,6 +103,7 @@ const BY_CODE = new Map<string, Kind>([
   ["claim_of_another", ClaimOfAnother],
   ["installation_held", InstallationHeld],
   ["installation_not_active", InstallationNotActive],
+  ["subscription_differs", SubscriptionDiffers],
   ["position_gone", PositionGone],
   ["position_unknown", PositionUnknown],
 ]);

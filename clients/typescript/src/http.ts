@@ -19,6 +19,7 @@ export interface Asked {
   /** Sending it twice does what sending it once does. */
   repeatable?: boolean;
   ofAircall?: boolean;
+  headers?: Record<string, string>;
 }
 
 export interface Options {
@@ -99,7 +100,7 @@ export class Http {
   }
 
   async #send(asked: Asked, signal: AbortSignal): Promise<Response> {
-    const headers: Record<string, string> = { authorization: `Bearer ${this.#key}`, accept: "application/json, */*" };
+    const headers: Record<string, string> = { authorization: `Bearer ${this.#key}`, accept: "application/json, */*", ...asked.headers };
     const init: RequestInit = { method: asked.method, headers, redirect: "manual", signal };
     if (asked.body !== undefined) {
       headers["content-type"] = "application/json";

@@ -20,6 +20,7 @@ import {
   parse,
   PositionGone,
   stringify,
+  SubscriptionDiffers,
   TooManyRequests,
   Unavailable,
   type Event,
@@ -68,7 +69,7 @@ test("a claim is repeated where the connection broke", async () => {
 test("what may change something twice is not repeated", async () => {
   for (const [step, kind] of [[broken, ConnectionLost], [problem(503, "database_away"), Unavailable]] as const) {
     const { asked, client } = scripted(step);
-    await assert.rejects(client().subscriptions.create("crm", "https://crm.example.com/"), kind);
+    await assert.rejects(client().events.resend("evt_1", "sub_1"), kind);
     assert.equal(asked.length, 1);
   }
 });
@@ -160,20 +161,26 @@ test("a search goes back to the end, and a large position is not rounded", async
   assert.deepEqual(asked[0]?.url.searchParams.getAll("type"), ["call.*", "user.*"]);
 });
 
-test("a subscription is left alone, changed where it differs, or made", async () => {
-  const crm = { id: "sub_1", name: "crm", kind: "http", url: "https://crm.example.com/", types: ["call.*"] };
-  const listed = (...items: unknown[]): Response => json({ items, next: null });
-  const { asked, client } = scripted(listed(crm), listed(crm), json(crm), listed(), json(crm, 201));
+test("a subscription is made once, and changed where it differs", async () => {
+  const crm = { id: "sub_1", name: "crm", kind: "http", url: "https://crm.example.com/", types: ["call.*"], owners: [] };
+  const listed = json({ items: [crm, { ...crm, id: "sub_2", owners: ["acme"] }], next: null });
+  const { asked, client } = scripted(broken, json(crm, 201), problem(409, "subscription_differs"), listed, json(crm));
+  const { subscriptions } = client();
 
-  await client().subscriptions.ensure("crm", "https://crm.example.com/", { types: ["call.*"] });
-  await client().subscriptions.ensure("crm", "https://new.example.com/", { types: ["call.*"] });
-  await client().subscriptions.ensure("crm", "https://new.example.com/", { from: "beginning" });
+  await subscriptions.ensure("crm", "https://crm.example.com/", { types: ["call.*"], from: "beginning" });
+  await subscriptions.ensure("crm", "https://new.example.com/", { types: ["call.*"], owners: ["acme"] });
 
   assert.deepEqual(
     asked.map((one) => one.method),
-    ["GET", "GET", "PATCH", "GET", "POST"],
+    ["POST", "POST", "POST", "GET", "PATCH"],
   );
-  assert.equal(asked[2]?.body, '{"url":"https://new.example.com/"}');
+  assert.match(asked[0]?.body ?? "", /"ensure":true/);
+  assert.equal(asked[0]?.headers.get("idempotency-key"), asked[1]?.headers.get("idempotency-key"));
+  assert.match(asked[4]?.url.pathname ?? "", /sub_2$/);
+  assert.equal(asked[4]?.body, '{"url":"https://new.example.com/"}');
+
+  const other = scripted(problem(409, "subscription_differs"), json({ items: [{ ...crm, kind: "nats" }], next: null }));
+  await assert.rejects(other.client().subscriptions.ensure("crm", "https://crm.example.com/"), SubscriptionDiffers);
 });
 
 test("JSON loses no digit and mistakes no text for a number", () => {

@@ -6,7 +6,8 @@ ClientError
 │   ├── NotFound                    nothing by that name, or not for this API key
 │   ├── InvalidRequest              what was sent is not valid; `detail` says what and where
 │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
-│   ├── InstallationNotActive       its customer must connect again
+│   ├── SubscriptionDiffers         there is one of this name that delivers otherwise
+    │   ├── InstallationNotActive       its customer must connect again
 │   ├── PositionGone                `oldest` is the oldest valid position
 │   ├── PositionUnknown             the log was restored: go on at `resume_from`
 │   ├── TooManyRequests             wait `retry_after` seconds
@@ -74,6 +75,10 @@ class InstallationNotActive(ServiceError):
     """The installation cannot be asked as: its customer must connect again."""
 
 
+class SubscriptionDiffers(ServiceError):
+    """There is a subscription of this name that delivers otherwise."""
+
+
 class PositionGone(ServiceError):
     """Events past the position were dropped already."""
 
@@ -123,6 +128,7 @@ BY_CODE: dict[str, type[ServiceError]] = {
     "claim_of_another": ClaimOfAnother,
     "installation_held": InstallationHeld,
     "installation_not_active": InstallationNotActive,
+    "subscription_differs": SubscriptionDiffers,
     "position_gone": PositionGone,
     "position_unknown": PositionUnknown,
 }

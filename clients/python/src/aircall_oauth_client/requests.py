@@ -32,6 +32,7 @@ class Request:
     body: Any = None
     repeatable: bool = False
     of_aircall: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def get(path: str, **params: Any) -> Request:

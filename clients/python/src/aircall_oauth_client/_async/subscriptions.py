@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
+from aircall_oauth_client import errors
 from aircall_oauth_client.models import (
     Attempt,
     DeadEvent,
@@ -30,31 +32,40 @@ class AsyncSubscriptions:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
-    async def create(self, name: str, url: str, *, kind: str = "http", **fields: Any) -> SubscriptionCreated:
-        """Make a subscription; its `secret` is in this answer and never again.
+    async def create(
+        self, name: str, url: str, *, kind: str = "http", idempotency_key: str | None = None, **fields: Any
+    ) -> SubscriptionCreated:
+        """Make a subscription; its `secret` is in this answer and never again. Repeated where the connection broke.
 
         Fields: `types`, `owners`, `installations`, `order`, `from_`, and those of a broker's kind.
         """
         body = {"name": name, "url": url, "kind": kind, **fields}
         if "from_" in body:
             body["from"] = body.pop("from_")
-        return cast("SubscriptionCreated", await self._client.ask(post("/v1/subscriptions", body)))
+        key = {"idempotency-key": idempotency_key or str(uuid4())}
+        request = Request("POST", "/v1/subscriptions", body=body, repeatable=True, headers=key)
+        return cast("SubscriptionCreated", await self._client.ask(request))
 
     async def ensure(
         self, name: str, url: str, *, kind: str = "http", **fields: Any
     ) -> Subscription | SubscriptionCreated:
         """Make a subscription of this name unless there is one; one that is there is changed where it differs.
 
-        Only the answer of a new one has a `secret`. For one start of one program: two that run at the same moment may
-        make two.
+        Only the answer of a new one has a `secret`. Fields that are not given are left as they are.
         """
-        async for one in self.list():
-            if one["name"] == name and one["kind"] == kind:
-                wanted = {"url": url, **{field: fields[field] for field in CHANGEABLE if field in fields}}
-                now = cast("dict[str, Any]", one)
-                changes = {field: value for field, value in wanted.items() if now[field] != value}
-                return await self.change(one["id"], **changes) if changes else one
-        return await self.create(name, url, kind=kind, **fields)
+        try:
+            return await self.create(name, url, kind=kind, ensure=True, **fields)
+        except errors.SubscriptionDiffers:
+            async for one in self.list():
+                owners = fields.get("owners", one["owners"])
+                if (one["name"], one["kind"], sorted(one["owners"])) == (name, kind, sorted(owners)):
+                    return await self._changed(one, {"url": url, **fields})
+            raise
+
+    async def _changed(self, one: Subscription, wanted: Mapping[str, Any]) -> Subscription:
+        now = cast("dict[str, Any]", one)
+        differing = [field for field in CHANGEABLE if field in wanted and now[field] != wanted[field]]
+        return await self.change(one["id"], **{field: wanted[field] for field in differing}) if differing else one
 
     async def list(self) -> AsyncIterator[Subscription]:
         async for one in self._client.pages("/v1/subscriptions"):

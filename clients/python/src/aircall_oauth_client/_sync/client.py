@@ -107,9 +107,11 @@ class Client:
             waited, attempt = waited + pause, attempt + 1
 
     def _send(self, request: Request) -> httpx.Response:
-        body = {} if request.body is None else {"json": request.body}
+        more: dict[str, Any] = {"params": request.params or None, "headers": request.headers}
+        if request.body is not None:
+            more["json"] = request.body
         try:
-            return self._http.request(request.method, request.path, params=request.params or None, **body)
+            return self._http.request(request.method, request.path, **more)
         except httpx.TransportError as error:
             raise errors.ConnectionLost(f"{request.method} {request.path}: {type(error).__name__}") from error
 
