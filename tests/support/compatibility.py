@@ -180,7 +180,8 @@ class Compared:
     @staticmethod
     def _resolved(document: Document, schema: Any) -> Any:
         while "$ref" in schema:
-            schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            # One that is gone is said elsewhere.
+            schema = document["components"]["schemas"].get(schema["$ref"].rpartition("/")[2], {})
         return schema
 
 
