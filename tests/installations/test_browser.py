@@ -1,12 +1,7 @@
 """What an admin sees, in a real browser: the way through, and the page of each ending."""
 
-import importlib
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,21 +10,12 @@ import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.conftest import migrated_database
+from tests.support.browsers import Visit, launched, visiting
 from tests.support.processes import World, world
 from tests.support.service import database_away
 
 pytestmark = pytest.mark.browser
 
-# As root, in a container, with nothing but loopback.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TITLES = {
     "declined": "You declined",
     "incomplete": "This link is incomplete",
@@ -43,42 +29,10 @@ TITLES = {
 }
 
 
-@dataclass
-class Visit:
-    """A page in a browser of its own, and whatever it complained about."""
-
-    page: Any
-    complaints: list[str] = field(default_factory=list)
-
-    def listen(self) -> None:
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
-        self.page.on("console", self._note)
-
-    def _note(self, message: Any) -> None:
-        # A page that says 4xx or 5xx is told as an error too; that is its status, not its fault.
-        own_status = "Failed to load resource" in message.text and message.location["url"] == self.page.url
-        if message.type in {"error", "warning"} and not own_status:
-            self.complaints.append(message.text)
-
-
-def need(what: str, found: object) -> None:
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing")
-    if found is None:
-        pytest.skip(f"{what} is missing")
-
-
 @pytest.fixture(scope="module")
 async def chromium() -> AsyncIterator[Any]:
-    executable = shutil.which("chromium")
-    need("chromium", executable)
-    need("playwright (of the ci group)", importlib.util.find_spec("playwright"))
-    playwright = importlib.import_module("playwright.async_api")
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=executable, args=FLAGS)
+    async with launched() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +45,6 @@ async def it(chromium: Any, postgres: Postgres, tmp_path_factory: pytest.TempPat
     ):
         await running.start_service("--with-worker")
         yield running
-
-
-@asynccontextmanager
-async def visiting(chromium: Any, **options: Any) -> AsyncIterator[Visit]:
-    context = await chromium.new_context(viewport={"width": 900, "height": 600}, **options)
-    visit = Visit(await context.new_page())
-    visit.listen()
-    yield visit
-    await context.close()
 
 
 async def begin(visit: Visit, it: World) -> None:
