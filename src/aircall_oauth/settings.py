@@ -23,6 +23,7 @@ from aircall_oauth.storage import database_url
 PREFIX = "AIRCALL_OAUTH_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 KEY_BYTES = 32
+NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # One host of a database URL, with or without a port: a name, an IPv4 address, an IPv6 address in brackets, or a Unix
 # socket's folder as %2Fvar%2Frun.
@@ -196,7 +197,9 @@ class Settings(BaseSettings):
         description="base64 of 32 bytes: the key of the fingerprints that recognise API keys and webhook tokens"
     )
     authorize_url: WebUrl = Field(
-        "https://dashboard-v2.aircall.io/oauth/authorize", description="Aircall's consent page"
+        "https://dashboard-v2.aircall.io/oauth/authorize",
+        description="Aircall's consent page, at the address that Aircall's tutorial names; the newer one is "
+        f"`{NEWER_AUTHORIZE_URL}`",
     )
     api_url: BaseUrl = Field("https://api.aircall.io/v1", description="Aircall's Public API")
     aircall_proxy: Proxy = Field(
@@ -206,7 +209,8 @@ class Settings(BaseSettings):
     )
     success_url: OptionalWebUrl = Field(
         "https://dashboard-v2.aircall.io/oauth/success",
-        description="where the browser is sent after a flow without a `return_to`; empty = to our own page",
+        description="where the browser is sent after a flow without a `return_to`; empty = to our own page. The newer "
+        "address is `https://dashboard.aircall.io/oauth/success`",
     )
     return_urls: Annotated[list[WebUrl], NoDecode, BeforeValidator(_split_commas)] = Field(
         [], description="the URLs that `return_to` may be, separated by commas; they must match exactly"

@@ -58,7 +58,19 @@ async def test_a_deployment_that_is_well_is_told_so(tmp_path: Path, database_url
     assert (table.exit_code, as_json.exit_code) == (0, 0), table.stdout
     found = json.loads(as_json.stdout)
     assert {one["check"]: one["level"] for one in found} == dict.fromkeys(
-        ("settings", "database", "schema", "keys", "public url", "worker", "aircall", "app", "installations"), "ok"
+        (
+            "settings",
+            "database",
+            "schema",
+            "keys",
+            "public url",
+            "consent page",
+            "worker",
+            "aircall",
+            "app",
+            "installations",
+        ),
+        "ok",
     )
     assert len(table.stdout.splitlines()) == len(found)
     assert "1 well, 1 in all" in table.stdout
@@ -226,3 +238,27 @@ async def test_a_farewell_that_waits_is_told(service: Service) -> None:
 
     assert (found.level, found.installation_id) == (Level.WARNING, installation_id)
     assert "500" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("status", "level"), [(404, "warning"), (410, "warning"), (503, "warning"), (400, "ok"), (302, "ok")]
+)
+async def test_a_consent_page_that_moved_away_is_found(service: Service, status: int, level: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} X\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/oauth/authorize"
+        found = await doctor.consent_page(service.settings.model_copy(update={"authorize_url": url}))
+
+    assert found.level == level
+    assert level == "ok" or "https://dashboard.aircall.io/oauth/authorize" in (found.advice or "")
+
+
+async def test_a_consent_page_that_cannot_be_reached_is_found(service: Service) -> None:
+    found = await doctor.consent_page(service.settings.model_copy(update={"authorize_url": "http://127.0.0.1:9/x"}))
+
+    assert found.level == "warning"
+    assert "can't be reached" in found.seen

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from aircall_oauth.access import keys
+from aircall_oauth.access import keys, rules
 from aircall_oauth.aircall import relay, transport
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
@@ -64,6 +64,18 @@ TRICKS = [
         b"calls|x",
         b"{calls}",
     ),
+    *(b"v2", b"v2/", b"v2%2f", b"v1", b"V2/users", b"v2/../v1/calls", b"v2/..", b"v2%2f..%2fv1/calls", b"v2/%2e%2e/v1"),
+    *(
+        b"%762/users",
+        b"v%32/users",
+        b"%76%32",
+        b"v2;x/users",
+        b"v2%3b/users",
+        b"v2%20/users",
+        b"v0/users",
+        b"v01/users",
+    ),
+    *(b"v100/users", b"v2//users", b"v2/.", b"v2/./users", b"%5672/users", b"V1%2fcalls", b"v%2532/users", b"v2/%2e"),
     *(b"\xc0\xae\xc0\xae/x", b"\xe2\x80\xa5/x", b"calls/\xff", b"@evil.example.com/..", b"x" * 5000),
 ]
 NONSENSE = [
@@ -992,6 +1004,81 @@ async def test_a_refusal_that_a_second_look_does_not_confirm_is_aircalls_answer(
     assert [row["status"] for row in await world.sql("SELECT status FROM installation")] == ["active"]
 
 
+async def test_a_version_in_the_path_takes_the_place_of_the_usual_one(world: World) -> None:
+    for sent, passed in (
+        (b"calls?a=1", b"/v1/calls?a=1"),
+        (b"v1/calls", b"/v1/calls"),
+        (b"v2/users/1?order=asc", b"/v2/users/1?order=asc"),
+        (b"v2%2Fusers", b"/v2/users"),
+        (b"v10/users", b"/v10/users"),
+        (b"v1/v2/users", b"/v1/v2/users"),
+        (b"vx2/users", b"/v1/vx2/users"),
+    ):
+        got = await world.raw(world.door.encode() + b"/" + sent)
+
+        assert got.startswith(b"HTTP/1.1 200"), sent
+        assert world.aircall.received[-1].split(b" ")[1] == passed
+
+
+async def test_all_versions_share_one_budget(database_url: str) -> None:
+    async with a_world(database_url, AIRCALL_RATE_PER_MINUTE="3") as it:
+        answers = [await it.ask("GET", path) for path in ("users", "v2/users", "v1/users", "v2/users")]
+
+    assert [got.status_code for got in answers] == [200, 200, 200, 429]
+    assert answers[-1].json()["code"] == "budget_spent"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "calls/1/transcription",
+        "v1/calls/1/summary",
+        "calls/1/topics/",
+        "calls%2f1%2fsentiments",
+        "calls/1/%61ction_items",
+    ],
+)
+async def test_a_missing_ai_plan_makes_no_token_suspect(world: World, path: str) -> None:
+    world.aircall.answers = [answer(403, body=b'{"error": "no plan"}'), answer(403)]
+
+    got = await world.raw(f"{world.door}/{path}".encode())
+
+    assert got.startswith(b"HTTP/1.1 403 ")
+    assert got.endswith(b'{"error": "no plan"}')
+    assert len(world.aircall.received) == 1
+    assert [row["status"] for row in await world.sql("SELECT status FROM installation")] == ["active"]
+
+
+@pytest.mark.parametrize("path", ["calls/1/tags", "calls/1", "calls/transcription", "transcription", "v2/users"])
+async def test_a_refusal_anywhere_else_makes_a_token_suspect(world: World, path: str) -> None:
+    world.aircall.answers = [answer(403), answer(403)]
+
+    got = await world.ask("GET", path)
+
+    assert (got.status_code, got.json()["code"]) == (409, "installation_not_active")
+    assert world.aircall.asked[1] == "GET /v1/integrations/me HTTP/1.1"
+
+
+async def test_the_pretend_aircall_has_both_versions_and_no_ai_plan(service: Service) -> None:
+    installation_id = await service.install()
+    call_id = await service.aircall.place_call()
+    partner = await service.partner(Scope.AIRCALL_CALL)
+    door = f"/v1/installations/{installation_id}/aircall"
+
+    users = await partner.get(f"{door}/v2/users")
+    words = await partner.get(f"{door}/v1/calls/{call_id}/transcription")
+    call = await partner.get(f"{door}/calls/{call_id}")
+
+    assert users.json()["users"]
+    assert (words.status_code, call.status_code) == (403, 200)
+
+
+@pytest.mark.parametrize("rule", ["GET /v2", "GET /V2/users", "GET /v2/", "* /v0/users", "GET /v100/users"])
+def test_a_rule_of_an_odd_version_is_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match="version"):
+        rules.checked(rule)
+
+
 # In place of a segment, some server would read each of these as the collection's own path.
 COLLECTIONS = [
     "",
@@ -1031,6 +1118,24 @@ RULES = [
         ["POST contacts", "PUT contacts"],
         ["GET contacts", "POST contacts/1", "POST Contacts"],
     ),
+    (
+        ["GET /users"],
+        ["GET users", "GET v1/users", "GET v1%2fusers"],
+        ["GET v2/users", "GET v10/users", "GET v1/v1/users"],
+    ),
+    (
+        ["GET /v2/users"],
+        ["GET v2/users"],
+        ["GET users", "GET v1/users", "GET v2/users/1", "GET v22/users", "GET V2/users"],
+    ),
+    (
+        ["GET /v1/calls/*"],
+        ["GET calls/1", "GET v1/calls/1"],
+        ["GET v2/calls/1", "GET v1/calls", "GET v2/../v1/calls/1"],
+    ),
+    (["GET /**"], ["GET calls", "GET v1/calls/1"], ["GET v2/users", "GET v10/users", "GET v2", "GET v2%2fusers"]),
+    (["GET /*/users", "GET /v*/users"], ["GET x/users", "GET v1/x/users"], ["GET v2/users", "GET v1/users"]),
+    (["GET /v1/**"], ["GET calls"], ["GET v11/calls", "GET v2/calls"]),
     (["* /tags/*-x", "GET /users"], ["DELETE tags/1-x", "GET users"], ["DELETE tags/1", "GET users/", "PUT users"]),
     (
         ["GET /calls/*"],
@@ -1046,11 +1151,11 @@ async def test_a_key_with_rules_asks_for_what_they_allow_only(world: World) -> N
         answers = [await world.raw(f"{world.door}/{path}".encode(), method=method.encode()) for method, path in pairs]
         return [one.split(b" ")[1] for one in answers]
 
-    for rules, allowed, refused in RULES:
-        world.key = await keys.create(world.resources, name="narrow", scopes=[Scope.AIRCALL_CALL], aircall_rules=rules)
-        assert await codes(allowed) == [b"200"] * len(allowed), rules
+    for ruled, allowed, refused in RULES:
+        world.key = await keys.create(world.resources, name="narrow", scopes=[Scope.AIRCALL_CALL], aircall_rules=ruled)
+        assert await codes(allowed) == [b"200"] * len(allowed), ruled
         before = len(world.aircall.received)
-        assert set(await codes(refused)) <= {b"403", b"400"}, rules
+        assert set(await codes(refused)) <= {b"403", b"400"}, ruled
         assert len(world.aircall.received) == before
 
 

@@ -14,6 +14,7 @@ from typing import Self
 import httpx
 from pydantic import SecretStr
 
+from aircall_oauth.aircall import versions
 from aircall_oauth.errors import AircallUnavailable, TooManyAtOnce
 
 CONNECT_SECONDS = 5.0
@@ -27,6 +28,8 @@ UNFIT = "the answer is none of HTTP"
 FINAL = range(200, 600)
 # Not allowed in a header's value (RFC 9110, 5.5), and passed on by no server.
 CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# The version that the address of Aircall's API ends with.
+VERSION_AT_END = re.compile(rb"/v[1-9][0-9]?$")
 TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
 # The connection broke before an answer arrived; whether the request arrived is unknown.
 FAULTS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
@@ -41,6 +44,8 @@ class ConnectionFault(AircallUnavailable):
 @dataclass(frozen=True)
 class Asked:
     """A request to pass on. `path` and `query` are bytes of the request line, `path` without its leading slash.
+
+    Where `path` begins with a version of Aircall's API, it takes the place of the version that `API_URL` ends with.
 
     `body` is the bytes or a stream of them; `headers` say how long it is, where that is known.
     """
@@ -94,6 +99,8 @@ class Relay:
 
     def __init__(self, *, api_url: str, transport: httpx.AsyncBaseTransport) -> None:
         self._url = httpx.URL(api_url)
+        self._base = self._url.raw_path.rstrip(b"/")
+        self._above_versions = VERSION_AT_END.sub(b"", self._base)
         # A transport and not a client: it follows no redirects, keeps no cookies and changes no headers.
         self._transport = transport
 
@@ -122,7 +129,8 @@ class Relay:
         return answer
 
     def _request(self, asked: Asked, token: SecretStr) -> httpx.Request:
-        target = self._url.raw_path.rstrip(b"/") + b"/" + asked.path + (b"?" + asked.query if asked.query else b"")
+        base = self._above_versions if versions.NAMED.match(asked.path.decode()) else self._base
+        target = base + b"/" + asked.path + (b"?" + asked.query if asked.query else b"")
         own = [(b"host", self._url.netloc), (b"authorization", b"Bearer " + token.get_secret_value().encode())]
         return httpx.Request(
             asked.method,

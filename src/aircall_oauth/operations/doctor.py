@@ -28,7 +28,7 @@ from aircall_oauth.installations import tokens, views
 from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.resources import Resources, open_resources
-from aircall_oauth.settings import Settings
+from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings
 from aircall_oauth.storage import partitions
 from aircall_oauth.storage.database import Database, database_errors
 from aircall_oauth.storage.faults import explain
@@ -48,6 +48,9 @@ CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)
 OVERDUE_AFTER = timedelta(minutes=15)
 PUBLIC_URL_SECONDS = 5.0
+CONSENT_SECONDS = 5.0
+# What a host answers that has no such page (any more).
+GONE = {404, 410}
 CHECKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
 DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once after POST …/resume."
@@ -108,6 +111,7 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
     yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
     yield await _public_url(resources.settings)
+    yield await consent_page(resources.settings)
     yield await worker_finding(resources)
     async for finding in subscription_findings(resources):
         yield finding
@@ -151,6 +155,32 @@ async def _public_url(settings: Settings) -> Finding:
     if not ours:
         return Finding("public url", Level.PROBLEM, "another service answers there", advice)
     return Finding("public url", Level.OK, "leads to this service")
+
+
+async def consent_page(settings: Settings) -> Finding:
+    """Check that Aircall still answers at the address of its consent page: Aircall has moved it before."""
+    advice = (
+        "AIRCALL_OAUTH_AUTHORIZE_URL (and AIRCALL_OAUTH_SUCCESS_URL) may name Aircall's newer host: "
+        f"{NEWER_AUTHORIZE_URL}."
+    )
+    try:
+        status = await _status_of(settings.authorize_url, settings.aircall_proxy.get_secret_value())
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        seen = f"can't be reached from here ({type(error).__name__})"
+        return Finding("consent page", Level.WARNING, seen, advice)
+    if status in GONE or status >= 500:
+        return Finding("consent page", Level.WARNING, f"no longer answers: status {status}", advice)
+    return Finding("consent page", Level.OK, "answers")
+
+
+async def _status_of(url: str, proxy: str) -> int:
+    through = proxy if proxy and url.startswith("https://") else None
+    timeout = aiohttp.ClientTimeout(total=CONSENT_SECONDS)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, trust_env=False) as client,
+        client.get(url, allow_redirects=False, proxy=through) as answer,
+    ):
+        return answer.status
 
 
 async def worker_finding(resources: Resources) -> Finding:

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.aircall import budget
+from aircall_oauth.aircall import ai_plan, budget
 from aircall_oauth.aircall.relay import Answer, Asked, ConnectionFault
 from aircall_oauth.errors import (
     AircallUnavailable,
@@ -69,7 +69,7 @@ async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: 
     answer = await _ask(resources, passage, asked)
     try:
         await _believe(resources, passage, answer)
-        await _judge(resources, installation_id, answer)
+        await _judge(resources, installation_id, asked, answer)
     except BaseException:
         await answer.close()
         raise
@@ -122,10 +122,12 @@ async def _send(resources: Resources, passage: Passage, asked: Asked) -> Answer:
     return answer
 
 
-async def _judge(resources: Resources, installation_id: str, answer: Answer) -> None:
+async def _judge(resources: Resources, installation_id: str, asked: Asked, answer: Answer) -> None:
     """Raise our own error for a redirect, and for the refusal of a token that turns out to be dead."""
     if answer.status in REDIRECTS:
         raise RedirectRefused
+    if answer.status == ai_plan.MISSING and ai_plan.is_needed(asked.path):
+        return
     if answer.status in tokens.DEAD_TOKEN and await tokens.suspect_token(resources, installation_id):
         raise InstallationNotActive(UNAUTHORIZED)
 

@@ -45,7 +45,8 @@ async def ask_aircall(
         Path(
             min_length=1,
             examples=["calls"],
-            description="A path of Aircall's, its slashes as they are or as `%2F`, without `/v1` in front",
+            description="A path of Aircall's, its slashes as they are or as `%2F`. It may begin with a version, as "
+            "`v2/users` does; without one it is `v1`",
         ),
     ],
     key: AircallCaller,
@@ -54,7 +55,8 @@ async def ask_aircall(
 ) -> Response:
     """Ask the Aircall Public API as this installation: the method, the path, the query and the body as they are.
 
-    What Aircall answers is passed on as it comes, its errors too. Errors of this service have a `code`.
+    All versions of Aircall's API share the company's budget. What Aircall answers is passed on as it comes, its errors
+    too. Errors of this service have a `code`.
     """
     asked = await _asked(request)
     return PassedOn(await forward.pass_on(resources, key, who, installation_id, asked))

@@ -30,6 +30,11 @@ def bad_token() -> RefusedError:
     return _edge(403, "rest.error.403-edge")
 
 
+def no_ai_plan() -> RefusedError:
+    """The company lacks the plan that a path needs; its token is well. The body's words are invented."""
+    return RefusedError(403, {"error": "Forbidden", "troubleshoot": "This needs the Aircall AI package"})
+
+
 def no_such_path() -> RefusedError:
     return _edge(404, "rest.error.404-edge")
 

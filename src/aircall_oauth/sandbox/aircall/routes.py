@@ -105,6 +105,11 @@ async def get_call(visit: Visit) -> Response:
     return JSONResponse({"call": call})
 
 
+async def ai_of_call(visit: Visit) -> Response:
+    """`GET /v1/calls/:id/transcription` and others: the pretend companies have no AI plan."""
+    raise refusals.no_ai_plan()
+
+
 async def list_numbers(visit: Visit) -> Response:
     return page(visit.request, visit.aircall.base_url, "numbers", companies.number_views(visit.company))
 
@@ -165,6 +170,7 @@ ROUTES = [
     Route("/v1/webhooks/{id}", admitted(delete_webhook), methods=["DELETE"]),
     Route("/v1/calls", admitted(list_calls), methods=["GET"]),
     Route("/v1/calls/{id:int}", admitted(get_call), methods=["GET"]),
+    Route("/v1/calls/{id:int}/{ai}", admitted(ai_of_call), methods=["GET"]),
     Route("/v1/numbers", admitted(list_numbers), methods=["GET"]),
     Route("/v2/users", admitted(list_users), methods=["GET"]),
 ]
