@@ -19,7 +19,7 @@ BODIES: list[tuple[str, str, Any, str]] = [
     ("/v1/subscriptions", "types", "call.*", "body.types: must be a list"),
     ("/v1/subscriptions", "types", ["a b"], "body.types.0: must match ^[!-~]{1,255}$"),
     ("/v1/subscriptions", "types", ["x"] * 101, "body.types: must have 100 items or fewer"),
-    ("/v1/subscriptions", "order", "lifo", "body.order: must be one of none, installation"),
+    ("/v1/subscriptions", "order", "lifo", "body.order: must be one of none, subject, installation"),
     ("/v1/subscriptions", "from", "then", "body.from: must be one of now, beginning, or must be a whole number"),
     ("/v1/subscriptions", "from", -1, "body.from: must be one of now, beginning, or must be 0 or more"),
 ]
