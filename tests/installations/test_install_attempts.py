@@ -201,6 +201,24 @@ async def test_failures_without_a_link_have_room_again_an_hour_later(
     assert len(await service.sql("SELECT FROM install_attempt")) == 4
 
 
+async def test_an_admin_who_connects_again_and_again_leaves_a_bounded_number_of_rows(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "CONNECTIONS_PER_HOUR", 2)
+    for _ in range(4):
+        await service.install()
+    await service.install(70078)
+    of_an_hour = await service.sql("SELECT company_id FROM install_attempt ORDER BY company_id")
+    await service.sql(TWO_HOURS)
+    await service.install()
+
+    assert [row["company_id"] for row in of_an_hour] == [70077, 70077, 70078]
+    assert len(await service.sql("SELECT FROM install_attempt")) == 4
+    assert len(await service.sql("SELECT FROM installation WHERE status = 'active'")) == 2, (
+        "it is connected all the same"
+    )
+
+
 async def test_opening_a_link_again_and_again_writes_once(service: Service) -> None:
     link = await service.link("acme")
     await service.new_browser().get(link)

@@ -33,6 +33,8 @@ REFERENCE = rf"^[{ALPHABET}]{{8}}$"
 CONNECTED, UNCLAIMED, CLAIMED = "connected", "unclaimed", "claimed"
 # Rows of failed flows without a link: more than this within an hour are only counted.
 FAILURES_PER_HOUR = 60
+# Rows of connected flows without a link, for one installation: more than this within an hour leave none.
+CONNECTIONS_PER_HOUR = 10
 HOUR = timedelta(hours=1)
 FORGET = "DELETE FROM install_attempt WHERE id IN (SELECT id FROM install_attempt WHERE created_at < $1 LIMIT $2)"
 
@@ -103,6 +105,8 @@ async def connect(session: AsyncSession, attempt: Attempt, installation: Install
         "company_id": installation.company_id,
         "company_name": installation.company_name,
     }
+    if attempt.link_id is None and not await _has_room_for(session, installation.id):
+        return
     await _note(session, attempt, facts)
     if not held:
         await _live_already(session, installation.id)
@@ -176,6 +180,16 @@ async def _has_room(session: AsyncSession) -> bool:
         col(InstallAttempt.connected_at).is_(None),
     )
     return (await session.exec(failed)).one() < FAILURES_PER_HOUR
+
+
+async def _has_room_for(session: AsyncSession, installation_id: str) -> bool:
+    """Return whether one more connection of this installation may be kept; its row is locked by the install."""
+    connected = select(func.count()).where(
+        col(InstallAttempt.installation_id) == installation_id,
+        col(InstallAttempt.created_at) > now() - HOUR,
+        col(InstallAttempt.link_id).is_(None),
+    )
+    return (await session.exec(connected)).one() < CONNECTIONS_PER_HOUR
 
 
 async def _live_already(session: AsyncSession, installation_id: str) -> None:
