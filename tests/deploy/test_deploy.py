@@ -206,6 +206,36 @@ def test_one_that_exits_soon_after_its_start_replaces_none() -> None:
         assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
+@pytest.mark.deploy
+def test_no_way_from_outside_leads_to_the_console() -> None:
+    rendered = list(yaml.safe_load_all(run(tool("kubectl"), "kustomize", KUBERNETES / "overlays/example")))
+    services = {each["metadata"]["name"]: each["spec"] for each in rendered if each["kind"] == "Service"}
+    console = next(
+        port["containerPort"]
+        for name, _, container in _containers()
+        if name == "aircall-oauth-web"
+        for port in container["ports"]
+        if port["name"] == "console"
+    )
+
+    assert [port["targetPort"] for port in services["aircall-oauth"]["ports"]] == ["http"]
+    assert [port["targetPort"] for port in services["aircall-oauth-console"]["ports"]] == ["console"]
+    assert services["aircall-oauth-console"].get("type", "ClusterIP") == "ClusterIP"
+    (ingress,) = [each for each in rendered if each["kind"] == "Ingress"]
+    assert "aircall-oauth-console" not in yaml.safe_dump(ingress)
+    (policy,) = [each for each in rendered if each["kind"] == "NetworkPolicy"]
+    (rule,) = [each for each in policy["spec"]["ingress"] if console in [port["port"] for port in each["ports"]]]
+    proxy = {"matchExpressions": [{"key": "aircall-oauth/console", "operator": "Exists"}]}
+    assert rule["from"] == [{"podSelector": proxy}]
+
+
+def test_compose_publishes_the_console_to_this_machine_only() -> None:
+    service = yaml.safe_load(COMPOSE.read_text())["services"]["service"]
+
+    assert service["environment"]["AIRCALL_OAUTH_CONSOLE_PORT"] == "8300"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
 def test_the_dockerfile_takes_the_whole_build_backend_from_the_lock() -> None:
     wanted = re.search(r"keep = /\^\(([a-z0-9|-]+)\)==/", DOCKERFILE.read_text())
 

@@ -214,7 +214,7 @@ def _table(chart: Chart, zone: tzinfo) -> Markup:
         )
         for index in range(0, len(chart.moments), every)
     ]
-    said = f"Show the numbers ({chart.unit}{', the highest of each row’s time' if every > 1 else ''})"
+    said = "Show the numbers (the highest in each row’s time)" if every > 1 else "Show the numbers"
     return Markup(
         '<details><summary>{}</summary><div class="scroll" tabindex="0" role="region" aria-label="{}"><table>'
         '<thead><tr><th scope="col">Time ({})</th>{}</tr></thead><tbody>{}</tbody></table></div></details>'

@@ -73,11 +73,13 @@ async def _events(resources: Resources) -> Chart:
 
 
 async def _read(resources: Resources, name: Name, labels: list[str] | None) -> tuple[list[Point], list[datetime]]:
-    """Return a figure's points of the last day, and the beginning of each step, whether anything was counted in it."""
-    until = datetime.now(UTC)
+    """Return a figure's points of the last day, and the beginning of each step, whether anything was counted in it.
+
+    The step that is under way is left out: it would look like a fall.
+    """
+    until = EPOCH + (datetime.now(UTC) - EPOCH) // STEP * STEP
     points = await figures.series(resources.database, name, labels, until - DAY, until, STEP)
-    first = EPOCH + (until - DAY - EPOCH) // STEP * STEP
-    return points, [first + n * STEP for n in range(DAY // STEP + 1)]
+    return points, [until - DAY + n * STEP for n in range(DAY // STEP)]
 
 
 def _series(name: str, colour: int, points: list[Point], moments: list[datetime], amount: Amount) -> Series:
