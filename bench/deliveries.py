@@ -1,6 +1,6 @@
 """Deliveries: this service, a bare aiohttp loop and the usual design, alternating in one run; then latency and outages.
 
-python -m bench.deliveries [--rounds 3] [--count 20000]
+python -m bench.deliveries [--rounds 3] [--count 20000] [--only backlog]
 """
 
 import argparse
@@ -32,11 +32,14 @@ LATENCY_PER_SECOND, LATENCY_SECONDS = 300, 20
 MANY, MANY_PER_SECOND, MANY_SECONDS = 50, 10, 15
 MILLION = 1_000_000
 OUTAGE_SECONDS = 30
+PER_CALL = 8
+# So many events in a row about one call: more than Aircall sends, so that they have to wait for each other.
+ABOUT_CALLS = f"UPDATE event SET subject = 'call:' || position / {PER_CALL}"
 CALLS = "SELECT sum(calls) FROM pg_stat_statements"
 FILL = """
-    INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, source, data)
+    INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, subject, source, data)
     SELECT nextval('event_position'), now(), 'evt_' || md5(n::text), 'ins_' || md5((n % 100)::text), 1,
-           'call.ended', 'call', 'aircall', '{}'
+           'call.ended', 'call', 'call:' || n, 'aircall', '{}'
     FROM generate_series($1::bigint, $2::bigint) n
 """
 WRITTEN = """
@@ -108,7 +111,10 @@ def main() -> None:
         with ground.serving("service", folder, url) as server:
             house = House(folder, url, server, sink_port, api_key)
             ground.load(server, options.count, ground.fresh_salt())
+            house.sql(ABOUT_CALLS)
             _backlog(house, options.count, options.rounds)
+        if options.only == "backlog":
+            return
         with serving_with_worker(folder, url) as server:
             house = House(folder, url, server, sink_port, api_key)
             _latency(house)
@@ -118,21 +124,22 @@ def main() -> None:
 
 
 def _backlog(house: House, count: int, rounds: int) -> None:
-    rates: dict[str, list[float]] = {"bare": [], "usual": [], "service": []}
+    rates: dict[str, list[float]] = {"bare": [], "usual": [], "subject": [], "none": []}
     statements = []
-    for _ in range(rounds):
+    for number in range(rounds):
         rates["bare"].append(_send(house, "bare", count))
         rates["usual"].append(_send(house, "usual", count // USUAL_SHARE))
-        rate, calls = _deliver(house, count)
-        rates["service"].append(rate)
-        statements.append(calls / count)
+        for order in ("subject", "none") if number % 2 else ("none", "subject"):
+            rate, calls = _deliver(house, count, order)
+            rates[order].append(rate)
+            statements.append(calls / count)
     _say(f"\nbacklog of {count:,} events of 2 KB to one destination, {CONCURRENCY} at once, {rounds} rounds")
     for name, each in rates.items():
         _say(f"  {name:<8} {statistics.median(each):8.0f} deliveries/s")
-    for other in ("bare", "usual"):
-        ratios = [ours / theirs for ours, theirs in zip(rates["service"], rates[other], strict=True)]
+    for one, other in (("none", "bare"), ("none", "usual"), ("subject", "bare"), ("subject", "none")):
+        ratios = [ours / theirs for ours, theirs in zip(rates[one], rates[other], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        _say(f"  service / {other:<6} {statistics.median(ratios):8.2f}   {spread}")
+        _say(f"  {f'{one} / {other}':<16} {statistics.median(ratios):8.2f}   {spread}")
     _say(f"  SQL statements per delivered event {statistics.median(statements):.4f}")
 
 
@@ -145,10 +152,10 @@ def _send(house: House, which: str, count: int) -> float:
     return _rate(house.came(), count)
 
 
-def _deliver(house: House, count: int) -> tuple[float, int]:
+def _deliver(house: House, count: int, order: str) -> tuple[float, int]:
     """Deliveries per second, and the statements they cost."""
     house.came()
-    subscription_id = house.subscribe("/service", **{"from": "beginning"})
+    subscription_id = house.subscribe("/service", order=order, **{"from": "beginning"})
     before = house.sql(CALLS)[0]
     with house.worker() as worker:
         wait_until(lambda: house.count() >= count, [worker], 300)
@@ -244,6 +251,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--only", choices=["backlog"])
     return parser.parse_args()
 
 

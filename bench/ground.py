@@ -108,10 +108,11 @@ async def prepare(url: str) -> str:
 
 @contextmanager
 def serving(name: str, folder: Path, url: str) -> Iterator[Server]:
-    """One of `noop`, `plain` and `service` as a process, ready."""
+    """One of `noop`, `plain`, `service` and `subjectless` as a process, ready."""
     port = free_port()
     uvicorn = ["uvicorn", f"bench.{name}:app", "--port", str(port), "--no-access-log", "--log-level", "warning"]
-    command = ["aircall_oauth", "serve", "--port", str(port)] if name == "service" else uvicorn
+    modules = {"service": "aircall_oauth", "subjectless": "bench.subjectless"}
+    command = [modules[name], "serve", "--port", str(port)] if name in modules else uvicorn
     with Child(name, command, environment(url, port), folder / f"{name}.log") as child:
         wait_until(lambda: answers(port), [child], READY_SECONDS)
         yield Server(name, port, child.pid)

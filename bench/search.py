@@ -1,4 +1,6 @@
-"""What finding events by subject costs the receiver, and what a search costs: with the index and without, in one run.
+"""What finding events by subject costs the receiver, and what a search costs: all in one run.
+
+The receiver as it is, without the index, and without saying what an event is about, so with an index that stays empty.
 
 python -m bench.search [--rounds 3] [--count 5000] [--days 10] [--events 100000]
 """
@@ -47,29 +49,36 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
         postgres = stack.enter_context(ground.durable_postgres(folder))
-        asyncio.run(_execute(postgres.dsn(), "CREATE DATABASE without"))
-        urls = {"with": postgres.dsn(), "without": postgres.dsn("without")}
+        for other in ("without", "unfilled"):
+            asyncio.run(_execute(postgres.dsn(), f"CREATE DATABASE {other}"))
+        urls = {"with": postgres.dsn(), "without": postgres.dsn("without"), "unfilled": postgres.dsn("unfilled")}
         servers = {}
         for name, url in urls.items():
             asyncio.run(ground.prepare(url))
             (folder / name).mkdir()
-            servers[name] = stack.enter_context(ground.serving("service", folder / name, url))
+            kind = "subjectless" if name == "unfilled" else "service"
+            servers[name] = stack.enter_context(ground.serving(kind, folder / name, url))
         asyncio.run(_execute(urls["without"], "DROP INDEX ix_event_subject_position"))
         for server in servers.values():
             ground.load(server, 500, ground.fresh_salt())
-        rounds = [asyncio.run(_round(urls, servers, options.count)) for _ in range(options.rounds)]
+        rounds = [asyncio.run(_round(urls, servers, options.count, number)) for number in range(options.rounds)]
+        assert asyncio.run(_execute(urls["unfilled"], "SELECT count(subject) FROM event")) == 0
         for what in ("per_second", "wal"):
-            ratios = [each["with"][what] / each["without"][what] for each in rounds]
-            _say(
-                f"  {what:<10} with / without {statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+            for other in ("without", "unfilled"):
+                ratios = [each["with"][what] / each[other][what] for each in rounds]
+                spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+                _say(f"  {what:<10} {f'with / {other}':<16} {statistics.median(ratios):5.2f} {spread}")
+        if not options.days:
+            return
         _say(f"  WAL bytes per event    {statistics.median(each['with']['wal'] for each in rounds):6.0f}")
         asyncio.run(_search(urls["with"], options.days, options.events))
 
 
-async def _round(urls: dict[str, str], servers: dict[str, Any], count: int) -> dict[str, dict[str, float]]:
+async def _round(urls: dict[str, str], servers: dict[str, Any], count: int, turn: int) -> dict[str, dict[str, float]]:
     found = {}
-    for name, server in servers.items():
+    names = list(servers)
+    for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        server = servers[name]
         before = await _execute(urls[name], "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
         done = await asyncio.to_thread(ground.load, server, count, ground.fresh_salt())
         after = await _execute(urls[name], "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
