@@ -13,6 +13,8 @@ from aircall_oauth.events.query import Filter
 BATCH = 4
 LEAST_BATCH = 32
 BATCHES = 2
+# Events about the same call wait for each other, so as many deliveries at once need more events.
+BATCHES_BY_SUBJECT = 4
 MOST_BYTES = 4 * 1024 * 1024
 
 
@@ -29,6 +31,7 @@ class ReadAhead:
         memory: Memory,
         at_once: int,
         retried: Mapping[int, Item],
+        batches: int = BATCHES,
     ) -> None:
         self.window = window
         self.more = True  # whether there may be more to read
@@ -36,6 +39,7 @@ class ReadAhead:
         self._connections = connections
         self._tail, self._memory = tail, memory
         self._batch = max(BATCH * at_once, LEAST_BATCH)
+        self._batches = batches
         self._retried = retried
         self._reading = False
         self.note_memory()
@@ -54,7 +58,7 @@ class ReadAhead:
 
     def may_read(self) -> bool:
         """Whether there may be more to read, and room for it."""
-        few = len(self.window) <= (BATCHES - 1) * self._batch
+        few = len(self.window) <= (self._batches - 1) * self._batch
         # With no room left, one event at a time; those that are set aside as slow are held, too.
         return self.more and few and (self.room() > 0 or not self._held())
 

@@ -18,7 +18,7 @@ from aircall_oauth.deliveries.reader.parked import Wanted
 from aircall_oauth.deliveries.reader.progress import PAUSE_SECONDS, FencedOff, Progress
 from aircall_oauth.deliveries.reader.queries import Checkpoint
 from aircall_oauth.deliveries.reader.queue import Item, Queue, Window
-from aircall_oauth.deliveries.reader.read_ahead import ReadAhead
+from aircall_oauth.deliveries.reader.read_ahead import BATCHES, BATCHES_BY_SUBJECT, ReadAhead
 from aircall_oauth.deliveries.reader.sender import Sender
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.errors import DatabaseAway
@@ -79,6 +79,7 @@ class Reader:
             memory=memory,
             at_once=at_once,
             retried=retried,
+            batches=BATCHES_BY_SUBJECT if subscription.ordering == SubscriptionOrder.SUBJECT else BATCHES,
         )
         self._progress = Progress(connections, self._checkpoint, self._wake)
         self._sender = Sender(
