@@ -34,7 +34,14 @@ def routes(method: str) -> Iterator[str]:
 
 
 def filled_in(path: str) -> str:
-    kinds = {"session_id": "cse", "installation_id": "ins", "key_id": "key", "attempt": "att"}
+    kinds = {
+        "session_id": "cse",
+        "event_id": "evt",
+        "replay_id": "rpl",
+        "installation_id": "ins",
+        "key_id": "key",
+        "attempt": "att",
+    }
     return re.sub(r"{(\w+)}", lambda found: new_id(kinds.get(found[1], found[1][:3])), path)
 
 

@@ -41,6 +41,7 @@ async def test_each_act_is_a_row_with_its_actor_its_owner_and_what_it_changed(se
         await partner.post("resume")
         fresh = (await partner.post("rotate-secret", {"now": True}))["secret"]
         await partner.post("dead/retry")
+        await partner.post("test")
         await partner.post("replay", {"position": 0})
         window = {"from": 1, "to": 100, "types": ["call.*"], "per_second": 7}
         started = (await partner.client.post(f"/v1/subscriptions/{partner.id}/replay", json=window)).json()
@@ -52,7 +53,8 @@ async def test_each_act_is_a_row_with_its_actor_its_owner_and_what_it_changed(se
     actions = [row["action"] for row in rows]
     assert actions == [
         *("subscription.created", "subscription.changed", "subscription.paused", "subscription.resumed"),
-        *("subscription.secret_rotated", "subscription.dead_retried", "subscription.moved"),
+        *("subscription.secret_rotated", "subscription.dead_retried"),
+        *("subscription.tested", "subscription.moved"),
         *("replay.started", "replay.stopped", "subscription.deleted"),
     ]
     assert {(row["owner"], row["outcome"], row["actor_name"], row["address"]) for row in rows} == {
@@ -68,6 +70,7 @@ async def test_each_act_is_a_row_with_its_actor_its_owner_and_what_it_changed(se
     assert details["subscription.paused"] == {"status": {"from": "active", "to": "paused"}}
     assert details["subscription.resumed"] == {"status": {"from": "paused", "to": "active"}}
     assert details["subscription.dead_retried"] == {"retried": 0}
+    assert details["subscription.tested"] == {"outcome": "delivered"}
     assert details["subscription.moved"]["position"]["to"] == 0
     assert details["replay.started"].items() >= {"replay_id": started["id"], "events": 0, "per_second": 7}.items()
     assert details["replay.stopped"].items() >= {"replay_id": started["id"], "delivered": 0, "events": 0}.items()

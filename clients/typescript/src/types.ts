@@ -481,6 +481,8 @@ export interface SubscriptionCreated {
   oldest_undelivered_seconds: number | null;
   /** `down`: its position holds, and one probe at a time goes out */
   health: SubscriptionHealth;
+  /** When the next probe goes out, if its destination is down; null if it is up */
+  next_probe_at: string | null;
   /** The last failure, in one word */
   last_error: string | null;
   last_error_at: string | null;
@@ -538,6 +540,8 @@ export interface SubscriptionSaved {
   oldest_undelivered_seconds: number | null;
   /** `down`: its position holds, and one probe at a time goes out */
   health: SubscriptionHealth;
+  /** When the next probe goes out, if its destination is down; null if it is up */
+  next_probe_at: string | null;
   /** The last failure, in one word */
   last_error: string | null;
   last_error_at: string | null;
@@ -585,6 +589,8 @@ export interface Subscription {
   oldest_undelivered_seconds: number | null;
   /** `down`: its position holds, and one probe at a time goes out */
   health: SubscriptionHealth;
+  /** When the next probe goes out, if its destination is down; null if it is up */
+  next_probe_at: string | null;
   /** The last failure, in one word */
   last_error: string | null;
   last_error_at: string | null;

@@ -48,6 +48,7 @@ class Action(StrEnum):
     SUBSCRIPTION_SECRET_ROTATED = "subscription.secret_rotated"
     SUBSCRIPTION_DEAD_RETRIED = "subscription.dead_retried"
     SUBSCRIPTION_DELETED = "subscription.deleted"
+    SUBSCRIPTION_TESTED = "subscription.tested"  # a sample event was sent
     REPLAY_STARTED = "replay.started"
     REPLAY_STOPPED = "replay.stopped"
     EVENT_RESENT = "event.resent"

@@ -41,6 +41,7 @@ NAVIGATION = {
     "/": "Is it well?",
     "/customers": "Customers",
     "/attempts": "Attempts",
+    "/events": "Events",
     "/audit": "Audit",
     "/keys": "Keys",
     "/vault": "Vault",

@@ -99,6 +99,12 @@ class SubscriptionChange(Body):
     installations: Installations = Field(default_factory=list)
     order: Order = Field(default_factory=lambda: SubscriptionOrder.SUBJECT)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Return what is to be changed, as the subscription calls it."""
+        given = self.model_dump(exclude_unset=True)
+        return {"ordering" if name == "order" else name: value for name, value in given.items()}
+
 
 class SubscriptionSaved(SubscriptionView):
     warnings: list[FilterWarning] = Field(

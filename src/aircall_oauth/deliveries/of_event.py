@@ -1,12 +1,17 @@
-"""The deliveries of one event: how far each subscription is with it."""
+"""The deliveries of one event: how far each subscription is with it, what was tried, and which do not want it."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+import asyncpg
 import msgspec
 
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.events import query
+from aircall_oauth.events.query import EventJson, Filter
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 
@@ -29,6 +34,60 @@ class Delivery(msgspec.Struct):
     last_at: datetime | None
 
 
+class Reason(StrEnum):
+    """Why a subscription does not get an event: the part of its filter that leaves it out, or its position."""
+
+    TYPES = "types"
+    OWNERS = "owners"
+    INSTALLATIONS = "installations"
+    ABOUT_ITSELF = "about_itself"
+    LATER = "later"  # it was made after the event came in
+    PASSED = "passed"  # its position is past the event, and no attempt is kept
+
+
+@dataclass(frozen=True)
+class Try:
+    """One try of a delivery; `replay_id` is the replay that sent it, or `resend`."""
+
+    event_id: str
+    subscription_id: str
+    at: datetime
+    outcome: str
+    milliseconds: int
+    replay_id: str | None
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What became of an event for one subscription that wants it; tries in the order of time."""
+
+    delivery: Delivery
+    tries: Sequence[Try]
+    due_at: datetime | None  # of the next try, if it is parked
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A subscription that the event does not go to, and why."""
+
+    subscription_id: str
+    name: str
+    reasons: Sequence[Reason]
+    types: Sequence[str]
+
+
+# So many tries of an event are shown, the newest.
+MOST_TRIES = 500
+MOST_LEFT_OUT = 2000
+TRIES = f"""
+    SELECT event_id, subscription_id, at, outcome, milliseconds, replay_id FROM attempt
+    WHERE event_id = ANY ($1::text[]) ORDER BY id DESC LIMIT {MOST_TRIES}
+"""
+DUE = "SELECT subscription_id, due_at FROM parked WHERE subscription_id = ANY ($1::text[]) AND position = $2"
+OTHERS = f"""
+    SELECT id, name, types, owners, installations, created_at FROM subscription
+    WHERE ($1::text IS NULL OR owners = ARRAY[$1]) AND id <> ALL ($2::text[]) ORDER BY id LIMIT {MOST_LEFT_OUT}
+"""
 # A parked or dead event has a row, a tried one its attempts; for the rest the position and the filter decide.
 OF_EACH = f"""
     SELECT s.id, s.name,
@@ -57,3 +116,43 @@ async def of_each_subscription(resources: Resources, key: Caller, event_id: str)
         async with resources.database.driver_connection() as connection:
             rows = await connection.fetch(OF_EACH, event_id, key.owner)
     return [Delivery(*row) for row in rows]
+
+
+async def journeys(resources: Resources, key: Caller, event: EventJson) -> list[Journey]:
+    """Return what became of an event, for each subscription that wants it or was sent it, try by try."""
+    deliveries = await of_each_subscription(resources, key, event.id)
+    ids = [each.subscription_id for each in deliveries]
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            due = dict(await connection.fetch(DUE, ids, event.position))
+    tried = defaultdict(list)
+    for one in await tries_of(resources, [event.id]):
+        tried[one.subscription_id].append(one)
+    return [Journey(each, tried[each.subscription_id], due.get(each.subscription_id)) for each in deliveries]
+
+
+async def tries_of(resources: Resources, event_ids: Sequence[str]) -> list[Try]:
+    """Return the newest tries of some events, for whichever subscription, in the order of time."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            rows = await connection.fetch(TRIES, event_ids)
+    return [Try(*row) for row in reversed(rows)]
+
+
+async def left_out(resources: Resources, key: Caller, event: EventJson, but: Sequence[str]) -> list[LeftOut]:
+    """Return the subscriptions that an event does not go to, and why; `but` are those that it does go to."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            rows = await connection.fetch(OTHERS, key.owner, but)
+    return [LeftOut(row["id"], row["name"], _reasons(row, event), row["types"]) for row in rows]
+
+
+def _reasons(row: asyncpg.Record, event: EventJson) -> list[Reason]:
+    wanted = {
+        Reason.TYPES: Filter(types=row["types"]),
+        Reason.OWNERS: Filter(owners=row["owners"]),
+        Reason.INSTALLATIONS: Filter(installations=row["installations"]),
+        Reason.ABOUT_ITSELF: Filter(own_id=row["id"]),
+    }
+    reasons = [reason for reason, part in wanted.items() if not part.takes(event)]
+    return reasons or [Reason.LATER if row["created_at"] > event.received_at else Reason.PASSED]

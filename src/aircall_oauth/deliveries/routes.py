@@ -110,10 +110,7 @@ async def change_subscription(
     resources: ResourcesDep,
 ) -> SubscriptionSaved:
     """Change what it is called, what it wants or where it goes; its position stays."""
-    fields: dict[str, Any] = change.model_dump(exclude_unset=True)
-    if "order" in fields:
-        fields["ordering"] = fields.pop("order")
-    await subscriptions.change(resources, key, who, subscription_id, **fields)
+    await subscriptions.change(resources, key, who, subscription_id, **change.fields)
     view = await views.show(resources, key, subscription_id)
     return SubscriptionSaved(**view.model_dump(), warnings=await filters.warnings(resources, key, view.types))
 
@@ -166,10 +163,10 @@ async def rotate_subscription_secret(
 
 @api.post("/{subscription_id}/test", summary="Send a sample event", responses=OF_ONE)
 async def test_subscription(
-    subscription_id: SubscriptionId, key: SubscriptionsWriter, resources: ResourcesDep
+    subscription_id: SubscriptionId, key: SubscriptionsWriter, who: WhoDep, resources: ResourcesDep
 ) -> TestResult:
     """Send an event of the type `subscription.test` right now, and say what came of it."""
-    result = await subscriptions.try_out(resources, key, subscription_id)
+    result = await subscriptions.try_out(resources, key, who, subscription_id)
     return TestResult(
         delivered=isinstance(result.outcome, Delivered), outcome=word(result.outcome), milliseconds=result.milliseconds
     )

@@ -17,11 +17,12 @@ from sqlalchemy import ColumnElement, delete, func, text, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import auditing, repeated
 from aircall_oauth.deliveries.destinations import registry, signatures
-from aircall_oauth.deliveries.destinations.outcomes import Message, Outcome, attempt, raised_at
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, attempt, raised_at, word
 from aircall_oauth.deliveries.reader.leases import CHANGED
 from aircall_oauth.deliveries.repeated import Repeat
 from aircall_oauth.errors import (
@@ -196,8 +197,8 @@ async def rotate_secret(
     return secret
 
 
-async def try_out(resources: Resources, key: Caller, subscription_id: str) -> SampleResult:
-    """Send a sample event right now. It is not in the log, and its outcome changes nothing."""
+async def try_out(resources: Resources, key: Caller, who: Who, subscription_id: str) -> SampleResult:
+    """Send a sample event right now. It is not in the log, and its outcome changes nothing but the audit."""
     subscription = await find(resources, key, subscription_id)
     destination = await registry.open(resources, subscription)
     started = time.perf_counter()
@@ -205,7 +206,18 @@ async def try_out(resources: Resources, key: Caller, subscription_id: str) -> Sa
         outcome = await attempt(destination, _sample(subscription), note_unexpected)
     finally:
         await destination.close()
-    return SampleResult(outcome, round((time.perf_counter() - started) * 1000))
+    tried = SampleResult(outcome, round((time.perf_counter() - started) * 1000))
+    async with resources.database.session() as session:
+        await auditing.record(
+            session,
+            who,
+            Action.SUBSCRIPTION_TESTED,
+            subscription_id,
+            subscription.owners,
+            {"outcome": word(outcome)},
+            outcome=audit.Outcome.DONE if isinstance(outcome, Delivered) else audit.Outcome.FAILED,
+        )
+    return tried
 
 
 async def retry_dead(

@@ -11,6 +11,7 @@ from sqlmodel import col, select
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.deliveries.destinations import brokers, registry
+from aircall_oauth.deliveries.destinations.outcomes import DELIVERED
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.events import query
 from aircall_oauth.events.store import NEWEST_POSITION
@@ -28,6 +29,7 @@ from aircall_oauth.storage.models.deliveries import (
 )
 from aircall_oauth.telemetry.figures import Delivery, Name
 
+MOST_TRIES = 2_000  # are looked through for failures
 NOTHING = (0,) * len(Delivery)
 # So many events behind are counted one by one; those further on by their positions.
 COUNTED = 10_000
@@ -63,6 +65,12 @@ SHOWN = f"""
           AND {query.wanted_by("s", "e", "patterns")}
     ) AS behind
     ORDER BY s.id
+"""
+
+FAILED = f"""
+    SELECT event_id, position, at, outcome, milliseconds, replay_id FROM (
+        SELECT * FROM attempt WHERE subscription_id = $1 ORDER BY id DESC LIMIT {MOST_TRIES}
+    ) AS newest WHERE outcome <> '{DELIVERED}' ORDER BY id DESC LIMIT $2
 """
 
 
@@ -118,6 +126,9 @@ class SubscriptionView(_WithTarget):
         examples=[None],
     )
     health: Health = Field(description="`down`: its position holds, and one probe at a time goes out")
+    next_probe_at: datetime | None = Field(
+        description="When the next probe goes out, if its destination is down; null if it is up", examples=[None]
+    )
     last_error: str | None = Field(description="The last failure, in one word", examples=["http_503"])
     last_error_at: datetime | None
     created_at: datetime
@@ -156,6 +167,17 @@ class DeadView(BaseModel):
 class DeadList(BaseModel):
     items: list[DeadView]
     next: int | None = Field(description="The `cursor` of the next page; null at the end.")
+
+
+class ParkedView(BaseModel):
+    """An event that failed and is tried again by schedule, or waits behind one."""
+
+    event_id: str
+    position: int
+    installation_id: str
+    attempts: int
+    reason: str
+    due_at: datetime | None
 
 
 async def show(resources: Resources, key: Caller, subscription_id: str) -> SubscriptionView:
@@ -202,6 +224,24 @@ async def list_dead(
     return DeadList(items=items, next=items[-1].position if len(rows) > limit else None)
 
 
+async def list_parked(resources: Resources, key: Caller, subscription_id: str, *, limit: int) -> list[ParkedView]:
+    """List the events that are tried again, those due next first; then those that wait behind another one."""
+    await _row(resources, key, subscription_id)
+    waiting = select(Parked).where(col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_(None))
+    async with resources.database.session() as session:
+        rows = (await session.exec(waiting.order_by(col(Parked.due_at).nulls_last()).limit(limit))).all()
+    return [ParkedView.model_validate(row, from_attributes=True) for row in rows]
+
+
+async def list_failures(resources: Resources, key: Caller, subscription_id: str, *, limit: int) -> list[AttemptView]:
+    """List the newest tries that failed, of the newest 2,000 tries, newest first."""
+    await _row(resources, key, subscription_id)
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            rows = await connection.fetch(FAILED, subscription_id, limit)
+    return [AttemptView(**dict(row)) for row in rows]
+
+
 async def _row(resources: Resources, key: Caller, subscription_id: str) -> Subscription:
     query = select(Subscription).where(col(Subscription.id) == subscription_id, *subscriptions.visible(key))
     async with resources.database.session() as session:
@@ -223,5 +263,6 @@ def _view(row: asyncpg.Record, day: Sequence[int]) -> SubscriptionView:
     waiting = row["oldest_undelivered_seconds"]
     # Its event's clock may be a little ahead.
     counted = {"oldest_undelivered_seconds": waiting and max(waiting, 0)}
+    counted["next_probe_at"] = row["quiet_until"] if row["health"] == Health.DOWN else None
     counted |= {f"{outcome.name.lower()}_24h": day[outcome] for outcome in Delivery}
     return SubscriptionView(**dict(row) | counted | {"url": registry.shown_url(row["url"]), "order": row["ordering"]})

@@ -154,6 +154,11 @@ async def stream(
 
 async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
     """Return one event as JSON; raises `EventNotFound`."""
+    return msgspec.json.encode(await find_event(resources, key, event_id))
+
+
+async def find_event(resources: Resources, key: Caller, event_id: str) -> EventJson:
+    """Return one event; raises `EventNotFound`."""
     conditions, values = Filter(bound_to=key.owner).sql(first=2)
     with database_errors():
         async with resources.database.driver_connection() as connection:
@@ -164,7 +169,7 @@ async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
             )
     if row is None:
         raise EventNotFound
-    return msgspec.json.encode(event_of(row))
+    return event_of(row)
 
 
 def as_json(page: Page) -> bytes:

@@ -82,6 +82,13 @@ async def _walk(
     return rows, end, full
 
 
+async def head(resources: Resources) -> int:
+    """Return the position of the newest event; reading past it follows the log from here on."""
+    with database_errors():
+        async with resources.database.driver_connection() as connection:
+            return int(await connection.fetchval(spans.HEAD))
+
+
 async def search(resources: Resources, key: Caller, wanted: Search) -> AsyncIterator[EventJson]:
     """Yield the newest events that are wanted, `limit` at most, however far back they lie."""
     left, more = wanted.limit, True

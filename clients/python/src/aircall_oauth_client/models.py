@@ -394,6 +394,7 @@ class SubscriptionCreated(TypedDict):
     failed_24h: int
     oldest_undelivered_seconds: int | None
     health: SubscriptionHealth
+    next_probe_at: str | None
     last_error: str | None
     last_error_at: str | None
     created_at: str
@@ -429,6 +430,7 @@ class SubscriptionSaved(TypedDict):
     failed_24h: int
     oldest_undelivered_seconds: int | None
     health: SubscriptionHealth
+    next_probe_at: str | None
     last_error: str | None
     last_error_at: str | None
     created_at: str
@@ -458,6 +460,7 @@ class Subscription(TypedDict):
     failed_24h: int
     oldest_undelivered_seconds: int | None
     health: SubscriptionHealth
+    next_probe_at: str | None
     last_error: str | None
     last_error_at: str | None
     created_at: str

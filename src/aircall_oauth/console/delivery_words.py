@@ -1,0 +1,180 @@
+"""How destinations and deliveries do, in words: a badge for lists, and a sentence that says what follows."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from aircall_oauth.console.times import ago, length
+from aircall_oauth.console.words import Standing, count
+from aircall_oauth.deliveries.of_event import DeliveryStatus, Journey, LeftOut, Reason
+from aircall_oauth.deliveries.views import SubscriptionView
+from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
+
+LATE_SECONDS = 60
+OUTCOMES = {
+    "delivered": "taken",
+    "timeout": "no answer in time",
+    "refused": "refused the connection",
+    "dns": "its name is not found",
+    "tls": "no secure connection",
+    "unreachable": "not reachable",
+    "blocked_address": "its address is not allowed",
+    "redirect": "answered with a redirect",
+    "not_http": "does not speak HTTP",
+    "too_large": "the event is too large for it",
+    "closed": "closed the connection",
+    "reset": "broke the connection off",
+    "internal_error": "a fault of this service",
+    "subscription_disabled": "the destination wants no more",
+}
+BADGES = {
+    DeliveryStatus.DELIVERED: ("delivered", "good"),
+    DeliveryStatus.WAITING: ("waiting", "warn"),
+    DeliveryStatus.PARKED: ("tried again", "warn"),
+    DeliveryStatus.DEAD: ("given up", "bad"),
+}
+REASONS = {
+    Reason.TYPES: "filter: types",
+    Reason.OWNERS: "filter: owners",
+    Reason.INSTALLATIONS: "filter: installations",
+    Reason.ABOUT_ITSELF: "it is about this destination itself",
+    Reason.LATER: "it was made after the event came in",
+    Reason.PASSED: "it had read past the event, and no try is kept",
+}
+RESENT = "resend"
+
+
+def outcome(word: str) -> str:
+    """Say an outcome in words; one that is not known stays as it is."""
+    if found := re.fullmatch(r"http_(\d{3})", word):
+        return f"answered {found[1]}"
+    return OUTCOMES.get(word) or OUTCOMES.get(word.partition("_")[0]) or word
+
+
+def of_destination(view: SubscriptionView, now: datetime | None = None) -> Standing:
+    """Say how a destination does, the most important first."""
+    word, tone, said = _standing(view, now)
+    return Standing(word, tone, " ".join(f"{said} {_waiting(view)}".split()))
+
+
+def _standing(view: SubscriptionView, now: datetime | None) -> tuple[str, str, str]:
+    if view.status != SubscriptionStatus.ACTIVE:
+        return _stopped(view, now)
+    error, took = _last_error(view, now), count(view.delivered_24h, "event")
+    filters = view.types or view.owners or view.installations
+    cases = (
+        (
+            view.health == Health.DOWN,
+            ("down", "bad", f"It is down: it takes nothing, its events wait in order.{error} {_next_probe(view, now)}"),
+        ),
+        (
+            view.dead > 0,
+            (
+                "gave up",
+                "warn",
+                f"It is up, but {count(view.dead, 'event')} it did not take had to be given up on.{error}",
+            ),
+        ),
+        (
+            view.failed_24h > view.delivered_24h,
+            (
+                "failing",
+                "warn",
+                f"It is up, but {count(view.failed_24h, 'try', 'tries')} of the last day failed.{error}",
+            ),
+        ),
+        ((view.oldest_undelivered_seconds or 0) > LATE_SECONDS, ("behind", "warn", "It is up, but behind.")),
+        (
+            bool(filters) and not view.matched_24h,
+            ("quiet", "", "It is up, but its filter has wanted no event of the last day."),
+        ),
+    )
+    well = ("well", "good", f"It is up and takes what it wants: {took} in the last day.")
+    return next((standing for is_so, standing in cases if is_so), well)
+
+
+def _stopped(view: SubscriptionView, now: datetime | None) -> tuple[str, str, str]:
+    if view.status == SubscriptionStatus.PAUSED:
+        return "paused", "warn", "A person paused it: nothing is sent until it is resumed."
+    said = f"It answered that it wants no more: nothing is sent until it is resumed.{_last_error(view, now)}"
+    return "wants no more", "bad", said
+
+
+def _last_error(view: SubscriptionView, now: datetime | None) -> str:
+    if view.last_error is None:
+        return ""
+    since = "" if view.last_error_at is None else f", {ago(view.last_error_at, now)}"
+    return f" Its last failure: {outcome(view.last_error)}{since}."
+
+
+def of_deliveries(journeys: Sequence[Journey], left_out: Sequence[LeftOut]) -> str:
+    """Say in one sentence what became of an event."""
+    if not journeys and not left_out:
+        return "It is in the log; there is no destination yet that it could go to."
+    if not journeys:
+        return f"It is in the log; none of the {count(len(left_out), 'destination')} wants it."
+    by_status = {
+        status: [each.delivery.name for each in journeys if each.delivery.status == status] for status in DeliveryStatus
+    }
+    done = len(by_status[DeliveryStatus.DELIVERED])
+    said = [f"Delivered to {done} of the {count(len(journeys), 'destination')} it goes to"]
+    for status, what in (
+        (DeliveryStatus.DEAD, "given up on for"),
+        (DeliveryStatus.PARKED, "tried again for"),
+        (DeliveryStatus.WAITING, "waiting for"),
+    ):
+        if names := by_status[status]:
+            said.append(f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    return "; ".join(said) + "."
+
+
+def of_journey(journey: Journey, received_at: datetime, now: datetime | None = None) -> str:
+    """Say what became of an event for one destination."""
+    delivery, tries = journey.delivery, journey.tries
+    tried = f"after {count(len(tries), 'try', 'tries')}" if tries else "before any try"
+    last = outcome(delivery.last_outcome) if delivery.last_outcome else "not tried yet"
+    match delivery.status:
+        case DeliveryStatus.DELIVERED:
+            taken = [one for one in tries if one.outcome == "delivered"]
+            when = f", {brief(taken[0].at - received_at)} after it came in" if taken else ""
+            return f"Taken {'at the first try' if len(tries) == 1 else tried}{when}."
+        case DeliveryStatus.PARKED if journey.due_at is not None:
+            return f"Not taken {tried} ({last}); tried again {ago(journey.due_at, now)}."
+        case DeliveryStatus.PARKED:
+            return f"Waits behind an earlier event that is still tried ({last})."
+        case DeliveryStatus.DEAD:
+            return f"Given up on {tried} ({last})."
+        case _:
+            return f"Waits for its turn ({last})."
+
+
+def why_not(left_out: LeftOut) -> str:
+    """Say why an event does not go to a destination."""
+    return ", ".join(REASONS[reason] for reason in left_out.reasons)
+
+
+def brief(span: timedelta) -> str:
+    """Return a length of time for people, exact below a minute."""
+    seconds = max(span.total_seconds(), 0)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else length(span)
+
+
+def kind_of_try(replay_id: str | None) -> str:
+    """Say who sent a try: the live reader, a replay, or a person."""
+    return "live" if replay_id is None else "sent again by hand" if replay_id == RESENT else "replay"
+
+
+def _waiting(view: SubscriptionView) -> str:
+    if not view.lag and not view.parked:
+        return ""
+    oldest = view.oldest_undelivered_seconds
+    since = f"; the oldest for {length(timedelta(seconds=oldest))}" if oldest else ""
+    return f"{count(view.lag + view.parked, 'event')} wait{'s' if view.lag + view.parked == 1 else ''}{since}."
+
+
+def _next_probe(view: SubscriptionView, now: datetime | None) -> str:
+    if view.next_probe_at is None or view.next_probe_at <= (now or datetime.now(UTC)):
+        return "The next probe goes out now."
+    return f"The next probe goes out {ago(view.next_probe_at, now)}."
