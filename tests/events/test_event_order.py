@@ -110,7 +110,7 @@ async def _append_many(resources: Resources, installation_id: str, count: int = 
     for number in range(count):
         async with resources.database.session() as session:
             installation = await session.get_one(Installation, installation_id)
-            await store.append(session, installation, "installation.noticed", {"number": number})
+            await store.append(session, installation, "installation.changed", {"number": number})
 
 
 async def _follow(url: str, until: Callable[[], bool]) -> list[int]:
