@@ -12,8 +12,9 @@ CONSOLE_PORT ?= 8300
 # How long the campaign's load and faults last, and what draws them.
 SECONDS ?= 120
 SEED ?= 1
-# Several test processes, each with a PostgreSQL of its own.
-WORKERS ?= 2
+# Several test processes, each with a PostgreSQL of its own; a third of their time is waiting.
+WORKERS ?= 3
+PYTEST = $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # A database for `make run` and `make demo`: only where make's own command line says so, never one that is exported.
 DATABASE := $(if $(filter command,$(origin DATABASE_URL)),--database-url "$$DATABASE_URL")
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -23,10 +24,10 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # What is installed depends on the lock and on what the package says of itself.
 STAMP := $(VENV)/.installed-$(LOCK)
 
-.PHONY: help setup run demo test campaign bench check format migrate lock clean
+.PHONY: help setup run demo test test-all campaign bench check format migrate lock clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(STAMP) ## install everything into .venv
 
@@ -44,8 +45,11 @@ run: setup ## run everything here, with a pretend Aircall, and walk through it (
 demo: setup ## the same walk, then exit 0 or 1
 	@$(BIN)/aircall-oauth dev --demo $(DATABASE)
 
-test: setup ## run the tests
-	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+test: setup ## run the tests, without the slow ones (some minutes)
+	@$(PYTEST) -m "not slow"
+
+test-all: setup ## run all tests
+	@$(PYTEST)
 
 campaign: setup ## real processes under load, one fault after another, and an oracle (SECONDS=120 SEED=1)
 	@$(BIN)/python -m tests.crash.campaign --seconds $(SECONDS) --seed $(SEED)
@@ -66,7 +70,7 @@ check: setup ## everything CI checks: format, lint, types, floors, tests (migrat
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 clients/python/src
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory test-all
 
 format: setup ## put the code in form
 	$(BIN)/ruff format .

@@ -29,6 +29,11 @@ ENOUGH_BYTES = 4 * 1024**3
 _templates: set[str] = set()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":
+        terminalreporter.write_line("The slow tests were left out: `make test-all` and `make check` run them.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_logs() -> None:
     log.configure("error", "json")

@@ -26,6 +26,7 @@ async def ended(*arguments: str, environment: Mapping[str, str], folder: Path | 
     return Ended(process.returncode, stdout.decode(), stderr.decode()), process.pid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["nonsense"], ["keys", "create", "--name", "é"], ["doctor"]], ids=str
 )

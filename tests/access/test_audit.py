@@ -115,6 +115,7 @@ async def test_the_address_is_the_sockets_whatever_the_headers_say(service: Serv
     assert await service.sql("SELECT address FROM audit WHERE action NOT LIKE 'api_key.%'") == [("127.0.0.1",)]
 
 
+@pytest.mark.slow
 async def test_an_operator_lists_it(service: Service) -> None:
     installation_id = await service.install()
     partner = await service.partner(Scope.TOKENS_READ)

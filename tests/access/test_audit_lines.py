@@ -163,6 +163,7 @@ async def test_a_key_bound_to_an_owner_sees_what_concerned_that_owner_and_nothin
     assert len(await lines(unbound)) == 4
 
 
+@pytest.mark.slow
 async def test_a_refused_claim_is_told_to_the_owner_it_was_about(database_url: str) -> None:
     async with run_service(settings_for(database_url, RETURN_URLS="https://app.example.com/")) as service:
         claim = await service.install_by_link("globex")
@@ -200,6 +201,7 @@ async def test_csv_is_plain_data_whatever_a_cell_says(service: Service) -> None:
     assert json_all_the_same.json()["items"][0]["owner"] == "plain"
 
 
+@pytest.mark.slow
 async def test_an_operator_filters_it_at_the_command_line(service: Service) -> None:
     ours, partner = await owned(service, 0, "acme"), await service.partner()
     await partner.get(f"/v1/installations/{ours}/token")
@@ -228,6 +230,7 @@ async def test_an_operator_filters_it_at_the_command_line(service: Service) -> N
     assert both.exit_code == 2
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_made_or_revoked_is_named(service: Service) -> None:
     environment = command_environment(service.settings.database_url.get_secret_value())
     made = await run_command(

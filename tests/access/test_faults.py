@@ -37,6 +37,7 @@ QUERIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "name", "value", "said"), BODIES)
 async def test_a_field_of_a_body(service: Service, path: str, name: str, value: Any, said: str) -> None:
     answer = await (await service.partner()).post(path, json=OURS | {name: value})

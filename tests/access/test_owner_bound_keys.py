@@ -173,6 +173,7 @@ async def _ask(house: House, method: str, path: str, operation: dict[str, Any], 
     ]
 
 
+@pytest.mark.slow
 async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) -> None:
     house.service.app.state.notifier.stop()  # so that the stream ends with what is there
     before, asked = await _state(house), len(house.service.aircall.requests)
@@ -193,6 +194,7 @@ async def test_no_door_shows_or_changes_anything_of_another_owner(house: House) 
     assert len(house.service.aircall.requests) == asked
 
 
+@pytest.mark.slow
 async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
     """The same requests are answered for the key's own owner, so the refusals above are about the owner."""
     house.service.app.state.notifier.stop()
@@ -203,6 +205,7 @@ async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
                 assert answer.status_code == 200, f"{method} {answer.request.url}"
 
 
+@pytest.mark.slow
 async def test_what_is_foreign_looks_like_what_is_not_there(house: House) -> None:
     nowhere = Of(
         "ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32, "rpl_" + "0" * 32, "att_" + "0" * 32

@@ -81,6 +81,7 @@ def requests(path: str, operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     yield {"url": addressed, "headers": {parameter["name"]: form}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=[f"{m} {p}" for m, p, _ in OPERATIONS])
 async def test_no_refusal_of_any_door_repeats_what_was_sent(
     service: Service, method: str, path: str, operation: dict[str, Any]

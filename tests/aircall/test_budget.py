@@ -279,6 +279,7 @@ async def test_a_429_met_by_a_chore_closes_the_budget_for_all(service: Service) 
         await budget.draw(service.resources.database, COMPANY, per_minute=LIMIT)
 
 
+@pytest.mark.slow
 async def test_four_processes_with_five_hundred_calls_do_not_over_ask(tmp_path: Path, database_url: str) -> None:
     async with world(tmp_path, database_url, AIRCALL_RATE_PER_MINUTE=str(LIMIT)) as it:
         await it.start_service()

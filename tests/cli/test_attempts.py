@@ -7,6 +7,7 @@ import pytest
 from tests.support.service import Service, command_environment, run_command
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 async def test_an_operator_finds_an_attempt_by_owner_and_by_what_the_page_shows(service: Service) -> None:
     environment = command_environment(service.settings.database_url.get_secret_value())

@@ -30,6 +30,7 @@ async def events_door(service: Service, key: str) -> int:
     return answer.status_code
 
 
+@pytest.mark.slow
 async def test_a_key_is_made_listed_and_revoked(service: Service) -> None:
     environment = environment_of(service)
 

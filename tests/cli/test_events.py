@@ -3,10 +3,13 @@
 import asyncio
 import json
 
+import pytest
+
 from tests.events.test_feed import tell
 from tests.support.service import Service, command_environment, run_command, start_command
 
 
+@pytest.mark.slow
 async def test_an_operator_lists_events_newest_first_and_sees_no_payload_unless_asked(service: Service) -> None:
     installation_id = await service.install()
     await tell(service, "call.created", "call.ended", "user.created")

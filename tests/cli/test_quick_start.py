@@ -53,6 +53,7 @@ def test_a_help_text_and_a_usage_error_load_none_of_the_large_libraries(argument
     assert set() == modules & SLOW
 
 
+@pytest.mark.slow
 def test_a_command_that_reads_the_database_loads_no_web_framework_and_no_migrations() -> None:
     code, modules = modules_after("keys", "list")
 

@@ -18,6 +18,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
+@pytest.mark.slow
 async def test_an_operator_counts_replays_lists_and_resends(service: Service) -> None:
     environment = command_environment(service.settings.database_url.get_secret_value(), ALLOWED_PRIVATE_RANGES=LOOPBACK)
     async with receiver() as to, replaying(service.resources):

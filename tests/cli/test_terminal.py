@@ -85,6 +85,7 @@ LATIN_1 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "iso-8859-1"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[:4])
 async def test_a_companys_name_is_shown_as_text_beside_its_id(service: Service, name: str) -> None:
     await service.install()
@@ -99,6 +100,7 @@ async def test_a_companys_name_is_shown_as_text_beside_its_id(service: Service, 
     assert row["id"] in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("companies")
 @pytest.mark.parametrize(
     ("command", "encoding"),
@@ -123,6 +125,7 @@ async def test_no_name_reaches_a_terminal_raw_or_ends_a_command(
         assert json.loads(shown.stdout)[0]["company_name"] == "".join(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 500])
 async def test_an_id_is_never_cut(service: Service, companies: list[str], columns: int) -> None:
     environment = environment_of(service)
@@ -135,6 +138,7 @@ async def test_an_id_is_never_cut(service: Service, companies: list[str], column
     assert [id_ for id_ in companies if not any(id_ in text for text in shown)] == []
 
 
+@pytest.mark.slow
 async def test_no_id_is_cut_beside_plain_names(service: Service, companies: list[str]) -> None:
     await service.sql("UPDATE api_key SET name = 'crm ' || right(id, 1)")
     environment = environment_of(service)
@@ -147,6 +151,7 @@ async def test_no_id_is_cut_beside_plain_names(service: Service, companies: list
     assert [id_ for id_ in companies if not any(id_ in text for text in shown)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected", ['"$0" "$@" >/dev/full', '"$0" "$@" >&-', '"$0" "$@" | sleep 0'])
 async def test_a_key_that_could_not_be_printed_is_revoked(service: Service, redirected: str) -> None:
     ended = await run_in_shell(redirected, *CREATE, environment=environment_of(service))
@@ -157,6 +162,7 @@ async def test_a_key_that_could_not_be_printed_is_revoked(service: Service, redi
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "redirected"),
     [
@@ -176,6 +182,7 @@ async def test_output_that_cannot_be_written_is_a_failure_in_one_line(
         assert ended.stderr.splitlines()[-1] == "aircall-oauth: The output could not be written."
 
 
+@pytest.mark.slow
 async def test_a_command_works_without_a_stderr(service: Service) -> None:
     ended = await run_in_shell('"$0" "$@" 2>&-', *CREATE, environment=environment_of(service))
 

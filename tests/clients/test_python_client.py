@@ -88,6 +88,7 @@ def _subscribe(client: Client, crm: str) -> str:
     return secret
 
 
+@pytest.mark.slow
 async def test_every_operation_of_the_document_is_asked_for(reachable: Reachable, crm: Receiver) -> None:
     claim = await reachable.service.install_by_link("acme")
 

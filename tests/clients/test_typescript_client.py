@@ -69,6 +69,7 @@ async def _run(script: Path, **environment: str) -> str:
     return said.decode()
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(compiled: Path) -> None:
     said = run(node(), "--test", compiled / "vectors.test.js", compiled / "client.test.js")
 

@@ -87,10 +87,12 @@ async def playing(scene: Scene, server: Postgres, folder: Path) -> AsyncIterator
             yield Play(scene, server, settings, service.aircall, known, its_stage)
 
 
+@pytest.mark.slow
 def test_every_chore_has_a_scene() -> None:
     assert [chore.name for chore in CHORES] == list(dict.fromkeys(scene.chore for scene in SCENES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", SCENES, ids=str)
 async def test_a_chore_killed_at_any_step_leaves_nothing_half_done(
     scene: Scene, postgres: Postgres, tmp_path: Path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import asyncpg
+import pytest
 
 from aircall_oauth.storage import migrations
 from tests.support.forked import WebProcess, web_processes
@@ -46,6 +47,7 @@ class Ledger:
         await until(lambda: self._kept >= enough, PATIENCE_SECONDS)
 
 
+@pytest.mark.slow
 async def test_killed_again_and_again_the_service_loses_nothing_it_answered(tmp_path: Path) -> None:
     async with (
         durable_postgres(tmp_path / "postgres") as postgres,
@@ -62,6 +64,7 @@ async def test_killed_again_and_again_the_service_loses_nothing_it_answered(tmp_
     assert dict.fromkeys(ledger.answers, 1) == await _in_the_log(tmp_path)
 
 
+@pytest.mark.slow
 async def test_killed_again_and_again_postgresql_loses_nothing_the_service_answered(tmp_path: Path) -> None:
     async with (
         durable_postgres(tmp_path / "postgres") as postgres,
@@ -78,6 +81,7 @@ async def test_killed_again_and_again_postgresql_loses_nothing_the_service_answe
     assert dict.fromkeys(ledger.answers, 1) == await _in_the_log(tmp_path)
 
 
+@pytest.mark.slow
 async def test_the_same_event_at_once_over_two_processes_is_kept_once(database_url: str, tmp_path: Path) -> None:
     async with (
         web_processes(2, database_url, tmp_path) as (services, token),

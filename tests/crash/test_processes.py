@@ -32,6 +32,7 @@ async def installed(it: World) -> None:
     assert (answer.status_code, answer.headers.get("location")) == (303, it.environment["AIRCALL_OAUTH_SUCCESS_URL"])
 
 
+@pytest.mark.slow
 async def test_the_story_from_an_empty_database_to_an_event_read(tmp_path: Path, empty_database: str) -> None:
     async with world(tmp_path, empty_database) as it:
         migrated = await run_command("migrate", environment=it.environment)
@@ -60,6 +61,7 @@ async def test_the_story_from_an_empty_database_to_an_event_read(tmp_path: Path,
         assert await service.ended() == 0
 
 
+@pytest.mark.slow
 async def test_a_request_in_flight_is_finished_before_the_end(tmp_path: Path, database_url: str) -> None:
     async with world(tmp_path, database_url) as it:
         service = await it.start_service("--with-worker")
@@ -77,6 +79,7 @@ async def test_a_request_in_flight_is_finished_before_the_end(tmp_path: Path, da
             await it.browser.get(f"{it.service_url}/livez")
 
 
+@pytest.mark.slow
 async def test_killed_between_exchange_and_save_the_code_is_never_tried_again(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -102,6 +105,7 @@ async def test_killed_between_exchange_and_save_the_code_is_never_tried_again(
         assert len(await it.webhooks()) == 1
 
 
+@pytest.mark.slow
 async def test_killed_between_webhook_create_and_save_the_worker_finds_it_again(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -133,6 +137,7 @@ async def test_killed_between_webhook_create_and_save_the_worker_finds_it_again(
         assert await worker.ended() == 0
 
 
+@pytest.mark.slow
 async def test_every_event_answered_200_survives_postgresql_and_the_service(tmp_path: Path) -> None:
     async with durable_postgres(tmp_path / "postgres") as postgres, world(tmp_path, postgres.dsn()) as it:
         assert (await run_command("migrate", environment=it.environment)).exit_code == 0

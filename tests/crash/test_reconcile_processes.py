@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.processes import Process, World, eventually, world
 from tests.support.service import CLIENT_ID, CLIENT_SECRET
@@ -55,6 +56,7 @@ async def well_again(it: World) -> Any:
     return await eventually(well, 30.0)
 
 
+@pytest.mark.slow
 async def test_a_worker_killed_while_it_mends_leaves_nothing_half_done(tmp_path: Path, database_url: str) -> None:
     async with world(tmp_path, database_url) as it:
         await it.start_service()

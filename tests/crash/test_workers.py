@@ -73,6 +73,7 @@ async def workers(service: Service, folder: Path, count: int) -> AsyncIterator[W
         await them.close()
 
 
+@pytest.mark.slow
 async def test_every_event_arrives_whatever_dies(service: Service, tmp_path: Path) -> None:
     await service.install()
     chance, failed, hung = random.Random(7), set[int](), list[int]()
@@ -176,6 +177,7 @@ async def test_each_calls_events_stay_in_order_over_workers_that_die_and_hand_ov
     assert len(failed) > 100
 
 
+@pytest.mark.slow
 async def test_a_dead_workers_subscriptions_are_taken_over_in_time(service: Service, tmp_path: Path) -> None:
     await service.install()
     async with receiver() as to, workers(service, tmp_path, 1) as them:
@@ -194,6 +196,7 @@ async def test_a_dead_workers_subscriptions_are_taken_over_in_time(service: Serv
     assert to.count() == dict.fromkeys(range(20), 1)
 
 
+@pytest.mark.slow
 async def test_told_to_stop_a_worker_finishes_what_is_out_and_gives_its_lease_back(
     service: Service, tmp_path: Path
 ) -> None:
@@ -225,6 +228,7 @@ async def test_told_to_stop_a_worker_finishes_what_is_out_and_gives_its_lease_ba
     assert "Traceback" not in worker.said()
 
 
+@pytest.mark.slow
 async def test_a_web_process_without_a_worker_delivers_nothing(service: Service, tmp_path: Path) -> None:
     await service.install()
     async with receiver() as to:
@@ -249,6 +253,7 @@ async def asking(service: Service) -> AsyncIterator[list[str]]:
         await connection.close()
 
 
+@pytest.mark.slow
 def test_what_is_under_way_to_the_asker_is_in_the_plan() -> None:
     assert Shares({"holder": 8}).to_give("holder", "asker") == 4
     assert Shares({"holder": 8}).to_give("holder", "asker", giving=3) == 1
@@ -256,6 +261,7 @@ def test_what_is_under_way_to_the_asker_is_in_the_plan() -> None:
     assert Shares({"holder": 5}, free=3).to_give("holder", "asker", giving=1) == 0
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 40)))
 def test_who_asks_for_a_share_gets_it_and_nobody_has_less_then(held: dict[str, int]) -> None:
     share = sum(held.values()) // (len(held) + 1)
@@ -271,6 +277,7 @@ def test_who_asks_for_a_share_gets_it_and_nobody_has_less_then(held: dict[str, i
     )
 
 
+@pytest.mark.slow
 async def test_who_asks_again_is_not_given_what_is_under_way_to_it_once_more(service: Service, tmp_path: Path) -> None:
     """A reader that is handed over ends once its deliveries have; meanwhile the other worker asks again."""
     await service.install()
@@ -302,6 +309,7 @@ async def test_who_asks_again_is_not_given_what_is_under_way_to_it_once_more(ser
     assert given == 4
 
 
+@pytest.mark.slow
 async def test_workers_that_join_get_their_share(service: Service, tmp_path: Path) -> None:
     """Events come all the while, and none of them is delivered twice."""
     await service.install()

@@ -83,6 +83,7 @@ async def test_a_429_is_a_429_whatever_follows_its_status_line(answer: bytes) ->
     assert outcome.reason == "http_429"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(ODD.keys() - {"many headers", "a long header", "early hints", "cut in its head"})
 )

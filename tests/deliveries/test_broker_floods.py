@@ -105,6 +105,7 @@ async def hear(reader: asyncio.StreamReader) -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "greet", "first", "more"), FLOODS.values(), ids=FLOODS)
 async def test_what_a_broker_sends_without_an_end_is_not_read_on(
     kind: str, greet: Greeting, first: bytes, more: bytes

@@ -121,6 +121,7 @@ async def test_a_server_that_nats_announces_is_judged_too(database_url: str) -> 
     assert came == []
 
 
+@pytest.mark.slow
 async def test_a_broker_that_kafka_names_is_judged_too(database_url: str) -> None:
     async with Kafka.running() as kafka, a_service(database_url) as service, nobody_may_come() as (port, came):
         await kafka.order("address", FORBIDDEN, port)

@@ -124,6 +124,7 @@ def connections_to(port: int) -> int:
 # What goes out
 
 
+@pytest.mark.slow
 async def test_a_delivered_event_is_there_as_it_was_given(broker: Ground, opened: Any) -> None:
     destination = opened(broker.destination())
     message = an_event(body='{"data": {"name": "Zoë"},  "n": 1.0}'.encode())
@@ -176,6 +177,7 @@ async def test_64_at_once_share_one_connection(broker: Ground, opened: Any) -> N
 # A broker that goes away
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_when_the_broker_dies_under_load(
     broker: Ground, opened: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,6 +228,7 @@ async def test_a_broker_that_is_not_there_yet_is_found_when_it_is(
     assert await arrived(broker, message)
 
 
+@pytest.mark.slow
 async def test_a_broker_that_hangs_is_a_timeout_and_works_again_when_it_does(broker: Ground, opened: Any) -> None:
     destination = opened(broker.destination(deadline_seconds=1.0))
     messages = [an_event() for _ in range(AT_ONCE)]
@@ -336,6 +339,7 @@ async def test_one_event_twice_at_once_is_never_taken_for_delivered(rabbitmq: Ra
     assert {TryAgain("unroutable"), TryAgain("busy")} == set(outcomes)
 
 
+@pytest.mark.slow
 async def test_the_default_exchange_leads_to_the_queue_of_that_name(rabbitmq: RabbitMq, opened: Any) -> None:
     destination, message = opened(rabbitmq.destination(exchange="", routing_key=rabbitmq.queue)), an_event()
 
@@ -422,6 +426,7 @@ def asked_for(broker: Ground) -> dict[str, Any]:
             return {"kind": "kafka", "url": broker.address, "topic": broker.topic}
 
 
+@pytest.mark.slow
 async def test_a_subscription_hands_its_events_to_the_broker(broker: Ground, database_url: str) -> None:
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES="127.0.0.0/8")) as service:
         partner = await service.partner()

@@ -276,6 +276,7 @@ async def test_a_secret_is_rotated_with_both_signatures_for_a_day(service: Servi
             verify(one, past)
 
 
+@pytest.mark.slow
 async def test_the_old_secret_ends_by_itself(service: Service) -> None:
     await service.install()
     async with receiver() as to, reading(service.resources):
@@ -309,6 +310,7 @@ async def test_a_sample_is_sent_past_the_log(service: Service) -> None:
     assert (await partner.shown())["last_error"] is None
 
 
+@pytest.mark.slow
 async def test_what_another_worker_holds_is_left_alone_until_its_lease_is_over(service: Service) -> None:
     await service.install()
     async with receiver() as to:
@@ -365,6 +367,7 @@ async def test_a_reader_whose_lease_was_taken_over_cannot_move_the_position(
     assert await partner.attempts() == []
 
 
+@pytest.mark.slow
 async def test_a_slow_destination_does_not_slow_another(service: Service) -> None:
     await service.install()
     answered = asyncio.Event()

@@ -78,6 +78,7 @@ def taken_by(to: Receiver, order: str = "installation") -> list[tuple[str, int]]
     return [(key_of(event, order), event["position"]) for event in to.taken]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_few_that_fail_once_break_no_order(service: Service, seed: int) -> None:
@@ -215,6 +216,7 @@ class Worker:
         assert [each for each in ended if isinstance(each, Exception)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seed", range(STORIES))
 @pytest.mark.parametrize("order", ["installation", "subject"])

@@ -50,6 +50,7 @@ def by_name(to: Receiver) -> str:
     return f"http://good.example:{to.port}/hook"
 
 
+@pytest.mark.slow
 async def test_names_without_an_answer_keep_no_other_destination_from_being_made(
     database_url: str, names: Names
 ) -> None:
@@ -68,6 +69,7 @@ async def test_names_without_an_answer_keep_no_other_destination_from_being_made
         assert {answer.status_code for answer in await asyncio.gather(*hostile)} <= {201, 503}
 
 
+@pytest.mark.slow
 async def test_names_without_an_answer_keep_no_other_destination_from_being_served(
     database_url: str, names: Names
 ) -> None:

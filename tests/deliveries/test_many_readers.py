@@ -45,6 +45,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
+@pytest.mark.slow
 async def test_events_that_are_not_wanted_cost_few_statements_however_many_subscriptions(service: Service) -> None:
     await service.install()
     async with receiver() as to:
@@ -90,6 +91,7 @@ async def committed(connection: asyncpg.Connection) -> int:
     return count
 
 
+@pytest.mark.slow
 async def test_those_that_keep_up_and_those_behind_get_all_they_want(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +207,7 @@ async def test_a_reader_that_has_ended_gives_its_memory_back(service: Service, m
     assert held > 0
 
 
+@pytest.mark.slow
 async def test_all_readers_together_hold_no_more_than_their_budget_and_none_starves(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ async def test_all_dead_ones_are_put_back(service: Service) -> None:
     assert to.count() == {0: 2, 1: 2, 2: 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("order", ["none", "installation"])
 async def test_an_outage_holds_the_position_and_everything_flows_in_order_afterwards(
@@ -176,6 +177,7 @@ def assert_in_order(to: Receiver) -> None:
     assert all(each == sorted(each) for each in numbers.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("order", ["none", "installation"])
 @pytest.mark.parametrize("status", [500, 503])
@@ -378,6 +380,7 @@ async def test_order_survives_a_new_reader(service: Service) -> None:
     assert_in_order(to)
 
 
+@pytest.mark.slow
 async def test_one_event_of_an_installation_is_out_at_a_time_where_order_is_asked_for(service: Service) -> None:
     await service.install()
     out: dict[str, int] = defaultdict(int)
@@ -402,6 +405,7 @@ async def test_one_event_of_an_installation_is_out_at_a_time_where_order_is_aske
     assert_in_order(to)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["none", "installation"])
 async def test_one_that_hangs_does_not_stop_those_behind_it(service: Service, order: str) -> None:
     await service.install()
@@ -427,6 +431,7 @@ async def test_one_that_hangs_does_not_stop_those_behind_it(service: Service, or
         assert_in_order(to)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 async def test_an_event_tells_what_became_of_it_for_each_subscription(service: Service) -> None:
     await service.install()

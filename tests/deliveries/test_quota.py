@@ -79,6 +79,7 @@ async def test_none_is_moved_to_an_owner_who_has_enough(small: Service) -> None:
     assert (stays.status_code, stays.json()["owners"]) == (200, ["zeta"])
 
 
+@pytest.mark.slow
 async def test_a_list_says_of_each_what_it_says_when_shown_alone(service: Service) -> None:
     installation_id = await service.install()
     await tell_types(service, *NAMES)

@@ -27,6 +27,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "told",
     [
@@ -56,6 +57,7 @@ async def test_any_retry_after_is_an_outcome(service: Service, told: str) -> Non
     assert [attempt["outcome"] for attempt in attempts] == ["http_503"]
 
 
+@pytest.mark.slow
 @example("Fri, 31 Dec 99999999999 23:59:59 GMT")
 @example(f"{'9' * 5000}")
 @given(st.text() | st.from_regex(r"\w{3}, \d{1,3} [A-Z][a-z]{2} \d{1,12} \d\d:\d\d:\d\d [+-]\d{4}", fullmatch=True))

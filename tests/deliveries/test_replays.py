@@ -100,6 +100,7 @@ async def test_a_dry_run_counts_and_starts_nothing(service: Service) -> None:
     assert (await partner.client.get(f"/v1/subscriptions/{partner.id}/replays")).json()["items"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "why"),
     [
@@ -198,6 +199,7 @@ async def until_claimed(service: Service) -> None:
     assert await eventually(partial(service.sql, "SELECT 1 FROM replay WHERE lease_number > 0"), 10)
 
 
+@pytest.mark.slow
 async def test_killed_twice_it_goes_on_and_every_event_arrives(service: Service) -> None:
     async with receiver() as to:
         partner = await subscribe(service, to.url)

@@ -93,6 +93,7 @@ async def test_an_act_that_was_refused_has_no_row(service: Service) -> None:
     assert [row["action"] for row in await told(partner.client)] == ["subscription.created"]
 
 
+@pytest.mark.slow
 async def test_a_resent_event_is_told_with_what_came_of_it_by_an_operator_too(service: Service) -> None:
     environment = command_environment(service.settings.database_url.get_secret_value(), ALLOWED_PRIVATE_RANGES=LOOPBACK)
     async with receiver() as to:

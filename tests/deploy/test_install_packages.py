@@ -58,6 +58,7 @@ def installing(folder: Path, said: list[str], *, waits: bool = False, errors: st
     return ["sh", str(SCRIPT), str(python), str(lock)]
 
 
+@pytest.mark.slow
 def test_through_a_pipe_it_tells_what_it_does_in_lines(tmp_path: Path) -> None:
     command = installing(tmp_path, SAID, waits=True)
 

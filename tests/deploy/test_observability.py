@@ -72,6 +72,7 @@ async def samples(database_url: str) -> dict[str, dict[str, set[str]]]:
     return told
 
 
+@pytest.mark.slow
 async def test_what_is_asked_for_is_told(samples: dict[str, dict[str, set[str]]]) -> None:
     for question in questions():
         asked = SELECTOR.findall(question)
@@ -85,6 +86,7 @@ async def test_what_is_asked_for_is_told(samples: dict[str, dict[str, set[str]]]
             assert {label.strip() for label in grouping.split(",")} <= labels, question
 
 
+@pytest.mark.slow
 async def test_a_value_that_is_asked_for_can_be_told(samples: dict[str, dict[str, set[str]]]) -> None:
     codes = {kind.code() for kind in every_error(AppError)}
     answers = codes | {str(kind.name).lower() for kind in TakenIn}
@@ -99,6 +101,7 @@ async def test_a_value_that_is_asked_for_can_be_told(samples: dict[str, dict[str
                     assert value in answers, question
 
 
+@pytest.mark.slow
 async def test_everything_that_is_told_is_looked_at(samples: dict[str, dict[str, set[str]]]) -> None:
     suffixes = re.compile(r"_(?:bucket|sum|count|created)$")
     told = {suffixes.sub("", name) for name in samples if name.startswith("aircall_oauth_")}
@@ -140,6 +143,7 @@ async def test_every_door_has_its_counter_of_failures_from_the_start(database_ur
     assert doors - failures == set()
 
 
+@pytest.mark.slow
 @pytest.mark.deploy
 def test_each_alert_fires_when_it_should_and_not_before() -> None:
     cases = yaml.safe_load((FOLDER / "alerts.test.yaml").read_text())["tests"]

@@ -25,6 +25,7 @@ def binaries(request: pytest.FixtureRequest) -> Path:
     return DEBIANS if request.param == "oldest" else find_binaries()
 
 
+@pytest.mark.slow
 async def test_a_repeat_is_not_answered_200_while_the_event_waits_for_the_standby(
     binaries: Path, tmp_path: Path
 ) -> None:
@@ -47,6 +48,7 @@ async def test_a_repeat_is_not_answered_200_while_the_event_waits_for_the_standb
         assert await _events(standby) == 1
 
 
+@pytest.mark.slow
 async def test_a_repeated_disconnect_is_not_answered_while_the_first_waits_for_the_standby(tmp_path: Path) -> None:
     async with (
         with_standby(tmp_path) as (primary, standby),
@@ -66,6 +68,7 @@ async def test_a_repeated_disconnect_is_not_answered_while_the_first_waits_for_t
     assert back == 204
 
 
+@pytest.mark.slow
 async def test_a_commit_that_an_operator_cancelled_is_not_answered_200(tmp_path: Path) -> None:
     async with (
         with_standby(tmp_path) as (primary, standby),
@@ -113,6 +116,7 @@ async def _is_off(service: Service) -> bool:
     return bool(rows[0]["value"] == "off")
 
 
+@pytest.mark.slow
 async def test_a_stronger_setting_than_on_is_left_as_it_is(tmp_path: Path) -> None:
     """With `remote_apply` a commit waits until the standby shows it: one that replays nothing holds it up."""
     async with (

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 
 import asyncpg
+import pytest
 
 from aircall_oauth.errors import Unavailable
 from aircall_oauth.events import store
@@ -43,6 +44,7 @@ SLOW_COMMITS = (
 )
 
 
+@pytest.mark.slow
 async def test_a_reader_skips_nothing_while_several_processes_write(service: Service) -> None:
     installation_id = await service.install()
     url = service.settings.database_url.get_secret_value()

@@ -280,6 +280,7 @@ async def test_the_log_stays_where_nothing_came_since(service: Service) -> None:
     assert len(await all_days(service)) == 8
 
 
+@pytest.mark.slow
 async def test_a_day_that_a_clock_wrote_while_it_was_behind_stays(database_url: str) -> None:
     await set_a_clock(database_url)
     async with run_service(settings_for(database_url)) as service:

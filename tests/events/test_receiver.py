@@ -275,6 +275,7 @@ async def test_an_unknown_token_is_refused_and_nothing_kept(connected: Service) 
     assert await connected.sql("SELECT * FROM event_fingerprint") == []
 
 
+@pytest.mark.slow
 async def test_an_event_that_was_refused_for_its_token_is_kept_once_the_token_is_known(connected: Service) -> None:
     (before,) = await connected.sql("SELECT token_fingerprint FROM webhook")
     await connected.sql("UPDATE webhook SET token_fingerprint = NULL")
@@ -448,6 +449,7 @@ async def test_the_token_is_nowhere_in_the_database(connected: Service) -> None:
     assert [row for row in rows for form in forms if form in row] == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 async def test_with_the_database_away_aircall_is_told_to_repeat_and_nothing_is_lost(own_postgres: Postgres) -> None:
     async with _running_on(own_postgres) as service:
@@ -469,6 +471,7 @@ async def test_with_the_database_away_aircall_is_told_to_repeat_and_nothing_is_l
         assert await _stored(service) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 async def test_with_a_database_that_stands_still_aircall_is_told_to_repeat(own_postgres: Postgres) -> None:
     async with _running_on(own_postgres) as service:
@@ -599,6 +602,7 @@ def _damaged_event(draw: st.DrawFn) -> bytes:
     return bytes(body)
 
 
+@pytest.mark.slow
 @GENERATED
 @given(body=st.binary(max_size=200) | _like_an_event() | _damaged_event())
 @example(body=b'{"event":"a","token":"TOKEN","data":1,"timestamp":1%s}' % (b"0" * 400))
@@ -614,6 +618,7 @@ async def test_no_body_breaks_the_door_and_none_is_accepted_without_being_kept(c
         assert answer.json()["request_id"] == IsStr(regex="req_[0-9a-f]{32}")
 
 
+@pytest.mark.slow
 @GENERATED
 @given(data=JSON)
 async def test_any_data_is_kept_byte_for_byte(connected: Service, data: Any) -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import pytest
 
 from aircall_oauth.installations.outages import backfill
 from aircall_oauth.storage import locks
@@ -59,6 +60,7 @@ async def test_the_log_is_never_locked_while_its_holder_waits_for_its_client(dat
     assert found == []
 
 
+@pytest.mark.slow
 async def test_a_worker_that_falls_silent_before_its_commit_keeps_no_event_out(database_url: str) -> None:
     silent = asyncio.Event()
 
@@ -79,6 +81,7 @@ async def test_a_worker_that_falls_silent_before_its_commit_keeps_no_event_out(d
         leaving.cancel()
 
 
+@pytest.mark.slow
 async def test_a_receiver_that_falls_silent_at_the_last_byte_of_its_statement_keeps_no_event_out(
     database_url: str,
 ) -> None:

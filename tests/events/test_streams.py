@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from aircall_oauth.access import keys
 from aircall_oauth.events import streams
@@ -21,6 +22,7 @@ EVENT_BYTES = 100_000
 UNREAD = 12
 
 
+@pytest.mark.slow
 async def test_streams_that_are_not_read_hold_little_memory(database_url: str, tmp_path: Path) -> None:
     async with open_resources(settings_for(database_url)) as resources:
         key = await keys.create(resources, name="test", scopes=[Scope.EVENTS_READ])

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import pytest
 
 from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
@@ -24,6 +25,7 @@ BREAKS = 15
 MOST_EVENTS_BETWEEN = 40
 
 
+@pytest.mark.slow
 async def test_five_hundred_readers_wait_on_one_process_without_a_connection_each(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -43,6 +45,7 @@ async def test_five_hundred_readers_wait_on_one_process_without_a_connection_eac
     assert [[1]] * READERS == [[event["data"]["id"] for event in page["events"]] for page in pages]
 
 
+@pytest.mark.slow
 async def test_a_stream_that_breaks_again_and_again_loses_and_repeats_nothing(
     database_url: str, tmp_path: Path
 ) -> None:

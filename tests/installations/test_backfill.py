@@ -205,6 +205,7 @@ async def test_where_ends_of_calls_are_not_wanted_nobody_asks_for_them(database_
         assert asked(service) == []
 
 
+@pytest.mark.slow
 async def test_a_window_with_more_calls_than_aircall_lists_is_split(database_url: str) -> None:
     async with run_service(settings_for(database_url, AIRCALL_RATE_PER_MINUTE="100000")) as service:
         service.aircall.habits.rate_per_minute = 100_000
@@ -475,6 +476,7 @@ async def installed(it: World) -> str:
     return installation_id
 
 
+@pytest.mark.slow
 async def test_the_ledger_of_a_days_outage(tmp_path: Path, database_url: str) -> None:
     """500 calls while we were away; some are told late and more than once, and the worker is killed in the middle."""
     async with world(tmp_path, database_url, AIRCALL_RATE_PER_MINUTE="14") as it:

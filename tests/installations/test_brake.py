@@ -74,6 +74,7 @@ async def test_what_carries_no_state_of_ours_makes_no_row_and_no_call(service: S
     assert (await rows(service), service.aircall.requests) == (0, [])
 
 
+@pytest.mark.slow
 async def test_installs_that_succeed_are_never_slowed_down(service: Service) -> None:
     async with from_address(service, "8.8.8.8") as office:
         for _ in range(brake.OF_ALL + 3):

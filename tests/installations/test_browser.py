@@ -66,6 +66,7 @@ async def shown(visit: Visit, title: str, picture: Path) -> None:
     assert visit.complaints == []
 
 
+@pytest.mark.slow
 async def test_authorize_ends_on_the_success_page(it: World, chromium: Any, tmp_path: Path) -> None:
     async with visiting(chromium) as visit:
         await begin(visit, it)
@@ -159,6 +160,7 @@ async def address_of(ending: str, visit: Visit, it: World) -> str:
     return f"{back}&code=x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", TITLES)
 async def test_each_ending_has_a_page_that_looks_right(it: World, chromium: Any, tmp_path: Path, ending: str) -> None:
     async with visiting(chromium) as visit:
@@ -212,6 +214,7 @@ async def test_pages_work_without_javascript(it: World, chromium: Any, tmp_path:
         await shown(visit, "Connected", tmp_path / "connected.png")
 
 
+@pytest.mark.slow
 async def test_the_documentation_is_drawn_from_our_own_assets(it: World, chromium: Any, tmp_path: Path) -> None:
     async with visiting(chromium) as visit:
         asked: list[str] = []

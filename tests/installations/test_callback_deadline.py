@@ -87,6 +87,7 @@ def test_every_ending_comes_within_fifteen_seconds() -> None:
     assert flow.UNDER_WAY.total_seconds() > 2 * grant.STEP_SECONDS + saving.SAVE_SECONDS + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["oauth/token", "integrations/me"])
 async def test_what_aircall_asks_to_repeat_is_repeated_in_time(
     service: Service, monkeypatch: pytest.MonkeyPatch, door: str

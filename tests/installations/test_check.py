@@ -47,6 +47,7 @@ async def test_where_all_is_well_nothing_is_found(service: Service) -> None:
     assert tuple(line) == ("installation.checked", "done", installation_id)
 
 
+@pytest.mark.slow
 async def test_what_is_wrong_is_mended_and_said(service: Service) -> None:
     installation_id = await service.install()
     (hook,) = service.aircall.webhooks.of(COMPANY)
@@ -73,6 +74,7 @@ async def test_what_is_wrong_is_mended_and_said(service: Service) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_a_webhook_that_is_gone_is_made_again(service: Service) -> None:
     installation_id = await service.install()
     service.aircall.webhooks.delete_company(COMPANY)
@@ -83,6 +85,7 @@ async def test_a_webhook_that_is_gone_is_made_again(service: Service) -> None:
     assert len(service.aircall.webhooks.of(COMPANY)) == 1
 
 
+@pytest.mark.slow
 async def test_an_integration_without_numbers_is_for_an_admin_to_mend(service: Service) -> None:
     installation_id = await service.install()
     service.aircall.companies[0].integration.number_ids = []
@@ -93,6 +96,7 @@ async def test_an_integration_without_numbers_is_for_an_admin_to_mend(service: S
     assert (answer.json()["healthy"], answer.json()["installation"]["number_ids"]) == (False, [])
 
 
+@pytest.mark.slow
 async def test_a_dead_token_is_believed_at_the_second_refusal_and_told_once(service: Service) -> None:
     installation_id = await service.install()
     service.aircall.grants.revoke_company(COMPANY)
@@ -126,6 +130,7 @@ async def test_a_token_that_is_taken_again_makes_the_installation_active_again(s
     assert await told(service) == ["installation.connected"] * 2
 
 
+@pytest.mark.slow
 async def test_many_checks_at_once_tell_each_change_once(service: Service) -> None:
     installation_id = await service.install()
     service.aircall.webhooks.delete_company(COMPANY)

@@ -150,6 +150,7 @@ async def test_what_its_admin_switches_off_at_aircall_stays_off(service: Service
     assert (await status(service), is_on(service)) == ("active", False)
 
 
+@pytest.mark.slow
 async def test_a_retired_webhook_that_was_taken_into_use_while_it_was_deleted_is_made_anew(service: Service) -> None:
     """Its installation ended meanwhile and came back, and found that very webhook."""
     installation_id = await service.install()

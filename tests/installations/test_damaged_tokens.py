@@ -72,6 +72,7 @@ async def test_the_retired_webhooks_of_the_others_are_deleted(service: Service) 
     assert [row["installation_id"] for row in rows] == well
 
 
+@pytest.mark.slow
 async def test_goodbye_is_said_to_the_others(service: Service) -> None:
     partner = await service.partner()
     installation_ids = [await service.install(company) for company in COMPANIES]

@@ -59,6 +59,7 @@ async def row(service: Service) -> dict[str, Any]:
     return dict(only)
 
 
+@pytest.mark.slow
 @departing
 async def test_an_install_from_the_dashboard_after_a_departure_has_no_owner(
     service: Service, depart: Departure
@@ -87,6 +88,7 @@ async def test_an_install_from_the_dashboard_after_a_departure_has_no_owner(
     ]
 
 
+@pytest.mark.slow
 @departing
 async def test_another_owners_link_needs_nothing_of_a_departed_one(service: Service, depart: Departure) -> None:
     installation_id, alice = await of_alice(service)

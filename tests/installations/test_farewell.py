@@ -35,6 +35,7 @@ def asked(service: Service) -> list[str]:
     return [f"{request.method} {request.path}" for request in service.aircall.requests]
 
 
+@pytest.mark.slow
 async def test_who_disconnects_leaves_nothing_behind(service: Service) -> None:
     installation_id = await service.install()
     (hook,) = service.aircall.webhooks.of(COMPANY)
@@ -168,6 +169,7 @@ async def test_the_webhook_of_another_installation_of_the_company_stays(service:
     assert [hook.webhook_id for hook in service.aircall.webhooks.of(COMPANY)] == [stays["webhook_id"]]
 
 
+@pytest.mark.slow
 async def test_who_comes_back_calls_the_farewell_off(service: Service) -> None:
     installation_id = await service.install()
     service.aircall.break_next("all", "error_500", times=3)
@@ -204,6 +206,7 @@ async def test_who_comes_back_while_goodbye_is_being_said_is_whole_in_the_end(se
     assert service.aircall.companies[0].integration.active is True
 
 
+@pytest.mark.slow
 async def test_an_operator_lists_shows_and_disconnects(service: Service) -> None:
     installation_id = await service.install()
     await service.install(70078)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import Cookie, Depends, FastAPI, HTTPException
 from fastapi.responses import RedirectResponse
@@ -92,6 +93,7 @@ async def consent(browser: httpx.AsyncClient, link: str) -> str:
     return str((await browser.post(target, data={"decision": "authorize"})).headers["location"])
 
 
+@pytest.mark.slow
 async def test_a_customer_connects_through_the_documented_page(tmp_path: Path, database_url: str) -> None:
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, _):
         back = await alice.get(await consent(alice, await the_link(alice)))
@@ -103,6 +105,7 @@ async def test_a_customer_connects_through_the_documented_page(tmp_path: Path, d
         assert len(await it.webhooks()) == 1
 
 
+@pytest.mark.slow
 async def test_the_documented_page_can_be_reloaded_and_gone_back_to(tmp_path: Path, database_url: str) -> None:
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, _):
         link = await the_link(alice)
@@ -134,6 +137,7 @@ async def test_the_documented_page_can_be_reloaded_and_gone_back_to(tmp_path: Pa
         await partner.aclose()
 
 
+@pytest.mark.slow
 async def test_a_link_sent_to_an_admin_brings_its_sender_nothing(tmp_path: Path, database_url: str) -> None:
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, mallory):
         link = await the_link(mallory)
@@ -165,6 +169,7 @@ async def test_a_link_sent_to_an_admin_brings_its_sender_nothing(tmp_path: Path,
         assert erased["token_sealed"] is None
 
 
+@pytest.mark.slow
 async def test_a_callback_made_for_one_browser_is_no_good_in_another(tmp_path: Path, database_url: str) -> None:
     """Login CSRF: Mallory consents for the company of Mallory and lets Alice's browser bring it home."""
     async with a_partner_with_two_customers(tmp_path, database_url) as (it, alice, mallory):

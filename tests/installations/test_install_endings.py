@@ -119,6 +119,7 @@ async def test_a_state_that_is_not_ours_is_not_recognised(service: Service) -> N
     assert await nothing_happened(service)
 
 
+@pytest.mark.slow
 async def test_a_state_altered_anywhere_is_not_recognised(service: Service) -> None:
     begun, code = await service.begin(), service.aircall.grant()
     alphabet = string.ascii_letters + string.digits + "-_."
@@ -214,6 +215,7 @@ async def test_a_state_given_twice_uses_nothing_up(service: Service) -> None:
     assert await still_succeeds(service, begun)
 
 
+@pytest.mark.slow
 async def test_bytes_that_are_not_utf8_are_an_incomplete_link(service: Service) -> None:
     begun = await service.begin()
 

@@ -111,6 +111,7 @@ async def installing_again(service: Service, installation_id: str) -> int:
 DOORS: dict[Door, int] = {disconnecting: 204, claiming: 200, installing_again: 303}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 @pytest.mark.parametrize(
     ("what", "before"),

@@ -145,6 +145,7 @@ async def test_a_webhook_that_cannot_be_switched_on_stays_told_as_off_until_it_c
     assert (await the_webhook(service))["status"] == "active"
 
 
+@pytest.mark.slow
 async def test_a_webhook_switched_off_by_failures_of_ours_is_found(service: Service) -> None:
     """Aircall's own rule, played: failures in a row, and not a word about it."""
     await service.install()
@@ -196,6 +197,7 @@ async def test_a_lost_answer_to_making_it_again_makes_no_second_one(service: Ser
     assert [type_ for type_, _ in await told(service)] == ["webhook.disabled", "webhook.restored"]
 
 
+@pytest.mark.slow
 async def test_our_doubles_are_removed_and_nobody_elses(service: Service) -> None:
     await service.install()
     (ours,) = hooks(service)
@@ -218,6 +220,7 @@ async def test_our_doubles_are_removed_and_nobody_elses(service: Service) -> Non
     assert await service.sql("SELECT * FROM retired_webhook") == []
 
 
+@pytest.mark.slow
 async def test_a_webhook_that_another_installation_may_just_be_making_is_no_double(service: Service) -> None:
     first = await service.install()
     service.aircall.companies[0].integration = Integration(400999, [55011])
@@ -240,6 +243,7 @@ async def test_a_webhook_that_another_installation_may_just_be_making_is_no_doub
     assert [row["status"] for row in rows] == ["active", "active"]
 
 
+@pytest.mark.slow
 async def test_a_changed_address_name_and_list_of_events_are_followed(service: Service) -> None:
     await service.install()
     (hook,) = hooks(service)
@@ -311,6 +315,7 @@ async def test_a_reinstall_after_an_uninstall_that_nobody_noticed_is_whole(servi
     assert [type_ for type_, _ in await told(service)] == ["webhook.disabled", "webhook.restored"]
 
 
+@pytest.mark.slow
 async def test_many_workers_at_once_tell_each_change_once(service: Service) -> None:
     for company in service.aircall.companies:
         await service.install(company)
@@ -324,6 +329,7 @@ async def test_many_workers_at_once_tell_each_change_once(service: Service) -> N
     assert asked(service).count("PUT webhooks") == 3
 
 
+@pytest.mark.slow
 async def test_a_slow_company_holds_nobody_up(service: Service) -> None:
     first = await service.install()
     await service.install(70078)
@@ -473,6 +479,7 @@ async def test_a_rotation_whose_creation_answer_got_lost_makes_no_third_webhook(
     assert asked(service).count("POST webhooks") == 2
 
 
+@pytest.mark.slow
 async def test_an_operator_rotates_a_webhook(service: Service) -> None:
     installation_id = await service.install()
     environment = command_environment(service.settings.database_url.get_secret_value())
@@ -526,6 +533,7 @@ async def test_after_nobody_was_here_all_are_looked_at_soon(service: Service) ->
     assert row["due_in"] <= schedule.SPREAD
 
 
+@pytest.mark.slow
 async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,6 +575,7 @@ async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest
     assert counted.failures == 0
 
 
+@pytest.mark.slow
 async def test_a_webhook_without_a_next_look_is_given_one(service: Service) -> None:
     """An older version that still runs leaves a webhook so."""
     await service.install()

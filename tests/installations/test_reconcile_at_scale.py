@@ -141,6 +141,7 @@ async def told_once(service: Service) -> set[int]:
 
 
 # A minute and a half of CPU: beside other work it takes longer than other tests may.
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_thousand_installations_are_whole_again_soon_after_a_bad_day(busy: Service) -> None:
     """Twelve hours away; then a quarter of an hour, in each minute of which two workers do all that is due."""

@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from aircall_oauth.installations.disconnect import revoke_all
 from aircall_oauth.installations.disconnect.revoke_all import Progress
 from aircall_oauth.sandbox.aircall.companies import more_companies
@@ -109,6 +111,7 @@ async def disabled(it: World) -> int:
     return len(await it.asked("POST", "/v1/integrations/disable"))
 
 
+@pytest.mark.slow
 async def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path, database_url: str) -> None:
     companies = [company.id for company in more_companies(14)]
     async with world(tmp_path, database_url, more_companies=len(companies)) as it:
@@ -152,6 +155,7 @@ async def test_nothing_is_revoked_that_was_not_confirmed(service: Service) -> No
     assert await statuses(service) == {"active": 1}
 
 
+@pytest.mark.slow
 async def test_an_operator_is_told_what_could_not_be_reached(service: Service) -> None:
     """Aircall is nowhere for this process."""
     installation_id = await service.install()

@@ -43,6 +43,7 @@ async def findings(service: Service, **options: Any) -> dict[str, Finding]:
     return {finding.check: finding for finding in found}
 
 
+@pytest.mark.slow
 async def test_a_deployment_that_is_well_is_told_so(tmp_path: Path, database_url: str) -> None:
     async with world(tmp_path, database_url) as it:
         await it.start_service("--with-worker")
@@ -88,6 +89,7 @@ async def test_wrong_settings_are_found_without_a_value(database_url: str) -> No
     assert "c4n4ry" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_away_behind_or_sealed_otherwise_is_found(
     service: Service, empty_database: str
 ) -> None:

@@ -169,6 +169,7 @@ async def test_many_that_write_at_once_lose_nothing_and_do_not_deadlock(database
     assert await counted(database, Name.DELIVERIES) == await counted(database, Name.DELIVERIES, step=HOUR) == expected
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_loses_its_last_minute_and_no_more(
     database_url: str, database: Database, tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ async def test_a_process_that_is_killed_loses_its_last_minute_and_no_more(
     assert await counted(database, Name.ACKS, step=HOUR) == await counted(database, Name.ACKS)
 
 
+@pytest.mark.slow
 async def test_what_is_counted_while_the_database_is_away_is_written_to_its_own_minutes(
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment.table}.{moment.column}")
 async def test_a_moment_a_month_ahead_is_brought_back(service: Service, moment: Moment) -> None:
     installation_id = await service.install()

@@ -194,6 +194,7 @@ async def test_a_key_that_only_one_table_needs_stops_the_start_without_it(databa
             pass
 
 
+@pytest.mark.slow
 async def test_no_read_fails_and_no_write_is_lost_while_everything_is_sealed_anew(database_url: str) -> None:
     async with resources_with(database_url, f"k1:{SECRET_KEY}") as old_replica:
         ids = await filled(old_replica, 2000)
@@ -249,6 +250,7 @@ async def test_a_row_written_meanwhile_keeps_what_was_written(database_url: str)
         assert (done.total, done.done) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_a_rotation_killed_half_way_is_finished_by_the_next_one(database_url: str) -> None:
     """Three batches; it is killed in the second, which PostgreSQL ends by itself."""
     count = 3 * rotation.BATCH

@@ -23,6 +23,7 @@ def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "SILENT_SECONDS", 1.0)
 
 
+@pytest.mark.slow
 async def test_an_installation_locked_by_a_client_that_fell_silent_can_be_changed_again(database_url: str) -> None:
     """PostgreSQL's own timeout does not see it: the statement was sent, and the end of the message never comes."""
     silent, executing = asyncio.Event(), set[int]()

@@ -153,6 +153,7 @@ async def test_the_second_start_is_quick_and_finds_the_data(tmp_path: Path) -> N
     assert took < 2
 
 
+@pytest.mark.slow
 async def test_a_killed_server_recovers_every_committed_row_while_its_backends_still_die(
     tmp_path: Path,
 ) -> None:
@@ -334,6 +335,7 @@ def test_without_any_postgresql_the_error_names_the_three_ways(monkeypatch: pyte
         find_binaries()
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("user", [ORDINARY_USER, UNKNOWN_USER])
 async def test_as_an_ordinary_user(ordinary_python: str, ordinary_folder: Path, user: int) -> None:

@@ -39,6 +39,7 @@ async def tables(url: str) -> int:
         await connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "elsewhere"),
     [
@@ -61,6 +62,7 @@ async def test_an_exported_database_is_left_alone_and_that_is_said(
     assert CANARY not in ended.stdout
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_asked_for_is_used_and_named_without_its_password(empty_database: str) -> None:
     ended = await run_command(
         "dev", "--demo", "--database-url", with_password(empty_database), environment=surroundings()
@@ -96,6 +98,7 @@ def test_make_takes_a_database_from_its_own_command_line_only(verb: str) -> None
     assert not told(environment=exported)
 
 
+@pytest.mark.slow
 async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]
     async with story(tmp_path, ports) as first_told:

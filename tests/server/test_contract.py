@@ -46,6 +46,7 @@ def objects(part: Any) -> Iterator[dict[str, Any]]:
             yield from objects(each)
 
 
+@pytest.mark.slow
 def test_a_strict_validator_finds_nothing() -> None:
     try:
         from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -55,6 +56,7 @@ def test_a_strict_validator_finds_nothing() -> None:
     assert [error.message for error in OpenAPIV31SpecValidator(DOCUMENT).iter_errors()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "operation"),
     [each for each in OPERATIONS if each[2].get("security")],

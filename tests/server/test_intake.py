@@ -69,6 +69,7 @@ async def test_pipelined_requests_cost_no_memory(database_url: str, tmp_path: Pa
         assert peak_bytes(service) - before < 100 * MIB
 
 
+@pytest.mark.slow
 async def test_half_bodies_cost_little_memory_and_keep_no_event_out(database_url: str, tmp_path: Path) -> None:
     async with web_processes(1, database_url, tmp_path) as ((service,), token), aiohttp.ClientSession() as session:
         before = peak_bytes(service)

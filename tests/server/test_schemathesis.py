@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
@@ -56,6 +57,7 @@ checks.positive_data_acceptance.enabled = false
 """
 
 
+@pytest.mark.slow
 async def test_every_answer_is_one_that_the_document_promises(service: Service, tmp_path: Path) -> None:
     await service.install()
     await service.aircall.send_event("call.created", repeat=3)

@@ -73,6 +73,7 @@ class SlowSender(asyncio.Protocol):
             self._transport.write(b"x")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_files")
 async def test_two_thousand_slow_senders_keep_nobody_out_and_are_cut_off(database_url: str, tmp_path: Path) -> None:
     async with web_processes(1, database_url, tmp_path) as ((service,), token), aiohttp.ClientSession() as session:

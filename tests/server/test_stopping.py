@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import httpx
+import pytest
 
 from tests.crash.test_processes import event, installed
 from tests.support.processes import Process, World, eventually, world
@@ -134,6 +135,7 @@ class Load:
                 await asyncio.sleep(due - time.monotonic())
 
 
+@pytest.mark.slow
 async def test_a_rolling_restart_under_load_fails_no_request(tmp_path: Path, database_url: str) -> None:
     ports = [free_port() for _ in range(4)]
     async with (

@@ -18,6 +18,7 @@ from tests.support.standbys import sql, with_standby
 RECOVERED_SECONDS = 20.0
 
 
+@pytest.mark.slow
 async def test_events_are_taken_in_soon_after_the_standby_of_a_primary_that_hangs_is_promoted(tmp_path: Path) -> None:
     ports = (free_port(), free_port())
     async with with_standby(tmp_path, synchronous=False, ports=ports) as (primary, standby):

@@ -209,6 +209,7 @@ def with_one_more(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(tmp_path)}
 
 
+@pytest.mark.slow
 async def test_events_flow_while_a_migration_waits_for_a_reader(
     service: Service, with_one_more: dict[str, str]
 ) -> None:

@@ -240,6 +240,7 @@ async def dump(it: World) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.slow
 async def test_no_secret_is_left_anywhere(tmp_path: Path, database_url: str) -> None:
     async with (
         collector() as (collector_url, exported),

@@ -361,6 +361,7 @@ async def scraped(it: World, port: int) -> dict[str, float]:
     return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
+@pytest.mark.slow
 async def test_each_process_serves_its_own_metrics(tmp_path: Path, database_url: str) -> None:
     web, work = free_port(), free_port()
     async with world(tmp_path, database_url, METRICS_PORT=str(web)) as it:
@@ -386,6 +387,7 @@ async def test_each_process_serves_its_own_metrics(tmp_path: Path, database_url:
             await it.browser.get(f"http://127.0.0.1:{work}/metrics")
 
 
+@pytest.mark.slow
 async def test_a_worker_has_probes_which_a_frozen_one_fails(tmp_path: Path, database_url: str) -> None:
     port = free_port()
     async with world(tmp_path, database_url, METRICS_PORT=str(port)) as it:

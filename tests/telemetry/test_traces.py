@@ -57,6 +57,7 @@ async def traced(database_url: str) -> AsyncIterator[Traced]:
         yield Traced(service, exporter)
 
 
+@pytest.mark.slow
 async def test_nothing_secret_leaves_in_a_trace(traced: Traced) -> None:
     service, secrets = traced.service, dict[str, str | bytes]()
     stranger = "canary-nobodys-secret"
@@ -147,6 +148,7 @@ async def test_what_belongs_to_no_request_is_not_told(traced: Traced) -> None:
     assert traced.spans() == []
 
 
+@pytest.mark.slow
 async def test_traces_are_off_unless_asked_for_whatever_the_environment_says(tmp_path: Path, database_url: str) -> None:
     async with collector() as (url, received), world(tmp_path, database_url) as it:
         it.environment |= {"FASTAPI_OTEL_AUTO_CONFIGURE": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": url}
@@ -158,6 +160,7 @@ async def test_traces_are_off_unless_asked_for_whatever_the_environment_says(tmp
     assert received == []
 
 
+@pytest.mark.slow
 async def test_a_collector_that_is_away_disturbs_nobody(tmp_path: Path, database_url: str) -> None:
     async with world(tmp_path, database_url, TRACES="true") as it:
         it.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
@@ -169,6 +172,7 @@ async def test_a_collector_that_is_away_disturbs_nobody(tmp_path: Path, database
         assert await service.ended() == 0
 
 
+@pytest.mark.slow
 async def test_traces_without_the_extra_are_one_line_and_no_start(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['opentelemetry.sdk'] = None\n")
     environment = command_environment(database_url, TRACES="true") | {"PYTHONPATH": str(tmp_path)}
