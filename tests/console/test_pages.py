@@ -11,6 +11,7 @@ from aircall_oauth.console import masks
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from tests.support.consoles import LOOKING, Console, words
+from tests.support.receivers import subscription_body
 from tests.support.service import Service
 
 COMPANY = 70077
@@ -57,6 +58,28 @@ async def test_what_needs_a_person_is_named_with_its_customer_and_one_button(con
     assert "The webhook at Aircall is off or gone of Küstenlicht Demo GmbH" in words(page)
     assert f"/customers/{first}/link" == await link_to(page, "Make an install link")
     assert f"/customers/{second}/check" == await link_to(page, "Check Küstenlicht Demo GmbH now")
+
+
+async def test_a_destination_that_is_down_is_named_and_its_button_leads_somewhere(console: Console) -> None:
+    service = console.service
+    partner = await service.partner()
+    made = await partner.post(
+        "/v1/subscriptions", json=subscription_body("https://203.0.114.7/hook", name=HOSTILE[:60])
+    )
+    assert made.status_code == 201, made.text
+    await service.sql(
+        "UPDATE subscription SET health = 'down', last_error = $1, last_error_at = now() - interval '2 hours'", HOSTILE
+    )
+    anna = await console.visitor()
+
+    page = await anna.get("/")
+
+    assert "One thing needs you" in words(page)
+    assert "The destination is down" in words(page)
+    assert "2 h ago" in words(page)
+    assert "<img" not in page.text
+    (address,) = set(re.findall(rf'href="([^"]*{made.json()["id"]}[^"]*)"', page.text))
+    assert (await anna.get(address)).status_code == 200
 
 
 async def test_who_may_only_look_is_offered_to_look(console: Console) -> None:

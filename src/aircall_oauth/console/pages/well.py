@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from aircall_oauth.console import plots
 from aircall_oauth.console.charts import number
-from aircall_oauth.console.frame import PageDep
+from aircall_oauth.console.frame import NAVIGATION, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.times import length
 from aircall_oauth.operations import wellness
@@ -101,7 +101,10 @@ def _age(seconds: float) -> str:
 
 
 def _address(touched: Touched) -> str:
-    return f"/{'destinations' if touched.id.startswith('sub_') else 'customers'}/{touched.id}"
+    """Return the page of a customer or a destination; without pages of destinations, what the audit has of it."""
+    if not touched.id.startswith("sub_"):
+        return f"/customers/{touched.id}"
+    return f"/destinations/{touched.id}" if "/destinations" in NAVIGATION else f"/audit?subscription_id={touched.id}"
 
 
 def _button(acts: bool, need: Need) -> tuple[str, str] | None:
