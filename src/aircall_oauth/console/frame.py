@@ -42,18 +42,21 @@ NAVIGATION = {
     "/customers": "Customers",
     "/attempts": "Attempts",
     "/events": "Events",
+    "/destinations": "Destinations",
     "/audit": "Audit",
     "/keys": "Keys",
     "/vault": "Vault",
     "/sessions": "Signed in",
 }
+THOUSANDS = "\u202f"
 MOST_FORM_BYTES = 64 * 1024
 MOST_FIELDS = 200
 
 
 def _plainly(value: Any) -> Any:
     """Show invisible and control characters of every text as escapes: nothing that comes from outside hides."""
-    return readable(value) if type(value) is str else value
+    # The space between thousands counts as invisible, and is harmless.
+    return THOUSANDS.join(map(readable, value.split(THOUSANDS))) if type(value) is str else value
 
 
 _environment = Environment(
@@ -82,6 +85,11 @@ def _pretty(value: Any) -> Markup:
     return escape("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
+def _lines(value: str) -> Markup:
+    """Return text of several lines for a field; other invisible characters as escapes."""
+    return Markup("\n").join(escape(readable(line)) for line in value.splitlines())
+
+
 def _in_words(value: Any) -> str:
     """Return JSON as one line for people: `name crm; scopes events:read, audit:read`."""
     match value:
@@ -106,6 +114,7 @@ _environment.filters |= {
     "masked": masks.masked,
     "pretty": _pretty,
     "in_words": _in_words,
+    "lines": _lines,
 }
 _environment.globals |= {"asset": assets.path, "navigation": NAVIGATION}
 
