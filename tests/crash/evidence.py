@@ -73,5 +73,8 @@ def busy_seconds() -> float:
 
 def _row(row: Any) -> Stored:
     data = msgspec.json.decode(row["data"])
-    number = data.get("campaign") if isinstance(data, dict) else None
-    return Stored(row["position"], row["id"], row["installation_id"], row["type"], row["owner"], number)
+    fields = data if isinstance(data, dict) else {}
+    about = fields.get("name") if row["type"].startswith("subscription.") else None
+    return Stored(
+        row["position"], row["id"], row["installation_id"], row["type"], row["owner"], fields.get("campaign"), about
+    )

@@ -177,7 +177,8 @@ def _patience(records: Records) -> float:
 
 
 def _wanted(reading: Reading, stored: Sequence[Stored]) -> list[Stored]:
-    return [row for row in stored if row.position > reading.start and reading.wants(row)]
+    """A subscription is told of others that are down, and never of itself."""
+    return [row for row in stored if row.position > reading.start and row.about != reading.name and reading.wants(row)]
 
 
 def _refused(sent: Sent) -> tuple[float, float] | None:

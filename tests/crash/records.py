@@ -31,7 +31,10 @@ class Sent:
 
 @dataclass(frozen=True)
 class Stored:
-    """One row of the log; `number` is None for what the campaign did not send."""
+    """One row of the log.
+
+    `number` is None for what the campaign did not send; `about` is the name of the subscription that the row tells of.
+    """
 
     position: int
     event_id: str
@@ -39,6 +42,7 @@ class Stored:
     type: str
     owner: str | None = None
     number: int | None = None
+    about: str | None = None
 
 
 @dataclass(frozen=True)

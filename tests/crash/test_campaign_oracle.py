@@ -260,3 +260,15 @@ def test_too_few_events_say_nothing_of_a_p99() -> None:
 
     assert [] == broken(records)
     assert "not judged" in judge(records)[5].judged_by
+
+
+def test_a_subscription_need_not_be_told_of_itself() -> None:
+    records = a_good_run()
+    records.stored.append(Stored(61, "evt_61", "", "subscription.down", about="steady"))
+    records.followed.append((61, "evt_61"))
+    for reading in records.readings[1:3]:
+        reading.taken.append(Taken(62.0, 61, "evt_61", ""))
+
+    assert all(verdict.holds for verdict in judge(records))
+    del records.readings[1].taken[-1]
+    assert [verdict.number for verdict in judge(records) if not verdict.holds] == [3]
