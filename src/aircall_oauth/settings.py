@@ -24,6 +24,7 @@ PREFIX = "AIRCALL_OAUTH_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 KEY_BYTES = 32
 NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"
+MAX_PAGE_CHARACTERS = 100_000
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # One host of a database URL, with or without a port: a name, an IPv4 address, an IPv6 address in brackets, or a Unix
 # socket's folder as %2Fvar%2Frun.
@@ -141,6 +142,37 @@ def _proxy(value: SecretStr) -> SecretStr:
     return value
 
 
+def _logo_url(value: str) -> str:
+    """Require a web address whose origin can stand in a Content-Security-Policy."""
+    origin = urlsplit(_web_url(value)).netloc
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", origin) or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("must be an https:// address of a name in plain ASCII")
+    return value
+
+
+def _support(value: str) -> str:
+    """Require an e-mail address or a web address."""
+    if re.fullmatch(r"[A-Za-z0-9._+-]+@[A-Za-z0-9.-]+\.[A-Za-z0-9-]+", value):
+        return value
+    try:
+        return _web_url(value)
+    except ValueError:
+        raise ValueError("must be an e-mail address or an https:// address") from None
+
+
+def _shown_name(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable characters only")
+    return value
+
+
+def _readable_file(value: str) -> str:
+    text = _text_of(Path(value))
+    if text is None or len(text) > MAX_PAGE_CHARACTERS:
+        raise ValueError(f"must name a readable text file of {MAX_PAGE_CHARACTERS} characters at most")
+    return value
+
+
 def _ip_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
@@ -163,6 +195,10 @@ def _event_name(value: str) -> str:
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+LogoUrl = Annotated[str, Field(max_length=2048), AfterValidator(lambda value: value and _logo_url(value))]
+Support = Annotated[str, Field(max_length=255), AfterValidator(lambda value: value and _support(value))]
+ShownName = Annotated[str, Field(max_length=60), AfterValidator(_shown_name)]
+OptionalFile = Annotated[str, AfterValidator(lambda value: value and _readable_file(value))]
 OptionalWebUrl = Annotated[str, AfterValidator(lambda value: value and _web_url(value))]
 Proxy = Annotated[SecretStr, AfterValidator(_proxy)]
 OptionalBaseUrl = Annotated[str, AfterValidator(lambda value: value and _base_url(value))]
@@ -214,6 +250,24 @@ class Settings(BaseSettings):
     )
     return_urls: Annotated[list[WebUrl], NoDecode, BeforeValidator(_split_commas)] = Field(
         [], description="the URLs that `return_to` may be, separated by commas; they must match exactly"
+    )
+    app_name: ShownName = Field(
+        "", description="the name of your app, which the pages of the install flow show; empty = none"
+    )
+    logo_url: LogoUrl = Field(
+        "",
+        description="the address of your logo for these pages; images are allowed from its origin only; empty = none",
+    )
+    support: Support = Field(
+        "", description="where these pages say that there is help: an e-mail address or an https address; empty = none"
+    )
+    accent: Annotated[str, Field(pattern=r"^(#[0-9a-fA-F]{6})?$")] = Field(
+        "", description="the colour of the buttons of these pages, as `#1d4ed8`; empty = green"
+    )
+    install_page: OptionalFile = Field(
+        "",
+        description="a file with your own part of [a page in front of consent](#the-pages-of-the-install-flow), in "
+        "HTML; empty = to Aircall's consent page at once",
     )
     claim: Literal["optional", "required"] = Field(
         "optional", description="`required`: an installation stays `unclaimed` until its owner claims it"

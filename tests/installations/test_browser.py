@@ -204,6 +204,20 @@ async def test_pages_fit_a_phone_and_follow_its_colours(it: World, chromium: Any
     await context.close()
 
 
+@pytest.mark.parametrize("language", ["de", "fr", "es", "pt"])
+async def test_pages_fit_a_phone_in_every_language(it: World, chromium: Any, language: str) -> None:
+    context = await chromium.new_context(viewport={"width": 390, "height": 640}, locale=language)
+    visit = Visit(await context.new_page())
+    visit.listen()
+
+    for ending in ("incomplete", "wrong-browser", "app-refused", "unknown"):
+        await visit.page.goto(await address_of(ending, visit, it))
+
+        assert await visit.page.evaluate("document.documentElement.lang") == language
+        assert await visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    await context.close()
+
+
 async def test_pages_work_without_javascript(it: World, chromium: Any, tmp_path: Path) -> None:
     async with visiting(chromium, java_script_enabled=False) as visit:
         await visit.page.goto(f"{it.service_url}/aircall/oauth/install")

@@ -35,7 +35,7 @@ from aircall_oauth.events.receiver.failures import watch_troubles
 from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.events.streams import Streams
 from aircall_oauth.installations.attempts.tally import open_tally
-from aircall_oauth.installations.oauth import pages, routes
+from aircall_oauth.installations.oauth import routes
 from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.operations import figures
@@ -167,10 +167,24 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         return await _answer_error(request, error.__cause__)
     allowed = {"allow": _methods_of(request) or "GET"} if error.status_code == 405 else {}
     if _is_browser(request):
-        page = pages.nothing_here(install_url=_install_url(request), by_link="link" in request.query_params)
-        return HTMLResponse(page, error.status_code, headers=pages.HEADERS | allowed)
+        by_link = "link" in request.query_params
+        page = routes.answer(routes.pages_for(request).nothing_here(error.status_code, by_link=by_link))
+        page.headers.update(allowed)
+        return page
+    if request.url.path == "/" and request.method in {"GET", "HEAD"} and error.status_code == 404:
+        return await _front_page(request)
     known = {404: NotFound, 405: MethodNotAllowed}
     return await _answer_error(request, known.get(error.status_code, InvalidRequest)(), allowed)
+
+
+async def _front_page(request: Request) -> Response:
+    """Say what this service is to a browser; to others answer as everywhere that there is nothing here."""
+    wants_page = "text/html" in request.headers.get("accept", "").lower()
+    if not wants_page:
+        return await _answer_error(request, NotFound(), {"vary": "Accept"})
+    page = routes.answer(routes.pages_for(request).welcome())
+    page.headers.add_vary_header("Accept")
+    return page
 
 
 def _methods_of(request: Request) -> str:
@@ -195,10 +209,6 @@ def _as_ending(error: AppError) -> AppError:
     if error.status < 500:
         return ParametersInvalid()
     return TryAgainLater() if error.status == 503 else error
-
-
-def _install_url(request: Request) -> str:
-    return f"{request.app.state.resources.settings.public_url}/aircall/oauth/install"
 
 
 def _is_browser(request: Request) -> bool:

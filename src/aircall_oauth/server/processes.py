@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from aircall_oauth.installations.oauth.look import require_install_page
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.server import worker
 from aircall_oauth.server.app import create_app
@@ -23,6 +24,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight."""
+    require_install_page(settings)
     async with open_resources(settings) as resources, metrics_served(resources), console_served(resources):
         _log_if_not_ready(resources)
         server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)

@@ -28,6 +28,7 @@ from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.installations.oauth import claims, grant, links, state
 from aircall_oauth.installations.oauth.brake import Turn
+from aircall_oauth.installations.oauth.links import Link
 from aircall_oauth.installations.oauth.saving import Decision, save
 from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
 from aircall_oauth.installations.upkeep import schedule
@@ -81,13 +82,7 @@ def begin_install(resources: Resources, *, return_to: str | None = None, link: s
     or `LinkExpired` for an install link that can't be used.
     """
     settings = resources.settings
-    opened = links.open_link(resources.vault, link) if link is not None else links.NO_LINK
-    if link is not None:
-        return_to = opened.return_to
-    elif return_to is None and settings.claim == "required":
-        return_to = links.default_return(settings.return_urls)
-    if return_to is not None and return_to not in settings.return_urls:
-        raise ReturnAddressRefused
+    opened, return_to = require_known_way(resources, return_to=return_to, link=link)
     flow_id, sealed, cookie = state.begin(
         resources.vault,
         secure=settings.secure_cookies,
@@ -109,6 +104,19 @@ def begin_install(resources: Resources, *, return_to: str | None = None, link: s
         }
     resources.metrics.install_step(InstallStep.STARTED)
     return Departure(with_query(settings.authorize_url, query), cookie)
+
+
+def require_known_way(resources: Resources, *, return_to: str | None, link: str | None) -> tuple[Link, str | None]:
+    """Return the link that was opened, and where its flow ends; raises as `begin_install` does."""
+    settings = resources.settings
+    opened = links.open_link(resources.vault, link) if link is not None else links.NO_LINK
+    if link is not None:
+        return_to = opened.return_to
+    elif return_to is None and settings.claim == "required":
+        return_to = links.default_return(settings.return_urls)
+    if return_to is not None and return_to not in settings.return_urls:
+        raise ReturnAddressRefused
+    return opened, return_to
 
 
 async def finish_install(

@@ -1,10 +1,11 @@
-"""The pages an admin's browser ends on: one per ending, without JavaScript, each with what to do next."""
+"""The pages an admin's browser ends on: one per ending, complete without JavaScript, each with what to do next.
 
-import base64
-import hashlib
-from dataclasses import dataclass, replace
+They are in the language that the browser asks for (`languages`) and look as the partner wants it (`look`).
+"""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from dataclasses import dataclass
+from typing import Any, Literal
+
 from pydantic import SecretStr
 
 from aircall_oauth.errors import (
@@ -27,24 +28,44 @@ from aircall_oauth.errors import (
     TryAgainLater,
     WrongBrowser,
 )
+from aircall_oauth.installations.oauth import look
+from aircall_oauth.installations.oauth.languages import Words, chosen, words
+from aircall_oauth.settings import Settings
 
-_environment = Environment(
-    loader=PackageLoader("aircall_oauth.installations.oauth"),
-    autoescape=select_autoescape(),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_STYLE = _environment.get_template("page.css").render()
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+# How much a page alarms: `trouble` is what must be mended, `calm` what the admin chose or can go on from.
+Tone = Literal["good", "own", "calm", "wait", "trouble"]
 
-HEADERS = {
-    "cache-control": "no-store",
-    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
+
+@dataclass(frozen=True)
+class Ending:
+    """How a page is shown: its tone, and its next step, None where the page has words of its own for that."""
+
+    tone: Tone = "calm"
+    next_step: str | None = "start_again"
+    start_again: bool = True
+
+
+# Endings after the link was used up: opening it again would only be refused.
+LINK_SPENT = (CodeRefused, AircallAway)
+ENDINGS: dict[type[AppError], Ending] = {
+    ParametersInvalid: Ending(),
+    ReturnAddressRefused: Ending("trouble", "another_link", start_again=False),
+    LinkInvalid: Ending("trouble", "another_link", start_again=False),
+    LinkExpired: Ending("calm", "another_link", start_again=False),
+    LinkUsed: Ending("calm", "another_link", start_again=False),
+    PrefetchRefused: Ending("calm", None, start_again=False),
+    StateInvalid: Ending(),
+    StateExpired: Ending(),
+    WrongBrowser: Ending("calm", None),
+    Declined: Ending("calm", None),
+    CodeRefused: Ending("trouble"),
+    AppRefused: Ending("trouble", None, start_again=False),
+    TokenMixedUp: Ending("trouble", None, start_again=False),
+    AircallAway: Ending("trouble", None),
+    FlowUnknown: Ending("wait", None),
+    TooManyFailedInstalls: Ending("wait", "reload", start_again=False),
+    TryAgainLater: Ending("wait", "wait_and_start_again"),
+    AppError: Ending("trouble", "wait_and_start_again"),
 }
 
 
@@ -55,181 +76,99 @@ class Page:
     title: str
     happened: str
     next_step: str
-    start_again: bool = True
+    tone: Tone
 
 
-START_AGAIN = "Start the installation again; it takes a minute."
-ANOTHER_LINK = "Ask for a new link where you were given this one."
-THE_LINK_AGAIN = "Open the link you were given once more, or ask for a new link."
-GO_BACK = "Go back to where you began, and start again from there."
-RELOAD_OR_GO_BACK = (
-    "Reload this page in a minute. If it says the same, go back to where you began, and start again from there."
-)
-# Endings after the link was used up: opening it again would only be refused.
-LINK_SPENT = (CodeRefused, AircallAway)
-ENDINGS: dict[type[AppError], Page] = {
-    ParametersInvalid: Page(
-        "This link is incomplete",
-        "The address that was opened is incomplete or damaged. Nothing was connected.",
-        START_AGAIN,
-    ),
-    ReturnAddressRefused: Page(
-        "This link is not valid",
-        "The link asks to return to an address that this service does not know. Nothing was connected.",
-        ANOTHER_LINK,
-        start_again=False,
-    ),
-    LinkInvalid: Page(
-        "This link is not valid",
-        "The link is damaged or was not made by this service. Nothing was connected.",
-        ANOTHER_LINK,
-        start_again=False,
-    ),
-    LinkExpired: Page(
-        "This link is too old",
-        "An install link works for thirty minutes. Nothing was connected.",
-        ANOTHER_LINK,
-        start_again=False,
-    ),
-    LinkUsed: Page(
-        "This link was used before",
-        "An install link works once. Nothing was connected just now.",
-        ANOTHER_LINK,
-        start_again=False,
-    ),
-    PrefetchRefused: Page(
-        "Please open this page yourself",
-        "The browser tried to load this page ahead of time, which would use up the installation.",
-        "Reload this page.",
-        start_again=False,
-    ),
-    StateInvalid: Page(
-        "Please start again",
-        "This installation could not be recognised, so nothing was connected.",
-        START_AGAIN,
-    ),
-    StateExpired: Page(
-        "That took too long",
-        "An installation must be finished within ten minutes. Nothing was connected.",
-        START_AGAIN,
-    ),
-    WrongBrowser: Page(
-        "Please start again in this browser",
-        "The installation was started in another browser, or this one does not accept cookies. Nothing was connected.",
-        "Start the installation again and stay in one browser until the end.",
-    ),
-    Declined: Page(
-        "You declined",
-        "You declined the connection to Aircall. Nothing was connected and nothing was kept.",
-        "If that was not what you wanted, start the installation again and choose Authorize.",
-    ),
-    CodeRefused: Page(
-        "Aircall did not accept the authorization",
-        "The authorization was refused by Aircall. It may have expired. Nothing was connected.",
-        START_AGAIN,
-    ),
-    AppRefused: Page(
-        "This app is not set up correctly",
-        "Aircall does not accept this app's own credentials. Nothing was connected.",
-        "Tell the company whose app you are installing. Starting again will not help until it is corrected.",
-        start_again=False,
-    ),
-    TokenMixedUp: Page(
-        "Aircall's answers do not fit together",
-        "Aircall says that this authorization belongs to another company. Nothing was connected.",
-        "Tell the company whose app you are installing.",
-        start_again=False,
-    ),
-    AircallAway: Page(
-        "Aircall could not be reached",
-        "Aircall did not answer in a way we could use. Nothing was connected.",
-        "Wait a few minutes, then start the installation again.",
-    ),
-    FlowUnknown: Page(
-        "We can't tell whether it was finished",
-        "The installation takes long or was interrupted. It may or may not have been completed.",
-        "Reload this page in a minute. If it says the same, start again: what is connected is renewed.",
-    ),
-    TooManyFailedInstalls: Page(
-        "Please wait a minute",
-        "Too many installations failed here just now. Yours was not tried yet.",
-        "Reload this page in a minute.",
-        start_again=False,
-    ),
-    TryAgainLater: Page(
-        "Please try again in a moment",
-        "This service cannot save an installation right now.",
-        "Wait a minute, then start the installation again.",
-    ),
-    AppError: Page(
-        "Something went wrong here",
-        "This page could not be shown because of an error on our side.",
-        "Wait a minute, then start the installation again.",
-    ),
-}
+@dataclass(frozen=True)
+class Shown:
+    """A page as it is answered with."""
+
+    text: str
+    status: int
+    headers: dict[str, str]
 
 
-def ending(
-    error: AppError, *, install_url: str, by_link: bool = False, home: str | None = None, reference: str | None = None
-) -> str:
-    """Render the page for a flow that ended without an installation.
+class Pages:
+    """The pages for one browser: in its language, with the partner's look."""
 
-    A flow that began with an install link is not sent to the install door without one: the installation would have no
-    owner. Where the link has a `return_to`, `home` leads there.
-    """
-    page = ENDINGS.get(type(error), ENDINGS[AppError])
-    if home is not None:
-        page = replace(page, next_step=RELOAD_OR_GO_BACK if isinstance(error, FlowUnknown) else GO_BACK)
-    elif by_link and page.start_again:
-        page = replace(page, next_step=_next_with_a_link(error))
-    offered = install_url if page.start_again and not by_link else None
-    return _render(page, tone="trouble", install_url=offered, home=home, reference=reference)
+    def __init__(self, settings: Settings, accept_language: str | None) -> None:
+        self._settings = settings
+        self._look = look.of(settings)
+        self._words: Words = words(chosen(accept_language))
+
+    @property
+    def install_url(self) -> str:
+        return f"{self._settings.public_url}/aircall/oauth/install"
+
+    def ending(
+        self, error: AppError, *, by_link: bool = False, home: str | None = None, reference: str | None = None
+    ) -> Shown:
+        """Return the page for a flow that ended without an installation, with the error's status.
+
+        A flow that began with an install link is not sent to the install door without one: the installation would
+        have no owner. Where the link has a `return_to`, `home` leads there.
+        """
+        kind = type(error) if type(error) in ENDINGS else AppError
+        shown = ENDINGS[kind]
+        page = self._page(kind.code(), shown.tone, _next_step(error, shown, by_link=by_link, home=home is not None))
+        buttons = self._buttons(start_again=shown.start_again and not by_link, home=home)
+        return self._answer(page, status=error.status, buttons=buttons, reference=reference)
+
+    def connected(self, company_name: str | None, *, reference: str | None) -> Shown:
+        """Return the page for a flow that ended well and has no address to return to."""
+        page = self._page("connected", "good", company=company_name or self._words.your_account)
+        return self._answer(page, reference=reference)
+
+    def to_be_claimed(self, company_name: str | None, claim: SecretStr, *, reference: str | None) -> Shown:
+        """Return the page for a flow that must be claimed and has no address to carry the claim to."""
+        page = self._page("to_be_claimed", "good", company=company_name or self._words.your_account)
+        return self._answer(page, reference=reference, claim=claim.get_secret_value(), script=look.SCRIPT)
+
+    def before_consent(self, continue_url: str, *, reference: str | None) -> Shown:
+        """Return the page in front of Aircall's consent page, with the partner's own part."""
+        app = self._look.app_name or self._words.this_app
+        page = self._page("before_consent", "own", app=app)
+        own = look.install_page(
+            self._settings, self._words.language, app=app, continue_url=continue_url, reference=reference
+        )
+        buttons = [("continue", continue_url, self._words.label["continue"])]
+        return self._answer(page, own=own, buttons=buttons, reference=reference)
+
+    def welcome(self) -> Shown:
+        """Return the page that says what this service is."""
+        page = self._page("welcome", "own", app=self._look.app_name or self._words.this_app)
+        return self._answer(page, documentation=f"{self._settings.public_url}/docs")
+
+    def nothing_here(self, status: int, *, by_link: bool = False) -> Shown:
+        """Return the page for an unknown address, or for a method that it does not have."""
+        page = self._page("nothing_here", "calm", "link_again" if by_link else "start_again")
+        return self._answer(page, status=status, buttons=self._buttons(start_again=not by_link, home=None))
+
+    def _page(self, name: str, tone: Tone, next_step: str | None = None, **filled: str) -> Page:
+        texts = self._words.page[name]
+        told = texts["next"] if next_step is None else self._words.next[next_step]
+        title, happened = (texts[part].format(**filled) for part in ("title", "happened"))
+        return Page(title[:1].upper() + title[1:], happened, told, tone)
+
+    def _buttons(self, *, start_again: bool, home: str | None) -> list[tuple[str, str, str]]:
+        label = self._words.label
+        offered = [("start-again", self.install_url, label["start_again"])] if start_again else []
+        return offered + ([("go-back", home, label["go_back"])] if home is not None else [])
+
+    def _answer(self, page: Page, *, status: int = 200, **shown: Any) -> Shown:
+        known = dict.fromkeys(("buttons", "reference", "claim", "script", "own", "documentation")) | shown
+        known["buttons"] = known["buttons"] or ()
+        text = look.environment.get_template("page.html").render(page=page, look=self._look, words=self._words, **known)
+        headers = self._look.headers(self._words.language, scripted=known["script"] is not None)
+        return Shown(text, status, headers)
 
 
-def _next_with_a_link(error: AppError) -> str:
+def _next_step(error: AppError, shown: Ending, *, by_link: bool, home: bool) -> str | None:
+    """Return which next step is told; None for the page's own."""
+    if home:
+        return "reload_or_go_back" if isinstance(error, FlowUnknown) else "go_back"
+    if not (by_link and shown.start_again):
+        return shown.next_step
     if isinstance(error, FlowUnknown):
-        return f"Reload this page in a minute. If it says the same: {ANOTHER_LINK[0].lower()}{ANOTHER_LINK[1:]}"
-    return ANOTHER_LINK if isinstance(error, LINK_SPENT) else THE_LINK_AGAIN
-
-
-def connected(company_name: str | None) -> str:
-    """Render the page for a flow that ended well and has no address to return to."""
-    page = Page(
-        "Connected",
-        f"{company_name or 'Your Aircall account'} is now connected.",
-        "In the Aircall Dashboard, choose the numbers this integration is for. You can close this window.",
-    )
-    return _render(page, tone="good")
-
-
-def to_be_claimed(company_name: str | None, claim: SecretStr) -> str:
-    """Render the page for a flow that must be claimed and has no address to carry the claim to."""
-    page = Page(
-        "One more step",
-        f"{company_name or 'Your Aircall account'} is connected, but not in use yet.",
-        "Within an hour, enter this code in the app where you began. Do not share it with anyone else.",
-    )
-    return _render(page, tone="good", claim=claim.get_secret_value())
-
-
-def nothing_here(*, install_url: str, by_link: bool = False) -> str:
-    """Render the page for an unknown address, or for a method that it does not have."""
-    page = Page("Nothing to see here", "This address leads nowhere.", START_AGAIN)
-    if by_link:
-        page = replace(page, next_step=THE_LINK_AGAIN, start_again=False)
-    return _render(page, tone="trouble", install_url=install_url if page.start_again else None)
-
-
-def _render(
-    page: Page,
-    *,
-    tone: str,
-    install_url: str | None = None,
-    home: str | None = None,
-    claim: str | None = None,
-    reference: str | None = None,
-) -> str:
-    template = _environment.get_template("page.html")
-    return template.render(
-        page=page, tone=tone, install_url=install_url, home=home, claim=claim, reference=reference, style=_STYLE
-    )
+        return "reload_or_another_link"
+    return "another_link" if isinstance(error, LINK_SPENT) else "link_again"

@@ -2,7 +2,7 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -27,8 +27,9 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import views
 from aircall_oauth.installations.attempts import tally
 from aircall_oauth.installations.attempts.recording import Attempt
-from aircall_oauth.installations.oauth import claims, endings, flow, links, pages, state
+from aircall_oauth.installations.oauth import claims, endings, flow, links, look, state
 from aircall_oauth.installations.oauth.brake import Brake
+from aircall_oauth.installations.oauth.pages import Pages, Shown
 from aircall_oauth.installations.views import InstallationView
 
 browser = APIRouter(prefix="/aircall/oauth", tags=["Install flow"], default_response_class=HTMLResponse)
@@ -72,6 +73,9 @@ class InstallQuery(BaseModel):
     return_to: str | None = Field(
         None, min_length=1, max_length=2048, description="One of `AIRCALL_OAUTH_RETURN_URLS`, exactly."
     )
+    proceed: Literal["1"] | None = Field(
+        None, description="`1`: past the page in front of consent, where `AIRCALL_OAUTH_INSTALL_PAGE` has one."
+    )
 
 
 class CallbackQuery(BaseModel):
@@ -101,6 +105,7 @@ PAGES: dict[int | str, dict[str, Any]] = {
     status_code=303,
     response_class=RedirectResponse,
     responses={
+        200: {"description": "The page in front of consent, where `AIRCALL_OAUTH_INSTALL_PAGE` has one"},
         400: PAGES[400],
         303: {"description": "To Aircall's consent page; or to the `return_to` of a link that was used or is too old"},
     },
@@ -114,10 +119,13 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
         raise ParametersInvalid
     if query.link is not None:
         await endings.open_link(resources, request.state.attempt, query.link)
+    if resources.settings.install_page and query.proceed is None:
+        flow.require_known_way(resources, return_to=query.return_to, link=query.link)
+        return _before_consent(request, query)
     departure = flow.begin_install(resources, return_to=query.return_to, link=query.link)
     if query.link is None:
         request.app.state.tally.count(tally.OPENED)
-    response = RedirectResponse(departure.authorize_url, status_code=303, headers=pages.HEADERS)
+    response = RedirectResponse(departure.authorize_url, status_code=303, headers=look.of(resources.settings).headers())
     secure = resources.settings.secure_cookies
     response.set_cookie(
         departure.cookie.name,
@@ -130,6 +138,24 @@ async def install(request: Request, query: Annotated[InstallQuery, Query()], res
     for name in state.surplus_cookies(request.cookies, secure=secure):
         response.delete_cookie(name, secure=secure, httponly=True, samesite="lax")
     return response
+
+
+def _before_consent(request: Request, query: InstallQuery) -> Response:
+    """Answer with the page in front of consent. Its way on is this request's address, and says that it was seen."""
+    shown = pages_for(request)
+    given = query.model_dump(exclude_none=True) | {"proceed": "1"}
+    attempt: Attempt | None = request.state.attempt if query.link is not None else None
+    way_on = flow.with_query(shown.install_url, given)
+    return answer(shown.before_consent(way_on, reference=None if attempt is None else attempt.reference))
+
+
+def pages_for(request: Request) -> Pages:
+    """Return the pages as this browser gets them."""
+    return Pages(request.app.state.resources.settings, request.headers.get("accept-language"))
+
+
+def answer(page: Shown) -> Response:
+    return HTMLResponse(page.text, page.status, headers=page.headers)
 
 
 @browser.get(
@@ -165,11 +191,13 @@ async def callback(request: Request, query: Annotated[CallbackQuery, Query()], r
     by_hand = connected.return_to is None and connected.claim is not None
     shown = "page:claim" if by_hand else endings.shown_well(connected.way_home, resources.settings.success_url)
     await endings.note_shown(resources, request.state.attempt, shown)
+    reference = request.state.attempt.reference
     if connected.return_to is None and connected.claim is not None:
-        return HTMLResponse(pages.to_be_claimed(connected.company_name, connected.claim), headers=pages.HEADERS)
+        page = pages_for(request).to_be_claimed(connected.company_name, connected.claim, reference=reference)
+        return answer(page)
     if target:
-        return RedirectResponse(target, status_code=303, headers=pages.HEADERS)
-    return HTMLResponse(pages.connected(connected.company_name), headers=pages.HEADERS)
+        return RedirectResponse(target, status_code=303, headers=look.of(resources.settings).headers())
+    return answer(pages_for(request).connected(connected.company_name, reference=reference))
 
 
 def _require_code_or_error(query: CallbackQuery) -> None:
@@ -192,17 +220,19 @@ async def ending_page(request: Request, error: AppError) -> Response:
         resources, request.app.state.tally, attempt, error, "return_to" if is_sent else "page"
     )
     if home is not None and is_sent:
-        return RedirectResponse(home, status_code=303, headers=pages.HEADERS)
-    page = pages.ending(
+        return RedirectResponse(home, status_code=303, headers=look.of(resources.settings).headers())
+    shown = pages_for(request).ending(
         error,
-        install_url=f"{resources.settings.public_url}/aircall/oauth/install",
         by_link=getattr(request.state, "by_link", False),
         home=home,
-        reference=attempt.reference if attempt is not None and is_kept else None,
+        # A link's attempt has a row since the link was made.
+        reference=attempt.reference if attempt is not None and (is_kept or attempt.link_id is not None) else None,
     )
+    page = answer(shown)
     pause = getattr(error, "retry_after_seconds", None)
-    told = {} if pause is None else {"retry-after": str(pause)}
-    return HTMLResponse(page, error.status, headers=pages.HEADERS | told)
+    if pause is not None:
+        page.headers["retry-after"] = str(pause)
+    return page
 
 
 class NewInstallLink(BaseModel):
