@@ -57,6 +57,7 @@ async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service
         "delivered_24h": 0,
         "failed_24h": 0,
         "oldest_undelivered_seconds": None,
+        "next_probe_at": None,
         "health": "up",
         "last_error": None,
         "last_error_at": None,

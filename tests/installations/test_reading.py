@@ -302,6 +302,7 @@ async def test_every_reader_sees_an_event_in_the_same_form(service: Service) -> 
         "occurred_at": "2026-01-01T10:00:00Z",
         "received_at": ISO,
         "source": "aircall",
+        "subject": "call:0",
         "data": {"id": 0},
     }
 

@@ -340,7 +340,7 @@ async def test_who_looks_after_a_webhook_has_it_alone(service: Service) -> None:
 async def test_who_comes_back_after_the_lease_changes_nothing(service: Service) -> None:
     service.aircall.break_next("webhooks", "error_500", times=3)
     await service.install()
-    service.aircall.break_next("GET webhooks", "slow", seconds=0.5)
+    service.aircall.break_next("GET webhooks", "slow", seconds=2.0)
     await service.sql(MAKE_DUE)
     asked = len(service.aircall.requests)
 
