@@ -17,6 +17,9 @@ WORKERS ?= 3
 PYTEST = $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # A database for `make run` and `make demo`: only where make's own command line says so, never one that is exported.
 DATABASE := $(if $(filter command,$(origin DATABASE_URL)),--database-url "$$DATABASE_URL")
+# Every other variable of make's own command line is a setting for this run; one that is none is refused by name.
+OF_MAKE := DATABASE_URL PORT AIRCALL_PORT RECEIVER_PORT CONSOLE_PORT SECONDS SEED WORKERS LOCK VENV SHELL MAKE% MFLAGS
+TAKEN := $(foreach name,$(filter-out $(OF_MAKE),$(.VARIABLES)),$(if $(filter command,$(origin $(name))),--take $(name)))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -39,11 +42,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	@printf '  this project … ' && $(BIN)/pip install --quiet --no-deps --no-build-isolation -e . && echo ready
 	@touch $@
 
-run: setup ## run everything here, with a pretend Aircall, and walk through it (PORT=8000 DATABASE_URL=…)
-	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT) --console-port $(CONSOLE_PORT) $(DATABASE)
+run: setup ## run everything here, with a pretend Aircall, and walk through it (PORT=8000 RETURN_URLS=… DATABASE_URL=…)
+	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT) --console-port $(CONSOLE_PORT) $(DATABASE) $(TAKEN)
 
 demo: setup ## the same walk, then exit 0 or 1
-	@$(BIN)/aircall-oauth dev --demo $(DATABASE)
+	@$(BIN)/aircall-oauth dev --demo $(DATABASE) $(TAKEN)
 
 test: setup ## run the tests, without the slow ones (some minutes)
 	@$(PYTEST) -m "not slow"

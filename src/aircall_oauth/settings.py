@@ -25,6 +25,9 @@ SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 KEY_BYTES = 32
 NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"
 MAX_PAGE_CHARACTERS = 100_000
+# An entry of `return_urls` that allows every port and path of this machine, for developers.
+ANY_LOCAL = "http://localhost:*"
+IS_LOCAL = re.compile(r"http://localhost(:[0-9]{1,5})?([/?][!-~]*)?")
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # One host of a database URL, with or without a port: a name, an IPv4 address, an IPv6 address in brackets, or a Unix
 # socket's folder as %2Fvar%2Frun.
@@ -51,6 +54,10 @@ def _web_url(value: str) -> str:
     if parts.scheme == "http" and host not in LOCAL_HOSTS:
         raise ValueError("must be https:// (http:// is for localhost only)")
     return value
+
+
+def _return_url(value: str) -> str:
+    return value if value == ANY_LOCAL else _web_url(value)
 
 
 def _base_url(value: str) -> str:
@@ -194,6 +201,7 @@ def _event_name(value: str) -> str:
 
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
+ReturnUrl = Annotated[str, AfterValidator(_return_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 LogoUrl = Annotated[str, Field(max_length=2048), AfterValidator(lambda value: value and _logo_url(value))]
 Support = Annotated[str, Field(max_length=255), AfterValidator(lambda value: value and _support(value))]
@@ -248,8 +256,10 @@ class Settings(BaseSettings):
         description="where the browser is sent after a flow without a `return_to`; empty = to our own page. The newer "
         "address is `https://dashboard.aircall.io/oauth/success`",
     )
-    return_urls: Annotated[list[WebUrl], NoDecode, BeforeValidator(_split_commas)] = Field(
-        [], description="the URLs that `return_to` may be, separated by commas; they must match exactly"
+    return_urls: Annotated[list[ReturnUrl], NoDecode, BeforeValidator(_split_commas)] = Field(
+        [],
+        description="the URLs that `return_to` may be, separated by commas; they must match exactly. "
+        "`http://localhost:*` allows each of the developer's own machine",
     )
     app_name: ShownName = Field(
         "", description="the name of your app, which the pages of the install flow show; empty = none"
@@ -410,6 +420,12 @@ class Settings(BaseSettings):
     @property
     def webhook_url(self) -> str:
         return f"{self.public_url}/aircall/webhook"
+
+    def may_return_to(self, url: str) -> bool:
+        """Whether a flow may end at this address: it is on the list, exactly."""
+        if url in self.return_urls and url != ANY_LOCAL:
+            return True
+        return ANY_LOCAL in self.return_urls and "#" not in url and IS_LOCAL.fullmatch(url) is not None
 
     @property
     def secure_cookies(self) -> bool:

@@ -592,3 +592,35 @@ async def test_a_token_that_already_is_another_companys_is_refused(service: Serv
     assert (answer.status_code, "do not fit together" in answer.text) == (502, True)
     assert await the_installation(service) == before
     assert before["id"] == installation_id
+
+
+async def test_any_address_of_this_machine_may_be_allowed_and_no_other(database_url: str) -> None:
+    async with run_service(settings_for(database_url, RETURN_URLS="http://localhost:*,https://a.example.com/x")) as it:
+        partner = await it.partner()
+
+        async def made(url: str | None) -> int:
+            body = {"owner": "acme"} | ({} if url is None else {"return_to": url})
+            return (await partner.post("/v1/install-links", json=body)).status_code
+
+        good = [
+            "http://localhost:3000/a?b=c",
+            "http://localhost",
+            "http://localhost:5173",
+            "https://a.example.com/x",
+            None,
+        ]
+        evil = [
+            "http://localhost:*",
+            "http://localhost.evil.com/",
+            "http://localhost:1@evil.com/",
+            "http://localhost@evil.com",
+        ]
+        evil += [
+            "https://localhost:3000/",
+            "http://127.0.0.1:3000/",
+            "http://localhost:3000\\@evil.com",
+            "http://localhost:3/#x",
+        ]
+
+        assert [await made(url) for url in good] == [201] * len(good)
+        assert [await made(url) for url in evil] == [422] * len(evil)

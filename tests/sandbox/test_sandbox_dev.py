@@ -98,6 +98,33 @@ def test_make_takes_a_database_from_its_own_command_line_only(verb: str) -> None
     assert not told(environment=exported)
 
 
+def test_make_hands_every_setting_of_its_command_line_on() -> None:
+    arguments = ["RETURN_URLS=https://a.example.com", "AIRCALL_OAUTH_APP_NAME=A B", "RETRUN_URLS=x", "PORT=8001"]
+    shown = subprocess.run(["make", "-n", "run", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    taken = set(re.findall(r"--take (\S+)", shown.stdout))
+    assert taken == {"RETURN_URLS", "AIRCALL_OAUTH_APP_NAME", "RETRUN_URLS"}
+
+
+@pytest.mark.parametrize("name", ["RETRUN_URLS", "CLIENT_SECRET", "AIRCALL_OAUTH_DATABASE_URL", "aircall_oauth_x"])
+async def test_what_is_no_setting_or_the_sandboxs_own_is_refused_by_name(name: str) -> None:
+    ended = await run_command("dev", "--demo", "--take", name, environment=surroundings(**{name: CANARY}))
+
+    assert ended.exit_code == 1
+    assert name in ended.stderr
+    assert CANARY not in ended.stderr + ended.stdout
+
+
+@pytest.mark.slow
+async def test_a_setting_that_was_given_is_taken_beside_any_local_return_address() -> None:
+    url = "https://app.example.com/done"
+
+    ended = await run_command(*("dev", "--demo", "--take", "RETURN_URLS"), environment=surroundings(RETURN_URLS=url))
+
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert "http://localhost:*" in ended.stdout
+
+
 @pytest.mark.slow
 async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]

@@ -93,6 +93,10 @@ def dev(
             "AIRCALL_OAUTH_DATABASE_URL is not read; PGPASSWORD and a password file are.",
         ),
     ] = None,
+    take: Annotated[
+        list[str] | None,
+        typer.Option(help="Take this setting from the environment, such as RETURN_URLS; may be repeated."),
+    ] = None,
 ) -> None:
     """Run everything on this machine, with a pretend Aircall and a PostgreSQL of its own."""
     try:
@@ -110,6 +114,7 @@ def dev(
             receiver_port=receiver_port,
             console_port=console_port,
             database_url=url,
+            taken=take or [],
         )
     )
 

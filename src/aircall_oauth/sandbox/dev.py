@@ -5,11 +5,12 @@ import base64
 import json
 import os
 import secrets
+import shlex
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
+from aircall_oauth.settings import ANY_LOCAL, Settings, environment_name
 from aircall_oauth.storage import migrations
 from aircall_oauth.telemetry.text import readable
 
@@ -35,9 +37,21 @@ READY_SECONDS = 30.0
 FOLDER = Path(".dev")
 # What a developer may set for this run; everything else of the service's environment is the sandbox's own.
 PASSED_ON = ("AIRCALL_OAUTH_LOG_LEVEL", "AIRCALL_OAUTH_LOG_FORMAT")
+# What the sandbox sets itself: another value would break it.
+OWN = {
+    "client_id",
+    "client_secret",
+    "secret_keys",
+    "fingerprint_key",
+    "public_url",
+    "database_url",
+    "authorize_url",
+    "api_url",
+}
 OURS = "AIRCALL_OAUTH_"
 LIBPQS = "PG"
 DATABASE_URL = "AIRCALL_OAUTH_DATABASE_URL"
+RETURN_URLS = "AIRCALL_OAUTH_RETURN_URLS"
 
 
 @dataclass(frozen=True)
@@ -81,10 +95,12 @@ def run(
     receiver_port: int = RECEIVER_PORT,
     console_port: int = CONSOLE_PORT,
     database_url: SecretStr | None = None,
+    taken: Sequence[str] = (),
 ) -> int:
     """Start everything, walk one install and one call through it, and stay up; the exit code.
 
     The database is one of the sandbox's own, unless `database_url` says so: that one is migrated and written to.
+    `taken` are names of settings, with or without their prefix, whose values the environment has for this run.
     """
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -93,7 +109,7 @@ def run(
         with ExitStack() as stack:
             ports = Ports(port, aircall_port, receiver_port, console_port)
             plan = _plan(stack, ports, demo=demo)
-            children, environment = _start(stack, plan, database_url)
+            children, environment = _start(stack, plan, database_url, _taken(taken))
             addresses = Addresses(plan.service_url, plan.aircall_url, plan.receiver_url)
             story = Story(addresses, environment, sys.stdout.isatty())
             story.tell(seconds=time.monotonic() - started)
@@ -134,10 +150,30 @@ def _plan(stack: ExitStack, ports: Ports, *, demo: bool) -> Plan:
     return Plan(folder, ports.service, ports.aircall, ports.receiver, ports.console)
 
 
-def _start(stack: ExitStack, plan: Plan, given: SecretStr | None) -> tuple[list[Child], dict[str, str]]:
+def _taken(names: Sequence[str]) -> dict[str, str]:
+    """Return the settings that were asked for by name; raises `DevError` for one that can't be taken."""
+    taken = {}
+    for name in names:
+        setting = name.upper().removeprefix(OURS).lower()
+        if setting not in Settings.model_fields:
+            raise DevError(f"{readable(name)} is not a setting; docs/operations.md lists them")
+        if setting in OWN:
+            raise DevError(f"{readable(name)} is the sandbox's own, and can't be set for it")
+        taken[environment_name(setting)] = os.environ.get(name, "")
+    return taken
+
+
+def _start(
+    stack: ExitStack, plan: Plan, given: SecretStr | None, taken: Mapping[str, str]
+) -> tuple[list[Child], dict[str, str]]:
+    for name in taken:
+        os.environ.pop(name, None)
     _shut_out_the_environment(own_database=given is None)
     url = _own_postgres(stack, plan.folder) if given is None else _given_database(given)
-    environment = _environment(plan, url)
+    environment = {**_environment(plan, url), **taken}
+    environment[RETURN_URLS] = ",".join(url for url in (taken.get(RETURN_URLS), ANY_LOCAL) if url)
+    sys.stdout.write(f"  Links may return to any {ANY_LOCAL} address\n")
+    _write_env(plan.folder / "env", environment)
     children = [
         stack.enter_context(Child(name, arguments, os.environ | environment, plan.folder / f"{name}.log"))
         for name, arguments in _commands(plan, environment).items()
@@ -164,6 +200,13 @@ def _shut_out_the_environment(*, own_database: bool) -> None:
         sys.stdout.write(
             f"  Ignored, though set: {', '.join(map(readable, ignored))}{otherwise if is_missed else ''}\n"
         )
+
+
+def _write_env(file: Path, environment: Mapping[str, str]) -> None:
+    """Write what the command line needs, for `set -a; . .dev/env; set +a; aircall-oauth …`."""
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items() if name.startswith(OURS)]
+    file.touch(mode=0o600)
+    file.write_text("".join(lines))
 
 
 def _own_postgres(stack: ExitStack, folder: Path) -> str:

@@ -81,7 +81,7 @@ def way_home(settings: Settings, attempt: Attempt | None, error: AppError) -> st
     """Return the address of the page that made the link, told of the ending; None where there is none to go to."""
     if attempt is None or attempt.link_id is None or isinstance(error, PrefetchRefused):
         return None
-    if attempt.return_to is None or attempt.return_to not in settings.return_urls:
+    if attempt.return_to is None or not settings.may_return_to(attempt.return_to):
         return None
     return with_query(attempt.return_to, {"error": error.code(), "attempt": attempt.reference})
 

@@ -114,7 +114,7 @@ def require_known_way(resources: Resources, *, return_to: str | None, link: str 
         return_to = opened.return_to
     elif return_to is None and settings.claim == "required":
         return_to = links.default_return(settings.return_urls)
-    if return_to is not None and return_to not in settings.return_urls:
+    if return_to is not None and not settings.may_return_to(return_to):
         raise ReturnAddressRefused
     return opened, return_to
 

@@ -20,6 +20,7 @@ from aircall_oauth.errors import InvalidRequest, LinkExpired, LinkInvalid, Owner
 from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.resources import Resources
+from aircall_oauth.settings import ANY_LOCAL
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.vault import Vault
 
@@ -58,7 +59,7 @@ async def make_link(
     """
     if not key.may_act_for(owner):
         raise OwnerNotAllowed
-    if return_to is not None and return_to not in resources.settings.return_urls:
+    if return_to is not None and not resources.settings.may_return_to(return_to):
         raise InvalidRequest("body.return_to: is not one of AIRCALL_OAUTH_RETURN_URLS")
     expires_at = int(time.time() + LIFETIME.total_seconds())
     home = return_to or default_return(resources.settings.return_urls)
@@ -99,4 +100,4 @@ def open_link(vault: Vault, sealed: str) -> Link:
 
 def default_return(return_urls: Sequence[str]) -> str | None:
     """Return the default address that a claim is carried to: the first on the list."""
-    return return_urls[0] if return_urls else None
+    return next((url for url in return_urls if url != ANY_LOCAL), None)
