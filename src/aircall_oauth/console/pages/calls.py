@@ -67,7 +67,7 @@ def _sentence(events: list[EventJson], tries: list[Try], more: bool) -> str:
     got = {(one.event_id, one.subscription_id) for one in tries if one.outcome == "delivered"}
     missing = {(one.event_id, one.subscription_id) for one in tries} - got
     said += f"; {words.count(len(got), 'delivery', 'deliveries')}"
-    return f"{said}, {len(missing)} not taken yet." if missing else f"{said}."
+    return f"{said}, {len(missing)} not taken." if missing else f"{said}."
 
 
 def _with_tries(events: list[EventJson], tries: list[Try], names: dict[str, str]) -> list[tuple[EventJson, list[Any]]]:

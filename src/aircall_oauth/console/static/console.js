@@ -25,4 +25,17 @@
       search.select();
     }
   });
+  // A list that is followed live keeps as many rows as its page has.
+  document.addEventListener("htmx:after:swap", () => {
+    for (const rows of document.querySelectorAll("[data-most]")) {
+      while (rows.rows.length > Number(rows.dataset.most)) rows.lastElementChild.remove();
+    }
+  });
+  // What was asked for in the background and led elsewhere: the session is over. The page itself says so.
+  document.addEventListener("htmx:before:swap", (event) => {
+    if (event.detail.ctx?.response?.raw?.redirected) {
+      event.preventDefault();
+      location.reload();
+    }
+  });
 })();
