@@ -1,5 +1,6 @@
 """Breaking the pretend Aircall on purpose, and its control page and API."""
 
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -133,6 +134,25 @@ async def test_control_sends_an_event_with_other_data_more_than_once(
 
     assert [delivery.number for delivery in aircall.deliveries] == sent["deliveries"]
     assert {delivery.body.endswith(b'"data":{"id":7}}') for delivery in aircall.deliveries} == {True}
+
+
+@pytest.mark.parametrize("manner", ["burst", "late_repeat", "out_of_order"])
+async def test_control_sends_as_a_hard_day_would(
+    client: httpx.AsyncClient, aircall: PretendAircall, manner: str
+) -> None:
+    await client.post("/v1/webhooks", json={"url": HOOK_URL})
+    aircall.late_seconds = 0.01
+
+    await client.post("/control/send-event", data={"name": "contact.created", "manner": manner})
+    await aircall.settle()
+
+    bodies = [json.loads(delivery.body) for delivery in aircall.deliveries]
+    ids = [body["data"]["id"] for body in bodies]
+    moments = [body["timestamp"] for body in bodies]
+    assert len(bodies) == (50 if manner == "burst" else 2)
+    assert len(set(ids)) == (1 if manner == "late_repeat" else len(bodies))
+    assert manner != "late_repeat" or bodies[0] == bodies[1]
+    assert manner != "out_of_order" or moments[0] == moments[1] + 60
 
 
 async def test_control_uninstalls(client: httpx.AsyncClient, aircall: PretendAircall) -> None:

@@ -72,7 +72,7 @@ async def send_event(request: Request) -> Response:
     order = await _order(request, SendEvent)
     aircall = _aircall(request)
     _try(lambda: aircall.company(order.company))
-    sent = await aircall.send_event(order.name, order.data, order.company, repeat=order.repeat)
+    sent = await aircall.send_event(order.name, order.data, order.company, repeat=order.repeat, manner=order.manner)
     return _done(request, {"deliveries": [delivery.number for delivery in sent]})
 
 

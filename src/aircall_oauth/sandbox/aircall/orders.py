@@ -1,11 +1,12 @@
 """The request bodies of the control API."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from aircall_oauth.sandbox.aircall.faults import ALL_DOORS, How
 
+Manner = Literal["at_once", "burst", "late_repeat", "out_of_order"]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 Times = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
@@ -33,12 +34,16 @@ class TellEnd(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SendEvent(msgspec.Struct, forbid_unknown_fields=True):
-    """Send an event. `data` replaces the sample's; `repeat` sends the same body more than once."""
+    """Send an event. `data` replaces the sample's; `repeat` sends the same body more than once.
+
+    `manner`: a burst of different events, a repeat that comes late, or a pair of which the later one comes first.
+    """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.-]{1,100}$")]
     data: Any = None
     company: int | None = None
     repeat: Times = 1
+    manner: Manner = "at_once"
 
 
 class Uninstall(msgspec.Struct, forbid_unknown_fields=True):

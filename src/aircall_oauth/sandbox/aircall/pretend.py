@@ -17,8 +17,12 @@ from aircall_oauth.sandbox.aircall.faults import Fault, Faults, How
 from aircall_oauth.sandbox.aircall.grants import Client, Grants, Token
 from aircall_oauth.sandbox.aircall.habits import Habits
 from aircall_oauth.sandbox.aircall.happenings import Event
+from aircall_oauth.sandbox.aircall.orders import Manner
 from aircall_oauth.sandbox.aircall.rate import Rate
 from aircall_oauth.sandbox.aircall.webhooks import Webhook, Webhooks
+
+BURST = 50
+PAIR_SECONDS = 60
 
 
 @dataclass
@@ -63,6 +67,7 @@ class PretendAircall:
         self._received: deque[Received] = deque(maxlen=LEDGER_ROWS)
         self._rate = Rate()
         self._courier = Courier(self.habits, clock, transport=transport, on_change=self.save)
+        self.late_seconds = 5.0
         self._state_file = state_file
         if state_file is not None:
             saved.load(state_file, self.companies, self.grants, self.webhooks)
@@ -128,16 +133,26 @@ class PretendAircall:
         company: Company | int | None = None,
         *,
         repeat: int = 1,
+        manner: Manner = "at_once",
     ) -> list[Delivery]:
         """Send an event to every webhook that wants it, `repeat` times with the same body.
+
+        Returns what was sent at once; the late repeat is sent in the background.
 
         `name` is an event, a variant with a sample (`call.ended.missed`), or a name Aircall doesn't have yet.
         `data` replaces the sample's.
         """
         sender = self.company(company)
-        event = happenings.happening(name, sender, self.base_url, self.clock())
-        sent = event if data is None else replace(event, data=data)
-        return [delivery for _ in range(repeat) for delivery in self._send(sender, sent)]
+        ages = {"burst": [0] * BURST, "out_of_order": [0, PAIR_SECONDS]}.get(manner, [0])
+        events = [happenings.happening(name, sender, self.base_url, self.clock() - age) for age in ages]
+        told = [event if data is None else replace(event, data=data) for event in events]
+        if manner == "late_repeat":
+            self._courier.start(self._send_late(sender, told[0]))
+        return [delivery for event in told for _ in range(repeat) for delivery in self._send(sender, event)]
+
+    async def _send_late(self, company: Company, event: Event) -> None:
+        await asyncio.sleep(self.late_seconds)
+        self._send(company, event)
 
     async def place_call(
         self, company: Company | int | None = None, pause: float = 0.0, call_id: int | None = None
