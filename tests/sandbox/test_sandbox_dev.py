@@ -130,9 +130,10 @@ async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path)
     ports = [free_port() for _ in range(3)]
     async with story(tmp_path, ports) as first_told:
         await install_another_company(service=ports[0], aircall=ports[1])
+        first_key = (tmp_path / ".dev" / "api-key").read_text()
 
     async with story(tmp_path, ports) as told_again:
-        pass
+        assert (tmp_path / ".dev" / "api-key").read_text() == first_key, "the key survives a restart"
 
     shown = r"installation +ins_[0-9a-f]{32} +Northwind Demo Ltd, active"
     assert [len(re.findall(shown, told)) for told in (first_told, told_again)] == [1, 1]

@@ -111,7 +111,7 @@ def run(
             plan = _plan(stack, ports, demo=demo)
             children, environment = _start(stack, plan, database_url, _taken(taken))
             addresses = Addresses(plan.service_url, plan.aircall_url, plan.receiver_url)
-            story = Story(addresses, environment, sys.stdout.isatty())
+            story = Story(addresses, environment, sys.stdout.isatty(), None if demo else plan.folder / "api-key")
             story.tell(seconds=time.monotonic() - started)
             if not demo:
                 story.show_around(plan.folder)

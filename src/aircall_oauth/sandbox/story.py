@@ -36,7 +36,10 @@ class Addresses:
 class Story:
     """The demonstration, with a running service, pretend Aircall and sample receiver."""
 
-    def __init__(self, addresses: Addresses, environment: Mapping[str, str], colour: bool) -> None:
+    def __init__(
+        self, addresses: Addresses, environment: Mapping[str, str], colour: bool, key_file: Path | None = None
+    ) -> None:
+        self._key_file = key_file
         self._service_url = addresses.service
         self._aircall_url = addresses.aircall
         self._receiver_url = addresses.receiver
@@ -103,7 +106,7 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 
     def _look_back(self, browser: httpx.Client, company_id: int) -> dict[str, Any]:
         self._heading("What was stored")
-        self._api_key = asyncio.run(self._new_key())
+        self._api_key = self._kept_key(browser) or asyncio.run(self._new_key())
         browser.headers["authorization"] = f"Bearer {self._api_key}"
         installation = self._installation_of(browser, company_id)
         if installation["webhook"]["status"] != "active":
@@ -186,10 +189,23 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
         rows: list[dict[str, Any]] = answer["requests"] if isinstance(answer, dict) else answer
         return rows
 
+    def _kept_key(self, browser: httpx.Client) -> str | None:
+        """Return the API key of the last run, if the service still knows it."""
+        if self._key_file is None or not self._key_file.exists():
+            return None
+        kept = self._key_file.read_text().strip()
+        headers = {"authorization": f"Bearer {kept}"}
+        known = browser.get(f"{self._service_url}/v1/installations", params={"limit": 1}, headers=headers).is_success
+        return kept if known else None
+
     async def _new_key(self) -> str:
         async with open_resources(self._settings) as resources:
             await keys.revoke(resources, KEY_NAME)
-            return await keys.create(resources, name=KEY_NAME, scopes=list(Scope))
+            made = await keys.create(resources, name=KEY_NAME, scopes=list(Scope))
+        if self._key_file is not None:
+            self._key_file.touch(mode=0o600)
+            self._key_file.write_text(made)
+        return made
 
     async def _console_link(self) -> str:
         scopes = [Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ]
