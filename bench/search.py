@@ -26,11 +26,13 @@ from aircall_oauth.resources import open_resources
 from bench import ground
 
 PER_CALL = 8
+# Less than a day: PostgreSQL rounds an interval to microseconds.
+DAY_SECONDS = 86_000
 TIMES = 20
 FILL = """
     CREATE TABLE event_{day} PARTITION OF event FOR VALUES FROM ('{begin}') TO ('{end}');
     INSERT INTO event (position, received_at, id, installation_id, company_id, type, resource, subject, source, data)
-    SELECT nextval('event_position'), '{begin}'::timestamptz + n * interval '0.1 s', 'evt_' || md5(n::text),
+    SELECT nextval('event_position'), '{begin}'::timestamptz + n * interval '{every} s', 'evt_' || md5(n::text),
            'ins_' || md5((n % 1000)::text), 1, 'call.ended', 'call', 'call:' || (2400000000 + {first} + n / {per_call}),
            'aircall', repeat('x', 300)
     FROM generate_series(1, {events}) n
@@ -92,7 +94,16 @@ async def _search(url: str, days: int, events: int) -> None:
         following = time.strftime("%Y%m%d", time.gmtime(time.time() - (days - number) * 86400))
         first = number * events // PER_CALL
         await _execute(
-            url, FILL.format(day=day, begin=day, end=following, first=first, per_call=PER_CALL, events=events)
+            url,
+            FILL.format(
+                day=day,
+                begin=day,
+                end=following,
+                first=first,
+                per_call=PER_CALL,
+                events=events,
+                every=DAY_SECONDS / (events + 1),
+            ),
         )
     await _execute(url, "ANALYZE event")
     size = await _execute(url, SIZE)
