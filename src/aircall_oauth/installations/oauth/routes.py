@@ -105,7 +105,10 @@ PAGES: dict[int | str, dict[str, Any]] = {
     status_code=303,
     response_class=RedirectResponse,
     responses={
-        200: {"description": "The page in front of consent, where `AIRCALL_OAUTH_INSTALL_PAGE` has one"},
+        200: {
+            "description": "The page in front of consent, where `AIRCALL_OAUTH_INSTALL_PAGE` has one",
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        },
         400: PAGES[400],
         303: {"description": "To Aircall's consent page; or to the `return_to` of a link that was used or is too old"},
     },
