@@ -35,6 +35,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "DUE_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(progress, "KEEP_SECONDS", 0.02)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.02)
+    # An outage here ends after so many requests, of which few may be on their way when it begins.
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(breaker, "SUSPECTED_SECONDS", 0.2)
     monkeypatch.setattr(retries, "SCHEDULE", (timedelta(milliseconds=80),) * 11)
 
