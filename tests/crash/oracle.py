@@ -21,6 +21,8 @@ WORSE_THAN_BASELINE = 1.2
 WORSE_BY_SECONDS = 0.5
 # Fewer events have no p99 to speak of.
 LEAST_LATENCIES = 20
+# The p99 of a window is its second worst event: two or three windows on each side differ by a second on their own.
+LEAST_WINDOWS = 4
 MOST_MEMORY = 400 * 1024 * 1024
 BUDGET_SECONDS = 60.0
 # Where other programs take more of the machine than this, what depends on time has so many times as much of it.
@@ -125,7 +127,7 @@ def refused_too_long(records: Records) -> Iterator[str]:
 def slowed_down_by_another(records: Records) -> Iterator[str]:
     """(6) A tenant's p99 beside a hostile one is its p99 without one, nearly: medians over windows that alternate."""
     calm, hostile = (_p99s(records, hostile=hostile) for hostile in (False, True))
-    if not calm or not hostile:
+    if min(len(calm), len(hostile)) < LEAST_WINDOWS:
         return
     allowed = max(WORSE_THAN_BASELINE * median(calm), median(calm) + WORSE_BY_SECONDS) * _patience(records)
     if median(hostile) > allowed:
@@ -221,7 +223,8 @@ def _by_latencies(records: Records) -> str:
     calm, hostile = (_p99s(records, hostile=hostile) for hostile in (False, True))
     if not calm or not hostile:
         return "too few events in calm windows: not judged"
-    return f"p99 {median(calm) * 1000:.0f} ms without, {median(hostile) * 1000:.0f} ms beside one"
+    found = f"p99 {median(calm) * 1000:.0f} ms without, {median(hostile) * 1000:.0f} ms beside one"
+    return found if min(len(calm), len(hostile)) >= LEAST_WINDOWS else f"{found}; too short a run to judge it"
 
 
 def _by_refusals(records: Records) -> str:

@@ -34,7 +34,7 @@ def a_good_run() -> Records:
         Reading("by subject", order="subject", taken=list(taken)),
         Reading("contacts", wants=lambda row: row.type.startswith("contact.")),
     ]
-    records.windows = [Window(hostile, FAST) for hostile in (False, True) * 2]
+    records.windows = [Window(hostile, FAST) for hostile in (False, True) * 4]
     records.peak_memory = {"web 1": 150 * 1024**2}
     records.calls = [Call(1000.0 + number, 1) for number in range(60)]
     records.standings = [
