@@ -13,7 +13,7 @@ import asyncpg
 
 from aircall_oauth.errors import BudgetSpent
 from aircall_oauth.http_client import retry_after_seconds
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.database import Database
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -125,9 +125,8 @@ async def refusal(connection: asyncpg.Connection, company_id: int, *, calls: int
 
 async def spent(database: Database, company_id: int) -> tuple[int, float]:
     """Return how many calls of the last minute are spent, and for how many seconds Aircall still refuses any."""
-    with database_errors():
-        async with database.driver_connection() as connection:
-            row = await connection.fetchrow(LOOK, company_id)
+    async with database.driver_connection() as connection:
+        row = await connection.fetchrow(LOOK, company_id)
     return (0, 0.0) if row is None else (sum(row["spent"]), max(0.0, row["closed_seconds"]))
 
 

@@ -15,7 +15,6 @@ from aircall_oauth.console.visitors import SCOPES, Visitor
 from aircall_oauth.errors import LinkSpent, SignInRefused
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.access import ApiKey, Scope
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.console import ConsoleLink, ConsoleSession
@@ -111,13 +110,12 @@ async def sign_in_by_key(resources: Resources, secret: str, who: Who) -> Opened:
 async def recognise(resources: Resources, secret: str) -> Visitor | None:
     """Return who has this cookie; None if nobody is signed in with it."""
     fingerprint = resources.vault.fingerprint(secret, CONSOLE_SESSION_PURPOSE)
-    with database_errors():
-        async with resources.recognition.driver_connection() as connection:
-            row = await connection.fetchrow(RECOGNISE, fingerprint)
-            if row is None:
-                return None
-            if not row["seen_lately"]:
-                await connection.execute(NOTE_VISIT, row["id"])
+    async with resources.recognition.driver_connection() as connection:
+        row = await connection.fetchrow(RECOGNISE, fingerprint)
+        if row is None:
+            return None
+        if not row["seen_lately"]:
+            await connection.execute(NOTE_VISIT, row["id"])
     return Visitor(row["actor"], row["person"], frozenset(row["scopes"]), session_id=row["id"])
 
 

@@ -8,7 +8,6 @@ from aircall_oauth.access.callers import Caller
 from aircall_oauth.aircall.payloads import EVENT_NAMES
 from aircall_oauth.events import query, store
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 
 # The newest events of the log, in which a type that is not known may have been seen.
 LOOKED_THROUGH = 10_000
@@ -34,9 +33,8 @@ async def warnings(resources: Resources, key: Caller, types: list[str]) -> list[
     unknown = [pattern for pattern in types if not _matches_any(pattern, KNOWN)]
     if not unknown:
         return []
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            seen = [row["type"] for row in await connection.fetch(SEEN, key.owner)]
+    async with resources.database.driver_connection() as connection:
+        seen = [row["type"] for row in await connection.fetch(SEEN, key.owner)]
     return [_warning(pattern, seen) for pattern in unknown if not _matches_any(pattern, seen)]
 
 

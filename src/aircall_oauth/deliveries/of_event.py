@@ -13,7 +13,6 @@ from aircall_oauth.access.callers import Caller
 from aircall_oauth.events import query
 from aircall_oauth.events.query import EventJson, Filter
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 
 
 class DeliveryStatus(StrEnum):
@@ -112,9 +111,8 @@ OF_EACH = f"""
 
 async def of_each_subscription(resources: Resources, key: Caller, event_id: str) -> list[Delivery]:
     """List the deliveries of an event. An API key bound to an owner sees that owner's subscriptions only."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            rows = await connection.fetch(OF_EACH, event_id, key.owner)
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(OF_EACH, event_id, key.owner)
     return [Delivery(*row) for row in rows]
 
 
@@ -122,9 +120,8 @@ async def journeys(resources: Resources, key: Caller, event: EventJson) -> list[
     """Return what became of an event, for each subscription that wants it or was sent it, try by try."""
     deliveries = await of_each_subscription(resources, key, event.id)
     ids = [each.subscription_id for each in deliveries]
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            due = dict(await connection.fetch(DUE, ids, event.position))
+    async with resources.database.driver_connection() as connection:
+        due = dict(await connection.fetch(DUE, ids, event.position))
     tried = defaultdict(list)
     for one in await tries_of(resources, [event.id]):
         tried[one.subscription_id].append(one)
@@ -133,17 +130,15 @@ async def journeys(resources: Resources, key: Caller, event: EventJson) -> list[
 
 async def tries_of(resources: Resources, event_ids: Sequence[str]) -> list[Try]:
     """Return the newest tries of some events, for whichever subscription, in the order of time."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            rows = await connection.fetch(TRIES, event_ids)
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(TRIES, event_ids)
     return [Try(*row) for row in reversed(rows)]
 
 
 async def left_out(resources: Resources, key: Caller, event: EventJson, but: Sequence[str]) -> list[LeftOut]:
     """Return the subscriptions that an event does not go to, and why; `but` are those that it does go to."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            rows = await connection.fetch(OTHERS, key.owner, but)
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(OTHERS, key.owner, but)
     return [LeftOut(row["id"], row["name"], _reasons(row, event), row["types"]) for row in rows]
 
 

@@ -2,7 +2,6 @@
 
 from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import SubscriptionKind
 from aircall_oauth.storage.models.sealed import URL_COLUMN
 from aircall_oauth.storage.vault import SealedAt
@@ -19,12 +18,11 @@ SEAL = "UPDATE subscription SET url = $3, url_sealed = $4 WHERE id = $1 AND url 
 async def seal_urls(resources: Resources) -> None:
     """Seal every URL that is kept in clear. Readers go on with the address they have."""
     after = ""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            while rows := await connection.fetch(IN_CLEAR, after, BATCH):
-                after = rows[-1]["id"]
-                for row in rows:
-                    await connection.execute(SEAL, *_sealed(resources, *row))
+    async with resources.database.driver_connection() as connection:
+        while rows := await connection.fetch(IN_CLEAR, after, BATCH):
+            after = rows[-1]["id"]
+            for row in rows:
+                await connection.execute(SEAL, *_sealed(resources, *row))
 
 
 def _sealed(resources: Resources, subscription_id: str, url: str) -> tuple[str, str, str, str]:

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.figures import Name
@@ -70,24 +69,21 @@ class TakesNothing:
 
 async def taking_nothing(resources: Resources) -> list[TakesNothing]:
     """List subscriptions with a destination that takes nothing at the moment."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            return [TakesNothing(**dict(row)) for row in await connection.fetch(TAKES_NOTHING)]
+    async with resources.database.driver_connection() as connection:
+        return [TakesNothing(**dict(row)) for row in await connection.fetch(TAKES_NOTHING)]
 
 
 async def matching_nothing(resources: Resources) -> list[str]:
     """List the ids of subscriptions with a filter that left out every event of the last day, if there were any."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            return [row["id"] for row in await connection.fetch(MATCHES_NOTHING)]
+    async with resources.database.driver_connection() as connection:
+        return [row["id"] for row in await connection.fetch(MATCHES_NOTHING)]
 
 
 async def failing(resources: Resources) -> list[Failing]:
     """List subscriptions that gave up on events within a day, or of which more tries failed than were delivered."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            ids = [row["id"] for row in await connection.fetch(ACTIVE_AND_UP)]
-            given_up = {row["id"]: row["dead"] for row in await connection.fetch(GIVEN_UP, ids)}
+    async with resources.database.driver_connection() as connection:
+        ids = [row["id"] for row in await connection.fetch(ACTIVE_AND_UP)]
+        given_up = {row["id"]: row["dead"] for row in await connection.fetch(GIVEN_UP, ids)}
     days = await figures.totals(resources.database, Name.DELIVERIES, ids)
     found = []
     for subscription_id in ids:

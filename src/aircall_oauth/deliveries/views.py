@@ -17,7 +17,6 @@ from aircall_oauth.events import query
 from aircall_oauth.events.store import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import (
     Attempt,
     Health,
@@ -236,9 +235,8 @@ async def list_parked(resources: Resources, key: Caller, subscription_id: str, *
 async def list_failures(resources: Resources, key: Caller, subscription_id: str, *, limit: int) -> list[AttemptView]:
     """List the newest tries that failed, of the newest 2,000 tries, newest first."""
     await _row(resources, key, subscription_id)
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            rows = await connection.fetch(FAILED, subscription_id, limit)
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(FAILED, subscription_id, limit)
     return [AttemptView(**dict(row)) for row in rows]
 
 
@@ -252,9 +250,8 @@ async def _row(resources: Resources, key: Caller, subscription_id: str) -> Subsc
 
 
 async def _views(resources: Resources, *asked: str | int | None) -> list[SubscriptionView]:
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            rows = await connection.fetch(SHOWN, *asked)
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(SHOWN, *asked)
     days = await figures.totals(resources.database, Name.DELIVERIES, [row["id"] for row in rows])
     return [_view(row, days.get(row["id"], NOTHING)) for row in rows]
 

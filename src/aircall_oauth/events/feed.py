@@ -19,7 +19,6 @@ from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, nex
 from aircall_oauth.events.spans import EVER, Span
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
-from aircall_oauth.storage.database import database_errors
 
 HEARTBEAT_SECONDS = 15.0
 # The bytes of a stream's page, exceeded by one event at most. A stream that is not read holds two pages.
@@ -76,23 +75,22 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
     conditions, values = replace(wanted.filter, bound_to=key.owner).sql(first=5)
     received, moments = wanted.span.sql(first=5 + len(values))
     conditions, values = f"{conditions} {received}".strip(), [*values, *moments]
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            enough_at = time.monotonic() + LOOK_SECONDS
-            head = await connection.fetchval(spans.HEAD)
-            epoch = await _refuse_unknown(connection, wanted, head)
-            before, head = await spans.ends(connection, wanted.span) if moments else (0, head)
-            far = not conditions or wanted.span.is_indexed
-            end, rows, bytes_left = max(wanted.after, before), list[asyncpg.Record](), most_bytes
-            for _ in range(WINDOWS):
-                start, end = end, head if far else min(head, end + WINDOW)
-                some = wanted.limit + 1 - len(rows)
-                rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
-                bytes_left = most_bytes - sum(len(row["data"]) for row in rows)
-                full = len(rows) > wanted.limit or bytes_left <= 0
-                if full or end >= head or time.monotonic() > enough_at:
-                    break
-            await _refuse_gone(connection, wanted.after)
+    async with resources.database.driver_connection() as connection:
+        enough_at = time.monotonic() + LOOK_SECONDS
+        head = await connection.fetchval(spans.HEAD)
+        epoch = await _refuse_unknown(connection, wanted, head)
+        before, head = await spans.ends(connection, wanted.span) if moments else (0, head)
+        far = not conditions or wanted.span.is_indexed
+        end, rows, bytes_left = max(wanted.after, before), list[asyncpg.Record](), most_bytes
+        for _ in range(WINDOWS):
+            start, end = end, head if far else min(head, end + WINDOW)
+            some = wanted.limit + 1 - len(rows)
+            rows += await connection.fetch(next_events(conditions), start, end, some, bytes_left, *values)
+            bytes_left = most_bytes - sum(len(row["data"]) for row in rows)
+            full = len(rows) > wanted.limit or bytes_left <= 0
+            if full or end >= head or time.monotonic() > enough_at:
+                break
+        await _refuse_gone(connection, wanted.after)
     events = [event_of(row[:-1]) for row in rows[: wanted.limit]]
     if full:
         return Page(events, next=events[-1].position, more=True, epoch=epoch)
@@ -160,13 +158,12 @@ async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
 async def find_event(resources: Resources, key: Caller, event_id: str) -> EventJson:
     """Return one event; raises `EventNotFound`."""
     conditions, values = Filter(bound_to=key.owner).sql(first=2)
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            row = await connection.fetchrow(
-                f"SELECT {COLUMNS} FROM event WHERE id = $1 {conditions}",
-                event_id,
-                *values,
-            )
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(
+            f"SELECT {COLUMNS} FROM event WHERE id = $1 {conditions}",
+            event_id,
+            *values,
+        )
     if row is None:
         raise EventNotFound
     return event_of(row)

@@ -14,7 +14,6 @@ from aircall_oauth.events.query import EventJson, Filter, event_of, previous_eve
 from aircall_oauth.events.spans import EVER, Span
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
-from aircall_oauth.storage.database import database_errors
 
 # Positions that the first statement searches. Each next one searches twice as many, as long as they take no longer.
 WINDOW = 50_000
@@ -46,14 +45,13 @@ async def read_back(resources: Resources, key: Caller, wanted: Search) -> Page:
     `next` is the `before` of the next page. A page that was searched for a second goes as it is, be it empty.
     """
     conditions, values = wanted.conditions(key, first=5)
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            epoch, _ = await epochs.newest(connection)
-            past, last = await spans.ends(connection, wanted.span)
-            past = max(past, await connection.fetchval(f"SELECT {epochs.DROPPED_TO}") or 0)
-            before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
-            width = WINDOW if conditions and not wanted.span.is_indexed else before
-            rows, end, full = await _walk(connection, conditions, values, past, before, wanted.limit, width)
+    async with resources.database.driver_connection() as connection:
+        epoch, _ = await epochs.newest(connection)
+        past, last = await spans.ends(connection, wanted.span)
+        past = max(past, await connection.fetchval(f"SELECT {epochs.DROPPED_TO}") or 0)
+        before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
+        width = WINDOW if conditions and not wanted.span.is_indexed else before
+        rows, end, full = await _walk(connection, conditions, values, past, before, wanted.limit, width)
     events = [event_of(row) for row in rows[: wanted.limit]]
     if full:
         return Page(events, next=events[-1].position, more=True, epoch=epoch)
@@ -84,9 +82,8 @@ async def _walk(
 
 async def head(resources: Resources) -> int:
     """Return the position of the newest event; reading past it follows the log from here on."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            return int(await connection.fetchval(spans.HEAD))
+    async with resources.database.driver_connection() as connection:
+        return int(await connection.fetchval(spans.HEAD))
 
 
 async def search(resources: Resources, key: Caller, wanted: Search) -> AsyncIterator[EventJson]:

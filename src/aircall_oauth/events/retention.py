@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, partitions
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -41,9 +40,8 @@ CALLS_OUTLAST_EVENTS = timedelta(days=2)
 
 async def make_days(resources: Resources) -> None:
     """Make the log's days for the coming week."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            await partitions.ensure(connection)
+    async with resources.database.driver_connection() as connection:
+        await partitions.ensure(connection)
 
 
 async def drop_days(resources: Resources) -> None:
@@ -51,26 +49,24 @@ async def drop_days(resources: Resources) -> None:
 
     The retention is counted back from the newest event, and a day that was written under a wrong clock is kept.
     """
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            now = await clocks.of_the_log(connection)
-            for day in await partitions.ended_before(connection, now - resources.settings.event_retention):
-                if await partitions.holds_what_came_late(connection, day, until=now):
-                    logger.warning("day kept: events in it came after those of later days", day=day)
-                else:
-                    await partitions.drop(connection, day)
-                    logger.info("day dropped", day=day)
-                    return
+    async with resources.database.driver_connection() as connection:
+        now = await clocks.of_the_log(connection)
+        for day in await partitions.ended_before(connection, now - resources.settings.event_retention):
+            if await partitions.holds_what_came_late(connection, day, until=now):
+                logger.warning("day kept: events in it came after those of later days", day=day)
+            else:
+                await partitions.drop(connection, day)
+                logger.info("day dropped", day=day)
+                return
 
 
 async def drop_all_before(resources: Resources, age: timedelta) -> list[str]:
     """Drop every day that ended longer ago than `age`, and return their names; raises `ClocksDisagree`."""
     await resources.require_ready()
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            days = await partitions.ended_before(connection, await clocks.agreed(connection) - age)
-            for day in days:
-                await partitions.drop(connection, day)
+    async with resources.database.driver_connection() as connection:
+        days = await partitions.ended_before(connection, await clocks.agreed(connection) - age)
+        for day in days:
+            await partitions.drop(connection, day)
     return days
 
 
@@ -82,9 +78,8 @@ async def forget_fingerprints(resources: Resources) -> None:
     now = await clocks.log_now(resources.database)
     last: bytes | None = b""
     while last is not None:
-        with database_errors():
-            async with resources.database.driver_connection() as connection:
-                last = await connection.fetchval(FORGET, last, now - FINGERPRINTS_KEPT, batches.BATCH)
+        async with resources.database.driver_connection() as connection:
+            last = await connection.fetchval(FORGET, last, now - FINGERPRINTS_KEPT, batches.BATCH)
     await batches.delete(resources.database, FORGET_AHEAD, now, now - FINGERPRINTS_KEPT)
     calls_before = now - resources.settings.event_retention - CALLS_OUTLAST_EVENTS
     await batches.delete(resources.database, FORGET_CALLS, calls_before)

@@ -30,7 +30,7 @@ from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings
 from aircall_oauth.storage import partitions
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
@@ -189,9 +189,8 @@ async def worker_finding(resources: Resources) -> Finding:
     goodbyes = select(Farewell.id).where(col(Farewell.due_at) < now() - OVERDUE_AFTER).limit(1)
     async with resources.database.session() as session:
         late = (await session.exec(overdue)).first() or (await session.exec(goodbyes)).first()
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            days = await partitions.days_ahead(connection)
+    async with resources.database.driver_connection() as connection:
+        days = await partitions.days_ahead(connection)
     if late is not None or days <= 2:
         return Finding(
             "worker", Level.PROBLEM, "work is overdue", "Run `aircall-oauth work`, or `serve --with-worker`."

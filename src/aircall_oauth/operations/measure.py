@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from aircall_oauth.events.store import HOLDERS, NEWEST_POSITION
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 from aircall_oauth.storage.models.installations import InstallationStatus, WebhookStatus
 from aircall_oauth.storage.partitions import DAYS_AHEAD
@@ -63,9 +62,8 @@ async def measure(resources: Resources) -> None:
 
 async def read(resources: Resources) -> Measurement:
     """Measure now."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            row = await connection.fetchrow(MEASURE, timeout=MEASURE_SECONDS)
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(MEASURE, timeout=MEASURE_SECONDS)
     return Measurement(
         installations=_every(InstallationStatus, row["installations"]),
         webhooks=_every(WebhookStatus, row["webhooks"]),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.telemetry import log
 
@@ -59,14 +58,13 @@ MOMENTS = (
 
 async def bring_back(resources: Resources) -> None:
     """The worker's chore: bring back each moment that lies too far ahead."""
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            for moment in MOMENTS:
-                answer = await connection.execute(_statement(moment), moment.furthest, moment.brought_to)
-                if rows := int(answer.split()[-1]):
-                    logger.warning(
-                        "moments brought back: was a clock ahead?", table=moment.table, column=moment.column, rows=rows
-                    )
+    async with resources.database.driver_connection() as connection:
+        for moment in MOMENTS:
+            answer = await connection.execute(_statement(moment), moment.furthest, moment.brought_to)
+            if rows := int(answer.split()[-1]):
+                logger.warning(
+                    "moments brought back: was a clock ahead?", table=moment.table, column=moment.column, rows=rows
+                )
 
 
 def _statement(moment: Moment) -> str:

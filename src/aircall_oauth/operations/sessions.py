@@ -8,7 +8,6 @@ keepalives do not help where a proxy in between answers them.
 import asyncio
 
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -40,13 +39,11 @@ async def end_silent(resources: Resources) -> None:
         return
     await asyncio.sleep(SILENT_SECONDS)
     pids, since = zip(*silent, strict=True)
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            if ended := await connection.fetchval(END, pids, since):
-                logger.warning("sessions fell silent in a transaction and were ended", ended=ended)
+    async with resources.database.driver_connection() as connection:
+        if ended := await connection.fetchval(END, pids, since):
+            logger.warning("sessions fell silent in a transaction and were ended", ended=ended)
 
 
 async def _look(resources: Resources) -> list[tuple[int, str]]:
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            return [(row["pid"], row["since"]) for row in await connection.fetch(LOOK)]
+    async with resources.database.driver_connection() as connection:
+        return [(row["pid"], row["since"]) for row in await connection.fetch(LOOK)]

@@ -8,7 +8,6 @@ from aircall_oauth.deliveries import troubled
 from aircall_oauth.operations import doctor, measure
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.deliveries import SubscriptionStatus
 from aircall_oauth.storage.models.installations import InstallationStatus, WebhookStatus
 from aircall_oauth.telemetry.metrics import Measurement
@@ -132,9 +131,8 @@ async def _customers(resources: Resources) -> list[Need]:
     )
     needs = []
     for cause, level, statement, what, advice in told:
-        with database_errors():
-            async with resources.database.driver_connection() as connection:
-                rows = await connection.fetch(statement)
+        async with resources.database.driver_connection() as connection:
+            rows = await connection.fetch(statement)
         if rows:
             named = tuple(Touched(row[0], row[1]) for row in rows[:MOST_NAMED])
             needs.append(Need(cause, level, what, advice, rows[0][2], named, len(rows)))
@@ -144,9 +142,8 @@ async def _customers(resources: Resources) -> list[Need]:
 async def _destinations(resources: Resources, measured: Measurement) -> list[Need]:
     down = {each.subscription_id: each for each in await troubled.taking_nothing(resources)}
     dead = {key: reading.dead for key, reading in measured.subscriptions.items() if reading.dead and key not in down}
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            names = dict(await connection.fetch(NAMES, [*down, *dead]))
+    async with resources.database.driver_connection() as connection:
+        names = dict(await connection.fetch(NAMES, [*down, *dead]))
     needs = []
     for key, each in down.items():
         disabled = each.status == SubscriptionStatus.DISABLED

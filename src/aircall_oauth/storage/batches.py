@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.database import Database
 
 BATCH = 5000
 
@@ -15,7 +15,6 @@ async def delete(database: Database, statement: str, *values: Any) -> None:
     """
     deleted = BATCH
     while deleted == BATCH:
-        with database_errors():
-            async with database.driver_connection() as connection:
-                answer = await connection.execute(statement, *values, BATCH)
+        async with database.driver_connection() as connection:
+            answer = await connection.execute(statement, *values, BATCH)
         deleted = int(answer.split()[-1])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from aircall_oauth.errors import ClocksDisagree
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.database import Database
 
 MAY_DIFFER = timedelta(minutes=1)
 NEWEST_EVENT = "SELECT received_at FROM event ORDER BY position DESC LIMIT 1"
@@ -17,16 +17,14 @@ NEWEST_EVENT = "SELECT received_at FROM event ORDER BY position DESC LIMIT 1"
 
 async def agreed_now(database: Database) -> datetime:
     """Return the earlier of the database's time and ours; raises `ClocksDisagree` if they differ by over a minute."""
-    with database_errors():
-        async with database.driver_connection() as connection:
-            return await agreed(connection)
+    async with database.driver_connection() as connection:
+        return await agreed(connection)
 
 
 async def log_now(database: Database) -> datetime:
     """Return the time to count the log's age from: `agreed_now`, or when the newest event was received, if earlier."""
-    with database_errors():
-        async with database.driver_connection() as connection:
-            return await of_the_log(connection)
+    async with database.driver_connection() as connection:
+        return await of_the_log(connection)
 
 
 async def agreed(connection: asyncpg.Connection) -> datetime:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from aircall_oauth.storage import batches, clocks
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.models.figures import Step
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -88,16 +88,15 @@ class Point:
 
 async def add(database: Database, counts: Sequence[Count], *, ago: timedelta) -> None:
     """Add what was counted so long ago to its minute and its hour, in one statement; raises `DatabaseAway`."""
-    with database_errors():
-        async with database.driver_connection() as connection:
-            await connection.execute(
-                ADD,
-                ago,
-                [count.name for count in counts],
-                [count.label for count in counts],
-                [count.highest for count in counts],
-                ["{" + ",".join(map(str, count.amounts)) + "}" for count in counts],
-            )
+    async with database.driver_connection() as connection:
+        await connection.execute(
+            ADD,
+            ago,
+            [count.name for count in counts],
+            [count.label for count in counts],
+            [count.highest for count in counts],
+            ["{" + ",".join(map(str, count.amounts)) + "}" for count in counts],
+        )
 
 
 async def series(
@@ -115,11 +114,10 @@ async def series(
     first = EPOCH + (since - EPOCH) // step * step
     if (until - first) / step > MOST_POINTS:
         raise ValueError(f"More than {MOST_POINTS:,} steps.")
-    with database_errors():
-        async with database.driver_connection() as connection:
-            if labels is None:
-                labels = [row["label"] for row in await connection.fetch(LABELS, name, kept, first, until)]
-            rows = await connection.fetch(SERIES, name, labels, kept, step, first, until)
+    async with database.driver_connection() as connection:
+        if labels is None:
+            labels = [row["label"] for row in await connection.fetch(LABELS, name, kept, first, until)]
+        rows = await connection.fetch(SERIES, name, labels, kept, step, first, until)
     return [Point(row["at"], row["label"], row["amounts"]) for row in rows]
 
 
@@ -127,9 +125,8 @@ async def totals(
     database: Database, name: str, labels: Sequence[str], *, within: timedelta = timedelta(hours=24)
 ) -> dict[str, list[int]]:
     """Read what was counted within so long, which `MINUTES_KEPT` bounds; a label without any is left out."""
-    with database_errors():
-        async with database.driver_connection() as connection:
-            rows = await connection.fetch(TOTALS, name, labels, min(within, MINUTES_KEPT))
+    async with database.driver_connection() as connection:
+        rows = await connection.fetch(TOTALS, name, labels, min(within, MINUTES_KEPT))
     return {row["label"]: row["amounts"] for row in rows}
 
 

@@ -19,7 +19,6 @@ from aircall_oauth.events.query import Filter
 from aircall_oauth.events.spans import Span
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscription
 
@@ -92,9 +91,8 @@ async def preview(
     than a million events.
     """
     subscription = await subscriptions.find(resources, key, subscription_id)
-    with database_errors():
-        async with resources.database.driver_connection() as connection:
-            return await _count(connection, subscription, window, wanted)
+    async with resources.database.driver_connection() as connection:
+        return await _count(connection, subscription, window, wanted)
 
 
 async def start(

@@ -14,7 +14,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors, reason
+from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.telemetry import log
 
@@ -59,9 +59,8 @@ class Tally:
             return
         hours, whats = zip(*counts, strict=True)
         try:
-            with database_errors():
-                async with self._resources.database.driver_connection() as connection:
-                    await connection.execute(WRITE, hours, whats, list(counts.values()))
+            async with self._resources.database.driver_connection() as connection:
+                await connection.execute(WRITE, hours, whats, list(counts.values()))
         except BaseException:
             self._counts += counts
             raise
