@@ -1,41 +1,28 @@
 """`/metrics`, `/livez` and `/readyz` on a port of their own, in every process."""
 
-import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-import uvicorn
 from prometheus_client import make_asgi_app
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.errors import AppError, StartRefused
 from aircall_oauth.resources import Resources
 from aircall_oauth.server.health import require_serving
-from aircall_oauth.server.intake import Intake
-from aircall_oauth.server.listener import listening
-from aircall_oauth.server.protocol import BoundedServer, Protocol
+from aircall_oauth.server.side_port import listening_at, served_at
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-EVERYWHERE = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 STOP_SECONDS = 1
 # A scraper needs one connection, and sends a head of a few hundred bytes.
 MOST_CONNECTIONS = 32
 SHARE_BYTES = 1024 * 1024
 # Some chore ends every few seconds, even while the database is away: a worker in which none does hangs.
 CHORES_HANG_SECONDS = 300.0
-
-
-class QuietServer(BoundedServer):
-    """A server that leaves SIGTERM and SIGINT to the process it runs in."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @asynccontextmanager
@@ -45,27 +32,15 @@ async def metrics_served(resources: Resources) -> AsyncIterator[None]:
     if listener is None:
         yield
         return
-    config = uvicorn.Config(
+    served = served_at(
+        listener,
         MetricsApp(resources),
-        interface="asgi3",
-        http=Protocol,
-        lifespan="off",
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=STOP_SECONDS,
+        connections=MOST_CONNECTIONS,
+        share_bytes=SHARE_BYTES,
+        stop_seconds=STOP_SECONDS,
     )
-    server = QuietServer(config, Intake(SHARE_BYTES))
-    with listener:
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            await task
+    async with served:
+        yield
 
 
 class MetricsApp:
@@ -113,8 +88,7 @@ def _listener(settings: Settings) -> socket.socket | None:
     if settings.metrics_port == 0:
         return None
     try:
-        host = EVERYWHERE if settings.metrics_host == "*" else settings.metrics_host
-        return listening(host, settings.metrics_port)
+        return listening_at(settings.metrics_host, settings.metrics_port)
     except StartRefused as error:
         if settings.model_fields_set & {"metrics_port", "metrics_host"}:
             raise StartRefused(f"AIRCALL_OAUTH_METRICS_PORT: {error.detail}") from None
