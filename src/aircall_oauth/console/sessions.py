@@ -42,7 +42,7 @@ FORGET_LINKS = "DELETE FROM console_link WHERE id IN (SELECT id FROM console_lin
 
 @dataclass(frozen=True)
 class Opened:
-    """A new session: the secret for its cookie, shown this once, and who it is of."""
+    """A new session: the secret for its cookie, shown this once, and its person's name."""
 
     secret: str
     person: str
@@ -50,7 +50,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Person:
-    """Who signs in, and what the session may do."""
+    """A person that signs in, and what the session may do."""
 
     actor: str
     name: str
@@ -108,7 +108,7 @@ async def sign_in_by_key(resources: Resources, secret: str, who: Who) -> Opened:
 
 
 async def recognise(resources: Resources, secret: str) -> Visitor | None:
-    """Return who has this cookie; None if nobody is signed in with it."""
+    """Return the visitor with this cookie; None if there is no such session."""
     fingerprint = resources.vault.fingerprint(secret, CONSOLE_SESSION_PURPOSE)
     async with resources.recognition.driver_connection() as connection:
         row = await connection.fetchrow(RECOGNISE, fingerprint)

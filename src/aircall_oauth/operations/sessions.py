@@ -1,7 +1,7 @@
-"""Ends sessions of the service whose client fell silent in the middle of a transaction: their locks would stay.
+"""Ends sessions of the service in which the client fell silent within a transaction: their locks would stay.
 
-PostgreSQL's `idle_in_transaction_session_timeout` does not cover a session whose client sent a statement but not the
-end of its message, and where PostgreSQL's clock is set back, the timeout waits for as long as the clock lost. TCP
+PostgreSQL's `idle_in_transaction_session_timeout` does not cover a session of which the client sent a statement but not
+the end of its message, and where PostgreSQL's clock is set back, the timeout waits for as long as the clock lost. TCP
 keepalives do not help where a proxy in between answers them.
 """
 

@@ -1,4 +1,4 @@
-"""Customers: who is connected, who is silent, and one of them with what happened and what can be done."""
+"""Customers: the connected, the silent, and one of them with what happened and what can be done."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ async def list_customers(
     status: Annotated[str | None, Query(pattern=f"^({'|'.join(filter(None, STATUSES))})$")] = None,
     cursor: Annotated[str | None, Query(pattern=ID)] = None,
 ) -> Response:
-    """Who is connected, and who is silent?"""
+    """List the customers, and say which are connected or silent."""
     found = await views.list_installations(
         page.resources,
         page.caller,

@@ -24,7 +24,7 @@ DUE = f"""
     WHERE past < $2 ORDER BY position
 """
 # The first parked event of a key decides for those behind it; one that was never tried is due at once. Keys are those
-# of first events whose time has come, half of the room at most, but for busy ones ($5, $6), and those that the reader
+# of first events that are due, half of the room at most, but for busy ones ($5, $6), and those that the reader
 # knows of ($3, $4). All rows of a chain are compared with one moment: with a clock that goes on, the first could be
 # left out and later ones taken. The limit of bytes cuts off the end of each chain.
 DUE_CHAINS = """
@@ -99,14 +99,14 @@ class Wanted:
 
     under_way: Sequence[int]  # positions of those that it tries already
     busy: Sequence[OrderKey]  # keys of which one is under way
-    released: Sequence[OrderKey]  # idle keys whose first one has no due time
+    released: Sequence[OrderKey]  # idle keys of which the first one has no due time
     limit: int  # so many events; with an order, so many keys
 
 
 async def due(
     connection: asyncpg.Connection, subscription: Subscription, wanted: Wanted, *, most_bytes: int
 ) -> list[Item]:
-    """Read parked events whose time has come, but for those under way; at least one, if there is one."""
+    """Read parked events that are due, but for those under way; at least one, if there is one."""
     values = (subscription.id, most_bytes, wanted.under_way, wanted.limit)
     return [_parked(row) for row in await connection.fetch(DUE, *values)]
 
@@ -114,7 +114,7 @@ async def due(
 async def due_chains(
     connection: asyncpg.Connection, subscription: Subscription, wanted: Wanted, *, most_bytes: int
 ) -> list[Item]:
-    """Read the first parked events of each idle key whose very first is due; at least one event in all."""
+    """Read the first parked events of each idle key of which the very first is due; at least one event in all."""
     statement = DUE_SUBJECTS if subscription.ordering == SubscriptionOrder.SUBJECT else DUE_INSTALLATIONS
     values = (subscription.id, most_bytes, *_columns(wanted.released), *_columns(wanted.busy), wanted.limit)
     return [_parked(row) for row in await connection.fetch(statement, *values)]

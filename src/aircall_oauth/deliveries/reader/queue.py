@@ -121,9 +121,9 @@ class Queue:
         self._ready: deque[Item] = deque()
         self._chains: dict[OrderKey, Chain] = {}
         self._blocked: dict[OrderKey, int] = {}  # the number of parked events of each key that has any
-        # Keys with parked events whose first one has no due time, those that were looked at longest ago first.
+        # Keys with parked events of which the first one has no due time, those that were looked at longest ago first.
         self._released: dict[OrderKey, None] = {}
-        # Of keys whose parked events all came past the position: the first of them. What is read again before that was
+        # Of keys with parked events that all came past the position: the first one. What is read again before that was
         # delivered by the reader before this one; if it goes out once more, it need not wait.
         self._first_parked: dict[OrderKey, int] = {}
 
@@ -265,7 +265,7 @@ class Queue:
             self._released.pop(key, None)
 
     def released(self, most: int) -> list[OrderKey]:
-        """Return keys whose first parked event waits for no time and is not under way, other ones each turn."""
+        """Return keys of which the first parked event waits for no time and is not under way, other ones each turn."""
         found = list(islice((key for key in self._released if key not in self._chains), max(most, 0)))
         for key in found:
             self._released[key] = self._released.pop(key)

@@ -1,8 +1,8 @@
-"""Claims: the partner's page says, for a user who is logged in there, which owner an installation belongs to.
+"""Claims: the partner's page says, for a user logged in there, which owner an installation belongs to.
 
 The claim's code passes through one browser only, the one that ended the flow: from our callback to the partner's page.
-So an attacker who lures an admin into the attacker's flow (OAuth session fixation) never sees the code, and can't claim
-the installation. `docs/security.md` has more.
+So an attacker that lures an admin into the attacker's flow (OAuth session fixation) never sees the code, and
+can't claim the installation. `docs/security.md` has more.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ async def claim(resources: Resources, key: Caller, who: Who, *, code: SecretStr,
 
 
 async def expire(resources: Resources) -> None:
-    """Chore: erase the unclaimed installations that nobody can claim any more, and delete expired claims.
+    """Chore: erase the unclaimed installations that can no longer be claimed, and delete expired claims.
 
     Aircall is first told to switch the integration off, because erasing deletes the token that this needs. If the
     process is killed in between, the next run tells Aircall again. If an installation was claimed in between, it is not
