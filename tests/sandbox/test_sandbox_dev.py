@@ -1,6 +1,7 @@
 """`aircall-oauth dev` as a newcomer meets it: which database it uses, and what its story shows."""
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from tests.support.service import free_port, run_command
 ROOT = Path(__file__).parents[2]
 CANARY = "c4n4ry"
 STORY_SECONDS = 120.0
+PORTS = ("port", "aircall-port", "receiver-port", "console-port")
 
 
 def surroundings(**exported: str) -> dict[str, str]:
@@ -127,7 +129,7 @@ async def test_a_setting_that_was_given_is_taken_beside_any_local_return_address
 
 @pytest.mark.slow
 async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path) -> None:
-    ports = [free_port() for _ in range(3)]
+    ports = [free_port() for _ in PORTS]
     async with story(tmp_path, ports) as first_told:
         await install_another_company(service=ports[0], aircall=ports[1])
         first_key = (tmp_path / ".dev" / "api-key").read_text()
@@ -139,10 +141,42 @@ async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path)
     assert [len(re.findall(shown, told)) for told in (first_told, told_again)] == [1, 1]
 
 
+@pytest.mark.slow
+async def test_its_env_file_runs_the_command_line_and_a_request_from_another_directory(tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "it's here", tmp_path / "else where"
+    home.mkdir()
+    elsewhere.mkdir()
+    async with story(home, [free_port() for _ in PORTS]):
+        listed = await shell(home / ".dev" / "env", elsewhere, "aircall-oauth installations list --json")
+        asked = await shell(
+            home / ".dev" / "env", elsewhere, 'curl -sS -H "Authorization: Bearer $API_KEY" $SERVICE/v1/installations'
+        )
+        found = await shell(home / ".dev" / "env", elsewhere, "command -v aircall-oauth python || true")
+
+    assert [one["company_name"] for one in json.loads(listed)] == ["Northwind Demo Ltd"]
+    assert [one["company_name"] for one in json.loads(asked)["items"]] == ["Northwind Demo Ltd"]
+    assert str(home) in found
+    assert found.count(str(home)) == 1, "a developer's own Python stays the one that is found"
+
+
+async def shell(env_file: Path, directory: Path, command: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-euc", f'. "$1"; {command}', "bash", str(env_file)),
+        cwd=directory,
+        env=surroundings(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        said, wrong = await process.communicate()
+    assert process.returncode == 0, wrong.decode()
+    return said.decode()
+
+
 @asynccontextmanager
 async def story(folder: Path, ports: list[int]) -> AsyncIterator[str]:
     """The sandbox with its data in this folder, up; what it said until its story was told."""
-    options = [f"--{name}={port}" for name, port in zip(("port", "aircall-port", "receiver-port"), ports, strict=True)]
+    options = [f"--{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aircall_oauth", "dev", *options),
         cwd=folder,
@@ -154,7 +188,7 @@ async def story(folder: Path, ports: list[int]) -> AsyncIterator[str]:
     said = ""
     try:
         async with asyncio.timeout(STORY_SECONDS):
-            while "It works." not in said:
+            while "Ctrl-C stops everything." not in said:
                 line = await process.stdout.readline()
                 assert line, said
                 said += line.decode()

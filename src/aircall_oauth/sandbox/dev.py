@@ -114,6 +114,7 @@ def run(
             story = Story(addresses, environment, sys.stdout.isatty(), None if demo else plan.folder / "api-key")
             story.tell(seconds=time.monotonic() - started)
             if not demo:
+                _write_env(plan.folder, environment, SERVICE=plan.service_url, API_KEY=story.api_key)
                 story.show_around(plan.folder)
                 _stay(children)
         return 0
@@ -173,7 +174,7 @@ def _start(
     environment = {**_environment(plan, url), **taken}
     environment[RETURN_URLS] = ",".join(url for url in (taken.get(RETURN_URLS), ANY_LOCAL) if url)
     sys.stdout.write(f"  Links may return to any {ANY_LOCAL} address\n")
-    _write_env(plan.folder / "env", environment)
+    _write_env(plan.folder, environment)
     children = [
         stack.enter_context(Child(name, arguments, os.environ | environment, plan.folder / f"{name}.log"))
         for name, arguments in _commands(plan, environment).items()
@@ -202,11 +203,26 @@ def _shut_out_the_environment(*, own_database: bool) -> None:
         )
 
 
-def _write_env(file: Path, environment: Mapping[str, str]) -> None:
-    """Write what the command line needs, for `set -a; . .dev/env; set +a; aircall-oauth …`."""
-    lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items() if name.startswith(OURS)]
-    file.touch(mode=0o600)
-    file.write_text("".join(lines))
+def _write_env(folder: Path, environment: Mapping[str, str], **names: str) -> None:
+    """Write what a shell needs to ask the service and to run its command line, from any directory: `. .dev/env`."""
+    told = {name: value for name, value in environment.items() if name.startswith(OURS)} | names
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in told.items()]
+    lines.append(f'export PATH="$PATH:"{shlex.quote(str(_command_line(folder)))}\n')
+    # A shell may read it at any moment: all of it, or what was there before.
+    new = folder / "env.new"
+    new.touch(mode=0o600)
+    new.write_text("".join(lines))
+    new.replace(folder / "env")
+
+
+def _command_line(folder: Path) -> Path:
+    """Return a directory with `aircall-oauth` and nothing else, so that a developer's own Python stays in front."""
+    directory = folder / "bin"
+    directory.mkdir(exist_ok=True)
+    command = directory / "aircall-oauth"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m aircall_oauth "$@"\n')
+    command.chmod(0o700)
+    return directory
 
 
 def _own_postgres(stack: ExitStack, folder: Path) -> str:

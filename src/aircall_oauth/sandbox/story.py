@@ -45,7 +45,7 @@ class Story:
         self._receiver_url = addresses.receiver
         self._settings = _settings(environment)
         self._out = Console(force_terminal=colour or None, highlight=False, soft_wrap=True)
-        self._api_key = ""
+        self.api_key = ""
 
     def tell(self, *, seconds: float) -> None:
         """Go through all steps and print them; raises `DevError` where one fails."""
@@ -60,7 +60,7 @@ class Story:
     def show_around(self, folder: Path) -> None:
         """Print where to look while everything stays up."""
         console = asyncio.run(self._console_link())
-        curl = f'curl -H "Authorization: Bearer {self._api_key}" {self._service_url}'
+        curl = f'curl -H "Authorization: Bearer {self.api_key}" {self._service_url}'
         self._out.print(
             f"""
 [bold]The console[/], already signed in (the link works once, for a minute; later, with the API key below)
@@ -77,6 +77,10 @@ class Story:
   {curl}/v1/installations
   {curl}/v1/events
   {curl}/v1/subscriptions
+
+[bold]In another terminal[/]
+  . {folder / "env"}
+  which sets $SERVICE and $API_KEY, and finds the command line: aircall-oauth doctor
 
 Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 """
@@ -106,8 +110,8 @@ Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 
     def _look_back(self, browser: httpx.Client, company_id: int) -> dict[str, Any]:
         self._heading("What was stored")
-        self._api_key = self._kept_key(browser) or asyncio.run(self._new_key())
-        browser.headers["authorization"] = f"Bearer {self._api_key}"
+        self.api_key = self._kept_key(browser) or asyncio.run(self._new_key())
+        browser.headers["authorization"] = f"Bearer {self.api_key}"
         installation = self._installation_of(browser, company_id)
         if installation["webhook"]["status"] != "active":
             raise DevError("the installation has no active webhook; look at the service's log")
