@@ -21,10 +21,16 @@ FOR_GOOD = {"cache-control": "public, max-age=31536000, immutable", "x-content-t
 
 def create_app(resources: Resources) -> FastAPI:
     """Build the console over the resources of the process that serves it."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
+    routes = [route for router in PAGES for route in router.routes]
+    app = FastAPI(
+        routes=routes,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
+    )
     app.state.resources, app.state.brake = resources, SignInBrake()
-    for router in PAGES:
-        app.include_router(router)
     app.add_api_route("/assets/{name}", asset, methods=["GET", "HEAD"])
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -105,9 +105,15 @@ def create_app(open_resources: Opener) -> App:
             resources.metrics.acts_as(Role.WEB)
             yield
 
-    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY_BUT_OURS)
-    for router in openapi.ROUTERS:
-        app.include_router(router)
+    app = App(
+        # The routes themselves: `include_router` builds each anew for every application, at its first request.
+        routes=[route for router in openapi.ROUTERS for route in router.routes],
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=NO_TELEMETRY_BUT_OURS,
+    )
     app.router.routes.append(Route(endpoint.PATH, app.receiver, methods=["POST"], name="receive_event"))
     app.add_middleware(RequestMiddleware, on_error=_answer_error)
     app.add_exception_handler(AppError, _on_app_error)
@@ -124,8 +130,7 @@ def _expect_failures(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _routes(app: FastAPI) -> list[Route]:
-    routes = [*app.routes, *(route for router in openapi.ROUTERS for route in router.routes)]
-    return [route for route in routes if isinstance(route, Route)]
+    return [route for route in app.routes if isinstance(route, Route)]
 
 
 def _with_header(send: Send, name: bytes, value: bytes) -> Send:
