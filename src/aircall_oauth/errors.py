@@ -538,6 +538,10 @@ class PayloadsHidden(ConsoleError):
     """Personal data are shown with the scope payloads:read only."""
 
 
+class PayloadsNeeded(ConsoleError):
+    """This can bring personal data out of the console: it needs the scope payloads:read too."""
+
+
 class CrossSiteRefused(ConsoleError):
     """This was sent by a page that is not the console's."""
 

@@ -39,16 +39,19 @@ async def create(
     owner: str | None = None,
     aircall_rules: Sequence[str] | None = None,
     lifetime: timedelta | None = None,
+    not_after: datetime | None = None,
     who: Who = OPERATOR,
 ) -> str:
     """Create an API key and return it, in clear this one time; only its fingerprint is kept.
 
+    It ends when its lifetime is over, and no later than `not_after`.
     Raises `OwnerNotAllowed` for a key that is bound to an owner and opens the console, which shows every owner's.
     """
     if owner is not None and not OF_THE_CONSOLE.isdisjoint(scopes):
         raise OwnerNotAllowed("A key that is bound to an owner can't open the console, which shows every owner's.")
     await resources.require_ready()
     secret, created_at = new_api_key(), now()
+    ends = [moment for moment in (created_at + lifetime if lifetime else None, not_after) if moment is not None]
     key = ApiKey(
         id=new_id("key"),
         name=name,
@@ -57,7 +60,7 @@ async def create(
         owner=owner,
         aircall_rules=list(aircall_rules) if aircall_rules else None,
         created_at=created_at,
-        expires_at=created_at + lifetime if lifetime else None,
+        expires_at=min(ends, default=None),
     )
     async with resources.database.session() as session:
         session.add(key)

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aircall_oauth.console.visitors import TO_ACT
+from aircall_oauth.storage.models.access import Scope
+
 
 @dataclass(frozen=True)
 class Field:
@@ -33,6 +36,7 @@ class Act:
     command: str | None = None
     fields: Sequence[Field] = ()
     dangerous: bool = False
+    needs: Sequence[Scope] = TO_ACT
 
 
 def curl(public_url: str, method: str, path: str, body: Any = None) -> str:

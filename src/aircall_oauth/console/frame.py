@@ -20,7 +20,7 @@ from aircall_oauth.access.audit import Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.console import assets, charts, gate, masks, times
 from aircall_oauth.console.acts import Act
-from aircall_oauth.console.visitors import Visitor
+from aircall_oauth.console.visitors import TO_ACT, TO_DISCLOSE, Visitor
 from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
@@ -150,7 +150,13 @@ class Page:
     def ask(self, act: Act, *, problem: str | None = None) -> HTMLResponse:
         """Ask before an act. With a `problem` it is asked again, because of what was filled in."""
         return self.show(
-            "act.html", title=act.title, sentence=act.sentence, act=act, problem=problem, status=422 if problem else 200
+            "act.html",
+            title=act.title,
+            sentence=act.sentence,
+            act=act,
+            refusal=self.visitor.refusal(act.needs),
+            problem=problem,
+            status=422 if problem else 200,
         )
 
     def done(self, title: str, sentence: str, *, back: str, **context: Any) -> HTMLResponse:
@@ -170,7 +176,13 @@ async def page_of(request: Request) -> Page:
 
 async def acting_page(page: Annotated[Page, Depends(page_of)]) -> Page:
     """Return the page for a handler that acts; raises `ReadOnly` for a visitor who may only look."""
-    page.visitor.require_act()
+    page.visitor.require(TO_ACT)
+    return page
+
+
+async def disclosing_page(page: Annotated[Page, Depends(page_of)]) -> Page:
+    """Return the page for an act by which payloads may leave the console; raises `ReadOnly` or `PayloadsNeeded`."""
+    page.visitor.require(TO_DISCLOSE)
     return page
 
 
@@ -192,6 +204,7 @@ async def form_of(request: Request) -> dict[str, str]:
 
 PageDep = Annotated[Page, Depends(page_of)]
 ActingPage = Annotated[Page, Depends(acting_page)]
+DisclosingPage = Annotated[Page, Depends(disclosing_page)]
 Form = Annotated[Mapping[str, str], Depends(form_of)]
 
 

@@ -20,6 +20,7 @@ from aircall_oauth.errors import (
     NotFound,
     NotReady,
     PayloadsHidden,
+    PayloadsNeeded,
     ReadOnly,
     SignInNeeded,
     TooManySignIns,
@@ -39,6 +40,11 @@ ADVICE: dict[type[AppError], tuple[str, str]] = {
     PayloadsHidden: (
         "Personal data stay hidden",
         "They are shown to people with the scope `payloads:read`; each look is written to the audit.",
+    ),
+    PayloadsNeeded: (
+        "You may act, but not send data out",
+        "Nothing was done. Sign in with a key that has the scope `payloads:read` beside `console:act`, or with a link "
+        "of `aircall-oauth console open` that was made without `--no-payloads`.",
     ),
     CrossSiteRefused: (
         "Refused: this did not come from the console",

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access import audit, keys
 from aircall_oauth.access.audit import OPERATOR, PERSON, Action, Who
-from aircall_oauth.console.visitors import SCOPES, Visitor
+from aircall_oauth.console.visitors import SCOPES, SigningKey, Visitor
 from aircall_oauth.errors import LinkSpent, SignInRefused
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches
@@ -26,12 +26,12 @@ SEEN_AGAIN_AFTER = timedelta(minutes=1)
 # Beyond these a person's oldest sessions end: signing in again and again does not fill the table.
 MOST_SESSIONS = 20
 RECOGNISE = f"""
-    SELECT s.id, s.actor, s.person, s.scopes, s.last_seen_at > now() - interval '{SEEN_AGAIN_AFTER}' AS seen_lately
+    SELECT s.id, s.actor, s.person, s.scopes, s.last_seen_at > now() - interval '{SEEN_AGAIN_AFTER}' AS seen_lately,
+        k.scopes AS key_scopes, k.aircall_rules, k.expires_at AS key_expires_at
     FROM console_session AS s
-    WHERE s.fingerprint = $1 AND s.expires_at > now()
-      AND (s.api_key_id IS NULL OR EXISTS (
-          SELECT FROM api_key AS k
-          WHERE k.id = s.api_key_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())))
+    LEFT JOIN api_key AS k ON k.id = s.api_key_id AND k.owner IS NULL
+        AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+    WHERE s.fingerprint = $1 AND s.expires_at > now() AND (s.api_key_id IS NULL OR k.id IS NOT NULL)
 """  # noqa: S608 - only names of ours are put in
 NOTE_VISIT = "UPDATE console_session SET last_seen_at = now() WHERE id = $1"
 FORGET_SESSIONS = """
@@ -116,7 +116,10 @@ async def recognise(resources: Resources, secret: str) -> Visitor | None:
             return None
         if not row["seen_lately"]:
             await connection.execute(NOTE_VISIT, row["id"])
-    return Visitor(row["actor"], row["person"], frozenset(row["scopes"]), session_id=row["id"])
+    key = None
+    if row["key_scopes"] is not None:
+        key = SigningKey(frozenset(row["key_scopes"]), row["aircall_rules"], row["key_expires_at"])
+    return Visitor(row["actor"], row["person"], frozenset(row["scopes"]), session_id=row["id"], key=key)
 
 
 async def sign_out(resources: Resources, visitor: Visitor, who: Who) -> None:

@@ -1,15 +1,36 @@
-"""Who looks at the console, and what each may do there."""
+"""Who looks at the console, what each may do there, and what each may hand on: never more than a session holds."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.errors import PayloadsHidden, ReadOnly
+from aircall_oauth.errors import ConsoleError, PayloadsHidden, PayloadsNeeded, ReadOnly
 from aircall_oauth.storage.models.access import Scope
 
 SCOPES = (Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ)
 # What a person who only looks may ask the functions of the API for.
 READING = [scope for scope in Scope if scope.endswith(":read") and scope not in {Scope.TOKENS_READ, *SCOPES}]
 ACTING = [scope for scope in Scope if scope not in {Scope.TOKENS_READ, *SCOPES}]
+# What an act needs; one that can bring payloads out of the console needs both.
+TO_ACT = (Scope.CONSOLE_ACT,)
+TO_DISCLOSE = (Scope.CONSOLE_ACT, Scope.PAYLOADS_READ)
+# With these an API key gets at payloads: it reads them, asks Aircall for them, or has them sent to its own address.
+LEADING_TO_PAYLOADS = frozenset(
+    {
+        *(Scope.EVENTS_READ, Scope.AIRCALL_CALL, Scope.SUBSCRIPTIONS_WRITE, Scope.SUBSCRIPTIONS_BROKERS),
+        Scope.PAYLOADS_READ,
+    }
+)
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """The API key that a session was opened with: what it holds, and until when."""
+
+    scopes: frozenset[str]
+    aircall_rules: Sequence[str] | None
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -20,6 +41,7 @@ class Visitor:
     person: str
     scopes: frozenset[str]
     session_id: str | None = None
+    key: SigningKey | None = None
 
     @property
     def acts(self) -> bool:
@@ -34,12 +56,31 @@ class Visitor:
         """Return the visitor as the functions behind the API know a caller."""
         return Caller(self.actor, ACTING if self.acts else READING)
 
-    def require_act(self) -> None:
-        """Raise `ReadOnly` unless the visitor may act."""
-        if not self.acts:
-            raise ReadOnly
+    @property
+    def grantable(self) -> list[Scope]:
+        """Return the scopes that the visitor may give a new API key: decision 91. Tokens are never among them."""
+        return [scope for scope in Scope if scope != Scope.TOKENS_READ and self._holds(scope)]
+
+    def refusal(self, needs: Collection[Scope]) -> ConsoleError | None:
+        """Return why the visitor may not do what needs these scopes; None if it is allowed."""
+        if Scope.CONSOLE_ACT in needs and not self.acts:
+            return ReadOnly()
+        if Scope.PAYLOADS_READ in needs and not self.reveals:
+            return PayloadsNeeded()
+        return None
+
+    def require(self, needs: Collection[Scope]) -> None:
+        """Raise `ReadOnly` or `PayloadsNeeded` unless the visitor may do what needs these scopes."""
+        if refusal := self.refusal(needs):
+            raise refusal
 
     def require_reveal(self) -> None:
         """Raise `PayloadsHidden` unless the visitor may see personal data."""
         if not self.reveals:
             raise PayloadsHidden
+
+    def _holds(self, scope: Scope) -> bool:
+        if not self.acts or (scope in LEADING_TO_PAYLOADS and not self.reveals):
+            return False
+        # Who may act may look: such a key need not name both.
+        return self.key is None or scope in self.key.scopes or scope == Scope.CONSOLE_READ

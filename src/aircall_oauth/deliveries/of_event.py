@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.events import query
 from aircall_oauth.events.query import EventJson, Filter
 from aircall_oauth.resources import Resources
@@ -73,6 +74,11 @@ class LeftOut:
     name: str
     reasons: Sequence[Reason]
     types: Sequence[str]
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether its filter leaves the event out, and not its position only."""
+        return not set(self.reasons) <= {Reason.LATER, Reason.PASSED}
 
 
 # So many tries of an event are shown, the newest.
@@ -140,6 +146,12 @@ async def left_out(resources: Resources, key: Caller, event: EventJson, but: Seq
     async with resources.database.driver_connection() as connection:
         rows = await connection.fetch(OTHERS, key.owner, but)
     return [LeftOut(row["id"], row["name"], _reasons(row, event), row["types"]) for row in rows]
+
+
+async def is_wanted(resources: Resources, key: Caller, event: EventJson, subscription_id: str) -> bool:
+    """Whether a subscription's filter takes an event; raises `SubscriptionNotFound`."""
+    found = await subscriptions.find(resources, key, subscription_id)
+    return Filter.of(found).takes(event)
 
 
 def _reasons(row: asyncpg.Record, event: EventJson) -> list[Reason]:

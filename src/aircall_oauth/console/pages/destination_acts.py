@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from aircall_oauth.access.faults import faults
 from aircall_oauth.console import acts, delivery_words, words
 from aircall_oauth.console.acts import Act, Field
-from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
+from aircall_oauth.console.frame import ActingPage, DisclosingPage, Form, Page, PageDep
 from aircall_oauth.console.pages.destinations import SubscriptionId
 from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.console.visitors import TO_DISCLOSE
 from aircall_oauth.deliveries import filters, subscriptions, views
 from aircall_oauth.deliveries.bodies import DeadRetry, SubscriptionChange
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
@@ -23,6 +24,8 @@ from aircall_oauth.telemetry.text import readable
 router = APIRouter(route_class=PageRoute)
 
 LISTS = ("types", "owners", "installations")
+# What may be changed without `payloads:read`: neither has events sent elsewhere, nor more of them.
+HARMLESS = {"name", "order"}
 ORDERS: dict[str, str] = {
     SubscriptionOrder.SUBJECT: "about the same call, user … one after the other",
     SubscriptionOrder.INSTALLATION: "all of one customer one after the other",
@@ -125,13 +128,14 @@ async def ask_rotate(page: PageDep, subscription_id: SubscriptionId) -> Response
                 "The receiver must know the new one by then, or it refuses what comes.",
             ],
             button="Make a new secret",
+            needs=TO_DISCLOSE,
             fields=[Field("now", "The old secret", kind="checkboxes", options=choice)],
         )
     )
 
 
 @router.post("/destinations/{subscription_id}/rotate-secret")
-async def rotate(page: ActingPage, subscription_id: SubscriptionId, form: Form) -> Response:
+async def rotate(page: DisclosingPage, subscription_id: SubscriptionId, form: Form) -> Response:
     """Make a new signing secret and show it once."""
     at_once = form.get("now") == AT_ONCE
     secret = await subscriptions.rotate_secret(page.resources, page.caller, page.who, subscription_id, at_once=at_once)
@@ -150,8 +154,10 @@ async def ask_edit(page: PageDep, subscription_id: SubscriptionId) -> Response:
 async def edit(page: ActingPage, subscription_id: SubscriptionId, form: Form) -> Response:
     """Change what is different from what was shown."""
     view = await _view(page, subscription_id)
-    given = {name: form.get(name, "").replace("\r\n", "\n") for name in _shown(view)}
+    given = _given(page, view, form)
     changed = {name: value for name, value in given.items() if value != _shown(view)[name]}
+    if not changed.keys() <= HARMLESS:
+        page.visitor.require(TO_DISCLOSE)
     try:
         change = SubscriptionChange.model_validate({name: _value(name, value) for name, value in changed.items()})
         await subscriptions.change(page.resources, page.caller, page.who, subscription_id, **change.fields)
@@ -250,6 +256,13 @@ def _shown(view: SubscriptionView) -> dict[str, str]:
     return {"name": readable(view.name), "url": readable(view.url), **lists, "order": str(view.order)}
 
 
+def _given(page: Page, view: SubscriptionView, form: Form) -> dict[str, str]:
+    """Return what was filled in; of a field that the form did not have, what was shown."""
+    shown = _shown(view)
+    offered = shown.keys() if page.visitor.reveals else HARMLESS | (shown.keys() & form.keys())
+    return shown | {name: form.get(name, "").replace("\r\n", "\n") for name in offered}
+
+
 def _value(name: str, text: str) -> str | list[str]:
     """Return what was filled in as the API takes it. An owner's name may hold commas and spaces, the others none."""
     if name not in LISTS:
@@ -259,6 +272,15 @@ def _value(name: str, text: str) -> str | list[str]:
 
 def _edit_act(page: Page, view: SubscriptionView, given: dict[str, str]) -> Act:
     one_a_line = "One a line; all, if left out."
+    fields = [
+        Field("name", "Name", value=given["name"], required=True),
+        Field("url", "Address", value=given["url"], required=True, hint="A part shown as *** stays as it is."),
+        Field("types", "Event types", kind="textarea", value=given["types"], hint=f"Such as call.*. {one_a_line}"),
+        Field("owners", "Owners", kind="textarea", value=given["owners"], hint=one_a_line),
+        Field("installations", "Customers", kind="textarea", value=given["installations"], hint=f"ins_…. {one_a_line}"),
+        Field("order", "Order", kind="select", value=given["order"], required=True, options=ORDERS),
+    ]
+    reveals = page.visitor.reveals
     return _act(
         page,
         view,
@@ -267,16 +289,10 @@ def _edit_act(page: Page, view: SubscriptionView, given: dict[str, str]) -> Act:
         body={"types": given["types"].split("\n") if given["types"] else []},
         title=f"Edit {view.name}",
         sentence="This changes what it is called, what it wants and where it goes; its position stays.",
-        effects=["It holds for events from now on, and for those that still wait."],
-        button="Save",
-        fields=[
-            Field("name", "Name", value=given["name"], required=True),
-            Field("url", "Address", value=given["url"], required=True, hint="A part shown as *** stays as it is."),
-            Field("types", "Event types", kind="textarea", value=given["types"], hint=f"Such as call.*. {one_a_line}"),
-            Field("owners", "Owners", kind="textarea", value=given["owners"], hint=one_a_line),
-            Field(
-                "installations", "Customers", kind="textarea", value=given["installations"], hint=f"ins_…. {one_a_line}"
-            ),
-            Field("order", "Order", kind="select", value=given["order"], required=True, options=ORDERS),
+        effects=[
+            "It holds for events from now on, and for those that still wait.",
+            *([] if reveals else ["Where it goes and what it wants can be changed with the scope payloads:read."]),
         ],
+        button="Save",
+        fields=[field for field in fields if reveals or field.name in HARMLESS],
     )

@@ -13,6 +13,7 @@ from aircall_oauth.console import acts, delivery_words, masks, waterfall
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.console.visitors import TO_DISCLOSE
 from aircall_oauth.deliveries import of_event
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
 from aircall_oauth.deliveries.of_event import Journey
@@ -75,6 +76,9 @@ async def send_again(page: ActingPage, event_id: EventId, form: Form) -> Respons
     except ValidationError as error:
         act = _resend_act(page, event, await _destinations(page, event))
         return page.ask(act, problem=faults(error.errors(), Resend.model_fields))
+    if not await of_event.is_wanted(page.resources, page.caller, event, wanted.subscription_id):
+        # A destination that does not get it may be anybody's.
+        page.visitor.require(TO_DISCLOSE)
     sent = await resend.resend(page.resources, page.caller, page.who, event_id, wanted.subscription_id)
     taken = isinstance(sent.outcome, Delivered)
     came = delivery_words.outcome(word(sent.outcome))
@@ -138,13 +142,17 @@ def _lane(journey: Journey, event: EventJson) -> dict[str, Any]:
 
 
 async def _destinations(page: Page, event: EventJson) -> dict[str, str]:
-    """Return all destinations by id, those that the event goes to first."""
+    """Return the destinations that the visitor may send an event to, by id, those that it goes to first."""
     found = {
         each.subscription_id: each.name
         for each in await of_event.of_each_subscription(page.resources, page.caller, event.id)
     }
     others = await of_event.left_out(page.resources, page.caller, event, list(found))
-    return found | {each.subscription_id: f"{each.name} (does not want it)" for each in others}
+    return found | {
+        each.subscription_id: f"{each.name} (does not want it)" if each.is_unwanted else each.name
+        for each in others
+        if page.visitor.reveals or not each.is_unwanted
+    }
 
 
 def _resend_act(page: Page, event: EventJson, destinations: dict[str, str]) -> Act:

@@ -9,7 +9,7 @@ from aircall_oauth.console import acts, words
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.routing import PageRoute
-from aircall_oauth.console.visitors import ACTING, Visitor
+from aircall_oauth.console.visitors import Visitor
 from aircall_oauth.errors import NotFound, OwnerNotAllowed
 from aircall_oauth.settings import parse_duration
 from aircall_oauth.storage.models.access import ApiKey, Scope
@@ -60,7 +60,7 @@ async def make_key(page: ActingPage, form: Form) -> Response:
     """Make a key, and show it this once."""
     try:
         name, scopes = _name(form), _scopes(page.visitor, form)
-        aircall = _rules(form, scopes)
+        aircall = _rules(page.visitor, form, scopes)
         lifetime = parse_duration(form["expires"]) if "expires" in form else None
         secret = await keys.create(
             page.resources,
@@ -69,6 +69,7 @@ async def make_key(page: ActingPage, form: Form) -> Response:
             owner=form.get("owner"),
             aircall_rules=aircall,
             lifetime=lifetime,
+            not_after=page.visitor.key.expires_at if page.visitor.key is not None else None,
             who=page.who,
         )
     except (ValueError, OwnerNotAllowed) as error:
@@ -109,7 +110,12 @@ def _new(visitor: Visitor, given: Form) -> Act:
     return Act(
         title="Make an API key",
         sentence="This makes a key for one of your systems, or for a person who signs in here; it is shown once.",
-        effects=["Keys that read tokens in clear are made on the command line only."],
+        effects=[
+            "It may be given what your own session holds, and no more.",
+            *([] if visitor.reveals else ["What leads to personal data needs the scope payloads:read."]),
+            *([] if visitor.key is None else ["It ends no later than the key that you signed in with."]),
+            "Keys that read tokens in clear are made on the command line only.",
+        ],
         button="Make the key",
         back="/keys",
         command=acts.command("keys", "create", "--name", given.get("name", "my-crm"), "--scopes", "events:read"),
@@ -120,7 +126,7 @@ def _new(visitor: Visitor, given: Form) -> Act:
                 "What it may do",
                 kind="checkboxes",
                 value=given.get("scopes", "").split(","),
-                options={str(scope): f"{scope}: {SAID[scope]}" for scope in grantable(visitor)},
+                options={str(scope): f"{scope}: {SAID[scope]}" for scope in visitor.grantable},
             ),
             Field("owner", "Owner", value=given.get("owner", ""), hint="The key then sees this owner's only."),
             Field("expires", "Works for", value=given.get("expires", ""), hint="Such as 90d; for good, if left out."),
@@ -135,11 +141,6 @@ def _new(visitor: Visitor, given: Form) -> Act:
     )
 
 
-def grantable(visitor: Visitor) -> list[Scope]:
-    """Return the scopes that a visitor may give a key: none that the visitor could not use here."""
-    return [scope for scope in Scope if scope in ACTING or scope in visitor.scopes]
-
-
 def _name(form: Form) -> str:
     name = form.get("name", "")
     if not 0 < len(name) <= MOST_OF_A_NAME or not name.isprintable():
@@ -148,19 +149,25 @@ def _name(form: Form) -> str:
 
 
 def _scopes(visitor: Visitor, form: Form) -> list[Scope]:
-    allowed, wanted = grantable(visitor), [scope for scope in form.get("scopes", "").split(",") if scope]
+    allowed, wanted = visitor.grantable, [scope for scope in form.get("scopes", "").split(",") if scope]
     if not wanted:
         raise ValueError("Choose what the key may do.")
     if refused := set(wanted) - set(map(str, allowed)):
-        raise ValueError(f"Not from here: {', '.join(sorted(refused))}.")
+        raise ValueError(f"This session can't give {', '.join(sorted(refused))}: it does not hold that itself.")
     return [scope for scope in allowed if scope in wanted]
 
 
-def _rules(form: Form, scopes: list[Scope]) -> list[str] | None:
+def _rules(visitor: Visitor, form: Form, scopes: list[Scope]) -> list[str] | None:
+    """Return the requests to Aircall that are allowed; of a key that has rules, these or some of them."""
     given = [line.strip() for line in form.get("aircall", "").splitlines() if line.strip()]
     if given and Scope.AIRCALL_CALL not in scopes:
         raise ValueError("Rules for requests to Aircall need the scope aircall:call.")
-    return [rules.checked(rule) for rule in given] or None
+    held = visitor.key.aircall_rules if visitor.key is not None else None
+    if held is None or Scope.AIRCALL_CALL not in scopes:
+        return [rules.checked(rule) for rule in given] or None
+    if beyond := [rule for rule in given if rule not in held]:
+        raise ValueError(f"The key that you signed in with has no such rule: {', '.join(beyond)}.")
+    return given or list(held)
 
 
 async def _key(page: Page, key_id: str) -> ApiKey:
