@@ -148,3 +148,27 @@ async def test_doctor_tells_of_subscriptions_that_fail(service: Service) -> None
         f"{failing.id} fails: in 24 hours 6 tries failed, 0 events were delivered, 0 given up",
         f"{giving_up.id} fails: in 24 hours 0 tries failed, 9 events were delivered, 2 given up",
     ]
+
+
+async def test_doctor_tells_of_a_destination_that_refuses_each_event_since_lately(service: Service) -> None:
+    refusing = await subscribe(service, URL)
+    for _ in range(900):
+        service.resources.metrics.figures.delivered(refusing.id, 0.1)
+    await a_minute_passes(service)
+    await service.sql(
+        """
+        INSERT INTO attempt (subscription_id, event_id, position, at, outcome, milliseconds)
+        SELECT $1, 'evt_' || n, n, '2026-01-02 03:04Z', CASE n WHEN 1 THEN 'delivered' ELSE 'http_501' END, 9
+        FROM generate_series(1, 5) AS n
+        """,
+        refusing.id,
+    )
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason) "
+        "VALUES ($1, 2, now(), 'evt_2', 'ins_1', 1, 'http_501')",
+        refusing.id,
+    )
+
+    found = [one.seen for one in [one async for one in doctor.subscription_findings(service.resources)]]
+
+    assert found == [f"{refusing.id} took none of its newest tries (http_501), since 2026-01-02 03:04Z"]

@@ -7,7 +7,7 @@ from aircall_oauth.console.charts import Chart, Series
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import EPOCH, Point
-from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Delivery, Name, quantile
+from aircall_oauth.telemetry.figures import ALL, Delivery, Name
 
 DAY = timedelta(hours=24)
 STEP = timedelta(minutes=10)
@@ -49,12 +49,6 @@ async def events_a_minute(resources: Resources) -> float:
     """Return how many events were stored a minute, lately."""
     found = await figures.totals(resources.database, Name.ACKS, [STORED], within=LATELY)
     return found.get(STORED, [0])[0] / (LATELY / timedelta(minutes=1))
-
-
-async def slow_ack_seconds(resources: Resources) -> float | None:
-    """Return within how many seconds 99 of 100 events of the last hour were answered; None if none came."""
-    found = await figures.totals(resources.database, Name.ACK_SECONDS, [ALL], within=timedelta(hours=1))
-    return quantile(0.99, ACK_SECONDS, found.get(ALL, []))
 
 
 async def _events(resources: Resources) -> Chart:

@@ -1,13 +1,14 @@
 """Finds subscriptions in trouble: their destination takes nothing or little, or their filter matches nothing."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
+from aircall_oauth.deliveries.destinations.outcomes import DELIVERED
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 from aircall_oauth.telemetry import log
-from aircall_oauth.telemetry.figures import Name
+from aircall_oauth.telemetry.figures import Delivery, Name
 
 logger = log.get(__name__)
 
@@ -36,6 +37,32 @@ MATCHES_NOTHING = f"""
     ORDER BY id
 """
 
+# Of the newest tries, those that were made after the last one that was taken. A destination that answers, and has taken
+# none of the events that came after the last one it took, refuses them all; so few could be to blame themselves.
+NEWEST = 20
+PROOF = 3
+SINCE_TAKEN = f"""
+    SELECT id, event_id, position, at, outcome, took FROM (
+        SELECT *, max(id) FILTER (WHERE outcome = '{DELIVERED}') OVER () AS took,
+            max(position) FILTER (WHERE outcome = '{DELIVERED}') OVER () AS taken_to
+        FROM (SELECT * FROM attempt WHERE subscription_id = {{}} ORDER BY id DESC LIMIT {NEWEST}) AS newest
+    ) AS tries
+"""
+REFUSES = f"""
+    SELECT subscription.id AS subscription_id, failed.events, failed.last_failure
+    FROM subscription CROSS JOIN LATERAL (
+        SELECT count(DISTINCT event_id) AS events, (array_agg(outcome ORDER BY id DESC))[1] AS last_failure
+        FROM ({SINCE_TAKEN.format("subscription.id")} WHERE took IS NULL OR (id > took AND position > taken_to)) AS no
+        HAVING bool_and(took IS NULL) OR count(DISTINCT event_id) >= {PROOF}
+    ) AS failed
+    WHERE status = '{SubscriptionStatus.ACTIVE}' AND health = '{Health.UP}'
+      AND EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NULL)
+    ORDER BY 1
+"""
+FAILURES = f"""
+    SELECT took, min(at) AS since FROM ({SINCE_TAKEN.format("$1")} WHERE took IS NULL OR id > took) AS no GROUP BY 1
+"""
+
 GIVEN_UP = """
     SELECT subscription_id AS id, count(*) AS dead FROM parked
     WHERE dead_at > now() - interval '1 day' AND subscription_id = ANY ($1::text[]) GROUP BY 1
@@ -45,6 +72,7 @@ ACTIVE_AND_UP = f"""
 """
 # Fewer failures a day are told in a subscription's `last_error` only.
 FEW_FAILURES = 5
+DAY, LATELY = timedelta(days=1), timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -56,6 +84,11 @@ class Failing:
     failed: int
     given_up: int
 
+    @property
+    def is_mostly(self) -> bool:
+        """Whether more tries failed than were delivered, and more than a few."""
+        return self.failed > max(self.delivered, FEW_FAILURES - 1)
+
 
 @dataclass(frozen=True)
 class TakesNothing:
@@ -65,6 +98,15 @@ class TakesNothing:
     status: str
     last_error: str | None
     last_error_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """A subscription with a destination that is up and took none of its newest tries, of so many events."""
+
+    subscription_id: str
+    events: int
+    last_failure: str
 
 
 async def taking_nothing(resources: Resources) -> list[TakesNothing]:
@@ -79,19 +121,54 @@ async def matching_nothing(resources: Resources) -> list[str]:
         return [row["id"] for row in await connection.fetch(MATCHES_NOTHING)]
 
 
+async def refusing(resources: Resources) -> list[Refusing]:
+    """List subscriptions with a destination that is up and refuses each event."""
+    async with resources.database.driver_connection() as connection:
+        return [Refusing(**dict(row)) for row in await connection.fetch(REFUSES)]
+
+
+async def failing_since(resources: Resources, subscription_id: str) -> datetime | None:
+    """Return when the tries began to fail, of which none was taken since; None if the newest one was taken."""
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(FAILURES, subscription_id)
+    if row is None:
+        return None
+    first: datetime = row["since"]
+    if row["took"] is not None:
+        return first
+    counted = await figures.began(
+        resources.database, Name.DELIVERIES, subscription_id, bad=Delivery.FAILED, good=Delivery.DELIVERED
+    )
+    return first if counted is None else min(counted, first)
+
+
 async def failing(resources: Resources) -> list[Failing]:
     """List subscriptions that gave up on events within a day, or of which more tries failed than were delivered."""
+    counted = await _counted(resources, DAY)
+    async with resources.database.driver_connection() as connection:
+        given_up = {row["id"]: row["dead"] for row in await connection.fetch(GIVEN_UP, list(counted))}
+    return [
+        replace(each, given_up=given_up.get(each.subscription_id, 0))
+        for each in counted.values()
+        if each.is_mostly or each.subscription_id in given_up
+    ]
+
+
+async def failing_lately(resources: Resources) -> list[Failing]:
+    """List subscriptions of which more tries failed within an hour than were delivered."""
+    return [each for each in (await _counted(resources, LATELY)).values() if each.is_mostly]
+
+
+async def _counted(resources: Resources, within: timedelta) -> dict[str, Failing]:
     async with resources.database.driver_connection() as connection:
         ids = [row["id"] for row in await connection.fetch(ACTIVE_AND_UP)]
-        given_up = {row["id"]: row["dead"] for row in await connection.fetch(GIVEN_UP, ids)}
-    days = await figures.totals(resources.database, Name.DELIVERIES, ids)
-    found = []
-    for subscription_id in ids:
-        _, delivered, failed = days.get(subscription_id, (0, 0, 0))
-        dead = given_up.get(subscription_id, 0)
-        if dead or failed > max(delivered, FEW_FAILURES - 1):
-            found.append(Failing(subscription_id, delivered, failed, dead))
-    return found
+    found = await figures.totals(resources.database, Name.DELIVERIES, ids, within=within)
+    nothing = [0] * len(Delivery)
+    return {
+        each: Failing(each, counts[Delivery.DELIVERED], counts[Delivery.FAILED], 0)
+        for each in ids
+        for counts in [found.get(each, nothing)]
+    }
 
 
 async def tell_of_idle_filters(resources: Resources) -> None:

@@ -200,12 +200,17 @@ async def worker_finding(resources: Resources) -> Finding:
 
 async def subscription_findings(resources: Resources) -> AsyncIterator[Finding]:
     """Yield findings on subscriptions that get no events, or fail often."""
-    for each in await troubled.taking_nothing(resources):
-        disabled = each.status == SubscriptionStatus.DISABLED
+    for down in await troubled.taking_nothing(resources):
+        disabled = down.status == SubscriptionStatus.DISABLED
         stands = "is disabled" if disabled else "is down"
         advice = DISABLED_ADVICE if disabled else DOWN_ADVICE
-        seen = f"{each.subscription_id} {stands} ({each.last_error or 'not tried yet'})"
+        seen = f"{down.subscription_id} {stands} ({down.last_error or 'not tried yet'})"
         yield Finding("destination", Level.WARNING, seen, advice)
+    for each in await troubled.refusing(resources):
+        since = await troubled.failing_since(resources, each.subscription_id)
+        when = "" if since is None else f", since {since:%Y-%m-%d %H:%MZ}"
+        seen = f"{each.subscription_id} took none of its newest tries ({each.last_failure}){when}"
+        yield Finding("destination", Level.WARNING, seen, FAILING_ADVICE)
     for subscription_id in await troubled.matching_nothing(resources):
         seen = f"{subscription_id} matched no event for a day, and there were some"
         yield Finding("filter", Level.WARNING, seen, "Check its types, owners and installations.")

@@ -60,6 +60,18 @@ TOTALS = f"""
     ) AS summed
     GROUP BY 1
 """  # noqa: S608 - only constants of ours are put in
+LAST = f"""
+    SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.MINUTE}' AND at <= now()
+    ORDER BY at DESC LIMIT 1
+"""  # noqa: S608 - likewise
+# Both read along the key, from one end.
+LAST_WITH = """
+    SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = $3 AND amounts[$4] > 0 ORDER BY at DESC LIMIT 1
+"""
+FIRST_WITH = """
+    SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = $3 AND amounts[$4] > 0 AND at > $5
+    ORDER BY at LIMIT 1
+"""
 FORGET = """
     DELETE FROM figure WHERE (name, label, step, at) IN (
         SELECT name, label, step, at FROM figure WHERE step = $1 AND {} $2 LIMIT $3
@@ -128,6 +140,32 @@ async def totals(
     async with database.driver_connection() as connection:
         rows = await connection.fetch(TOTALS, name, labels, min(within, MINUTES_KEPT))
     return {row["label"]: row["amounts"] for row in rows}
+
+
+async def last(database: Database, name: str, label: str) -> datetime | None:
+    """Return the last minute of the last 48 hours in which anything was counted."""
+    async with database.driver_connection() as connection:
+        found: datetime | None = await connection.fetchval(LAST, name, label)
+    return found
+
+
+async def began(database: Database, name: str, label: str, *, bad: int, good: int) -> datetime | None:
+    """Return when one amount began to be counted after another was counted last; None if it was not since.
+
+    `bad` and `good` are places of the amounts. To the minute within 48 hours, to the hour beyond.
+    """
+    async with database.driver_connection() as connection:
+
+        async def of(step: Step) -> tuple[bool, datetime | None]:
+            of_label = (name, label, step)
+            was_good = await connection.fetchval(LAST_WITH, *of_label, good + 1)
+            return was_good is not None, await connection.fetchval(FIRST_WITH, *of_label, bad + 1, was_good or EPOCH)
+
+        was_good, minute = await of(Step.MINUTE)
+        if was_good:
+            return minute
+        _, hour = await of(Step.HOUR)
+    return hour if minute is None or (hour is not None and minute - hour >= HOUR) else minute
 
 
 async def forget(database: Database) -> None:

@@ -1,24 +1,44 @@
 """Is it well? What needs a person, each with its cause and one button; for three in the morning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from fastapi import APIRouter, Response
 
-from aircall_oauth.console import plots
+from aircall_oauth.console import delivery_words, plots
 from aircall_oauth.console.charts import number
 from aircall_oauth.console.frame import NAVIGATION, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.times import length
 from aircall_oauth.operations import wellness
+from aircall_oauth.operations.destinations_in_need import LATE_SECONDS
 from aircall_oauth.operations.doctor import Level
-from aircall_oauth.operations.wellness import Cause, Need, Touched, Wellness
+from aircall_oauth.operations.needs import Cause, Need, Touched
+from aircall_oauth.operations.wellness import SLOW_SECONDS, Wellness
 from aircall_oauth.storage.models.installations import InstallationStatus
 
 router = APIRouter(route_class=PageRoute)
 
-LATE_SECONDS = 60
-SLOW_SECONDS = 1.0
+# What a person who may act can do about it at once, for the first that is touched.
+CHECK = ("check", "Check {} now")
+ACTS = {
+    Cause.SILENT: CHECK,
+    Cause.WEBHOOKS_OFF: CHECK,
+    Cause.WEBHOOKS_PENDING: CHECK,
+    Cause.TOKENS_REFUSED: ("link", "Make an install link"),
+}
+# Where to look at what touches everyone.
+OF_ALL = {
+    Cause.WORKER: ("/destinations", "See what waits"),
+    Cause.SLOW_ANSWERS: ("/events", "See what comes in"),
+}
+# The lists of customers that have a need.
+STATUSES = {
+    Cause.SILENT: "silent",
+    Cause.TOKENS_REFUSED: "unauthorized",
+    Cause.UNCLAIMED: "unclaimed",
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +62,8 @@ async def well(page: PageDep) -> Response:
         tone=_tone(found),
         needs=[(need, _button(page.visitor.acts, need)) for need in found.needs],
         address_of=_address,
-        figures=_figures(
-            found, await plots.events_a_minute(page.resources), await plots.slow_ack_seconds(page.resources)
-        ),
+        outcome=delivery_words.outcome,
+        figures=_figures(found, await plots.events_a_minute(page.resources)),
         plots=await plots.of_the_day(page.resources),
     )
 
@@ -61,8 +80,8 @@ def _tone(found: Wellness) -> str:
     return "bad" if found.needs[0].level == Level.PROBLEM else "warn"
 
 
-def _figures(found: Wellness, events_a_minute: float, ack_seconds: float | None) -> list[Figure]:
-    measured = found.measured
+def _figures(found: Wellness, events_a_minute: float) -> list[Figure]:
+    measured, ack_seconds = found.measured, found.ack_seconds
     readings = measured.subscriptions.values()
     late = max((reading.lag_seconds for reading in readings), default=0.0)
     down = sum(not reading.up for reading in readings)
@@ -75,7 +94,7 @@ def _figures(found: Wellness, events_a_minute: float, ack_seconds: float | None)
         Figure(
             "Customers silent",
             number(measured.silent),
-            f"of {number(measured.installations[InstallationStatus.ACTIVE])} connected",
+            _connected(measured.installations),
             "warn" if measured.silent else "",
         ),
         Figure(
@@ -87,12 +106,17 @@ def _figures(found: Wellness, events_a_minute: float, ack_seconds: float | None)
     ]
 
 
+def _connected(installations: Mapping[str, int]) -> str:
+    connected = f"of {number(installations[InstallationStatus.ACTIVE])} connected"
+    unclaimed = installations[InstallationStatus.UNCLAIMED]
+    return f"{connected}, {number(unclaimed)} unclaimed" if unclaimed else connected
+
+
 def _milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{number(round(seconds * 1000))} ms"
 
 
 def _slow(seconds: float | None) -> str:
-    """Aircall waits five seconds, and switches the webhook off after some that took longer."""
     return "bad" if seconds is not None and seconds >= SLOW_SECONDS else ""
 
 
@@ -107,14 +131,22 @@ def _address(touched: Touched) -> str:
     return f"/destinations/{touched.id}" if "/destinations" in NAVIGATION else f"/audit?subscription_id={touched.id}"
 
 
-def _button(acts: bool, need: Need) -> tuple[str, str] | None:
+def _button(acts: bool, need: Need) -> tuple[str, str]:
     """Return the one button of a need: where it leads, and what it says."""
-    match need.cause:
-        case Cause.WORKER:
-            return None
-        case Cause.SILENT | Cause.WEBHOOKS_OFF if acts:
-            return f"{_address(need.touched[0])}/check", f"Check {need.touched[0].name} now"
-        case Cause.TOKENS_REFUSED if acts:
-            return f"{_address(need.touched[0])}/link", "Make an install link"
-        case _:
-            return _address(need.touched[0]), f"Open {need.touched[0].name}"
+    if not need.touched:
+        return OF_ALL[need.cause]
+    first = need.touched[0]
+    if need.count > 1 and (need.cause not in ACTS or not acts):
+        return _list_of(need)
+    if acts and need.cause in ACTS:
+        act, said = ACTS[need.cause]
+        return f"{_address(first)}/{act}", said.format(first.name)
+    return _address(first), f"Open {first.name}"
+
+
+def _list_of(need: Need) -> tuple[str, str]:
+    """Return the page that lists all that a need touches."""
+    if need.touched[0].id.startswith("sub_"):
+        return "/destinations", "See all destinations"
+    status = STATUSES.get(need.cause)
+    return (f"/customers?status={status}", "See them all") if status else ("/customers", "See all customers")
