@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
+from aircall_oauth.operations.moments import MOMENTS
 from tests.crash.processes import START_SECONDS, Fleet
 from tests.support.processes import a_client, eventually
 
@@ -25,6 +26,8 @@ COLLIDING = 10
 COLLIDE_WITHIN_SECONDS = 6.0
 MISSED_CALLS = 60
 MISSED_SECONDS = 240
+# What lasts for a time and is no work.
+LEASES = {("webhook", "leased_until"), ("budget", "closed_until")}
 
 
 class Partner:
@@ -176,14 +179,11 @@ class Churn:
 async def move_clock(fleet: Fleet, seconds: int) -> None:
     """Let so much time go by for everything that is due later, and for what was spent of the budget.
 
-    A row that is locked is passed over: waiting for it with others in hand could be a deadlock of our own making.
+    The budget's minute begins anew each time. A row that is locked is passed over: waiting for it with others in hand
+    could be a deadlock of our own making.
     """
-    columns = await fleet.sql(
-        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
-        " AND column_name = ANY ($1) AND data_type = 'timestamp with time zone'",
-        ["due_at", "leased_until", "quiet_until", "closed_until"],
-    )
-    for table, column in columns:
+    fleet.note_clock()
+    for table, column in sorted({(moment.table, moment.column) for moment in MOMENTS if moment.is_work} | LEASES):
         earlier = f"{column} - make_interval(secs => {seconds})"
         await fleet.sql(_of_free_rows(table, column, earlier))
     await fleet.sql(_of_free_rows("budget", "second", f"second - {seconds}"))

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
 
@@ -171,7 +172,11 @@ def over_asked(records: Records) -> Iterator[str]:
         worst, began = _fullest_minute(sorted(times))
         settings = sum(began <= at <= began + BUDGET_SECONDS for at in records.clock_set_at)
         if worst > records.budget_per_minute * (1 + settings):
-            yield f"company {company_id} was asked {worst} times in a minute, {records.budget_per_minute} are allowed"
+            when = datetime.fromtimestamp(began, UTC)
+            yield (
+                f"company {company_id} was asked {worst} times in the minute from {when:%H:%M:%S},"
+                f" {records.budget_per_minute} are allowed"
+            )
 
 
 def _patience(records: Records) -> float:
