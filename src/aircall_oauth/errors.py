@@ -542,6 +542,12 @@ class PayloadsNeeded(ConsoleError):
     """This can bring personal data out of the console: it needs the scope payloads:read too."""
 
 
+class OtherHostRefused(ConsoleError):
+    """This name is not the console's."""
+
+    status = 421
+
+
 class CrossSiteRefused(ConsoleError):
     """This was sent by a page that is not the console's."""
 

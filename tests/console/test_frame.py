@@ -12,7 +12,7 @@ from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.storage.models.base import new_id
 from tests.support.consoles import LOOKING, Console, words
-from tests.support.service import Service
+from tests.support.service import Service, run_service, settings_for
 
 OPEN = {"/sign-in", "/sign-in/link/{secret}", "/sign-in/kept"}
 # What every visitor may do for themselves.
@@ -83,13 +83,13 @@ async def test_who_may_only_look_does_nothing(console: Console, path: str) -> No
         ({"sec-fetch-site": "cross-site"}, False),
         ({"sec-fetch-site": "same-site"}, False),
         ({"sec-fetch-site": "none"}, False),
-        ({"sec-fetch-site": "cross-site", "origin": "https://console.test"}, False),
-        ({"origin": "https://console.test"}, True),
+        ({"sec-fetch-site": "cross-site", "origin": "https://localhost"}, False),
+        ({"origin": "https://localhost"}, True),
         ({"origin": "http://localhost:0"}, True),  # as the settings say
-        ({"origin": "https://console.test.evil.example"}, False),
+        ({"origin": "https://localhost.evil.example"}, False),
         ({"origin": "https://evil.example"}, False),
         ({"origin": "null"}, False),
-        ({"referer": "https://console.test/sessions"}, False),
+        ({"referer": "https://localhost/sessions"}, False),
         ({}, False),
     ],
 )
@@ -98,12 +98,68 @@ async def test_only_the_consoles_own_forms_are_taken(console: Console, headers: 
     cookie = f"{COOKIE}={signed_in.cookies[COOKIE]}"
     (row,) = await console.service.sql("SELECT id FROM console_session")
     transport = httpx.ASGITransport(console.app)
-    async with httpx.AsyncClient(transport=transport, base_url="https://console.test") as browser:
+    async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as browser:
         answer = await browser.post(f"/sessions/{row['id']}/revoke", headers={"cookie": cookie, **headers})
 
     assert answer.status_code == (200 if allowed else 403)
     left = await console.service.sql("SELECT id FROM console_session")
     assert len(left) == (0 if allowed else 1)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost:8300", True),
+        ("localhost", True),
+        ("LOCALHOST:9999", True),  # a port-forward to a port of one's own
+        ("127.0.0.1:8300", True),
+        ("127.8.8.8", True),
+        ("[::1]:8300", True),
+        ("console.example.com", True),
+        ("console.example.com:443", True),
+        ("evil.example", False),
+        ("evil.example:8300", False),
+        ("localhost.evil.example", False),
+        ("console.example.com.evil.example", False),
+        ("127.0.0.1.nip.io", False),
+        ("192.168.1.7:8300", False),
+        ("[::ffff:10.0.0.1]", False),
+        ("evil.example@localhost:8300", False),
+        ("localhost/evil.example", False),
+        ("localhost:http", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+async def test_a_name_that_is_not_the_consoles_leads_to_nothing(database_url: str, host: str, allowed: bool) -> None:
+    """A site whose name resolves to this machine would be of one origin with the console."""
+    async with run_service(settings_for(database_url, CONSOLE_URL="https://console.example.com")) as service:
+        console = Console(service)
+        anna, stranger = await console.visitor(), console.stranger()
+        link, headers = await console.link("ben"), {"host": host}
+        asset = re.findall(r'"(/assets/[^"]+)"', (await anna.get("/sessions")).text)[0]
+
+        answers = [await anna.get(path, headers=headers) for path in ("/sessions", "/nothing", asset)]
+        answers += [await stranger.get("/sign-in", headers=headers), await stranger.get(link, headers=headers)]
+        answers.append(await anna.post("/sign-out", headers=headers | {"origin": f"https://{host}"}))
+
+        assert [answer.status_code == 421 for answer in answers] == [not allowed] * len(answers)
+        if not allowed:
+            assert "AIRCALL_OAUTH_CONSOLE_URL" in words(answers[0])
+            assert "anna" not in answers[0].text
+            people = await service.sql("SELECT person FROM console_session")
+            assert [row["person"] for row in people] == ["anna"], "nobody is signed in or out"
+
+
+async def test_an_authenticating_proxy_may_name_any_host(database_url: str) -> None:
+    secret = "a secret between the proxy and the console"
+    settings = settings_for(database_url, CONSOLE_PROXY="10.1.0.0/16", CONSOLE_PROXY_SECRET=secret)
+    headers = {"x-console-secret": secret, "x-forwarded-user": "ben", "host": "aircall-oauth-console:8300"}
+    async with run_service(settings) as service:
+        console = Console(service)
+
+        assert (await console.stranger(address="10.1.2.3").get("/sessions", headers=headers)).status_code == 200
+        assert (await console.stranger(address="10.2.2.3").get("/sessions", headers=headers)).status_code == 421
 
 
 async def test_another_site_can_sign_nobody_in(console: Console) -> None:

@@ -13,7 +13,7 @@ from aircall_oauth.server.console_port import console_app
 from aircall_oauth.storage.models.access import Scope
 from tests.support.service import Service
 
-ADDRESS = "https://console.test"
+ADDRESS = "https://localhost"
 LOOKING = (Scope.CONSOLE_READ,)
 
 

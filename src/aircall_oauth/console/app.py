@@ -38,8 +38,9 @@ def create_app(resources: Resources) -> FastAPI:
     return app
 
 
-async def asset(name: str) -> Response:
+async def asset(request: Request, name: str) -> Response:
     """Answer one of our own files."""
+    gate.refuse_other_hosts(request)
     found = ASSETS.get(name)
     if found is None:
         raise NotFound
@@ -70,6 +71,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     try:
         # Who is not signed in does not learn which addresses there are.
+        gate.refuse_other_hosts(request)
         request.state.visitor = await gate.admit(request)
     except AppError as refusal:
         return await answer_error(request, refusal)

@@ -19,6 +19,7 @@ from aircall_oauth.errors import (
     LinkSpent,
     NotFound,
     NotReady,
+    OtherHostRefused,
     PayloadsHidden,
     PayloadsNeeded,
     ReadOnly,
@@ -45,6 +46,12 @@ ADVICE: dict[type[AppError], tuple[str, str]] = {
         "You may act, but not send data out",
         "Nothing was done. Sign in with a key that has the scope `payloads:read` beside `console:act`, or with a link "
         "of `aircall-oauth console open` that was made without `--no-payloads`.",
+    ),
+    OtherHostRefused: (
+        "This is not the console's address",
+        "Nothing was shown or done. Open the console by the address that AIRCALL_OAUTH_CONSOLE_URL names, or by "
+        "http://localhost on the machine or port-forward that leads to it. Where browsers see it under another name, "
+        "set AIRCALL_OAUTH_CONSOLE_URL to that.",
     ),
     CrossSiteRefused: (
         "Refused: this did not come from the console",

@@ -1,4 +1,4 @@
-"""Routes of the console: who asks is recognised first, then the form's origin, then the query is checked."""
+"""Routes of the console: the host is checked, who asks is recognised, then form and query are checked."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -30,6 +30,7 @@ class PageRoute(StrictRoute):
         return tidied
 
     async def admit(self, request: Request) -> None:
+        gate.refuse_other_hosts(request)
         request.state.visitor = await gate.admit(request)
         gate.refuse_other_sites(request)
 
@@ -38,5 +39,6 @@ class OpenRoute(PageRoute):
     """A page for everyone: to sign in."""
 
     async def admit(self, request: Request) -> None:
+        gate.refuse_other_hosts(request)
         request.state.visitor = await gate.visitor_of(request)
         gate.refuse_other_sites(request)
