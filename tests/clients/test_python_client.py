@@ -39,6 +39,7 @@ def walk(it: Reachable, claim: str, again: str, crm: str) -> str:
         _ask_aircall(client, installation["id"])
         secret = _subscribe(client, crm)
         assert any(line["action"] == "token.read" for line in client.audit(limit=2))
+        assert list(client.installations.export(installation["id"]))[-1]["kind"] == "end"
         client.installations.disconnect(installation["id"])
         return secret
 

@@ -54,6 +54,7 @@ DOORS = {
     "GET /v1/subscriptions/{subscription_id}/dead": "list_dead_events",
     "POST /v1/subscriptions/{subscription_id}/dead/retry": "retry_dead_events",
     "GET /v1/audit": "list_audit",
+    "GET /v1/installations/{installation_id}/export": "export_installation",
     "GET /livez": "livez",
     "GET /readyz": "readyz",
 }

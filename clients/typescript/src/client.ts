@@ -134,6 +134,25 @@ export class Installations {
     return this.http.ask(asked) as Promise<CheckResult>;
   }
 
+  /** All that is held about an installation: each has a `kind`, and under that name what it holds. */
+  async *export(installationId: string): AsyncGenerator<{ kind: string; [held: string]: unknown }> {
+    let kind = "";
+    const { body, abort } = await this.http.open(reading(path("installations", installationId, "export")));
+    try {
+      for await (const line of lines(body)) {
+        if (line === "") continue;
+        const held = parse(line) as { kind: string };
+        kind = held.kind;
+        yield held;
+      }
+    } catch (error) {
+      throw error instanceof TypeError ? new ConnectionLost("The export broke off", { cause: error }) : error;
+    } finally {
+      abort();
+    }
+    if (kind !== "end") throw new ConnectionLost("The export ended early");
+  }
+
   /** Read the access token in clear. Prefer `client.aircall(…)`, which needs none. */
   token(installationId: string): Promise<TokenAnswer> {
     return this.http.ask(reading(path("installations", installationId, "token"))) as Promise<TokenAnswer>;

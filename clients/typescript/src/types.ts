@@ -986,6 +986,7 @@ export interface Operations {
   ask_aircall_patch: "PATCH /v1/installations/{installation_id}/aircall/{path}";
   ask_aircall_delete: "DELETE /v1/installations/{installation_id}/aircall/{path}";
   ask_aircall_options: "OPTIONS /v1/installations/{installation_id}/aircall/{path}";
+  export_installation: "GET /v1/installations/{installation_id}/export";
   list_audit: "GET /v1/audit";
   livez: "GET /livez";
   readyz: "GET /readyz";

@@ -102,6 +102,7 @@ await assert.rejects(subscriptions.create("x", hook, { kind: "smtp" as "http" })
 });
 await subscriptions.delete(id);
 assert.ok((await all(client.audit({ limit: 2 }))).some((line) => line.action === "token.read"));
+assert.equal((await all(client.installations.export(installation.id))).at(-1)?.kind, "end");
 await client.installations.disconnect(installation.id);
 await assert.rejects(new Client(url, "aok_nobody").installations.get(installation.id), Unauthenticated);
 process.stdout.write(JSON.stringify({ secret: made.secret }));

@@ -33,6 +33,7 @@ class Action(StrEnum):
     INSTALL_LINK_MADE = "install_link.made"
     INSTALLATION_CLAIMED = "installation.claimed"
     INSTALLATION_DISCONNECTED = "installation.disconnected"
+    INSTALLATION_EXPORTED = "installation.exported"  # all that is held about it was read
     INSTALLATION_CHECKED = "installation.checked"
     WEBHOOK_ROTATED = "webhook.rotated"
     BACKFILL_ASKED = "backfill.asked"

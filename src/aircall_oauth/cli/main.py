@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aircall_oauth.cli import audit, terminal
+from aircall_oauth.cli import audit, privacy, terminal
 from aircall_oauth.cli.attempts import attempts_app
 from aircall_oauth.cli.backfill import backfill_app
 from aircall_oauth.cli.console import console_app
@@ -42,6 +42,7 @@ app.add_typer(events_app, name="events")
 app.add_typer(secrets_app, name="secrets")
 app.add_typer(console_app, name="console")
 app.command("audit")(audit.show_audit)
+app.command("export")(privacy.export_installation)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]

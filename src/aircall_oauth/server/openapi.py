@@ -24,6 +24,7 @@ from aircall_oauth.events.receiver import endpoint
 from aircall_oauth.installations import routes as installations
 from aircall_oauth.installations.attempts import routes as attempts
 from aircall_oauth.installations.oauth import routes as oauth
+from aircall_oauth.privacy import routes as privacy
 from aircall_oauth.proxy import routes as proxy
 from aircall_oauth.server import contract, health
 
@@ -38,6 +39,7 @@ ROUTERS = (
     replays.api,
     replays.of_events,
     proxy.api,
+    privacy.exports,
     access.api,
     health.router,
 )
@@ -55,6 +57,7 @@ TAGS = {
     "Events": "For the partner's systems: the log.",
     "Subscriptions": "For the partner's systems: events delivered to them.",
     "Aircall": "For the partner's systems: the Aircall Public API, asked as an installation.",
+    "Privacy": "For the partner's systems: what is held about people and customers.",
     "Audit": "For the partner's systems: who did what, when, from where.",
     "Operations": "For the platform.",
 }

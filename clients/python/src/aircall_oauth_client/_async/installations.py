@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
+from aircall_oauth_client import errors
 from aircall_oauth_client.models import (
     CheckResult,
     Installation,
@@ -82,3 +84,17 @@ class AsyncInstallations:
     async def disconnect(self, installation_id: str) -> None:
         """End an installation: at Aircall too."""
         await self._client.ask(Request("DELETE", path_of("installations", installation_id), repeatable=True))
+
+    async def export(self, installation_id: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield all that is held about an installation: each has a `kind`, and under that name what it holds.
+
+        Raises `ConnectionLost` if the export broke off before its line of kind `end`.
+        """
+        request = get(path_of("installations", installation_id, "export"))
+        held: dict[str, Any] = {"kind": None}
+        async with self._client.open(request) as response:
+            async for line in response.aiter_lines():
+                held = json.loads(line)
+                yield held
+        if held["kind"] != "end":
+            raise errors.ConnectionLost(f"GET {request.path}: ended early")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from aircall_oauth_client import errors
 from aircall_oauth_client.models import (
     CheckResult,
     Installation,
@@ -82,3 +84,17 @@ class Installations:
     def disconnect(self, installation_id: str) -> None:
         """End an installation: at Aircall too."""
         self._client.ask(Request("DELETE", path_of("installations", installation_id), repeatable=True))
+
+    def export(self, installation_id: str) -> Iterator[dict[str, Any]]:
+        """Yield all that is held about an installation: each has a `kind`, and under that name what it holds.
+
+        Raises `ConnectionLost` if the export broke off before its line of kind `end`.
+        """
+        request = get(path_of("installations", installation_id, "export"))
+        held: dict[str, Any] = {"kind": None}
+        with self._client.open(request) as response:
+            for line in response.iter_lines():
+                held = json.loads(line)
+                yield held
+        if held["kind"] != "end":
+            raise errors.ConnectionLost(f"GET {request.path}: ended early")

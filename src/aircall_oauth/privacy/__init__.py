@@ -1,0 +1,1 @@
+"""What is held about people: shown to the customer it belongs to, and erased."""
