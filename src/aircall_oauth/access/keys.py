@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import or_
+from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
 from aircall_oauth.access import audit
@@ -40,20 +41,22 @@ async def create(
     aircall_rules: Sequence[str] | None = None,
     lifetime: timedelta | None = None,
     not_after: datetime | None = None,
+    made_as: tuple[str, str] | None = None,
     who: Who = OPERATOR,
 ) -> str:
     """Create an API key and return it, in clear this one time; only its fingerprint is kept.
 
-    It ends when its lifetime is over, and no later than `not_after`.
+    It ends when its lifetime is over, and no later than `not_after`. With an id and a secret for it in `made_as`, a
+    repeat makes none, and returns the same.
     Raises `OwnerNotAllowed` for a key that is bound to an owner and opens the console, which shows every owner's.
     """
     if owner is not None and not OF_THE_CONSOLE.isdisjoint(scopes):
         raise OwnerNotAllowed("A key that is bound to an owner can't open the console, which shows every owner's.")
     await resources.require_ready()
-    secret, created_at = new_api_key(), now()
+    (key_id, secret), created_at = made_as or (new_id("key"), new_api_key()), now()
     ends = [moment for moment in (created_at + lifetime if lifetime else None, not_after) if moment is not None]
     key = ApiKey(
-        id=new_id("key"),
+        id=key_id,
         name=name,
         fingerprint=resources.vault.fingerprint(secret, API_KEY_PURPOSE),
         scopes=[str(scope) for scope in scopes],
@@ -63,8 +66,9 @@ async def create(
         expires_at=min(ends, default=None),
     )
     async with resources.database.session() as session:
-        session.add(key)
-        await audit.record(session, who, Action.API_KEY_CREATED, owner=owner, details=_details(key))
+        added = insert(ApiKey).values(**key.model_dump()).on_conflict_do_nothing().returning(col(ApiKey.id))
+        if (await session.exec(added)).first() is not None:
+            await audit.record(session, who, Action.API_KEY_CREATED, owner=owner, details=_details(key))
     return secret
 
 

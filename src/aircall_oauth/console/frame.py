@@ -18,8 +18,9 @@ from markupsafe import Markup, escape
 
 from aircall_oauth.access.audit import Who
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.console import assets, charts, gate, masks, times
+from aircall_oauth.console import assets, charts, gate, masks, once, times
 from aircall_oauth.console.acts import Act
+from aircall_oauth.console.once import Once
 from aircall_oauth.console.visitors import TO_ACT, TO_DISCLOSE, Visitor
 from aircall_oauth.errors import InvalidRequest
 from aircall_oauth.resources import Resources
@@ -141,6 +142,23 @@ class Page:
         """Return the visitor for the audit."""
         return gate.who(self.request, self.visitor.actor)
 
+    @property
+    def form_token(self) -> str:
+        """Return a token for a form of this page, which is sent to the page's own path."""
+        return once.token(self.resources.vault, self.visitor.actor, self.request.url.path)
+
+    @property
+    def once(self) -> Once:
+        """Return as what the form makes something, once; raises `InvalidRequest` for a form that is too old.
+
+        Without a token, as a script sends it, each sending makes something.
+        """
+        given: str | None = getattr(self.request.state, once.FIELD, None)
+        if given is None:
+            return once.fresh()
+        vault, path = self.resources.vault, self.request.url.path
+        return once.read(vault, given, self.visitor.actor, path, self.request.state.form)
+
     def show(self, template: str, *, title: str, sentence: str, status: int = 200, **context: Any) -> HTMLResponse:
         """Show a page. `sentence` answers the page's question, before any evidence."""
         return show(
@@ -155,6 +173,7 @@ class Page:
             sentence=act.sentence,
             act=act,
             refusal=self.visitor.refusal(act.needs),
+            form_token=self.form_token,
             problem=problem,
             status=422 if problem else 200,
         )
@@ -187,7 +206,10 @@ async def disclosing_page(page: Annotated[Page, Depends(page_of)]) -> Page:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """Return a form's fields, without the empty ones; several of one name are joined by commas."""
+    """Return a form's fields, without the empty ones; several of one name are joined by commas.
+
+    Its token is kept beside them, for `Page.once`.
+    """
     body = await request.body()
     if len(body) > MOST_FORM_BYTES:
         raise InvalidRequest("The form is too large.")
@@ -199,7 +221,9 @@ async def form_of(request: Request) -> dict[str, str]:
     for name, value in given:
         if value.strip():
             fields.setdefault(name, []).append(value.strip())
-    return {name: ",".join(values) for name, values in fields.items()}
+    form = {name: ",".join(values) for name, values in fields.items()}
+    request.state.form_token, request.state.form = form.pop(once.FIELD, None), form
+    return form
 
 
 PageDep = Annotated[Page, Depends(page_of)]

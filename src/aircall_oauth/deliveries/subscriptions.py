@@ -172,16 +172,27 @@ async def replay(resources: Resources, key: Caller, who: Who, subscription_id: s
 
 
 async def rotate_secret(
-    resources: Resources, key: Caller, who: Who, subscription_id: str, *, at_once: bool
+    resources: Resources,
+    key: Caller,
+    who: Who,
+    subscription_id: str,
+    *,
+    at_once: bool,
+    secret: SecretStr | None = None,
 ) -> SecretStr:
-    """Make a new secret; returns it in clear this one time. The old one signs too for a day, unless `at_once`."""
+    """Make a new secret; returns it in clear this one time. The old one signs too for a day, unless `at_once`.
+
+    With a `secret` that it has already, nothing is changed: a form was sent twice.
+    """
     subscription = await find(resources, key, subscription_id)
     if subscription.secret_sealed is None:
         raise SubscriptionUnsigned
-    secret, old = signatures.new_secret(), None
+    known = resources.vault.open(subscription.secret_sealed, SealedAt(SECRET_COLUMN, subscription_id))
+    if secret == known:
+        return known
+    secret, old = secret or signatures.new_secret(), None
     until = None if at_once else now() + OLD_SECRET_WORKS
     if not at_once:
-        known = resources.vault.open(subscription.secret_sealed, SealedAt(SECRET_COLUMN, subscription_id))
         old = resources.vault.seal(known, SealedAt(OLD_SECRET_COLUMN, subscription_id))
     await _update(
         resources,

@@ -130,7 +130,8 @@ async def ask_aircall(page: ActingPage, installation_id: InstallationId, form: F
     try:
         since = moment_of(form.get("since", ""))
         until = moment_of(form["until"]) if "until" in form else None
-        gap = await backfill.ask(page.resources, page.who, installation_id, since=since, until=until)
+        gap_id = page.once.id("gap")
+        gap = await backfill.ask(page.resources, page.who, installation_id, since=since, until=until, gap_id=gap_id)
     except (ValueError, InvalidRequest) as error:
         return page.ask(_backfill_act(view, form), problem=str(error))
     assert gap.until is not None
@@ -209,7 +210,11 @@ def _link_act(page: Page, owner: str, back: str) -> Act:
 async def _make_link(page: Page, owner: str, back: str) -> Response:
     if not 0 < len(owner) <= 255 or "\x00" in owner:
         return page.ask(_link_act(page, owner[:255], back), problem="Say whose it will be.")
-    link = await links.make_link(page.resources, page.caller, page.who, owner=owner)
+    try:
+        link_id = page.once.id("lnk")
+        link = await links.make_link(page.resources, page.caller, page.who, owner=owner, link_id=link_id)
+    except InvalidRequest as error:
+        return page.ask(_link_act(page, owner, back), problem=error.detail)
     return page.done(
         "Install link",
         f"Send this link to an Aircall admin of {owner}: it works once, until {link.expires_at:%H:%M} UTC.",

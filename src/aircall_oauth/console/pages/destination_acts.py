@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from aircall_oauth.access.faults import faults
 from aircall_oauth.console import acts, delivery_words, words
@@ -15,6 +15,7 @@ from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.visitors import TO_DISCLOSE
 from aircall_oauth.deliveries import filters, subscriptions, views
 from aircall_oauth.deliveries.bodies import DeadRetry, SubscriptionChange
+from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.errors import InvalidRequest
@@ -114,31 +115,20 @@ async def resume(page: ActingPage, subscription_id: SubscriptionId) -> Response:
 @router.get("/destinations/{subscription_id}/rotate-secret")
 async def ask_rotate(page: PageDep, subscription_id: SubscriptionId) -> Response:
     """Ask before a signing secret is rotated."""
-    view = await _view(page, subscription_id)
-    choice = {AT_ONCE: "End the old secret at once: it may have been seen by others"}
-    return page.ask(
-        _act(
-            page,
-            view,
-            "rotate-secret",
-            title=f"Rotate the secret of {view.name}",
-            sentence="This makes a new signing secret, and shows it this once.",
-            effects=[
-                "For 24 hours each delivery is signed with both secrets, unless the old one ends at once.",
-                "The receiver must know the new one by then, or it refuses what comes.",
-            ],
-            button="Make a new secret",
-            needs=TO_DISCLOSE,
-            fields=[Field("now", "The old secret", kind="checkboxes", options=choice)],
-        )
-    )
+    return page.ask(_rotate_act(page, await _view(page, subscription_id)))
 
 
 @router.post("/destinations/{subscription_id}/rotate-secret")
 async def rotate(page: DisclosingPage, subscription_id: SubscriptionId, form: Form) -> Response:
     """Make a new signing secret and show it once."""
     at_once = form.get("now") == AT_ONCE
-    secret = await subscriptions.rotate_secret(page.resources, page.caller, page.who, subscription_id, at_once=at_once)
+    try:
+        made = SecretStr(signatures.PREFIX + page.once.base64)
+    except InvalidRequest as error:
+        return page.ask(_rotate_act(page, await _view(page, subscription_id)), problem=error.detail)
+    secret = await subscriptions.rotate_secret(
+        page.resources, page.caller, page.who, subscription_id, at_once=at_once, secret=made
+    )
     said = "The old one has ended." if at_once else "For 24 hours deliveries carry a signature of each."
     return page.done("New secret", said, back=_back(subscription_id), secret=secret.get_secret_value())
 
@@ -248,6 +238,24 @@ def _act(page: Page, view: SubscriptionView, door: str, *, method: str = "POST",
     """Return an act on a destination, with the API's request that does the same."""
     path = f"/v1/subscriptions/{view.id}{'/' if door else ''}{door}"
     return Act(back=_back(view.id), curl=acts.curl(page.settings.public_url, method, path, body), **told)
+
+
+def _rotate_act(page: Page, view: SubscriptionView) -> Act:
+    choice = {AT_ONCE: "End the old secret at once: it may have been seen by others"}
+    return _act(
+        page,
+        view,
+        "rotate-secret",
+        title=f"Rotate the secret of {view.name}",
+        sentence="This makes a new signing secret, and shows it this once.",
+        effects=[
+            "For 24 hours each delivery is signed with both secrets, unless the old one ends at once.",
+            "The receiver must know the new one by then, or it refuses what comes.",
+        ],
+        button="Make a new secret",
+        needs=TO_DISCLOSE,
+        fields=[Field("now", "The old secret", kind="checkboxes", options=choice)],
+    )
 
 
 def _shown(view: SubscriptionView) -> dict[str, str]:

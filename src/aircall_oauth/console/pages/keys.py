@@ -10,9 +10,9 @@ from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.visitors import Visitor
-from aircall_oauth.errors import NotFound, OwnerNotAllowed
+from aircall_oauth.errors import InvalidRequest, NotFound, OwnerNotAllowed
 from aircall_oauth.settings import parse_duration
-from aircall_oauth.storage.models.access import ApiKey, Scope
+from aircall_oauth.storage.models.access import API_KEY_PREFIX, ApiKey, Scope
 from aircall_oauth.storage.models.base import now
 
 router = APIRouter(route_class=PageRoute)
@@ -63,6 +63,7 @@ async def make_key(page: ActingPage, form: Form) -> Response:
         name, scopes = _name(form), _scopes(page.visitor, form)
         aircall = _rules(page.visitor, form, scopes)
         lifetime = parse_duration(form["expires"]) if "expires" in form else None
+        once = page.once
         secret = await keys.create(
             page.resources,
             name=name,
@@ -71,9 +72,10 @@ async def make_key(page: ActingPage, form: Form) -> Response:
             aircall_rules=aircall,
             lifetime=lifetime,
             not_after=page.visitor.key.expires_at if page.visitor.key is not None else None,
+            made_as=(once.id("key"), API_KEY_PREFIX + once.base64url),
             who=page.who,
         )
-    except (ValueError, OwnerNotAllowed) as error:
+    except (ValueError, OwnerNotAllowed, InvalidRequest) as error:
         return page.ask(_new(page.visitor, form), problem=str(error))
     return page.done("Key made", f"This is the new API key “{name}”.", back="/keys", secret=secret)
 

@@ -20,8 +20,9 @@ from aircall_oauth.deliveries import views
 from aircall_oauth.deliveries.replays import jobs
 from aircall_oauth.deliveries.replays.bodies import ReplayWindow
 from aircall_oauth.deliveries.replays.jobs import ReplayPreview, ReplayView
+from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.errors import InvalidRequest, PositionGone
-from aircall_oauth.storage.models.deliveries import ReplayStatus
+from aircall_oauth.storage.models.deliveries import Health, ReplayStatus, SubscriptionStatus
 
 router = APIRouter(route_class=PageRoute)
 
@@ -72,6 +73,7 @@ async def start(page: ActingPage, subscription_id: SubscriptionId, form: Form) -
             window.window,
             window.wanted,
             per_second=window.per_second,
+            replay_id=page.once.id("rpl"),
         )
     except (InvalidRequest, PositionGone) as error:
         return await _wizard(page, subscription_id, dict(form), None, error.detail)
@@ -159,10 +161,25 @@ async def _wizard(
         view=view,
         asked=asked,
         preview=preview,
+        form_token=page.form_token,
+        waits=_waits(view),
         problem=problem,
         curl=None if window is None else acts.curl(page.settings.public_url, "POST", *_body(view.id, window)),
         command=None if window is None else _command(view.id, window),
     )
+
+
+def _waits(view: SubscriptionView) -> str | None:
+    """Return why a replay would not begin at once; None if it would."""
+    match view.status, view.health:
+        case SubscriptionStatus.PAUSED, _:
+            return "The destination is paused: nothing is sent, this replay neither, until it is resumed."
+        case SubscriptionStatus.DISABLED, _:
+            return "The destination answered that it wants no more: a replay would end at once. Resume it first."
+        case _, Health.DOWN:
+            return "The destination is down: the replay waits until it answers again."
+        case _:
+            return None
 
 
 def _counted(preview: ReplayPreview, window: ReplayWindow) -> str:

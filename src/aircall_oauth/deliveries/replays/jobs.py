@@ -104,14 +104,16 @@ async def start(
     wanted: Filter,
     *,
     per_second: int,
+    replay_id: str | None = None,
 ) -> ReplayView:
     """Start a replay; a worker takes it up within seconds. Raises what `preview` raises.
 
-    The newest 500 replays of a subscription are kept.
+    The newest 500 replays of a subscription are kept. Where there is one of this id, nothing is started: a form was
+    sent twice.
     """
     counted = await preview(resources, key, subscription_id, window, wanted)
     replay = Replay(
-        id=new_id("rpl"),
+        id=replay_id or new_id("rpl"),
         subscription_id=subscription_id,
         status=ReplayStatus.RUNNING,
         since=window.since,
@@ -130,6 +132,8 @@ async def start(
     async with resources.database.session() as session:
         # Locked, so that two at once cannot both find room, and none is started for one that is being deleted.
         owners = (await subscriptions.held(session, key, subscription_id)).owners
+        if (before := await session.get(Replay, replay.id)) is not None:
+            return _view(before)
         under_way = select(Replay.id).where(
             col(Replay.subscription_id) == subscription_id, col(Replay.status) == ReplayStatus.RUNNING
         )

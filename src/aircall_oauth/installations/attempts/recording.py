@@ -75,6 +75,11 @@ async def make(session: AsyncSession, attempt: Attempt) -> str | None:
     return (await session.exec(made)).scalars().first()
 
 
+async def made_by(session: AsyncSession, link_id: str) -> str | None:
+    """Return the id of the attempt that was recorded as its link was made; None if there is none."""
+    return (await session.exec(select(InstallAttempt.id).where(col(InstallAttempt.link_id) == link_id))).first()
+
+
 async def open_link(resources: Resources, attempt: Attempt) -> bool:
     """Record that a link was opened, once. Returns whether a flow has used it up. Reads only, the second time."""
     query = select(

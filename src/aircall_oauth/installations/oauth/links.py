@@ -51,9 +51,17 @@ class InstallLink:
 
 
 async def make_link(
-    resources: Resources, key: Caller, who: Who, *, owner: str, return_to: str | None = None
+    resources: Resources,
+    key: Caller,
+    who: Who,
+    *,
+    owner: str,
+    return_to: str | None = None,
+    link_id: str | None = None,
 ) -> InstallLink:
     """Make a link for an owner. Without `return_to`, it ends at the first of `AIRCALL_OAUTH_RETURN_URLS`.
+
+    With a `link_id`, a repeat returns the same link, which still works once.
 
     Raises `OwnerNotAllowed` for another owner's API key, `InvalidRequest` for an address that is not on the list.
     """
@@ -64,22 +72,31 @@ async def make_link(
     expires_at = int(time.time() + LIFETIME.total_seconds())
     home = return_to or default_return(resources.settings.return_urls)
     async with resources.database.session() as session:
-        link, attempt_id, reference = await _new_link(session, resources.vault, Link(None, owner, expires_at, home))
-        details = {"link_id": link.id, "attempt": reference}
-        await audit.record(session, who, Action.INSTALL_LINK_MADE, owner=owner, details=details)
+        content = Link(link_id, owner, expires_at, home)
+        link, attempt_id, reference, is_new = await _link(session, resources.vault, content)
+        if is_new:
+            details = {"link_id": link.id, "attempt": reference}
+            await audit.record(session, who, Action.INSTALL_LINK_MADE, owner=owner, details=details)
     sealed = resources.vault.seal_message(msgspec.json.encode(link), PURPOSE)
     door = f"{resources.settings.public_url}/aircall/oauth/install"
     url = f"{door}?{urlencode({'link': sealed})}"
     return InstallLink(url, datetime.fromtimestamp(expires_at, UTC), attempt_id, reference)
 
 
-async def _new_link(session: AsyncSession, vault: Vault, content: Link) -> tuple[Link, str, str]:
-    """Give a link an id, and its install attempt a row. Returns the link, and the attempt's id and reference."""
+async def _link(session: AsyncSession, vault: Vault, content: Link) -> tuple[Link, str, str, bool]:
+    """Give a link an id, if it has none, and its install attempt a row.
+
+    Returns the link, the attempt's id and reference, and whether it is new: false where a link of this id was made.
+    """
+    link = content
     while True:
-        link = msgspec.structs.replace(content, id=new_id("lnk"))
+        link = msgspec.structs.replace(link, id=link.id or new_id("lnk"))
         attempt = Attempt(recording.reference_of(vault, str(link.id)), link.id, link.owner, link.return_to)
         if (attempt_id := await recording.make(session, attempt)) is not None:
-            return link, attempt_id, attempt.reference
+            return link, attempt_id, attempt.reference, True
+        if (attempt_id := await recording.made_by(session, str(link.id))) is not None:
+            return link, attempt_id, attempt.reference, False
+        link = msgspec.structs.replace(link, id=None)
 
 
 def read_link(vault: Vault, sealed: str) -> Link:

@@ -13,6 +13,7 @@ from math import ceil, floor
 from typing import Any
 
 from sqlalchemy import ColumnElement, func
+from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
 
 from aircall_oauth.access import audit
@@ -100,9 +101,15 @@ async def list_gaps(resources: Resources, *, installation_id: str | None = None,
 
 
 async def ask(
-    resources: Resources, who: Who, installation_id: str, *, since: datetime, until: datetime | None = None
+    resources: Resources,
+    who: Who,
+    installation_id: str,
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    gap_id: str | None = None,
 ) -> Gap:
-    """Leave a window to the worker to fill, and record that in the audit.
+    """Leave a window to the worker to fill, and record that in the audit; a repeat with the same `gap_id` leaves none.
 
     The window ends now if `until` is None or in the future. Raises `InstallationNotFound`, `InstallationNotActive`, and
     `InvalidRequest` for a window that is empty or begins before the log, and where the worker fills none.
@@ -111,7 +118,7 @@ async def ask(
         raise InvalidRequest(
             "The worker fills no gaps here: AIRCALL_OAUTH_BACKFILL is off, or call.ended is not wanted."
         )
-    return await _add_gap(resources, who, installation_id, since, until)
+    return await _add_gap(resources, who, installation_id, since, until, gap_id)
 
 
 async def by_hand(
@@ -266,7 +273,12 @@ async def _put_off(resources: Resources, gap: Gap, error: Exception) -> None:
 
 
 async def _add_gap(
-    resources: Resources, who: Who, installation_id: str, since: datetime, until: datetime | None
+    resources: Resources,
+    who: Who,
+    installation_id: str,
+    since: datetime,
+    until: datetime | None,
+    gap_id: str | None = None,
 ) -> Gap:
     """Add a gap for the window that the operator chose, due now. Raises what `by_hand` raises for a wrong window."""
     await resources.require_ready()
@@ -282,7 +294,7 @@ async def _add_gap(
         if not oldest <= since < until:
             raise InvalidRequest(f"The window must begin after {oldest:%Y-%m-%dT%H:%MZ} and before its end.")
         gap = Gap(
-            id=new_id("gap"),
+            id=gap_id or new_id("gap"),
             installation_id=installation_id,
             reason=GapReason.BY_HAND,
             since=since,
@@ -292,7 +304,9 @@ async def _add_gap(
             found=0,
             added=0,
         )
-        session.add(gap)
+        added = insert(Gap).values(**gap.model_dump()).on_conflict_do_nothing(index_elements=["id"])
+        if (await session.exec(added.returning(col(Gap.id)))).first() is None:
+            return gap
         details = {"since": since.isoformat(), "until": until.isoformat()}
         await audit.record(
             session,
