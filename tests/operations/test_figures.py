@@ -21,7 +21,7 @@ from aircall_oauth.operations.figures import Keeper
 from aircall_oauth.storage import figures as kept
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.figures import Count
-from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, DELIVERY_SECONDS, Name, quantile
+from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, DELIVERY_SECONDS, Lag, Name, quantile
 from tests.support.clocks import set_a_clock
 from tests.support.forked import web_processes
 from tests.support.processes import eventually
@@ -230,7 +230,7 @@ async def test_what_waits_for_the_database_is_bounded_and_nothing_of_it_is_lost(
     keeper = Keeper(service.resources)
     for number in range(figures.MOST_WAITING + 40):
         await tell(service, 1, first=number)
-        service.resources.metrics.figures.behind({"sub_1": (number, 1.0)})
+        service.resources.metrics.figures.behind("sub_1", {**dict.fromkeys(Lag, 1.0), Lag.EVENTS: number})
         keeper.take()
     assert len(keeper._waiting) == figures.MOST_WAITING
 

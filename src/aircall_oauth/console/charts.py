@@ -1,11 +1,13 @@
 """Charts, drawn as SVG here: no script, axes with units and the time zone, tooltips, and the numbers as a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from math import ceil, floor, log10
 
 from markupsafe import Markup
+
+from aircall_oauth.telemetry.text import readable
 
 WIDTH, HEIGHT = 460, 170
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 26
@@ -22,6 +24,7 @@ class Series:
     name: str
     values: Sequence[float | None]
     colour: int = 1
+    total: float | None = None  # of all of its time, in the unit that the chart's `totals` says
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Chart:
     series: Sequence[Series]
     step: timedelta = timedelta(minutes=1)
     bars: bool = False
+    totals: str = ""  # what the series' totals are, such as "24 hours, events in all"
+    said: str = ""  # its totals in words
 
 
 def draw(chart: Chart, zone: tzinfo) -> Markup:
     """Return a figure: the picture, its legend, and its numbers behind a "show the numbers"."""
-    name = str(zone)
+    chart, name = _readable(chart), str(zone)
     top = _top(chart)
     parts = [_grid(top), _axis_of_time(chart, zone), *(_drawn(chart, each, top, zone) for each in chart.series)]
     picture = Markup(
@@ -47,12 +52,13 @@ def draw(chart: Chart, zone: tzinfo) -> Markup:
     caption = Markup("<figcaption><strong>{}</strong> <span>{}; times in {}</span>{}</figcaption>").format(
         chart.title, chart.unit, name, _legend(chart)
     )
-    return Markup('<figure class="chart">{}{}{}</figure>').format(caption, picture, _table(chart, zone))
+    said = Markup('<p class="hint">{}</p>').format(chart.said) if chart.said else Markup("")
+    return Markup('<figure class="chart">{}{}{}{}</figure>').format(caption, picture, said, _table(chart, zone))
 
 
 def spark(values: Sequence[float], label: str) -> Markup:
     """Return a small line without axes; `label` says what it shows."""
-    most = max(values, default=0) or 1
+    label, most = readable(label), max(values, default=0) or 1
     across = 100 / max(1, len(values) - 1)
     points = " ".join(f"{n * across:.1f},{22 - 20 * value / most:.1f}" for n, value in enumerate(values))
     return Markup(
@@ -63,6 +69,7 @@ def spark(values: Sequence[float], label: str) -> Markup:
 
 def heat(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[int]], most: int, unit: str) -> Markup:
     """Return a heat map as a table: each cell says its number, and its class (`heat-0` … `heat-4`) its shade."""
+    rows, columns, unit = [readable(each) for each in rows], [readable(each) for each in columns], readable(unit)
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(column) for column in columns)
     body = Markup("").join(_heat_row(row, columns, each, most, unit) for row, each in zip(rows, values, strict=True))
     return Markup(
@@ -78,6 +85,19 @@ def _heat_row(row: str, columns: Sequence[str], values: Sequence[int], most: int
         for column, value in zip(columns, values, strict=True)
     ]
     return Markup('<tr><th scope="row">{}</th>{}</tr>').format(row, Markup("").join(cells))
+
+
+def _readable(chart: Chart) -> Chart:
+    """Return a chart with the control characters of its texts as escapes: a name may come from outside."""
+    series = [replace(each, name=readable(each.name)) for each in chart.series]
+    return replace(
+        chart,
+        title=readable(chart.title),
+        unit=readable(chart.unit),
+        totals=readable(chart.totals),
+        said=readable(chart.said),
+        series=series,
+    )
 
 
 def _top(chart: Chart) -> float:
@@ -214,6 +234,13 @@ def _table(chart: Chart, zone: tzinfo) -> Markup:
         )
         for index in range(0, len(chart.moments), every)
     ]
+    if chart.totals:
+        rows.append(
+            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+                chart.totals,
+                Markup("").join(Markup("<td>{}</td>").format(number(each.total)) for each in chart.series),
+            )
+        )
     said = "Show the numbers (the highest in each row’s time)" if every > 1 else "Show the numbers"
     return Markup(
         '<details><summary>{}</summary><div class="scroll" tabindex="0" role="region" aria-label="{}"><table>'

@@ -7,10 +7,13 @@ from datetime import UTC, datetime, timedelta
 from aircall_oauth.console.times import ago, length
 from aircall_oauth.console.words import Standing, count
 from aircall_oauth.deliveries.of_event import DeliveryStatus, Journey, LeftOut, Reason
-from aircall_oauth.deliveries.views import SubscriptionView
+from aircall_oauth.deliveries.views import MOST_BESIDE, SubscriptionView
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 LATE_SECONDS = 60
+DAY = timedelta(days=1)
+# At the turn of the minute after the one in which something was delivered.
+COUNTED_WITHIN = timedelta(minutes=2)
 OUTCOMES = {
     "delivered": "taken",
     "timeout": "no answer in time",
@@ -51,13 +54,13 @@ def outcome(word: str) -> str:
     return OUTCOMES.get(word) or OUTCOMES.get(word.partition("_")[0]) or word
 
 
-def of_destination(view: SubscriptionView, now: datetime | None = None) -> Standing:
-    """Say how a destination does, the most important first."""
-    word, tone, said = _standing(view, now)
+def of_destination(view: SubscriptionView, now: datetime | None = None, *, refuses: bool = False) -> Standing:
+    """Say how a destination does, the most important first; `refuses` if it is up and takes no event."""
+    word, tone, said = _standing(view, now or datetime.now(UTC), refuses)
     return Standing(word, tone, " ".join(f"{said} {_waiting(view)}".split()))
 
 
-def _standing(view: SubscriptionView, now: datetime | None) -> tuple[str, str, str]:
+def _standing(view: SubscriptionView, now: datetime, refuses: bool) -> tuple[str, str, str]:
     if view.status != SubscriptionStatus.ACTIVE:
         return _stopped(view, now)
     error, took = _last_error(view, now), count(view.delivered_24h, "event")
@@ -67,12 +70,13 @@ def _standing(view: SubscriptionView, now: datetime | None) -> tuple[str, str, s
             view.health == Health.DOWN,
             ("down", "bad", f"It is down: it takes nothing, its events wait in order.{error} {_next_probe(view, now)}"),
         ),
+        (refuses, ("refuses", "bad", f"It is up, but refuses every event.{error}")),
         (
             view.dead > 0,
             (
                 "gave up",
                 "warn",
-                f"It is up, but {count(view.dead, 'event')} it did not take had to be given up on.{error}",
+                f"It is up, but {counted(view.dead, 'event')} it did not take had to be given up on.{error}",
             ),
         ),
         (
@@ -84,13 +88,39 @@ def _standing(view: SubscriptionView, now: datetime | None) -> tuple[str, str, s
             ),
         ),
         ((view.oldest_undelivered_seconds or 0) > LATE_SECONDS, ("behind", "warn", "It is up, but behind.")),
+        (is_new(view, now), ("new", "", "It is new: nothing is counted yet.")),
         (
-            bool(filters) and not view.matched_24h,
-            ("quiet", "", "It is up, but its filter has wanted no event of the last day."),
+            not view.matched_24h and not view.failed_24h,
+            ("quiet", "", _quiet(view, now)) if filters else ("well", "good", _quiet(view, now)),
         ),
     )
     well = ("well", "good", f"It is up and takes what it wants: {took} in the last day.")
     return next((standing for is_so, standing in cases if is_so), well)
+
+
+def is_new(view: SubscriptionView, now: datetime | None = None) -> bool:
+    """Whether it was made so lately that nothing is counted for it: the workers write once a minute."""
+    counted_yet = view.matched_24h or view.delivered_24h or view.failed_24h
+    return not counted_yet and view.created_at > (now or datetime.now(UTC)) - COUNTED_WITHIN
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of events beside the log with its noun; of very many not all are counted."""
+    return f"{count(number, noun)}{' or more' if number >= MOST_BESIDE else ''}"
+
+
+def waits(view: SubscriptionView) -> str:
+    """Say where the events that wait are, if they wait in two places."""
+    log, again = f"{count(view.lag, 'event')} in the log", f"{counted(view.parked, 'event')} tried again by schedule"
+    return f"{log}, {again}" if view.lag and view.parked else again if view.parked else log
+
+
+def _quiet(view: SubscriptionView, now: datetime) -> str:
+    """Say that nothing came for a destination that is up, and in what time."""
+    filters = view.types or view.owners or view.installations
+    age = now - view.created_at
+    when = "in the last day" if age >= DAY else f"since it was made, {ago(view.created_at, now)}"
+    return f"It is up, but its filter has wanted no event {when}." if filters else f"It is up; no event came {when}."
 
 
 def _stopped(view: SubscriptionView, now: datetime | None) -> tuple[str, str, str]:
@@ -171,7 +201,10 @@ def _waiting(view: SubscriptionView) -> str:
         return ""
     oldest = view.oldest_undelivered_seconds
     since = f"; the oldest for {length(timedelta(seconds=oldest))}" if oldest else ""
-    return f"{count(view.lag + view.parked, 'event')} wait{'s' if view.lag + view.parked == 1 else ''}{since}."
+    both = f" ({waits(view)})" if view.lag and view.parked else " to be tried again" if view.parked else " in the log"
+    more = " or more" if view.parked >= MOST_BESIDE else ""
+    many = view.lag + view.parked
+    return f"{count(many, 'event')}{more} wait{'s' if many == 1 else ''}{both}{since}."
 
 
 def _next_probe(view: SubscriptionView, now: datetime | None) -> str:

@@ -1,88 +1,127 @@
-"""The plots of the console, from the numbers over time: no page reads the log to draw one."""
+"""The plots of the console, from the numbers over time: no page reads the log to draw one.
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+A plot ends with the last minute that is written, and its steps are counted back from there. Where no process was alive
+that could have counted, or before a destination was made, nothing is known, and nothing is drawn.
+"""
 
-from aircall_oauth.console.charts import Chart, Series
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from aircall_oauth.console.charts import Chart, Series, number
+from aircall_oauth.console.times import length
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
-from aircall_oauth.storage.figures import EPOCH, Point
-from aircall_oauth.telemetry.figures import ALL, Delivery, Name
+from aircall_oauth.storage.figures import MINUTE, Point
+from aircall_oauth.telemetry.figures import ALL, Delivery, Lag, Name
 
 DAY = timedelta(hours=24)
 STEP = timedelta(minutes=10)
-MINUTES = STEP // timedelta(minutes=1)
+MINUTES = STEP // MINUTE
 STORED, REPEATED = "stored", "repeated"
 LATELY = timedelta(minutes=5)
+WEB, WORKER = "web", "worker"
+# The processes write at the turn of a minute, and are given so long for it.
+WRITTEN_WITHIN = timedelta(seconds=3)
+LAST_MINUTE = "SELECT date_trunc('minute', now() - $1::interval, 'UTC')"
 
 Amount = Callable[[Point], float]
 
 
+@dataclass(frozen=True)
+class Day:
+    """The steps of the last 24 hours, by when each begins, and those in which a process could have counted."""
+
+    moments: Sequence[datetime]
+    known: frozenset[datetime]
+
+    @property
+    def until(self) -> datetime:
+        return self.moments[-1] + STEP
+
+
 async def of_the_day(resources: Resources) -> list[Chart]:
-    """Return the plots of the last 24 hours: events in, deliveries, and how far the slowest destination is behind."""
+    """Return the plots of the last 24 hours: events in, deliveries, and the oldest event that waited."""
     return [await _events(resources), await deliveries(resources, ALL), await lag(resources, ALL)]
 
 
-async def deliveries(resources: Resources, subscription_id: str) -> Chart:
+async def deliveries(resources: Resources, subscription_id: str, made_at: datetime | None = None) -> Chart:
     """Plot the deliveries of one destination, or of all of them, by their outcome."""
-    points, moments = await _read(resources, Name.DELIVERIES, [subscription_id])
-    return _chart(
-        "Deliveries",
-        "a minute",
-        moments,
-        [
-            _series("delivered", 2, points, moments, lambda point: point.amounts[Delivery.DELIVERED] / MINUTES),
-            _series("failed tries", 3, points, moments, lambda point: point.amounts[Delivery.FAILED] / MINUTES),
-        ],
-    )
+    day = await _day(resources, WORKER, made_at)
+    points = await _read(resources, day, Name.DELIVERIES, [subscription_id])
+    taken = _rates("delivered", 2, points, day, lambda point: point.amounts[Delivery.DELIVERED])
+    failed = _rates("failed tries", 3, points, day, lambda point: point.amounts[Delivery.FAILED])
+    said = f"In 24 hours: {number(taken.total)} delivered, {number(failed.total)} failed tries."
+    return _chart("Deliveries", "a minute", day, [taken, failed], "24 hours, in all", said)
 
 
-async def lag(resources: Resources, subscription_id: str) -> Chart:
-    """Plot how many seconds a destination, or the slowest of all, was behind the log at most."""
-    points, moments = await _read(resources, Name.LAG, [subscription_id])
-    return _chart(
-        "Lag", "seconds behind", moments, [_series("at most", 5, points, moments, lambda point: point.amounts[1])]
-    )
+async def lag(resources: Resources, subscription_id: str, made_at: datetime | None = None) -> Chart:
+    """Plot the age of the oldest event that waited for a destination, or for any, in the log or to be tried again."""
+    day = await _day(resources, WORKER, made_at)
+    points = await _read(resources, day, Name.LAG, [subscription_id])
+    series = _series("at most", 5, points, day, lambda point: point.amounts[-1 if _is_old(point) else Lag.OLDEST])
+    most = max((value for value in series.values if value is not None), default=None)
+    said = "" if most is None else "In 24 hours no event waited." if not most else f"In 24 hours: {_age(most)} at most."
+    series = Series(series.name, series.values, series.colour, most)
+    return _chart("Oldest undelivered", "seconds", day, [series], "24 hours, at most", said)
 
 
 async def events_a_minute(resources: Resources) -> float:
     """Return how many events were stored a minute, lately."""
     found = await figures.totals(resources.database, Name.ACKS, [STORED], within=LATELY)
-    return found.get(STORED, [0])[0] / (LATELY / timedelta(minutes=1))
+    return found.get(STORED, [0])[0] / (LATELY / MINUTE)
 
 
 async def _events(resources: Resources) -> Chart:
-    points, moments = await _read(resources, Name.ACKS, None)
+    day = await _day(resources, WEB)
+    points = await _read(resources, day, Name.ACKS, None)
     stored = [point for point in points if point.label == STORED]
     not_taken = [point for point in points if point.label not in {STORED, REPEATED}]
-    return _chart(
-        "Events in",
-        "a minute",
-        moments,
-        [
-            _series("stored", 1, stored, moments, lambda point: point.amounts[0] / MINUTES),
-            _series("not taken", 3, not_taken, moments, lambda point: point.amounts[0] / MINUTES),
-        ],
-    )
+    series = [
+        _rates("stored", 1, stored, day, lambda point: point.amounts[0]),
+        _rates("not taken", 3, not_taken, day, lambda point: point.amounts[0]),
+    ]
+    said = f"In 24 hours: {number(series[0].total)} events stored, {number(series[1].total)} requests not taken."
+    return _chart("Events in", "a minute", day, series, "24 hours, in all", said)
 
 
-async def _read(resources: Resources, name: Name, labels: list[str] | None) -> tuple[list[Point], list[datetime]]:
-    """Return a figure's points of the last day, and the beginning of each step, whether anything was counted in it.
+async def _day(resources: Resources, role: str, made_at: datetime | None = None) -> Day:
+    """Return the steps of the last 24 hours, until the last minute that is written down by now."""
+    async with resources.database.driver_connection() as connection:
+        until: datetime = await connection.fetchval(LAST_MINUTE, WRITTEN_WITHIN)
+    moments = [until - DAY + n * STEP for n in range(DAY // STEP)]
+    alive = await figures.series(resources.database, Name.ALIVE, [role], moments[0], until, STEP, origin=moments[0])
+    known = frozenset(point.at for point in alive if made_at is None or point.at + STEP > made_at)
+    return Day(moments, known)
 
-    The step that is under way is left out: it would look like a fall.
-    """
-    until = EPOCH + (datetime.now(UTC) - EPOCH) // STEP * STEP
-    points = await figures.series(resources.database, name, labels, until - DAY, until, STEP)
-    return points, [until - DAY + n * STEP for n in range(DAY // STEP)]
+
+async def _read(resources: Resources, day: Day, name: Name, labels: list[str] | None) -> list[Point]:
+    first = day.moments[0]
+    return await figures.series(resources.database, name, labels, first, day.until, STEP, origin=first)
 
 
-def _series(name: str, colour: int, points: list[Point], moments: list[datetime], amount: Amount) -> Series:
-    """Return a series with zero where nothing was counted."""
-    values = dict.fromkeys(moments, 0.0)
+def _rates(name: str, colour: int, points: list[Point], day: Day, amount: Amount) -> Series:
+    """Return a series of amounts a minute, with the sum of all."""
+    series = _series(name, colour, points, day, lambda point: amount(point) / MINUTES)
+    return Series(name, series.values, colour, sum(amount(point) for point in points))
+
+
+def _series(name: str, colour: int, points: list[Point], day: Day, amount: Amount) -> Series:
+    """Return a series with zero where nothing was counted, and no value where nothing could be."""
+    values: dict[datetime, float | None] = {moment: 0.0 if moment in day.known else None for moment in day.moments}
     for point in points:
-        values[point.at] = values.get(point.at, 0.0) + amount(point)
-    return Series(name, [values[moment] for moment in moments], colour)
+        values[point.at] = (values.get(point.at) or 0.0) + amount(point)
+    return Series(name, [values[moment] for moment in day.moments], colour)
 
 
-def _chart(title: str, unit: str, moments: list[datetime], series: list[Series]) -> Chart:
-    return Chart(title, unit, moments, series, STEP)
+def _is_old(point: Point) -> bool:
+    """Whether an earlier version wrote it, which knew the log's part only."""
+    return len(point.amounts) <= Lag.OLDEST
+
+
+def _age(seconds: float) -> str:
+    return length(timedelta(seconds=seconds))
+
+
+def _chart(title: str, unit: str, day: Day, series: list[Series], totals: str, said: str) -> Chart:
+    return Chart(title, unit, day.moments, series, STEP, totals=totals, said=said)

@@ -1,5 +1,6 @@
 """Finds subscriptions in trouble: their destination takes nothing or little, or their filter matches nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -55,7 +56,7 @@ REFUSES = f"""
         FROM ({SINCE_TAKEN.format("subscription.id")} WHERE took IS NULL OR (id > took AND position > taken_to)) AS no
         HAVING bool_and(took IS NULL) OR count(DISTINCT event_id) >= {PROOF}
     ) AS failed
-    WHERE status = '{SubscriptionStatus.ACTIVE}' AND health = '{Health.UP}'
+    WHERE status = '{SubscriptionStatus.ACTIVE}' AND health = '{Health.UP}' AND ($1::text[] IS NULL OR id = ANY ($1))
       AND EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NULL)
     ORDER BY 1
 """
@@ -121,10 +122,10 @@ async def matching_nothing(resources: Resources) -> list[str]:
         return [row["id"] for row in await connection.fetch(MATCHES_NOTHING)]
 
 
-async def refusing(resources: Resources) -> list[Refusing]:
-    """List subscriptions with a destination that is up and refuses each event."""
+async def refusing(resources: Resources, ids: Sequence[str] | None = None) -> list[Refusing]:
+    """List subscriptions, or those of some ids, with a destination that is up and refuses each event."""
     async with resources.database.driver_connection() as connection:
-        return [Refusing(**dict(row)) for row in await connection.fetch(REFUSES)]
+        return [Refusing(**dict(row)) for row in await connection.fetch(REFUSES, ids)]
 
 
 async def failing_since(resources: Resources, subscription_id: str) -> datetime | None:

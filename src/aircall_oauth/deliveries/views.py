@@ -34,6 +34,13 @@ NOTHING = (0,) * len(Delivery)
 COUNTED = 10_000
 # The same for all subscriptions of a list together.
 COUNTED_IN_ALL = 100_000
+# So many that wait beside the log, or were given up on, are counted of one, and of all of a list together.
+MOST_BESIDE, MOST_BESIDE_IN_ALL = 10_000, 1_000_000
+BESIDE = """
+    (SELECT count(*) FROM (
+        SELECT FROM parked WHERE subscription_id = s.id AND dead_at {} LIMIT m.beside
+    ) AS bounded)
+"""
 SHOWN = f"""
     WITH shown AS MATERIALIZED (
         SELECT * FROM subscription
@@ -42,21 +49,19 @@ SHOWN = f"""
         ORDER BY id LIMIT $4
     ), measure AS MATERIALIZED (
         SELECT {NEWEST_POSITION} AS head,
-            (SELECT least({COUNTED}, {COUNTED_IN_ALL} / greatest(count(*), 1)) FROM shown) AS counted
+            (SELECT least({COUNTED}, {COUNTED_IN_ALL} / greatest(count(*), 1)) FROM shown) AS counted,
+            (SELECT least({MOST_BESIDE}, {MOST_BESIDE_IN_ALL} / greatest(count(*), 1)) FROM shown) AS beside
     )
-    SELECT s.*, beside.parked, beside.dead, behind.count + greatest(m.head - s.position - m.counted, 0) AS lag,
+    SELECT s.*, {BESIDE.format("IS NULL")} AS parked, {BESIDE.format("IS NOT NULL")} AS dead,
+        behind.count + greatest(m.head - s.position - m.counted, 0) AS lag,
         round(extract(epoch FROM clock_timestamp() - least(
-            beside.oldest,
+            (SELECT received_at FROM parked WHERE subscription_id = s.id AND dead_at IS NULL
+             ORDER BY received_at LIMIT 1),
             coalesce(behind.oldest, (
                 SELECT received_at FROM event WHERE position > s.position + m.counted ORDER BY position LIMIT 1
             ))
         )))::bigint AS oldest_undelivered_seconds
     FROM shown s CROSS JOIN measure m
-    CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE dead_at IS NULL) AS parked, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead,
-            min(received_at) FILTER (WHERE dead_at IS NULL) AS oldest
-        FROM parked WHERE subscription_id = s.id
-    ) AS beside
     CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
     CROSS JOIN LATERAL (
         SELECT count(*), min(e.received_at) AS oldest FROM event e
@@ -106,8 +111,12 @@ class SubscriptionView(_WithTarget):
     status: SubscriptionStatus
     position: int = Field(description="It was delivered, parked or left out up to here", examples=[4711])
     lag: int = Field(description=f"Events behind; beyond {COUNTED:,} counted by their positions", examples=[0])
-    parked: int = Field(description="Events that failed and are tried again by schedule", examples=[0])
-    dead: int = Field(description="Events that were given up on", examples=[0])
+    parked: int = Field(
+        description="Events that failed and are tried again by schedule; no more than "
+        f"{MOST_BESIDE:,} are counted, of more than 100 subscriptions fewer of each",
+        examples=[0],
+    )
+    dead: int = Field(description="Events that were given up on, counted likewise", examples=[0])
     matched_24h: int = Field(
         description="Events that it wanted and that were delivered or parked in the last 24 hours. Those that still "
         "wait are in `lag`. Counted by the workers, and written once a minute",

@@ -16,6 +16,10 @@ from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Mea
 MEASURE_SECONDS = 5.0
 # The first event past a position, in any of the log's days.
 OLDEST_UNREAD = "SELECT received_at FROM event WHERE position > subscription.position ORDER BY position LIMIT 1"
+OLDEST_PARKED = """
+    SELECT received_at FROM parked WHERE subscription_id = subscription.id AND dead_at IS NULL
+    ORDER BY received_at LIMIT 1
+"""
 HAS_DEAD = "EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NOT NULL)"
 # Waiting and dead events have an index each; a table of millions is not counted to its end every time.
 BESIDE = f"""
@@ -28,13 +32,18 @@ UP = f"health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}'"
 SUBSCRIPTIONS = f"""
     SELECT id, json_build_object(
         'lag', greatest({NEWEST_POSITION} - position, 0),
-        'lag_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - ({OLDEST_UNREAD})), 0), 0),
+        'lag_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - unread.at), 0), 0),
+        'oldest_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - least(
+            unread.at, ({OLDEST_PARKED})
+        )), 0), 0),
         'up', {UP},
         'parked', {BESIDE.format("IS NULL")},
         'dead', {BESIDE.format("IS NOT NULL")}
     ) AS reading
-    FROM subscription WHERE status <> '{SubscriptionStatus.PAUSED}'
-    ORDER BY {UP}, NOT {HAS_DEAD}, position, id LIMIT {MOST_SUBSCRIPTIONS}
+    FROM (
+        SELECT * FROM subscription WHERE status {{}} '{SubscriptionStatus.PAUSED}'
+        ORDER BY {UP}, NOT {HAS_DEAD}, position, id LIMIT {MOST_SUBSCRIPTIONS}
+    ) AS subscription LEFT JOIN LATERAL ({OLDEST_UNREAD}) AS unread (at) ON true
 """  # noqa: S608 - only constants of ours are put in
 OF_ACTIVE = f"JOIN installation ON installation.id = installation_id AND status = '{InstallationStatus.ACTIVE}'"
 MEASURE = f"""
@@ -45,7 +54,8 @@ MEASURE = f"""
            (SELECT count(*) FROM rhythm {OF_ACTIVE} WHERE silent_at <= now()) AS silent,
            (SELECT count(*) FROM gap {OF_ACTIVE} WHERE until IS NULL) AS gaps_open,
            (SELECT count(*) FROM gap {OF_ACTIVE} WHERE due_at IS NOT NULL) AS gaps_to_fill,
-           (SELECT json_object_agg(id, reading)::text FROM ({SUBSCRIPTIONS}) AS first) AS subscriptions,
+           (SELECT json_object_agg(id, reading)::text FROM ({SUBSCRIPTIONS.format("<>")}) AS first) AS subscriptions,
+           (SELECT json_object_agg(id, reading)::text FROM ({SUBSCRIPTIONS.format("=")}) AS first) AS paused,
            (SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0) FROM pg_stat_activity
             WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
            ) AS oldest_transaction_seconds,
@@ -71,6 +81,7 @@ async def read(resources: Resources) -> Measurement:
         gaps_open=row["gaps_open"],
         gaps_to_fill=row["gaps_to_fill"],
         subscriptions=_readings(row["subscriptions"]),
+        paused=_readings(row["paused"]),
         oldest_transaction_seconds=float(row["oldest_transaction_seconds"]),
         log_held_seconds=float(row["log_held_seconds"]),
         days_ahead=row["days_ahead"],

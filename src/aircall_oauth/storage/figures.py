@@ -36,7 +36,7 @@ ADD = f"""
 """  # noqa: S608 - only constants of ours are put in
 SERIES = """
     SELECT label, at, array_agg(amount ORDER BY n) AS amounts FROM (
-        SELECT label, date_bin($4, at, 'epoch') AS at, n,
+        SELECT label, date_bin($4, at, $7) AS at, n,
             CASE WHEN bool_or(highest) THEN max(amount) ELSE sum(amount) END::bigint AS amount
         FROM figure, unnest(amounts) WITH ORDINALITY AS one (amount, n)
         WHERE name = $1 AND label = ANY ($2::text[]) AND step = $3 AND figure.at >= $5 AND figure.at < $6
@@ -112,24 +112,32 @@ async def add(database: Database, counts: Sequence[Count], *, ago: timedelta) ->
 
 
 async def series(
-    database: Database, name: str, labels: Sequence[str] | None, since: datetime, until: datetime, step: timedelta
+    database: Database,
+    name: str,
+    labels: Sequence[str] | None,
+    since: datetime,
+    until: datetime,
+    step: timedelta,
+    *,
+    origin: datetime = EPOCH,
 ) -> list[Point]:
     """Read a series in the order of time, in steps of whole minutes or, from an hour on, of whole hours.
 
     With `labels` None, those of every label. The first step begins at or before `since`, and steps in which nothing was
-    counted are left out. Raises `ValueError` for more than `MOST_POINTS` steps, and for a step that is not whole.
+    counted are left out. A step begins at `origin`, a whole minute or hour, as do all others from there. Raises
+    `ValueError` for more than `MOST_POINTS` steps, and for a step that is not whole.
     """
     kept = Step.MINUTE if step < HOUR else Step.HOUR
     whole = MINUTE if kept == Step.MINUTE else HOUR
     if step < MINUTE or step % whole:
         raise ValueError("A step is some whole minutes, or some whole hours.")
-    first = EPOCH + (since - EPOCH) // step * step
+    first = origin + (since - origin) // step * step
     if (until - first) / step > MOST_POINTS:
         raise ValueError(f"More than {MOST_POINTS:,} steps.")
     async with database.driver_connection() as connection:
         if labels is None:
             labels = [row["label"] for row in await connection.fetch(LABELS, name, kept, first, until)]
-        rows = await connection.fetch(SERIES, name, labels, kept, step, first, until)
+        rows = await connection.fetch(SERIES, name, labels, kept, step, first, until, origin)
     return [Point(row["at"], row["label"], row["amounts"]) for row in rows]
 
 

@@ -23,7 +23,7 @@ class Name(StrEnum):
     ACK_SECONDS = "ack_seconds"  # no label: events by `ACK_SECONDS`, and those that took longer
     DELIVERIES = "deliveries"  # a subscription: as `Delivery` says
     DELIVERY_SECONDS = "delivery_seconds"  # no label: deliveries by `DELIVERY_SECONDS`, and those that took longer
-    LAG = "lag"  # a subscription that is behind: [events, seconds], the most at once
+    LAG = "lag"  # a subscription for which events wait: as `Lag` says, the most at once
     PROXIED = "proxied"  # the class of Aircall's answer, such as `2xx`, or `none`: [calls]
     ALIVE = "alive"  # what a process does, `web` or `worker`: [processes]
 
@@ -34,6 +34,15 @@ class Delivery(IntEnum):
     MATCHED = 0  # events that were wanted, and are delivered or set aside
     DELIVERED = 1
     FAILED = 2  # tries
+
+
+class Lag(IntEnum):
+    """The amounts of `Name.LAG`; an earlier version wrote the first two."""
+
+    EVENTS = 0  # of the log, past its position
+    SECONDS = 1  # the age of the oldest of these
+    PARKED = 2  # events that wait beside the log, to be tried again
+    OLDEST = 3  # seconds: the age of the oldest event that waits, in the log or beside it
 
 
 # The most at once counts, not the sum.
@@ -71,12 +80,10 @@ class Figures:
         """Count a call that Aircall was asked on a caller's behalf; None where it did not answer."""
         self.add(Name.PROXIED, "none" if status is None else f"{status // 100}xx", 0, 1)
 
-    def behind(self, lags: Mapping[str, tuple[int, float]]) -> None:
-        """Note how many events and seconds subscriptions are behind, for each the most since the last `take`."""
-        for label, (events, seconds) in lags.items():
-            if events:
-                for one in (label, ALL):
-                    keep_highest(self._counts, (Name.LAG, one), [events, round(seconds)])
+    def behind(self, label: str, lag: Mapping[Lag, float]) -> None:
+        """Note what waits for a subscription, or with `ALL` for the one that is farthest behind."""
+        if lag[Lag.EVENTS] or lag[Lag.PARKED]:
+            keep_highest(self._counts, (Name.LAG, label), [round(lag[each]) for each in Lag])
 
     def take(self) -> Counts:
         """Return the counts, and begin anew."""

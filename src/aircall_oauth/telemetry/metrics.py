@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 
 from aircall_oauth import __version__
 from aircall_oauth.errors import AppError, FlowError
-from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Counts, Figures, Name
+from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Counts, Figures, Lag, Name
 
 PREFIX = "aircall_oauth"
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
@@ -74,6 +74,17 @@ class Reading:
     up: bool
     parked: int
     dead: int
+    oldest_seconds: float = 0.0  # the age of the oldest event that waits, in the log or beside it
+
+    @property
+    def waiting(self) -> dict[Lag, float]:
+        """Return what waits for it, for the numbers over time."""
+        return {
+            Lag.EVENTS: self.lag,
+            Lag.SECONDS: self.lag_seconds,
+            Lag.PARKED: self.parked,
+            Lag.OLDEST: self.oldest_seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class Measurement:
     log_held_seconds: float
     days_ahead: int
     position: int
+    paused: Mapping[str, Reading] = field(default_factory=dict)  # for the numbers over time only
     measured_at: float = field(default_factory=time.monotonic)
 
 
@@ -188,7 +200,10 @@ class Metrics:
 
     def measured(self, measurement: Measurement) -> None:
         self._measured.last = measurement
-        self.figures.behind({label: (each.lag, each.lag_seconds) for label, each in measurement.subscriptions.items()})
+        for label, each in {**measurement.subscriptions, **measurement.paused}.items():
+            self.figures.behind(label, each.waiting)
+        for each in measurement.subscriptions.values():
+            self.figures.behind(ALL, each.waiting)
 
     def take_figures(self) -> Counts:
         """Return what was counted since the last call, for the numbers over time.

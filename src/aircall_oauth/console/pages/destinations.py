@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from aircall_oauth.console import acts, delivery_words, plots, words
-from aircall_oauth.console.frame import PageDep
+from aircall_oauth.console.frame import Page, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.words import Standing
-from aircall_oauth.deliveries import views
+from aircall_oauth.deliveries import troubled, views
 from aircall_oauth.deliveries.replays import jobs
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.events.routes import LAST_POSITION
@@ -30,13 +30,16 @@ async def list_destinations(
 ) -> Response:
     """Which destinations take their events?"""
     found = await views.list_all(page.resources, page.caller, cursor=cursor, limit=PER_PAGE)
-    rows = [(each, delivery_words.of_destination(each)) for each in found.items]
+    refusing = await _refusing(page, [each.id for each in found.items])
+    rows = [(each, delivery_words.of_destination(each, refuses=each.id in refusing)) for each in found.items]
     return page.show(
         "destinations.html",
         title="Destinations",
         sentence=_sentence(rows, found.next is not None or cursor is not None),
         rows=rows,
         oldest={each.id: _oldest(each) for each in found.items},
+        is_new=delivery_words.is_new,
+        waits=delivery_words.waits,
         older=page.link(cursor=found.next) if found.next else None,
         newest=page.link(cursor=None) if cursor else None,
         curl=acts.curl(page.settings.public_url, "GET", "/v1/subscriptions"),
@@ -53,7 +56,7 @@ async def show_destination(
     """How does this destination do?"""
     resources, caller = page.resources, page.caller
     view = await views.show(resources, caller, subscription_id)
-    standing = delivery_words.of_destination(view)
+    standing = delivery_words.of_destination(view, refuses=view.id in await _refusing(page, [view.id]))
     dead = await views.list_dead(resources, caller, subscription_id, cursor=dead_after, limit=DEAD)
     replays = await jobs.list_of(resources, caller, subscription_id, cursor=None, limit=REPLAYS)
     failures = await views.list_failures(resources, caller, subscription_id, limit=FAILURES)
@@ -64,8 +67,13 @@ async def show_destination(
         standing=standing,
         view=view,
         oldest=_oldest(view),
+        waits=delivery_words.waits(view),
+        is_new=delivery_words.is_new(view),
         acts=_acts(view),
-        charts=[await plots.deliveries(resources, subscription_id), await plots.lag(resources, subscription_id)],
+        charts=[
+            await plots.deliveries(resources, subscription_id, view.created_at),
+            await plots.lag(resources, subscription_id, view.created_at),
+        ],
         failures=[(each, delivery_words.outcome(each.outcome)) for each in failures],
         parked=[
             (each, delivery_words.outcome(each.reason))
@@ -77,6 +85,12 @@ async def show_destination(
         curl=acts.curl(page.settings.public_url, "GET", f"/v1/subscriptions/{view.id}"),
         command=acts.command("subscriptions", "show", view.id),
     )
+
+
+async def _refusing(page: Page, ids: list[str]) -> set[str]:
+    return {
+        each.subscription_id for each in await troubled.refusing(page.resources, ids) if each.events >= troubled.PROOF
+    }
 
 
 def _sentence(rows: list[tuple[SubscriptionView, Standing]], is_part: bool) -> str:

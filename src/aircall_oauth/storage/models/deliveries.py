@@ -126,6 +126,7 @@ class Parked(Table, table=True):
             "position",
             postgresql_where=text("dead_at IS NULL"),
         ),
+        Index("ix_parked_oldest", "subscription_id", "received_at", postgresql_where=text("dead_at IS NULL")),
         Index("ix_parked_dead", "subscription_id", "position", postgresql_where=text("dead_at IS NOT NULL")),
         CheckConstraint("dead_at IS NULL OR due_at IS NULL", name="due"),
     )
