@@ -26,6 +26,7 @@ NEEDS = {
     "/customers/{installation_id}/disconnect": ACTING,
     "/customers/{installation_id}/link": ACTING,
     "/customers/{installation_id}/rotate": ACTING,
+    "/destinations/new": DISCLOSING,
     "/destinations/{subscription_id}/delete": ACTING,
     "/destinations/{subscription_id}/edit": ACTING,  # its address and its filter: DISCLOSING, below
     "/destinations/{subscription_id}/pause": ACTING,

@@ -20,6 +20,7 @@ class Field:
     value: str | Sequence[str] = ""
     hint: str = ""
     required: bool = False
+    rows: int = 4  # of a `textarea`
     options: Mapping[str, str] = field(default_factory=dict)  # value to label, for `select` and `checkboxes`
 
 

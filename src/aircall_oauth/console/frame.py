@@ -18,11 +18,11 @@ from markupsafe import Markup, escape
 
 from aircall_oauth.access.audit import Who
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.console import assets, charts, gate, masks, once, times
+from aircall_oauth.console import assets, charts, corrections, gate, masks, once, times
 from aircall_oauth.console.acts import Act
 from aircall_oauth.console.once import Once
 from aircall_oauth.console.visitors import TO_ACT, TO_DISCLOSE, Visitor
-from aircall_oauth.errors import InvalidRequest
+from aircall_oauth.errors import AppError, InvalidRequest
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry.text import readable
@@ -165,8 +165,12 @@ class Page:
             self.request, template, visitor=self.visitor, status=status, title=title, sentence=sentence, **context
         )
 
-    def ask(self, act: Act, *, problem: str | None = None) -> HTMLResponse:
-        """Ask before an act. With a `problem` it is asked again, because of what was filled in."""
+    def ask(self, act: Act, *, wrong: AppError | None = None) -> HTMLResponse:
+        """Ask before an act. With what was `wrong` it is asked again, with what was filled in."""
+        problem, faults = (None, {}) if wrong is None else corrections.faults_of(wrong)
+        named = [field.label for field in act.fields if field.name in faults]
+        if faults and not named:  # of a field that this form does not have
+            problem, faults = " ".join(faults.values()), {}
         return self.show(
             "act.html",
             title=act.title,
@@ -174,8 +178,9 @@ class Page:
             act=act,
             refusal=self.visitor.refusal(act.needs),
             form_token=self.form_token,
-            problem=problem,
-            status=422 if problem else 200,
+            problem=problem or (f"correct what is marked below: {', '.join(named)}." if named else None),
+            faults=faults,
+            status=422 if wrong else 200,
         )
 
     def done(self, title: str, sentence: str, *, back: str, **context: Any) -> HTMLResponse:

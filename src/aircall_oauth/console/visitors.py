@@ -15,11 +15,12 @@ ACTING = [scope for scope in Scope if scope not in {Scope.TOKENS_READ, *SCOPES}]
 # What an act needs; one that can bring payloads out of the console needs both.
 TO_ACT = (Scope.CONSOLE_ACT,)
 TO_DISCLOSE = (Scope.CONSOLE_ACT, Scope.PAYLOADS_READ)
-# With these an API key gets at payloads: it reads them, asks Aircall for them, or has them sent to its own address.
-LEADING_TO_PAYLOADS = frozenset(
+# With these an API key shows no payload. All others need `payloads:read`, a future one too: with them a key
+# reads payloads, asks Aircall for them, or has them sent to its own address.
+SHOWING_NO_PAYLOADS = frozenset(
     {
-        *(Scope.EVENTS_READ, Scope.AIRCALL_CALL, Scope.SUBSCRIPTIONS_WRITE, Scope.SUBSCRIPTIONS_BROKERS),
-        Scope.PAYLOADS_READ,
+        *(Scope.INSTALLATIONS_READ, Scope.INSTALLATIONS_WRITE, Scope.SUBSCRIPTIONS_READ, Scope.AUDIT_READ),
+        *(Scope.CONSOLE_READ, Scope.CONSOLE_ACT),
     }
 )
 
@@ -80,7 +81,7 @@ class Visitor:
             raise PayloadsHidden
 
     def _holds(self, scope: Scope) -> bool:
-        if not self.acts or (scope in LEADING_TO_PAYLOADS and not self.reveals):
+        if not self.acts or (scope not in SHOWING_NO_PAYLOADS and not self.reveals):
             return False
         # Who may act may look: such a key need not name both.
         return self.key is None or scope in self.key.scopes or scope == Scope.CONSOLE_READ

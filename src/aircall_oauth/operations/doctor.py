@@ -53,8 +53,8 @@ CONSENT_SECONDS = 5.0
 GONE = {404, 410}
 CHECKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
-DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once after POST …/resume."
-DISABLED_ADVICE = "Its destination asked for no more events; POST …/resume goes on where it stopped."
+DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once where you resume it."
+DISABLED_ADVICE = "Its destination asked for no more events; resume it to go on where it stopped."
 FAILING_ADVICE = "GET …/attempts says how it answered; POST …/dead/retry tries again what was given up."
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Resources]]

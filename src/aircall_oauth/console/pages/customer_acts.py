@@ -1,13 +1,16 @@
 """What a person can do for a customer: check, link, rotate, back-fill, disconnect. Each asks first."""
 
+from datetime import datetime
+
 from fastapi import APIRouter, Response
 
 from aircall_oauth.console import acts
 from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.parameters import InstallationId, moment_of
 from aircall_oauth.console.routing import PageRoute
-from aircall_oauth.errors import InvalidRequest
+from aircall_oauth.errors import InstallationNotActive, InvalidRequest
 from aircall_oauth.installations import views
 from aircall_oauth.installations.disconnect import farewell
 from aircall_oauth.installations.oauth import links
@@ -128,12 +131,11 @@ async def ask_aircall(page: ActingPage, installation_id: InstallationId, form: F
     """Leave a window to the worker to fill."""
     view = await _view(page, installation_id)
     try:
-        since = moment_of(form.get("since", ""))
-        until = moment_of(form["until"]) if "until" in form else None
+        since, until = moments_of(form)
         gap_id = page.once.id("gap")
         gap = await backfill.ask(page.resources, page.who, installation_id, since=since, until=until, gap_id=gap_id)
-    except (ValueError, InvalidRequest) as error:
-        return page.ask(_backfill_act(view, form), problem=str(error))
+    except (InvalidRequest, InstallationNotActive) as error:
+        return page.ask(_backfill_act(view, form), wrong=error)
     assert gap.until is not None
     sentence = (
         f"The worker asks Aircall for the calls from {gap.since:%Y-%m-%d %H:%M} to {gap.until:%Y-%m-%d %H:%M} UTC."
@@ -176,6 +178,22 @@ def name_of(view: InstallationView) -> str:
     return view.company_name or view.owner or view.id
 
 
+def moments_of(form: Form) -> tuple[datetime, datetime | None]:
+    """Return the window of a form, whose end may be left out; raises `WrongForm`."""
+    moments: dict[str, datetime] = {}
+    faults: dict[str, str] = {} if "since" in form else {"since": "Say from when."}
+    for name in ("since", "until"):
+        try:
+            moments |= {name: moment_of(form[name])} if name in form else {}
+        except ValueError:
+            faults[name] = "Write a time such as 2026-01-31T08:00, in UTC."
+    if moments.keys() == {"since", "until"} and moments["since"] >= moments["until"]:
+        faults["until"] = "The end must lie after the beginning."
+    if faults:
+        raise WrongForm(faults)
+    return moments["since"], moments.get("until")
+
+
 async def _view(page: Page, installation_id: str) -> InstallationView:
     return await views.show_installation(page.resources, page.caller, installation_id)
 
@@ -209,12 +227,13 @@ def _link_act(page: Page, owner: str, back: str) -> Act:
 
 async def _make_link(page: Page, owner: str, back: str) -> Response:
     if not 0 < len(owner) <= 255 or "\x00" in owner:
-        return page.ask(_link_act(page, owner[:255], back), problem="Say whose it will be.")
+        said = "Say whose it will be: your own id of the customer, of 255 characters at most."
+        return page.ask(_link_act(page, owner[:255], back), wrong=WrongForm({"owner": said}))
     try:
         link_id = page.once.id("lnk")
         link = await links.make_link(page.resources, page.caller, page.who, owner=owner, link_id=link_id)
     except InvalidRequest as error:
-        return page.ask(_link_act(page, owner, back), problem=error.detail)
+        return page.ask(_link_act(page, owner, back), wrong=error)
     return page.done(
         "Install link",
         f"Send this link to an Aircall admin of {owner}: it works once, until {link.expires_at:%H:%M} UTC.",

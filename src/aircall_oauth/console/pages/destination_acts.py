@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import SecretStr, ValidationError
 
-from aircall_oauth.access.faults import faults
-from aircall_oauth.console import acts, delivery_words, words
+from aircall_oauth.console import acts, corrections, delivery_words, words
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import ActingPage, DisclosingPage, Form, Page, PageDep
 from aircall_oauth.console.pages.destinations import SubscriptionId
@@ -18,7 +17,7 @@ from aircall_oauth.deliveries.bodies import DeadRetry, SubscriptionChange
 from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import SubscriptionView
-from aircall_oauth.errors import InvalidRequest
+from aircall_oauth.errors import DestinationRefused, InvalidRequest, SubscriptionsFull
 from aircall_oauth.storage.models.deliveries import SubscriptionOrder
 from aircall_oauth.telemetry.text import readable
 
@@ -125,7 +124,7 @@ async def rotate(page: DisclosingPage, subscription_id: SubscriptionId, form: Fo
     try:
         made = SecretStr(signatures.PREFIX + page.once.base64)
     except InvalidRequest as error:
-        return page.ask(_rotate_act(page, await _view(page, subscription_id)), problem=error.detail)
+        return page.ask(_rotate_act(page, await _view(page, subscription_id)), wrong=error)
     secret = await subscriptions.rotate_secret(
         page.resources, page.caller, page.who, subscription_id, at_once=at_once, secret=made
     )
@@ -149,13 +148,12 @@ async def edit(page: ActingPage, subscription_id: SubscriptionId, form: Form) ->
     if not changed.keys() <= HARMLESS:
         page.visitor.require(TO_DISCLOSE)
     try:
-        change = SubscriptionChange.model_validate({name: _value(name, value) for name, value in changed.items()})
+        change = SubscriptionChange.model_validate({name: value_of(name, value) for name, value in changed.items()})
         await subscriptions.change(page.resources, page.caller, page.who, subscription_id, **change.fields)
     except ValidationError as error:
-        problem = faults(error.errors(), SubscriptionChange.model_fields)
-        return page.ask(_edit_act(page, view, given), problem=problem)
-    except InvalidRequest as error:
-        return page.ask(_edit_act(page, view, given), problem=error.detail)
+        return page.ask(_edit_act(page, view, given), wrong=corrections.of(error))
+    except (InvalidRequest, DestinationRefused, SubscriptionsFull) as error:
+        return page.ask(_edit_act(page, view, given), wrong=error)
     warned = await filters.warnings(page.resources, page.caller, change.fields.get("types", []))
     said = f"Changed: {', '.join(sorted(changed))}." if changed else "Nothing was different, so nothing was changed."
     return page.done("Saved", said, back=_back(subscription_id), facts=[each.detail for each in warned])
@@ -164,21 +162,7 @@ async def edit(page: ActingPage, subscription_id: SubscriptionId, form: Form) ->
 @router.get("/destinations/{subscription_id}/retry")
 async def ask_retry(page: PageDep, subscription_id: SubscriptionId, event_id: EventId = None) -> Response:
     """Ask before events that were given up on are put back."""
-    view = await _view(page, subscription_id)
-    what = "this event" if event_id else words.count(view.dead, "event")
-    return page.ask(
-        _act(
-            page,
-            view,
-            "dead/retry",
-            title=f"Put back what {view.name} did not take",
-            sentence=f"This tries {what} again at once, and from then on by the schedule.",
-            effects=["What fails again is tried for three more days before it is given up on again."],
-            button="Put back",
-            body={"event_ids": [event_id]} if event_id else None,
-            fields=[Field("event_id", "Only the event", value=event_id or "", hint="All of them, if left out.")],
-        )
-    )
+    return page.ask(_retry_act(page, await _view(page, subscription_id), event_id))
 
 
 @router.post("/destinations/{subscription_id}/retry")
@@ -187,7 +171,8 @@ async def retry(page: ActingPage, subscription_id: SubscriptionId, form: Form) -
     try:
         asked = DeadRetry.model_validate({"event_ids": [form["event_id"]] if "event_id" in form else None})
     except ValidationError as error:
-        raise InvalidRequest(faults(error.errors(), DeadRetry.model_fields)) from None
+        act = _retry_act(page, await _view(page, subscription_id), form["event_id"])
+        return page.ask(act, wrong=corrections.of(error, {"event_ids": "event_id"}))
     count = await subscriptions.retry_dead(page.resources, page.caller, page.who, subscription_id, asked.event_ids)
     said = (
         f"{words.count(count, 'event')} {'is' if count == 1 else 'are'} tried again now."
@@ -258,6 +243,21 @@ def _rotate_act(page: Page, view: SubscriptionView) -> Act:
     )
 
 
+def _retry_act(page: Page, view: SubscriptionView, event_id: str | None) -> Act:
+    what = "this event" if event_id else words.count(view.dead, "event")
+    return _act(
+        page,
+        view,
+        "dead/retry",
+        title=f"Put back what {view.name} did not take",
+        sentence=f"This tries {what} again at once, and from then on by the schedule.",
+        effects=["What fails again is tried for three more days before it is given up on again."],
+        button="Put back",
+        body={"event_ids": [event_id]} if event_id else None,
+        fields=[Field("event_id", "Only the event", value=event_id or "", hint="All of them, if left out.")],
+    )
+
+
 def _shown(view: SubscriptionView) -> dict[str, str]:
     """Return a destination's fields as the form shows them: what comes back the same is not changed."""
     lists = {name: "\n".join(map(readable, getattr(view, name))) for name in LISTS}
@@ -271,11 +271,11 @@ def _given(page: Page, view: SubscriptionView, form: Form) -> dict[str, str]:
     return shown | {name: form.get(name, "").replace("\r\n", "\n") for name in offered}
 
 
-def _value(name: str, text: str) -> str | list[str]:
+def value_of(name: str, text: str) -> str | list[str]:
     """Return what was filled in as the API takes it. An owner's name may hold commas and spaces, the others none."""
     if name not in LISTS:
         return text
-    return [part.strip() for part in re.split(r"\n" if name == "owners" else r"[\s,]+", text) if part.strip()]
+    return [part.strip() for part in re.split(r"[\r\n]+" if name == "owners" else r"[\s,]+", text) if part.strip()]
 
 
 def _edit_act(page: Page, view: SubscriptionView, given: dict[str, str]) -> Act:

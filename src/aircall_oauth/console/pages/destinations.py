@@ -95,7 +95,7 @@ async def _refusing(page: Page, ids: list[str]) -> set[str]:
 
 def _sentence(rows: list[tuple[SubscriptionView, Standing]], is_part: bool) -> str:
     if not rows:
-        return "There is no destination: make a subscription by the API, and events go to it."
+        return "There is no destination: make one, and events go to it."
     troubled = [each.name for each, standing in rows if standing.tone in {"bad", "warn"}]
     of = f"{words.count(len(rows), 'destination')}{' on this page' if is_part else ''}"
     if not troubled:

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action
-from aircall_oauth.access.faults import faults
-from aircall_oauth.console import acts, delivery_words, masks, waterfall
+from aircall_oauth.console import acts, corrections, delivery_words, masks, waterfall
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.routing import PageRoute
@@ -75,7 +74,7 @@ async def send_again(page: ActingPage, event_id: EventId, form: Form) -> Respons
         wanted = Resend.model_validate(dict(form))
     except ValidationError as error:
         act = _resend_act(page, event, await _destinations(page, event))
-        return page.ask(act, problem=faults(error.errors(), Resend.model_fields))
+        return page.ask(act, wrong=corrections.of(error))
     if not await of_event.is_wanted(page.resources, page.caller, event, wanted.subscription_id):
         # A destination that does not get it may be anybody's.
         page.visitor.require(TO_DISCLOSE)

@@ -1,5 +1,6 @@
 """API keys: what there is, making one, revoking one."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -7,6 +8,7 @@ from fastapi import APIRouter, Path, Response
 from aircall_oauth.access import keys, rules
 from aircall_oauth.console import acts, words
 from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.visitors import Visitor
@@ -62,7 +64,7 @@ async def make_key(page: ActingPage, form: Form) -> Response:
     try:
         name, scopes = _name(form), _scopes(page.visitor, form)
         aircall = _rules(page.visitor, form, scopes)
-        lifetime = parse_duration(form["expires"]) if "expires" in form else None
+        lifetime = _lifetime(form)
         once = page.once
         secret = await keys.create(
             page.resources,
@@ -75,8 +77,8 @@ async def make_key(page: ActingPage, form: Form) -> Response:
             made_as=(once.id("key"), API_KEY_PREFIX + once.base64url),
             who=page.who,
         )
-    except (ValueError, OwnerNotAllowed, InvalidRequest) as error:
-        return page.ask(_new(page.visitor, form), problem=str(error))
+    except (InvalidRequest, OwnerNotAllowed) as error:
+        return page.ask(_new(page.visitor, form), wrong=error)
     return page.done("Key made", f"This is the new API key “{name}”.", back="/keys", secret=secret)
 
 
@@ -147,16 +149,17 @@ def _new(visitor: Visitor, given: Form) -> Act:
 def _name(form: Form) -> str:
     name = form.get("name", "")
     if not 0 < len(name) <= MOST_OF_A_NAME or not name.isprintable():
-        raise ValueError(f"The name must have 1 to {MOST_OF_A_NAME} visible characters.")
+        raise WrongForm({"name": f"Say in 1 to {MOST_OF_A_NAME} visible characters what the key is for."})
     return name
 
 
 def _scopes(visitor: Visitor, form: Form) -> list[Scope]:
     allowed, wanted = visitor.grantable, [scope for scope in form.get("scopes", "").split(",") if scope]
     if not wanted:
-        raise ValueError("Choose what the key may do.")
+        raise WrongForm({"scopes": "Choose what the key may do."})
     if refused := set(wanted) - set(map(str, allowed)):
-        raise ValueError(f"This session can't give {', '.join(sorted(refused))}: it does not hold that itself.")
+        said = ", ".join(sorted(refused))
+        raise WrongForm({"scopes": f"This session can't give {said}: it does not hold that itself."})
     return [scope for scope in allowed if scope in wanted]
 
 
@@ -164,13 +167,27 @@ def _rules(visitor: Visitor, form: Form, scopes: list[Scope]) -> list[str] | Non
     """Return the requests to Aircall that are allowed; of a key that has rules, these or some of them."""
     given = [line.strip() for line in form.get("aircall", "").splitlines() if line.strip()]
     if given and Scope.AIRCALL_CALL not in scopes:
-        raise ValueError("Rules for requests to Aircall need the scope aircall:call.")
+        raise WrongForm({"aircall": "Rules for requests to Aircall are for a key with aircall:call only."})
     held = visitor.key.aircall_rules if visitor.key is not None else None
     if held is None or Scope.AIRCALL_CALL not in scopes:
-        return [rules.checked(rule) for rule in given] or None
+        return [_rule(rule) for rule in given] or None
     if beyond := [rule for rule in given if rule not in held]:
-        raise ValueError(f"The key that you signed in with has no such rule: {', '.join(beyond)}.")
+        raise WrongForm({"aircall": f"The key that you signed in with has no such rule: {', '.join(beyond)}."})
     return given or list(held)
+
+
+def _rule(text: str) -> str:
+    try:
+        return rules.checked(text)
+    except ValueError as error:
+        raise WrongForm({"aircall": f"“{text}”: a rule {error}."}) from None
+
+
+def _lifetime(form: Form) -> timedelta | None:
+    try:
+        return parse_duration(form["expires"]) if "expires" in form else None
+    except ValueError:
+        raise WrongForm({"expires": "Write a length such as 90d, 12h, 45m or 90s."}) from None
 
 
 async def _key(page: Page, key_id: str) -> ApiKey:
