@@ -19,6 +19,7 @@ from tests.support.receivers import LOOPBACK, Partner, answer_with, fill, receiv
 from tests.support.service import Service, run_service, settings_for, until
 
 AWAY = "https://203.0.114.7/hook"
+DAY = {"since": "2026-01-01T00:00", "until": "2026-01-02T00:00"}
 HOSTILE = '"><script>alert(1)</script>\x1b[31m\u202e' + "x" * 50
 
 
@@ -255,27 +256,95 @@ async def test_a_replay_is_stopped(console: Console) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("asked", "field", "why"),
     [
-        ({"since": "2026-01-01T00:00"}, "needs an end"),
-        ({"until": "2026-01-01T00:00"}, "needs a beginning"),
-        ({"since": "2026-01-02T00:00", "until": "2026-01-01T00:00"}, "must be before"),
-        ({"since": "yesterday", "until": "2026-01-01T00:00"}, "Times are such as"),
-        ({"since": "2026-01-01T00:00", "until": "2026-01-02T00:00", "per_second": "0"}, "per_second"),
-        ({"since": "2026-01-01T00:00", "until": "2026-01-02T00:00", "installations": "ins_1"}, "installations"),
+        ({"since": "2026-01-01T00:00"}, "until", "Say until when."),
+        ({"until": "2026-01-01T00:00"}, "since", "Say from when."),
+        ({"since": "2026-01-02T00:00", "until": "2026-01-01T00:00"}, "until", "after the beginning"),
+        ({"since": "yesterday", "until": "2026-01-01T00:00"}, "since", "Write a time such as"),
+        (DAY | {"per_second": "0"}, "per_second", "from 1 to 1,000"),
+        (DAY | {"per_second": "fast"}, "per_second", "from 1 to 1,000"),
+        (DAY | {"types": "ä"}, "types", "“ä” is not right. Write event types"),
+        (DAY | {"installations": "ins_1"}, "installations", "“ins_1” is neither a customer's id"),
+        (
+            DAY | {"installations": "70077 7"},
+            "installations",
+            "There is no customer of the company 7. If it is a call's",
+        ),
+        (DAY | {"installations": f"ins_{'0' * 32}"}, "installations", f"There is no customer ins_{'0' * 32}."),
     ],
 )
-async def test_a_window_that_is_not_right_is_said_beside_the_form(
-    console: Console, asked: dict[str, str], why: str
+async def test_a_window_that_is_not_right_is_said_beside_its_field(
+    console: Console, asked: dict[str, str], field: str, why: str
 ) -> None:
     partner = await subscribe(console.service, AWAY)
     anna = await console.visitor()
     address = f"/destinations/{partner.id}/replay"
 
-    for page in (await anna.get(address, params=asked), await anna.post(address, data=asked)):
+    for page in (await anna.get(address, params={"per_second": "50"} | asked), await anna.post(address, data=asked)):
         assert page.status_code == 422
-        assert why in words(page)
+        found = re.search(rf'<p class="fault" id="e-{field}">([^<]*)</p>', page.text)
+        assert found
+        assert why in html.unescape(found[1])
+        for name, value in asked.items():
+            assert fields(page)[name] == value, "what was filled in is there again"
     assert await console.service.sql("SELECT 1 FROM replay") == []
+
+
+async def test_a_replay_is_for_customers_by_their_ids_or_their_companies(console: Console) -> None:
+    service = console.service
+    await service.install(service.aircall.companies[1])
+    await tell(service, 3)
+    rows = await service.sql("SELECT id, company_id FROM installation ORDER BY id")
+    partner = await subscribe(service, AWAY)
+    anna = await console.visitor()
+    address, everything = (
+        f"/destinations/{partner.id}/replay",
+        {"since": "2020-01-01T00:00", "until": "2999-01-01T00:00"},
+    )
+    counted = {}
+    for name, named in {
+        "ids": " ".join(row["id"] for row in rows),
+        "companies": "70077\n70078",
+        "one": "70077",
+        "both": f"70077, {rows[0]['id']}",
+    }.items():
+        page = await anna.get(address, params=everything | {"installations": named})
+        found = re.match(r".*?(\d+) events? of (\d+) customers? would be delivered", words(page))
+        assert found, words(page)
+        counted[name] = found.groups()
+    started = await anna.post(address, data=everything | {"installations": "70077"})
+
+    assert counted["ids"] == counted["companies"] != counted["one"] == counted["both"]
+    assert counted["companies"][1] == "2"
+    assert started.status_code == 303
+    (row,) = await service.sql("SELECT installations FROM replay")
+    assert row["installations"] == [rows[0]["id"]]
+    unknown = words(await anna.get(address, params=everything | {"owners": "acmee"}))
+    assert "No customer belongs to the owner “acmee”, and the window has no event of it: is it misspelt?" in unknown
+
+
+async def test_a_customers_page_leads_to_a_replay_of_its_events(console: Console) -> None:
+    service = console.service
+    (row,) = await service.sql("SELECT id FROM installation")
+    anna = await console.visitor()
+    address = f"/customers/{row['id']}"
+
+    assert f'href="{address}/replay"' in (await anna.get(address)).text
+    assert "There is no destination yet" in words(await anna.get(f"{address}/replay"))
+    first = await subscribe(service, AWAY, name="crm")
+    only = await anna.get(f"{address}/replay")
+    assert only.headers["location"] == f"/destinations/{first.id}/replay?installations={row['id']}"
+    second = await subscribe(service, AWAY, name="billing")
+    choice = await anna.get(f"{address}/replay")
+    for partner in (first, second):
+        assert f'href="/destinations/{partner.id}/replay?installations={row["id"]}"' in choice.text
+
+    blank = await anna.get(only.headers["location"])
+    assert blank.status_code == 200
+    assert fields(blank)["installations"] == row["id"]
+    assert "they are counted first" in words(blank)
+    assert (await anna.get(f"/customers/ins_{'0' * 32}/replay")).status_code == 404
 
 
 async def test_who_may_only_look_sees_every_act_and_does_none(console: Console) -> None:

@@ -1,6 +1,6 @@
 """Views: what the partner's systems may read about installations."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from math import ceil
 from typing import Any
@@ -112,6 +112,19 @@ async def show_installation(resources: Resources, key: Caller, installation_id: 
     if row is None:
         raise InstallationNotFound
     return _view(row)
+
+
+async def find_ids(
+    resources: Resources, key: Caller, ids: Collection[str], companies: Collection[int]
+) -> list[tuple[str, int]]:
+    """Return the ids of the installations that have one of these ids or belong to one of these companies of Aircall.
+
+    Each with its company's id, oldest first; those that the key may not see are left out.
+    """
+    named = or_(col(Installation.id).in_(ids), col(Installation.company_id).in_(companies))
+    query = select(Installation.id, Installation.company_id).where(named, *key.sees(Installation))
+    async with resources.database.session() as session:
+        return [(row[0], row[1]) for row in (await session.exec(query.order_by(col(Installation.id)))).all()]
 
 
 async def read_token(resources: Resources, key: Caller, installation_id: str, *, who: Who) -> SecretStr:

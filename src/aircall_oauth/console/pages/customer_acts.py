@@ -1,14 +1,13 @@
 """What a person can do for a customer: check, link, rotate, back-fill, disconnect. Each asks first."""
 
-from datetime import datetime
-
 from fastapi import APIRouter, Response
 
 from aircall_oauth.console import acts
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
-from aircall_oauth.console.parameters import InstallationId, moment_of
+from aircall_oauth.console.pages.windows import moments_of
+from aircall_oauth.console.parameters import InstallationId
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.errors import InstallationNotActive, InvalidRequest
 from aircall_oauth.installations import views
@@ -176,22 +175,6 @@ async def disconnect(page: ActingPage, installation_id: InstallationId) -> Respo
 
 def name_of(view: InstallationView) -> str:
     return view.company_name or view.owner or view.id
-
-
-def moments_of(form: Form) -> tuple[datetime, datetime | None]:
-    """Return the window of a form, whose end may be left out; raises `WrongForm`."""
-    moments: dict[str, datetime] = {}
-    faults: dict[str, str] = {} if "since" in form else {"since": "Say from when."}
-    for name in ("since", "until"):
-        try:
-            moments |= {name: moment_of(form[name])} if name in form else {}
-        except ValueError:
-            faults[name] = "Write a time such as 2026-01-31T08:00, in UTC."
-    if moments.keys() == {"since", "until"} and moments["since"] >= moments["until"]:
-        faults["until"] = "The end must lie after the beginning."
-    if faults:
-        raise WrongForm(faults)
-    return moments["since"], moments.get("until")
 
 
 async def _view(page: Page, installation_id: str) -> InstallationView:

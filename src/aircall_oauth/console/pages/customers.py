@@ -116,16 +116,24 @@ class Offer:
 def _acts(status: InstallationStatus) -> list[Offer]:
     """Return the acts that make sense for an installation of this status."""
     check, link = Offer("check", "Check now"), Offer("link", "Make an install link")
+    replay = Offer("replay", "Replay a window")
     disconnect = Offer("disconnect", "Disconnect", dangerous=True)
     match status:
         case InstallationStatus.ACTIVE:
-            return [check, link, Offer("rotate", "Rotate the webhook"), Offer("backfill", "Back-fill"), disconnect]
+            return [
+                check,
+                link,
+                Offer("rotate", "Rotate the webhook"),
+                Offer("backfill", "Back-fill"),
+                replay,
+                disconnect,
+            ]
         case InstallationStatus.UNAUTHORIZED:
-            return [check, link, disconnect]
+            return [check, link, replay, disconnect]
         case InstallationStatus.UNCLAIMED:
             return [link, disconnect]
         case _:
-            return [link]
+            return [link, replay]
 
 
 def _week(hours: list[datetime], zone: tzinfo) -> Markup | None:

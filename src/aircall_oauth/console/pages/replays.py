@@ -1,6 +1,8 @@
 """The replay wizard: a window of the log, counted first, then delivered once more to one destination."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -8,26 +10,31 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from aircall_oauth.access.faults import faults
-from aircall_oauth.console import acts, delivery_words, words
-from aircall_oauth.console.acts import Act
+from aircall_oauth.access.parameters import ID
+from aircall_oauth.console import acts, corrections, delivery_words, words
+from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.charts import number
+from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep, guarded
+from aircall_oauth.console.pages.destination_acts import LISTS, value_of
 from aircall_oauth.console.pages.destinations import SubscriptionId
-from aircall_oauth.console.parameters import moment_of
+from aircall_oauth.console.pages.windows import moments_of
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.deliveries import views
 from aircall_oauth.deliveries.replays import jobs
 from aircall_oauth.deliveries.replays.bodies import ReplayWindow
 from aircall_oauth.deliveries.replays.jobs import ReplayPreview, ReplayView
 from aircall_oauth.deliveries.views import SubscriptionView
-from aircall_oauth.errors import InvalidRequest, PositionGone
+from aircall_oauth.errors import AppError, InvalidRequest, PositionGone
+from aircall_oauth.events.routes import LAST_POSITION
+from aircall_oauth.installations import views as views_of_installations
 from aircall_oauth.storage.models.deliveries import Health, ReplayStatus, SubscriptionStatus
 
 router = APIRouter(route_class=PageRoute)
 
-LISTS = ("types", "owners", "installations")
-TIMES = ("since", "until")
+COMPANY = re.compile(r"[1-9][0-9]{0,18}")
+MOST_SHOWN = 80
+MOST_OWNERS = 5
 ReplayId = Annotated[str, Path(pattern=r"^rpl_[0-9a-f]{32}$")]
 Given = Annotated[str | None, Query(max_length=20_000)]
 
@@ -49,22 +56,25 @@ def given(
 async def plan(
     page: PageDep, subscription_id: SubscriptionId, asked: Annotated[dict[str, str], Depends(given)]
 ) -> Response:
-    """Ask for a window and, once there is one, count what it holds: nothing is sent yet."""
-    preview, problem = None, None
-    if asked:
-        try:
-            window = window_of(asked)
-            preview = await jobs.preview(page.resources, page.caller, subscription_id, window.window, window.wanted)
-        except (InvalidRequest, PositionGone) as error:
-            problem = error.detail
-    return await _wizard(page, subscription_id, asked, preview, problem)
+    """Ask for a window and, once there is one, count what it holds: nothing is sent yet.
+
+    A link may fill in whose events they are, and leave the window to the person.
+    """
+    if asked.keys() <= set(LISTS):
+        return await _wizard(page, subscription_id, asked)
+    try:
+        window = await window_of(page, asked)
+        preview = await jobs.preview(page.resources, page.caller, subscription_id, window.window, window.wanted)
+    except (InvalidRequest, PositionGone) as error:
+        return await _wizard(page, subscription_id, asked, wrong=_plainly(error))
+    return await _wizard(page, subscription_id, asked, Counted(window, preview))
 
 
 @router.post("/destinations/{subscription_id}/replay")
 async def start(page: ActingPage, subscription_id: SubscriptionId, form: Form) -> Response:
     """Start a replay, and go to the page that shows how far it is."""
     try:
-        window = window_of(form)
+        window = await window_of(page, form)
         started = await jobs.start(
             page.resources,
             page.caller,
@@ -76,7 +86,7 @@ async def start(page: ActingPage, subscription_id: SubscriptionId, form: Form) -
             replay_id=page.once.id("rpl"),
         )
     except (InvalidRequest, PositionGone) as error:
-        return await _wizard(page, subscription_id, dict(form), None, error.detail)
+        return await _wizard(page, subscription_id, form, wrong=_plainly(error))
     return guarded(RedirectResponse(f"/destinations/{subscription_id}/replays/{started.id}", 303))
 
 
@@ -126,47 +136,107 @@ async def stop(page: ActingPage, subscription_id: SubscriptionId, replay_id: Rep
     return page.done("Replay ended", _progress(view), back=_address(view))
 
 
-def window_of(asked: Any) -> ReplayWindow:
-    """Return the API's body for what was filled in; raises `InvalidRequest`."""
+async def window_of(page: Page, asked: Mapping[str, str]) -> ReplayWindow:
+    """Return the API's body for what was filled in; raises `WrongForm`."""
+    since, until = moments_of(asked)
+    if until is None:
+        raise WrongForm({"until": "Say until when."})
+    body: dict[str, Any] = {"since": since.isoformat(), "until": until.isoformat()}
+    body |= {name: value_of(name, asked.get(name, "")) for name in ("types", "owners")}
+    body["installations"] = await _customers(page, asked.get("installations", ""))
+    body["everything"] = not any(body[name] for name in LISTS)
     try:
-        body: dict[str, Any] = {name: moment_of(asked[name]).isoformat() for name in TIMES if name in asked}
-        body |= {name: _parts(name, asked[name]) for name in LISTS if name in asked}
-        body["everything"] = not any(body.get(name) for name in LISTS)
-        if "per_second" in asked:
-            body["per_second"] = int(asked["per_second"])
-        return ReplayWindow.model_validate(body)
+        return ReplayWindow.model_validate(body | {"per_second": asked.get("per_second", "50")})
     except ValidationError as error:
-        raise InvalidRequest(faults(error.errors(), ReplayWindow.model_fields)) from None
-    except ValueError:
-        raise InvalidRequest("Times are such as 2026-01-31T08:00, and the pace is a whole number.") from None
+        raise corrections.of(error) from None
 
 
-def _parts(name: str, text: str) -> list[str]:
-    """Return the entries of a list. An owner's name may hold commas and spaces, the others none."""
-    return [part.strip() for part in re.split(r"[\r\n]+" if name == "owners" else r"[\s,]+", text) if part.strip()]
+async def _customers(page: Page, text: str) -> list[str]:
+    """Return the installations that were named, by their ids or their companies'; raises `WrongForm`."""
+    named = list(dict.fromkeys(value_of("installations", text)))
+    ids = [each for each in named if re.fullmatch(ID, each)]
+    companies = [each for each in named if COMPANY.fullmatch(each) and int(each) <= LAST_POSITION]
+    if strange := [each for each in named if each not in ids and each not in companies]:
+        said = (
+            f"“{strange[0][:MOST_SHOWN]}” is neither a customer's id, such as ins_0198…, nor a company's id at Aircall."
+        )
+        raise WrongForm({"installations": said})
+    found = await views_of_installations.find_ids(page.resources, page.caller, ids, [int(each) for each in companies])
+    known = {part for one in found for part in (one[0], str(one[1]))}
+    if unknown := [each for each in named if each not in known]:
+        raise WrongForm({"installations": _no_customer(unknown[0])})
+    return [installation_id for installation_id, _ in found]
+
+
+def _no_customer(named: str) -> str:
+    if not COMPANY.fullmatch(named):
+        return f"There is no customer {named}."
+    return (
+        f"There is no customer of the company {named}. If it is a call's id, open the call's page: "
+        "its events are sent again from there."
+    )
+
+
+def _plainly(error: AppError) -> AppError:
+    """Return an error about the log's positions as one about the window's beginning."""
+    if not isinstance(error, PositionGone):
+        return error
+    return WrongForm({"since": "The log does not go back so far: older events were dropped. Choose a later time."})
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A window, and what it holds."""
+
+    window: ReplayWindow
+    preview: ReplayPreview
 
 
 async def _wizard(
-    page: Page, subscription_id: str, asked: dict[str, str], preview: ReplayPreview | None, problem: str | None
+    page: Page,
+    subscription_id: str,
+    asked: Mapping[str, str],
+    counted: Counted | None = None,
+    *,
+    wrong: AppError | None = None,
 ) -> Response:
     view = await views.show(page.resources, page.caller, subscription_id)
-    window = None if preview is None else window_of(asked)
+    problem, faults = (None, {}) if wrong is None else corrections.faults_of(wrong)
+    sentence = "This delivers events of a window once more, beside what comes in; they are counted first."
     return page.show(
         "replay_plan.html",
         title=f"Replay a window for {view.name}",
-        sentence="This delivers events of a window once more, beside what comes in; they are counted first."
-        if window is None or preview is None
-        else _counted(preview, window),
-        status=422 if problem else 200,
+        sentence=sentence if counted is None else await _said_of(page, counted),
+        status=422 if wrong else 200,
         view=view,
         asked=asked,
-        preview=preview,
+        fields=_fields(asked),
+        preview=counted and counted.preview,
+        problem=problem or ("correct what is marked below." if faults else None),
+        faults=faults,
         form_token=page.form_token,
         waits=_waits(view),
-        problem=problem,
-        curl=None if window is None else acts.curl(page.settings.public_url, "POST", *_body(view.id, window)),
-        command=None if window is None else _command(view.id, window),
+        curl=counted and acts.curl(page.settings.public_url, "POST", *_body(view.id, counted.window)),
+        command=counted and _command(view.id, counted.window),
     )
+
+
+def _fields(asked: Mapping[str, str]) -> list[Field]:
+    lists = (
+        ("types", "Event types", "Such as call.*; one a line. All, if left out."),
+        ("owners", "Owners", "Your own ids of customers, one a line. All, if left out."),
+        (
+            "installations",
+            "Customers",
+            "Their ids, ins_…, or their companies' ids at Aircall, one a line. All, if left out.",
+        ),
+    )
+    return [
+        Field("since", "Received since, UTC", "datetime-local", asked.get("since", ""), required=True),
+        Field("until", "Received before, UTC", "datetime-local", asked.get("until", ""), required=True),
+        *(Field(name, label, "textarea", asked.get(name, ""), hint, rows=2) for name, label, hint in lists),
+        Field("per_second", "At most so many a second", "number", asked.get("per_second", "50"), required=True),
+    ]
 
 
 def _waits(view: SubscriptionView) -> str | None:
@@ -182,14 +252,20 @@ def _waits(view: SubscriptionView) -> str | None:
             return None
 
 
-def _counted(preview: ReplayPreview, window: ReplayWindow) -> str:
-    if not preview.events:
-        return "No event of this window is wanted by both the destination and this replay: nothing would be sent."
-    takes = timedelta(seconds=preview.events / window.per_second)
-    return (
-        f"{words.count(preview.events, 'event')} of {words.count(preview.customers, 'customer')} would be delivered "
-        f"once more, in {delivery_words.brief(takes)} or more."
-    )
+async def _said_of(page: Page, counted: Counted) -> str:
+    """Say what a window holds and, of one that holds nothing, whether its owners are known."""
+    window, preview = counted.window, counted.preview
+    if preview.events:
+        takes = timedelta(seconds=preview.events / window.per_second)
+        return (
+            f"{words.count(preview.events, 'event')} of {words.count(preview.customers, 'customer')} would be "
+            f"delivered once more, in {delivery_words.brief(takes)} or more."
+        )
+    for owner in window.owners[:MOST_OWNERS]:
+        found = await views_of_installations.list_installations(page.resources, page.caller, owner=owner, limit=1)
+        if not found.items:
+            return f"No customer belongs to the owner “{owner}”, and the window has no event of it: is it misspelt?"
+    return "No event of this window is wanted by both the destination and this replay: nothing would be sent."
 
 
 def _body(subscription_id: str, window: ReplayWindow) -> tuple[str, dict[str, Any]]:
