@@ -40,7 +40,7 @@ def compiled() -> Path:
             _install()
         sources = [CLIENT / "tsconfig.json", *CLIENT.glob("src/*.ts"), *CLIENT.glob("test/*.ts")]
         if _changed(CLIENT / "dist" / ".compiled", [CLIENT / "node_modules" / ".installed", *sources]):
-            run(node(), CLIENT / "node_modules" / "typescript" / "bin" / "tsc", "-p", CLIENT)
+            run(node(), CLIENT / "node_modules" / "typescript" / "bin" / "tsc", "-p", CLIENT, seconds=SECONDS)
             (CLIENT / "dist" / ".compiled").touch()
     return CLIENT / "dist" / "test"
 

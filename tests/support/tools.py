@@ -27,8 +27,8 @@ def miss(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, seconds: float = 60) -> str:
     """What a program printed; fails with what it said where it exits with another code than 0."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, f"{command[0]} said:\n{done.stdout}{done.stderr}"
     return done.stdout

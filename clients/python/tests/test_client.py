@@ -1,6 +1,7 @@
 """How the clients ask: repeated where that is safe, patient as told, paged, and resumed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +14,10 @@ from aircall_oauth_client import (
     Client,
     ConnectionLost,
     PositionGone,
+    ServiceError,
     SubscriptionDiffers,
     Unavailable,
+    way_home,
 )
 from aircall_oauth_client._sync import client as blocking
 from aircall_oauth_client._sync import events as blocking_events
@@ -241,3 +244,73 @@ async def test_the_asynchronous_client_is_the_same() -> None:
             break
 
     assert saved == []
+
+
+def subscription(**more: Any) -> httpx.Response:
+    return httpx.Response(201 if "secret" in more else 200, json={"id": "sub_1", "name": "crm", **more})
+
+
+def test_the_secret_of_a_new_subscription_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    file = str(tmp_path / "secret.json")
+    script = Script(subscription(secret="whsec_one"), subscription())
+
+    first, again = [client(script).subscriptions.secret("crm", "https://a.example.com", file=file) for _ in range(2)]
+
+    assert (first, again) == ("whsec_one", "whsec_one")
+    assert Path(file).stat().st_mode & 0o077 == 0
+    assert len(script.asked) == 2
+
+
+@pytest.mark.parametrize("kept", [None, "{", "[]", '{"sub_2": "whsec_other"}', '{"sub_1": 1}'])
+def test_a_secret_that_was_not_kept_is_made_anew(
+    tmp_path: Path, kept: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "secret.json"
+    if kept is not None:
+        file.write_text(kept)
+    script = Script(subscription(), httpx.Response(200, json={"secret": "whsec_new"}), subscription())
+
+    first, again = [
+        client(script).subscriptions.secret("crm", "https://a.example.com", file=str(file)) for _ in range(2)
+    ]
+
+    assert (first, again) == ("whsec_new", "whsec_new")
+    assert script.asked[1].url.path.endswith("/sub_1/rotate-secret")
+    assert "lacked the secret of crm" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "said"),
+    [("", "aok_k", "address"), ("service.example.com", "aok_k", "address"), ("https://a.example.com", "", "API key")],
+)
+def test_a_variable_that_is_not_set_is_told_at_once(address: str, key: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Client(address, key)
+
+
+def test_a_service_that_is_not_there_is_told_while_it_is_waited_for_and_in_the_end(
+    pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConnectionLost, match=r"Is http://127\.0\.0\.1:1 the service's address, and is it running\?"):
+        Client("http://user:hidden@127.0.0.1:1", "aok_key", patience=2).install_links.create("acme")
+
+    assert len(pauses) > 1
+    assert [record.levelname for record in caplog.records if "Trying again" in record.message] == ["WARNING"]
+    assert "hidden" not in caplog.text
+
+
+def test_a_key_that_is_not_good_says_what_to_do() -> None:
+    for code, status, said in (("unauthenticated", 401, "keys list"), ("scope_missing", 403, "keys create")):
+        with pytest.raises(ServiceError, match=said):
+            client(Script(problem(status, code))).installations.get("ins_1")
+
+
+def test_an_owner_of_two_companies_comes_home_to_the_one_that_was_connected_last() -> None:
+    old, new = (
+        {"company_name": name, "connected_at": f"2026-01-0{day}T10:00:00Z"} for day, name in ((1, "A"), (2, "B"))
+    )
+    pages = [httpx.Response(200, json={"items": [one], "next": more}) for one, more in ((new, "more"), (old, None))]
+
+    home = way_home(client(Script(*pages)), "acme")
+
+    assert home.text == "B is connected to Aircall."

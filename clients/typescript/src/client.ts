@@ -11,6 +11,7 @@ import {
   TooManyRequests,
   Unavailable,
 } from "./errors.js";
+import { readSecret, writeSecret } from "./files.js";
 import { Http, path, pauseBeforeAgain, type Asked, type Options, type Query } from "./http.js";
 import { parse, stringify } from "./json.js";
 import type {
@@ -288,6 +289,22 @@ export class Subscriptions {
     }
   }
 
+  /**
+   * Do as `ensure` does, and return the subscription's secret, which is kept in `file` for the next start. Where the file
+   * lacks it, a new one is made, and the old one ends after 24 hours. For an app of one process: several take the secret
+   * from where you keep your other secrets.
+   */
+  async secret(name: string, url: string, { file, ...fields }: SubscriptionFields & { file: string }): Promise<string> {
+    const one = await this.ensure(name, url, fields);
+    let secret = ("secret" in one && one.secret) || (await readSecret(file, one.id));
+    if (!secret) {
+      secret = (await this.rotateSecret(one.id)).secret;
+      console.warn(`${file} lacked the secret of ${name}: a new one is made, the old one ends in 24 hours`);
+    }
+    await writeSecret(file, one.id, secret);
+    return secret;
+  }
+
   async #changed(one: Subscription, wanted: Record<string, unknown>): Promise<Subscription> {
     const now = one as unknown as Record<string, unknown>;
     const given = CHANGEABLE.filter((field) => wanted[field] !== undefined);
@@ -372,16 +389,16 @@ export class Subscriptions {
 }
 
 /** An answer of Aircall's. `data` is its JSON; iterating yields the items of a list, of every page. */
-export class AircallAnswer implements AsyncIterable<unknown> {
+export class AircallAnswer<Data = unknown> implements AsyncIterable<unknown> {
   constructor(
-    readonly data: unknown,
+    readonly data: Data,
     private readonly following: (query: Query) => Promise<AircallAnswer>,
     private readonly query: Query,
   ) {}
 
   async *[Symbol.asyncIterator](): AsyncGenerator<unknown> {
     yield* itemsOf(this.data);
-    let [data, query] = [this.data, this.query];
+    let [data, query]: [unknown, Query] = [this.data, this.query];
     for (let next = nextPage(data, query); next !== undefined; next = nextPage(data, query)) {
       if (JSON.stringify(next) === JSON.stringify(query)) return;
       query = next;
@@ -401,9 +418,10 @@ export class Aircall {
     readonly installationId: string,
   ) {}
 
-  /** Read. Iterate over the answer to follow the pages of a list. */
-  async get(to: string, query: Query = {}): Promise<AircallAnswer> {
-    return new AircallAnswer(await this.ask("GET", to, { query }), (next) => this.get(to, next), query);
+  /** Read. Iterate over the answer to follow the pages of a list. `Data` is what you expect in it; it is not checked. */
+  async get<Data = unknown>(to: string, query: Query = {}): Promise<AircallAnswer<Data>> {
+    const data = (await this.ask("GET", to, { query })) as Data;
+    return new AircallAnswer(data, (next) => this.get(to, next), query);
   }
 
   post(to: string, body?: unknown, query: Query = {}): Promise<unknown> {
@@ -471,9 +489,12 @@ export async function wayHome(client: Client, owner: string, query: URLSearchPar
       }
     }
   }
-  for await (const installation of client.installations.list({ owner, status: "active" })) {
-    return { installation, error: "", attempt, reload: false };
+  // An owner may have several companies: the one that came last is what this browser has just connected.
+  let newest: Installation | undefined;
+  for await (const one of client.installations.list({ owner, status: "active" })) {
+    if (newest === undefined || Date.parse(one.connected_at) > Date.parse(newest.connected_at)) newest = one;
   }
+  if (newest !== undefined) return { installation: newest, error: "", attempt, reload: false };
   return { installation: undefined, error: "not_connected", attempt, reload: false };
 }
 

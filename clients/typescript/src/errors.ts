@@ -15,6 +15,15 @@ export interface ProblemBody {
   [more: string]: unknown;
 }
 
+const ADVICE: Record<string, string> = {
+  unauthenticated: " This one is unknown, revoked or expired; `aircall-oauth keys list` shows those that are good.",
+  scope_missing: " `aircall-oauth keys create --scopes …` makes one that has it.",
+};
+
+function adviceOn(code: unknown): string {
+  return ADVICE[String(code)] ?? "";
+}
+
 /** The service refused. Branch on `code`, or on the class; `detail` is for people. */
 export class ServiceError extends ClientError {
   readonly code: string;
@@ -27,7 +36,7 @@ export class ServiceError extends ClientError {
     /** Seconds to wait before another try, where the service says so. */
     readonly retryAfter: number | undefined = undefined,
   ) {
-    super(`${String(problem.code)}: ${String(problem.detail)} (request ${String(problem.request_id)})`);
+    super(`${String(problem.code)}: ${String(problem.detail)}${adviceOn(problem.code)} (request ${String(problem.request_id)})`);
     this.code = String(problem.code ?? "unknown");
     this.status = Number(problem.status ?? 0);
     this.detail = String(problem.detail ?? "");

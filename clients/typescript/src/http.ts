@@ -42,6 +42,10 @@ export class Http {
   readonly sleep: (seconds: number) => Promise<void>;
 
   constructor(baseUrl: string, apiKey: string, options: Options = {}) {
+    if (!/^https?:\/\/[^/]/.test(baseUrl)) {
+      throw new TypeError("The first argument is the service's address, such as https://aircall.example.com");
+    }
+    if (!apiKey) throw new TypeError("The second argument is an API key (aok_…); `aircall-oauth keys create` makes one");
     this.#base = baseUrl.replace(/\/+$/, "");
     this.#key = apiKey;
     this.#patience = options.patience ?? 60;
@@ -59,6 +63,9 @@ export class Http {
       } catch (error) {
         pause = pauseBeforeAgain(asked, error, attempt);
         if (pause === undefined || waited + pause > this.#patience) throw error;
+        if (attempt === 0 && error instanceof ConnectionLost) {
+          console.warn(`aircall-oauth-client: ${error.message} Trying again for ${this.#patience} seconds …`);
+        }
       }
       await this.sleep(pause);
       waited += pause;
@@ -92,11 +99,17 @@ export class Http {
     try {
       text = await response.text();
     } catch (error) {
-      throw new ConnectionLost(`${asked.method} ${asked.path}: ${nameOf(error)}`, { cause: error });
+      throw new ConnectionLost(this.#noAnswer(asked, error), { cause: error });
     }
     if (response.status >= 400) throw errorOf(asked, response, text);
     if (text === "" || response.status === 204) return null;
     return (response.headers.get("content-type") ?? "").includes("json") ? parse(text) : text;
+  }
+
+  #noAnswer(asked: Asked, error: unknown): string {
+    const { origin } = new URL(this.#base);
+    const advice = `Is ${origin} the service's address, and is it running?`;
+    return `${asked.method} ${asked.path} had no answer (${nameOf(error)}). ${advice}`;
   }
 
   async #send(asked: Asked, signal: AbortSignal): Promise<Response> {
@@ -109,13 +122,16 @@ export class Http {
     try {
       return await this.#fetch(`${this.#base}${asked.path}${queryOf(asked.query ?? {})}`, init);
     } catch (error) {
-      throw new ConnectionLost(`${asked.method} ${asked.path}: ${nameOf(error)}`, { cause: error });
+      throw new ConnectionLost(this.#noAnswer(asked, error), { cause: error });
     }
   }
 }
 
 function nameOf(error: unknown): string {
-  return error instanceof Error ? error.name : "no answer";
+  const { cause, name } = error instanceof Error ? error : { cause: undefined, name: "no answer" };
+  // What `fetch` throws is a TypeError whatever happened; its cause has the system's word for it.
+  const code = (cause as { code?: unknown } | undefined)?.code;
+  return typeof code === "string" ? code : name;
 }
 
 function queryOf(query: Query): string {

@@ -5,9 +5,39 @@
 
 import { SignatureInvalid } from "./errors.js";
 import { header, verify, type HeadersLike } from "./signatures.js";
-import type { Event } from "./types.js";
+import type {
+  CallAnsweredEvent,
+  CallCreatedEvent,
+  CallEndedEvent,
+  CallHungupEvent,
+  CallRingingOnAgentEvent,
+  CallTaggedEvent,
+  CallVoicemailLeftEvent,
+  ContactCreatedEvent,
+  ContactUpdatedEvent,
+  Event,
+  MessageReceivedEvent,
+} from "./types.js";
 
-export type Handler = (event: Event) => unknown;
+// A method's parameter may be narrower than that of the type it stands for.
+type Taking<E> = { take(event: E): unknown }["take"];
+export type Handler = Taking<Event>;
+
+/** Functions by event type: `call.ended`, `call.*`, `*`; every one that fits is called. */
+export interface Handlers {
+  "call.answered"?: Taking<CallAnsweredEvent>;
+  "call.created"?: Taking<CallCreatedEvent>;
+  "call.ended"?: Taking<CallEndedEvent>;
+  "call.hungup"?: Taking<CallHungupEvent>;
+  "call.ringing_on_agent"?: Taking<CallRingingOnAgentEvent>;
+  "call.tagged"?: Taking<CallTaggedEvent>;
+  "call.voicemail_left"?: Taking<CallVoicemailLeftEvent>;
+  "contact.created"?: Taking<ContactCreatedEvent>;
+  "contact.updated"?: Taking<ContactUpdatedEvent>;
+  "message.received"?: Taking<MessageReceivedEvent>;
+  [type: string]: Handler | undefined;
+}
+
 /** Whether a delivery is new; your handler keeps its id, in its own transaction. */
 export type IsNew = (delivery: string) => boolean | Promise<boolean>;
 
@@ -22,9 +52,9 @@ export interface Seen {
 }
 
 /** A process that took an event and died leaves it to the next delivery after this long. */
-const LEASE_MS = 60_000;
+export const LEASE_MS = 60_000;
 /** The service repeats nothing that is older. */
-const KEPT_MS = 35 * 24 * 3600 * 1000;
+export const KEPT_MS = 35 * 24 * 3600 * 1000;
 const BUSY_SECONDS = 5;
 export const MAX_BODY_BYTES = 2 * 1024 * 1024;
 
@@ -120,8 +150,7 @@ export function memorySeen(): Seen {
 export interface InboxOptions {
   /** Those of your subscriptions: the old and the new one while you rotate. */
   secrets: string | readonly string[];
-  /** Functions by event type: `call.ended`, `call.*`, `*`; every one that fits is called. */
-  on: Record<string, Handler>;
+  on: Handlers;
   /** A memory, or a function that says whether a delivery is new. */
   seen: Seen | IsNew;
 }
@@ -142,7 +171,8 @@ export class Inbox {
     if (this.#secrets.length === 0 || this.#secrets.some((secret) => secret === "")) {
       throw new TypeError("An inbox needs the secret of its subscription (whsec_…)");
     }
-    this.#on = Object.entries(options.on).map(([pattern, handler]) => [patternOf(pattern), handler]);
+    const given = Object.entries(options.on).filter((one): one is [string, Handler] => one[1] !== undefined);
+    this.#on = given.map(([pattern, handler]) => [patternOf(pattern), handler]);
     this.#seen = typeof options.seen === "function" ? asked(options.seen) : options.seen;
   }
 
@@ -153,6 +183,7 @@ export class Inbox {
       event = verify(headers, body, this.#secrets);
     } catch (error) {
       if (!(error instanceof SignatureInvalid)) throw error;
+      console.warn(`aircall-oauth-client: a delivery was refused: ${error.message}`);
       return { status: 401, headers: {} };
     }
     const delivery = deliveryOf(event, headers);

@@ -11,12 +11,14 @@ export {
 } from "./client.js";
 export * from "./errors.js";
 export { errorOf, type Options, type Query } from "./http.js";
+export { folderSeen } from "./files.js";
 export {
   Inbox,
   memorySeen,
   postgresSeen,
   sqliteSeen,
   type Handler,
+  type Handlers,
   type InboxOptions,
   type IsNew,
   type Seen,

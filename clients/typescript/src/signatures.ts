@@ -55,7 +55,7 @@ export function verify(
   const wanted = keys.map((key) => createHmac("sha256", key).update(`${delivery}.${timestamp}.`).update(bytes).digest());
   const given = signaturesOf(header(headers, "webhook-signature"));
   if (!given.some((one) => wanted.some((each) => one.length === each.length && timingSafeEqual(one, each)))) {
-    throw new SignatureInvalid("No signature is of a secret that is known here");
+    throw new SignatureInvalid("No signature is of the secret that is used here; it must be that of the subscription");
   }
   return eventOf(bytes.toString("utf8"), delivery);
 }

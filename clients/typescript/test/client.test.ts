@@ -3,8 +3,11 @@
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
 import { once } from "node:events";
+import { mkdtemp, readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 
 import express from "express";
@@ -15,6 +18,7 @@ import {
   AircallError,
   Client,
   ConnectionLost,
+  folderSeen,
   Inbox,
   memorySeen,
   parse,
@@ -23,6 +27,7 @@ import {
   SubscriptionDiffers,
   TooManyRequests,
   Unavailable,
+  wayHome,
   type Event,
 } from "../src/index.js";
 
@@ -367,4 +372,69 @@ test("a body that was parsed before is an error that says what to do", async () 
   server.close();
 
   assert.match(String(said[0]), /express\.raw/);
+});
+
+const temporary = (): Promise<string> => mkdtemp(join(tmpdir(), "aircall-oauth-client-"));
+
+test("a folder remembers over a restart, lets one process begin, and takes over from one that died", async () => {
+  const folder = join(await temporary(), "seen");
+  const [one, another] = [folderSeen(folder), folderSeen(folder)];
+
+  const begun = await Promise.all([one, another, folderSeen(folder)].map((seen) => seen.begin("evt_1")));
+  assert.deepEqual(begun.sort(), ["busy", "busy", "new"]);
+  await one.finish("evt_1");
+  assert.equal(await folderSeen(folder).begin("evt_1"), "done");
+
+  assert.equal(await one.begin("evt_2"), "new");
+  await one.forget("evt_2");
+  assert.equal(await another.begin("evt_2"), "new");
+
+  const before = new Date(Date.now() - 61_000);
+  for (const name of await readdir(folder)) await utimes(join(folder, name), before, before);
+  assert.deepEqual([await one.begin("evt_2"), await another.begin("evt_2")], ["new", "busy"]);
+  assert.equal(await one.begin("evt_1"), "done");
+});
+
+test("what is too old to be repeated is deleted from the folder", async () => {
+  const folder = await temporary();
+  await writeFile(join(folder, "old"), "done");
+  await utimes(join(folder, "old"), new Date(0), new Date(0));
+
+  await folderSeen(folder).begin("evt_1");
+
+  assert.equal((await readdir(folder)).length, 1);
+});
+
+test("a secret is kept for the next start, and made anew where it was not kept", async () => {
+  const file = join(await temporary(), "secret.json");
+  const made = scripted(json({ id: "sub_1", secret: "whsec_one" }, 201), json({ id: "sub_1" }));
+  const secret = (client: Client): Promise<string> => client.subscriptions.secret("crm", "https://a.example.com", { file });
+
+  assert.equal(await secret(made.client()), "whsec_one");
+  assert.equal(await secret(made.client()), "whsec_one");
+  assert.equal((await stat(file)).mode & 0o077, 0);
+  assert.equal(made.asked[0]?.body?.includes("secret.json"), false);
+
+  for (const kept of ["{", "null", '{"sub_2": "whsec_other"}']) {
+    await writeFile(file, kept);
+    const lost = scripted(json({ id: "sub_1" }), json({ secret: "whsec_new" }));
+    assert.equal(await secret(lost.client()), "whsec_new");
+    assert.deepEqual(JSON.parse(await readFile(file, "utf8")), { sub_1: "whsec_new" });
+  }
+});
+
+test("a variable that is not set, a service that is not there, and a wrong key say what to do", async () => {
+  assert.throws(() => new Client("", "aok_key"), /address/);
+  assert.throws(() => new Client("service.example.com", "aok_key"), /address/);
+  assert.throws(() => new Client("https://service.example.com", ""), /API key/);
+  const away = new Client("http://127.0.0.1:2", "aok_key", { patience: 0 });
+  await assert.rejects(away.installLinks.create("acme"), /ECONNREFUSED.* Is http:\/\/127\.0\.0\.1:2 the service's address/);
+  await assert.rejects(scripted(problem(401, "unauthenticated")).client().installations.get("ins_1"), /keys list/);
+});
+
+test("an owner of two companies comes home to the one that was connected last", async () => {
+  const [old, recent] = ["2026-01-01T10:00:00Z", "2026-01-02T10:00:00Z"].map((at) => ({ id: at, connected_at: at }));
+  const { client } = scripted(json({ items: [recent], next: "more" }), json({ items: [old], next: null }));
+
+  assert.equal((await wayHome(client(), "acme", new URLSearchParams())).installation?.id, recent?.id);
 });

@@ -7,7 +7,7 @@ ClientError
 │   ├── InvalidRequest              what was sent is not valid; `detail` says what and where
 │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
 │   ├── SubscriptionDiffers         there is one of this name that delivers otherwise
-    │   ├── InstallationNotActive       its customer must connect again
+│   ├── InstallationNotActive       its customer must connect again
 │   ├── PositionGone                `oldest` is the oldest valid position
 │   ├── PositionUnknown             the log was restored: go on at `resume_from`
 │   ├── TooManyRequests             wait `retry_after` seconds
@@ -30,21 +30,28 @@ class ClientError(Exception):
 class ServiceError(ClientError):
     """The service refused. Branch on `code`, or on the class; `detail` is for people."""
 
+    advice = ""
+
     def __init__(self, problem: Mapping[str, Any], *, retry_after: float | None = None) -> None:
         self.code: str = str(problem.get("code", "unknown"))
         self.status: int = int(problem.get("status", 0))
         self.detail: str = str(problem.get("detail", ""))
         self.request_id: str | None = problem.get("request_id")
         self.retry_after = retry_after
-        super().__init__(f"{self.code}: {self.detail} (request {self.request_id})")
+        advice = f" {self.advice}" if self.advice else ""
+        super().__init__(f"{self.code}: {self.detail}{advice} (request {self.request_id})")
 
 
 class Unauthenticated(ServiceError):
     """The API key is not known, revoked or expired."""
 
+    advice = "This one is unknown, revoked or expired; `aircall-oauth keys list` shows those that are good."
+
 
 class ScopeMissing(ServiceError):
     """The API key lacks the scope that this needs."""
+
+    advice = "`aircall-oauth keys create --scopes …` makes one that has it."
 
 
 class OwnerNotAllowed(ServiceError):

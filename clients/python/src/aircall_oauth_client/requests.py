@@ -56,6 +56,25 @@ def to_aircall(installation_id: str, method: str, path: str, params: Params, bod
     return Request(method, door, known(params), body, repeatable=method in {"GET", "HEAD"}, of_aircall=True)
 
 
+def require(base_url: str, api_key: str) -> None:
+    """Raise `ValueError` for no address or no key, such as those of a variable that is not set."""
+    parts = urlsplit(base_url)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError("The first argument is the service's address, such as https://aircall.example.com")
+    if not api_key:
+        raise ValueError("The second argument is an API key (aok_…); `aircall-oauth keys create` makes one")
+
+
+def no_answer(request: Request, error: httpx.TransportError) -> str:
+    """Say that a request had no answer, and what to look at."""
+    asked = f"{request.method} {request.path} had no answer ({type(error).__name__})."
+    try:
+        url = error.request.url
+    except RuntimeError:
+        return asked
+    return f"{asked} Is {url.scheme}://{url.netloc.decode()} the service's address, and is it running?"
+
+
 def answer_of(request: Request, response: httpx.Response) -> Any:
     """Return the JSON of an answer, or None; raises the error that it is."""
     if response.status_code >= 400:

@@ -39,7 +39,7 @@ def verify(
     signed = b"%s.%s.%s" % (delivery.encode(), timestamp.encode(), body)
     wanted = [hmac.digest(_key(secret), signed, "sha256") for secret in secrets]
     if not any(hmac.compare_digest(one, each) for one in _signatures(given) for each in wanted):
-        raise SignatureInvalid("No signature is of a secret that is known here")
+        raise SignatureInvalid("No signature is of the secret that is used here; it must be that of the subscription")
     return _event(body, delivery)
 
 

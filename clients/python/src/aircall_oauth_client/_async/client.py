@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -27,6 +28,8 @@ from aircall_oauth_client.requests import Request, get, known
 TIMEOUT = httpx.Timeout(70.0, connect=10.0)
 PATIENCE_SECONDS = 60.0
 
+logger = logging.getLogger(__name__)
+
 
 class AsyncClient:
     """Asks the service. Use it as a context manager, or call `aclose()`.
@@ -44,6 +47,7 @@ class AsyncClient:
         timeout: httpx.Timeout | float = TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        requests.require(base_url, api_key)
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
             headers={"authorization": f"Bearer {api_key}", "user-agent": "aircall-oauth-client/0.1 (Python)"},
@@ -103,6 +107,8 @@ class AsyncClient:
                 pause = requests.pause_before_again(request, error, attempt)
                 if pause is None or waited + pause > self._patience:
                     raise
+                if attempt == 0 and isinstance(error, errors.ConnectionLost):
+                    logger.warning("%s Trying again for %.0f seconds …", error, self._patience)
             await sleep(pause)
             waited, attempt = waited + pause, attempt + 1
 
@@ -113,7 +119,7 @@ class AsyncClient:
         try:
             return await self._http.request(request.method, request.path, **more)
         except httpx.TransportError as error:
-            raise errors.ConnectionLost(f"{request.method} {request.path}: {type(error).__name__}") from error
+            raise errors.ConnectionLost(requests.no_answer(request, error)) from error
 
     async def pages(self, path: str, **params: Any) -> AsyncIterator[Any]:
         """Yield the items of every page of a list of the service's."""
@@ -136,4 +142,4 @@ class AsyncClient:
                     raise requests.error_of(request, response)
                 yield response
         except httpx.TransportError as error:
-            raise errors.ConnectionLost(f"{request.method} {request.path}: {type(error).__name__}") from error
+            raise errors.ConnectionLost(requests.no_answer(request, error)) from error

@@ -27,6 +27,8 @@ async def way_home(client: AsyncClient, owner: str, *, claim: str = "", error: s
             return Home(None, error="try_again", attempt=attempt, reload=True)
         except errors.ServiceError as refused:
             return Home(None, error=refused.code, attempt=attempt)
-    async for installation in client.installations.list(owner=owner, status="active"):
-        return Home(installation)
+    active = [one async for one in client.installations.list(owner=owner, status="active")]
+    if active:
+        # An owner may have several companies: the one that came last is what this browser has just connected.
+        return Home(max(active, key=lambda one: one["connected_at"]))
     return Home(None, error="not_connected", attempt=attempt)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from aircall_oauth_client import errors
+from aircall_oauth_client import errors, secret_file
 from aircall_oauth_client.models import (
     Attempt,
     DeadEvent,
@@ -23,6 +24,8 @@ from aircall_oauth_client.requests import Request, get, path_of, post
 
 if TYPE_CHECKING:
     from aircall_oauth_client._sync.client import Client
+
+logger = logging.getLogger(__name__)
 
 # What a change may change; the rest of a subscription stays what it was made with.
 CHANGEABLE = ("url", "types", "owners", "installations", "order")
@@ -61,6 +64,20 @@ class Subscriptions:
                 if (one["name"], one["kind"], sorted(one["owners"])) == (name, kind, sorted(owners)):
                     return self._changed(one, {"url": url, **fields})
             raise
+
+    def secret(self, name: str, url: str, *, file: str, **fields: Any) -> str:
+        """Do as `ensure` does, and return the subscription's secret, which is kept in `file` for the next start.
+
+        Where the file lacks it, a new one is made, and the old one ends after 24 hours. For an app of one process:
+        several take the secret from where you keep your other secrets.
+        """
+        one = self.ensure(name, url, **fields)
+        kept = cast("dict[str, Any]", one).get("secret") or secret_file.read(file, one["id"])
+        if kept is None:
+            kept = (self.rotate_secret(one["id"]))["secret"]
+            logger.warning("%s lacked the secret of %s: a new one is made, the old one ends in 24 hours", file, name)
+        secret_file.write(file, one["id"], kept)
+        return str(kept)
 
     def _changed(self, one: Subscription, wanted: Mapping[str, Any]) -> Subscription:
         now = cast("dict[str, Any]", one)
