@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
+from aircall_oauth.errors import AppError
 from aircall_oauth.storage.models.base import new_id
 from tests.support.consoles import LOOKING, Console, words
 from tests.support.service import Service, run_service, settings_for
@@ -239,6 +240,66 @@ async def test_the_fields_that_a_form_left_empty_are_not_in_the_address(console:
 
     assert answer.status_code == 303
     assert answer.headers["location"] == "?next=%2Fsessions"
+
+
+async def test_what_can_not_be_done_is_no_error_of_the_consoles_and_has_a_way_on(console: Console) -> None:
+    installation = await console.service.install()
+    await console.service.sql("UPDATE installation SET status = 'unclaimed'")
+    anna = await console.visitor()
+    customer = f"/customers/{installation}"
+
+    for answer, status, said, home in (
+        (await anna.post("/"), 405, "This page can't be asked for like that", "/"),
+        (await anna.put("/keys"), 405, "This page can't be asked for like that", "/keys"),
+        (await anna.post("/keys/new", content=b"x" * 1_100_000), 413, "That is too much at once", "/keys"),
+        (await anna.post("/keys/new", content=b"x" * 70_000), 422, "What was sent is not right", "/keys"),
+        (await anna.post(f"{customer}/check"), 409, "Not with this customer", "/customers"),
+        (await anna.post(f"{customer}/rotate"), 409, "Not with this customer", "/customers"),
+        (await anna.get("/audit?action=nonsense"), 422, "This address is not right", "/audit"),
+    ):
+        assert answer.status_code == status
+        assert said in words(answer)
+        assert "error of the console" not in words(answer)
+        assert f'<a class="button" href="{home}">' in answer.text
+        assert "<nav" in answer.text, "the menu is there, to go on from"
+    assert "GET" in (await anna.post("/")).headers["allow"]
+
+
+async def test_no_refusal_is_shown_as_an_error_of_the_consoles(console: Console) -> None:
+    """Each kind of refusal that there is, one that is added tomorrow too."""
+    anna = await console.visitor()
+    kinds = [kind for kind in AppError.every() if kind.status < 500 and kind.__module__ == AppError.__module__]
+
+    @console.app.get("/refused/{number}")
+    async def refuse(number: int) -> None:
+        error = kinds[number].__new__(kinds[number])
+        error.detail = kinds[number].title()
+        vars(error).setdefault("retry_after_seconds", 3)
+        raise error
+
+    for number, kind in enumerate(kinds):
+        answer = await anna.get(f"/refused/{number}")
+        assert answer.status_code in {kind.status, 303}, kind
+        assert "error of the console" not in words(answer), kind
+    assert len(kinds) > 40
+
+
+@pytest.mark.parametrize("path", sorted(set(routes("GET"))))
+async def test_a_page_answers_head_as_it_answers_get(console: Console, path: str) -> None:
+    anna, address = await console.visitor(), filled_in(path)
+
+    got, head = await anna.get(address), await anna.head(address)
+
+    assert head.status_code == got.status_code
+    assert head.headers["content-type"] == got.headers["content-type"] if "content-type" in got.headers else True
+    assert (await console.stranger().head(address)).headers["location"].startswith("/sign-in")
+
+
+async def test_asking_for_the_head_of_a_link_does_not_use_it_up(console: Console) -> None:
+    link = await console.link()
+    async with console.stranger() as browser:
+        assert (await browser.head(link)).status_code == 403
+        assert (await browser.get(link)).status_code == 303
 
 
 async def test_without_the_database_a_page_says_what_to_do(console: Console) -> None:

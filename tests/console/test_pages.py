@@ -15,6 +15,7 @@ from tests.support.receivers import subscription_body
 from tests.support.service import Service
 
 COMPANY = 70077
+GONE = "UPDATE installation SET status = 'removed', token_sealed = NULL, token_fingerprint = NULL"
 
 
 @pytest.fixture
@@ -153,6 +154,29 @@ async def test_a_check_finds_and_mends_and_the_audit_names_the_person(console: C
     assert webhook.active
     (line,) = await audited(service, "installation.checked")
     assert line["actor"] == "person:anna"
+
+
+@pytest.mark.parametrize(
+    ("status", "refused", "said"),
+    [
+        ("unclaimed", {"check", "rotate", "backfill"}, "no owner has claimed this installation"),
+        ("unauthorized", {"rotate", "backfill"}, "Aircall no longer accepts its token"),
+        ("removed", {"check", "rotate", "backfill", "disconnect"}, "this installation has ended"),
+        ("active", set(), ""),
+    ],
+)
+async def test_an_act_that_makes_no_sense_now_says_why_instead_of_asking(
+    console: Console, status: str, refused: set[str], said: str
+) -> None:
+    installation = await console.service.install()
+    await console.service.sql(GONE if status == "removed" else f"UPDATE installation SET status = '{status}'")
+    anna = await console.visitor()
+
+    for act in ("check", "rotate", "backfill", "disconnect"):
+        page = await anna.get(f"/customers/{installation}/{act}")
+        assert page.status_code == 200
+        assert (f'action="/customers/{installation}/{act}"' not in page.text) == (act in refused), act
+        assert (said in words(page)) == (act in refused or not said), act
 
 
 async def test_an_install_link_that_the_console_makes_works(console: Console) -> None:

@@ -20,10 +20,15 @@ async def test_serve_has_the_console_on_its_own_port_only(tmp_path: Path, databa
 
         there = await browser.get(f"http://localhost:{port}/sign-in")
         here = await browser.get(f"{it.service_url}/sign-in")
+        head = await browser.head(f"http://localhost:{port}/sign-in")
         hooks = await browser.post(f"http://localhost:{port}/aircall/webhook", json={})
 
     assert there.status_code == 200
     assert "Sign in" in there.text
+    assert (head.status_code, head.content, head.headers["content-length"]) == (
+        *(200, b""),
+        str(len(there.content)),
+    )
     assert here.status_code == 404
     assert here.headers["content-type"] == "application/problem+json"
     assert hooks.status_code == 401, "a page that asks to sign in, not the receiver"

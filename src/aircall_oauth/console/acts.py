@@ -38,6 +38,7 @@ class Act:
     fields: Sequence[Field] = ()
     dangerous: bool = False
     needs: Sequence[Scope] = TO_ACT
+    why_not: str | None = None  # why it makes no sense now
 
 
 def curl(public_url: str, method: str, path: str, body: Any = None) -> str:

@@ -1,5 +1,7 @@
 """The console's application: its pages, its errors as pages in the same frame, its own files."""
 
+from contextlib import suppress
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
@@ -12,7 +14,7 @@ from aircall_oauth.console.assets import ASSETS
 from aircall_oauth.console.brake import SignInBrake
 from aircall_oauth.console.frame import guarded
 from aircall_oauth.console.pages import PAGES
-from aircall_oauth.errors import AppError, InvalidRequest, MethodNotAllowed, NotFound, SignInNeeded
+from aircall_oauth.errors import AppError, BodyTooLarge, InvalidRequest, MethodNotAllowed, NotFound, SignInNeeded
 from aircall_oauth.resources import Resources
 
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -49,8 +51,13 @@ async def asset(request: Request, name: str) -> Response:
 
 async def answer_error(request: Request, error: AppError) -> Response:
     """Answer an error with its page; a visitor who is not signed in is sent to sign in, and then back."""
-    if isinstance(error, SignInNeeded) and request.method == "GET":
+    if isinstance(error, SignInNeeded) and request.method in gate.READING_METHODS:
         return guarded(RedirectResponse(refusals.sign_in_address(request), 303))
+    if isinstance(error, BodyTooLarge):
+        # It is refused before anyone is recognised: the page has its menu all the same.
+        with suppress(AppError):
+            gate.refuse_other_hosts(request)
+            request.state.visitor = await gate.visitor_of(request)
     return await refusals.page(request, error)
 
 
@@ -76,4 +83,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     except AppError as refusal:
         return await answer_error(request, refusal)
     known = {404: NotFound, 405: MethodNotAllowed}
-    return await answer_error(request, known.get(error.status_code, InvalidRequest)())
+    answer = await answer_error(request, known.get(error.status_code, InvalidRequest)())
+    answer.headers.update({name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"})
+    return answer

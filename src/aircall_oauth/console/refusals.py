@@ -6,24 +6,31 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from aircall_oauth.access import problems
-from aircall_oauth.console.frame import show
+from aircall_oauth.console.frame import NAVIGATION, show
 from aircall_oauth.errors import (
     AircallError,
     AppError,
+    BodyTooLarge,
     BudgetSpent,
     CheckUnderWay,
     ConsoleError,
     CrossSiteRefused,
     DatabaseAway,
+    InstallationNotActive,
     InvalidRequest,
     LinkSpent,
+    MethodNotAllowed,
     NotFound,
     NotReady,
     OtherHostRefused,
     PayloadsHidden,
     PayloadsNeeded,
+    PositionGone,
     ReadOnly,
+    RotationUnderWay,
     SignInNeeded,
+    SubscriptionsFull,
+    SubscriptionUnsigned,
     TooManySignIns,
     Unavailable,
 )
@@ -78,12 +85,34 @@ ADVICE: dict[type[AppError], tuple[str, str]] = {
         "There is no such page",
         "The address may be mistyped, or what it showed was deleted. The search box finds ids, owners and companies.",
     ),
+    MethodNotAllowed: (
+        "This page can't be asked for like that",
+        "Nothing was done. Pages are opened, and acts are done by the buttons of their own forms.",
+    ),
+    BodyTooLarge: ("That is too much at once", "Nothing was done. Shorten what was filled in, and send it again."),
+    InstallationNotActive: (
+        "Not with this customer",
+        "Nothing was done: it is not connected now. Its page says why; an install link connects it again.",
+    ),
+    RotationUnderWay: ("It is under way already", "Nothing was begun. The vault's page shows how far it is."),
+    SubscriptionUnsigned: ("It has no secret", "Nothing was done. Brokers know who sends by the user that signs in."),
+    SubscriptionsFull: ("No room for another destination", "Nothing was made. Delete one, or raise the setting."),
+    PositionGone: ("The log does not go back so far", "What is older than its retention was dropped. Look further on."),
     InvalidRequest: ("This address is not right", "Correct what is named above, or start from the menu."),
     AppError: (
         "Something went wrong here",
         "This is an error of the console's. The service's log has the details under the request's id.",
     ),
 }
+
+
+# For an error without advice of its own: nothing of it is this console's fault.
+BY_STATUS = {
+    409: ("Not as things are now", "Nothing was done. Open the page again: what it showed may have changed meanwhile."),
+    429: ("Wait a moment", "Nothing was done. It was asked for too often; do it again a little later."),
+}
+REFUSED = ("That can't be done", "Nothing was done. Go back, and look at what is named above.")
+NOT_RIGHT = ("What was sent is not right", "Nothing was done. Go back, correct what is named above, and send it again.")
 
 
 def sign_in_address(request: Request) -> str:
@@ -95,6 +124,8 @@ def sign_in_address(request: Request) -> str:
 async def page(request: Request, error: AppError) -> HTMLResponse:
     """Return the page of an error, with its status."""
     title, advice = _advice(error)
+    if isinstance(error, InvalidRequest) and request.method == "POST":
+        title, advice = NOT_RIGHT
     headers = {name: value for name, value in problems.headers(error).items() if name == "retry-after"}
     if isinstance(error, TooManySignIns):
         headers["retry-after"] = str(error.retry_after_seconds)
@@ -108,10 +139,21 @@ async def page(request: Request, error: AppError) -> HTMLResponse:
         sentence=error.detail,
         advice=advice,
         request_id=request.scope.get("request_id"),
+        home=_home(request),
+        to_sign_in=isinstance(error, SignInNeeded | LinkSpent | TooManySignIns),
     )
+
+
+def _home(request: Request) -> tuple[str, str]:
+    """Return the address and the name of the page to go on from: that of the menu to which the address belongs."""
+    address = f"/{request.url.path.split('/')[1]}"
+    return (address, NAVIGATION[address]) if address in NAVIGATION else ("/", NAVIGATION["/"])
 
 
 def _advice(error: AppError) -> tuple[str, str]:
     if error.status == 404:
         return ADVICE[NotFound]
-    return next(found for kind, found in ADVICE.items() if isinstance(error, kind))
+    kind = next(kind for kind in ADVICE if isinstance(error, kind))
+    if kind is AppError and error.status < 500:
+        return BY_STATUS.get(error.status, REFUSED)
+    return ADVICE[kind]

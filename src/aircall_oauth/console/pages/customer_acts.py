@@ -17,9 +17,24 @@ from aircall_oauth.installations.outages import backfill
 from aircall_oauth.installations.upkeep import check, retired
 from aircall_oauth.installations.upkeep.check import Code
 from aircall_oauth.installations.views import InstallationView
+from aircall_oauth.storage.models.installations import InstallationStatus
 
 router = APIRouter(route_class=PageRoute)
 
+ACTIVE, UNAUTHORIZED, UNCLAIMED, REMOVED = (
+    InstallationStatus.ACTIVE,
+    InstallationStatus.UNAUTHORIZED,
+    InstallationStatus.UNCLAIMED,
+    InstallationStatus.REMOVED,
+)
+# Why not for a customer of this status.
+WHY_NOT = {
+    UNCLAIMED: "Not yet: no owner has claimed this installation. Until then it has no webhook, and its token is not "
+    "used; after an hour it is erased. Its admin can begin again with an install link.",
+    UNAUTHORIZED: "Not now: Aircall no longer accepts its token. Its admin must install the app again, with an install "
+    "link; “Check now” says whether Aircall has come round.",
+    REMOVED: "Not any more: this installation has ended. Its admin can connect again with an install link.",
+}
 CODES = {
     Code.TOKEN_REFUSED: "Aircall refused the token twice: the customer's admin must install the app again.",
     Code.TOKEN_FOREIGN: "The token answers for another company than before: the admin must install the app again.",
@@ -50,6 +65,7 @@ async def ask_check(page: PageDep, installation_id: InstallationId) -> Response:
                 "It takes some seconds.",
             ],
             button="Check now",
+            why_not=_why_not(view, {ACTIVE, UNAUTHORIZED}),
             back=_back(view),
             curl=acts.curl(page.settings.public_url, "POST", f"/v1/installations/{view.id}/check"),
         )
@@ -105,6 +121,7 @@ async def ask_rotate(page: PageDep, installation_id: InstallationId) -> Response
                 "Do this where the webhook's token may have been seen by others.",
             ],
             button="Rotate the webhook",
+            why_not=_why_not(view, {ACTIVE}),
             back=_back(view),
             command=acts.command("installations", "rotate-webhook", view.id),
         )
@@ -158,6 +175,7 @@ async def ask_disconnect(page: PageDep, installation_id: InstallationId) -> Resp
                 "What is in the log stays until its retention is over.",
             ],
             button="Disconnect for good",
+            why_not=_why_not(view, {ACTIVE, UNAUTHORIZED, UNCLAIMED}),
             back=_back(view),
             curl=acts.curl(page.settings.public_url, "DELETE", f"/v1/installations/{view.id}"),
             command=acts.command("installations", "disconnect", view.id),
@@ -175,6 +193,11 @@ async def disconnect(page: ActingPage, installation_id: InstallationId) -> Respo
 
 def name_of(view: InstallationView) -> str:
     return view.company_name or view.owner or view.id
+
+
+def _why_not(view: InstallationView, allowed: set[InstallationStatus]) -> str | None:
+    """Return why an act makes no sense for an installation of this status; None if it does."""
+    return None if view.status in allowed else WHY_NOT[view.status]
 
 
 async def _view(page: Page, installation_id: str) -> InstallationView:
@@ -238,6 +261,7 @@ def _backfill_act(view: InstallationView, form: Form | None = None) -> Act:
             "Nothing is added twice. It uses the company's budget, and may take minutes.",
         ],
         button="Back-fill",
+        why_not=_why_not(view, {ACTIVE}),
         back=_back(view),
         command=acts.command(*words_, *(["--to", until] if until else [])),
         fields=[

@@ -18,7 +18,7 @@ from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.errors import DestinationRefused, InvalidRequest, SubscriptionsFull
-from aircall_oauth.storage.models.deliveries import SubscriptionOrder
+from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder
 from aircall_oauth.telemetry.text import readable
 
 router = APIRouter(route_class=PageRoute)
@@ -239,6 +239,7 @@ def _rotate_act(page: Page, view: SubscriptionView) -> Act:
         ],
         button="Make a new secret",
         needs=TO_DISCLOSE,
+        why_not=None if view.kind == SubscriptionKind.HTTP else "A broker's destination has no signing secret.",
         fields=[Field("now", "The old secret", kind="checkboxes", options=choice)],
     )
 

@@ -44,7 +44,7 @@ async def sign_in_by_key(request: Request, form: Form, next: Next = "/") -> Resp
 async def sign_in_by_link(request: Request, secret: str) -> Response:
     """Use a one-time link up, and open a session. A browser that only looks ahead does not use it up."""
     purpose = request.headers.get("sec-purpose", "") + request.headers.get("purpose", "")
-    if "prefetch" in purpose or request.headers.get("sec-fetch-site") == "cross-site":
+    if request.method == "HEAD" or "prefetch" in purpose or request.headers.get("sec-fetch-site") == "cross-site":
         raise CrossSiteRefused("Open this link yourself: copy it into the browser's address bar. It is not used up.")
     brake: SignInBrake = request.app.state.brake
     with brake.attempt(_address(request)):
@@ -67,6 +67,7 @@ async def kept(request: Request, next: Next = "/") -> Response:  # noqa: A002
         advice="The cookie is sent over https only, and over http://localhost by Chromium and Firefox. Use one of them "
         "or https, allow cookies here, and sign in with a new link.",
         request_id=request.scope.get("request_id"),
+        to_sign_in=True,
     )
 
 
