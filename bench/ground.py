@@ -128,12 +128,22 @@ def answers(port: int) -> bool:
     return True
 
 
-def load(server: Server, count: int, salt: int, connections: int = CONNECTIONS) -> dict[str, Any]:
-    """A bounded load on a server, from a process of its own."""
-    command = [sys.executable, "-m", "bench.load", str(server.port), TOKEN, str(connections), str(count), str(salt)]
+def load(server: Server, count: int, salt: int, connections: int = CONNECTIONS, made: str = "varied") -> dict[str, Any]:
+    """A bounded load on a server, from a process of its own; `made` is a function of `bench.bodies`."""
+    numbers = [str(number) for number in (connections, count, salt)]
+    command = [sys.executable, "-m", "bench.load", str(server.port), TOKEN, *numbers, made]
     done = subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=600)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def busy_seconds(*pids: int) -> float:
+    """Processor time of these processes so far."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident_megabytes(server: Server) -> float:
@@ -142,5 +152,5 @@ def resident_megabytes(server: Server) -> float:
 
 
 def fresh_salt() -> int:
-    """Makes this run's events unlike any other's."""
-    return time.time_ns() // 1000 % 10**7
+    """Makes this run's events unlike any other's: seven digits, that the numbers of its events have nineteen."""
+    return 10**6 + time.time_ns() // 1000 % (8 * 10**6)

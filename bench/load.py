@@ -1,6 +1,8 @@
 """A load of unique events over kept connections, bounded in count; prints what it saw as JSON.
 
-python -m bench.load PORT TOKEN CONNECTIONS COUNT SALT
+python -m bench.load PORT TOKEN CONNECTIONS COUNT SALT [BODIES]
+
+BODIES is a function of `bench.bodies`: `varied`, the default, `varied_of_4_kb` or `of_one_letter`.
 """
 
 import asyncio
@@ -12,8 +14,8 @@ from typing import cast
 
 import uvloop
 
-BODY_BYTES = 2048
-SLOT = b"00000000000000000000"
+from bench import bodies
+
 LONGEST_SECONDS = 120
 
 
@@ -31,8 +33,8 @@ class Tally:
 class Connection(asyncio.Protocol):
     """One connection: an event, its answer, the next event."""
 
-    def __init__(self, tally: Tally, head: bytes, tail: bytes, salt: int, done: asyncio.Event) -> None:
-        self._tally, self._head, self._tail, self._salt, self._done = tally, head, tail, salt, done
+    def __init__(self, tally: Tally, requests: list[tuple[bytes, bytes]], salt: int, done: asyncio.Event) -> None:
+        self._tally, self._requests, self._salt, self._done = tally, requests, salt, done
         self._transport: asyncio.Transport | None = None
         self._started = 0.0
         self._answer = b""
@@ -62,33 +64,25 @@ class Connection(asyncio.Protocol):
         if tally.sent >= tally.wanted:
             return
         tally.sent += 1
-        number = b"%020d" % (self._salt * 10**12 + tally.sent)
+        head, tail = self._requests[tally.sent % len(self._requests)]
+        number = b"%d" % (self._salt * 10**12 + tally.sent)
         self._started = time.perf_counter()
-        self._transport.write(b"".join((self._head, number, self._tail)))
+        self._transport.write(b"".join((head, number, tail)))
 
 
-def request(token: str) -> tuple[bytes, bytes]:
-    """One event as HTTP, cut at the place of its number."""
-    event = {
-        "resource": "call",
-        "event": "call.ended",
-        "timestamp": int(time.time()),
-        "token": token,
-        "data": {"id": SLOT.decode(), "direction": "inbound", "status": "done", "tags": [], "comments": [], "note": ""},
-    }
-    event["data"]["note"] = "x" * (BODY_BYTES - len(json.dumps(event, separators=(",", ":"))))  # type: ignore[index]
-    body = json.dumps(event, separators=(",", ":")).encode()
+def requests(token: str, made: str = "varied") -> list[tuple[bytes, bytes]]:
+    """Each body as an HTTP request, cut at the place of its number."""
     head = b"POST /aircall/webhook HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    before, after = (head + b"content-length: %d\r\n\r\n" % len(body) + body).split(SLOT)
-    return before, after
+    whole = (head + b"content-length: %d\r\n\r\n" % len(body) + body for body in getattr(bodies, made)(token))
+    return [cast("tuple[bytes, bytes]", tuple(request.split(bodies.SLOT))) for request in whole]
 
 
-async def load(port: int, token: str, connections: int, count: int, salt: int) -> dict[str, float]:
+async def load(port: int, token: str, connections: int, count: int, salt: int, made: str) -> dict[str, float]:
     tally, done, loop = Tally(count), asyncio.Event(), asyncio.get_running_loop()
-    head, tail = request(token)
+    of_token = requests(token, made)
     started = time.perf_counter()
     opened = [
-        await loop.create_connection(lambda: Connection(tally, head, tail, salt, done), "127.0.0.1", port)
+        await loop.create_connection(lambda: Connection(tally, of_token, salt, done), "127.0.0.1", port)
         for _ in range(connections)
     ]
     async with asyncio.timeout(LONGEST_SECONDS):
@@ -108,6 +102,6 @@ async def load(port: int, token: str, connections: int, count: int, salt: int) -
 
 
 if __name__ == "__main__":
-    port, token, connections, count, salt = sys.argv[1:]
-    result = uvloop.run(load(int(port), token, int(connections), int(count), int(salt)))
+    port, token, connections, count, salt, *made = sys.argv[1:]
+    result = uvloop.run(load(int(port), token, int(connections), int(count), int(salt), *(made or ["varied"])))
     sys.stdout.write(json.dumps(result) + "\n")

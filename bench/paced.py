@@ -13,7 +13,7 @@ import aiohttp
 import uvloop
 
 from bench import ground
-from bench.load import request
+from bench.load import requests
 
 
 def load(port: int, token: str, per_second: int, seconds: int, salt: int) -> dict[int, float]:
@@ -25,14 +25,15 @@ def load(port: int, token: str, per_second: int, seconds: int, salt: int) -> dic
 
 
 async def send(port: int, token: str, per_second: int, seconds: int, salt: int) -> dict[int, float]:
-    head, tail = (part.partition(b"\r\n\r\n")[2] or part for part in request(token))
+    bodies = [(head.partition(b"\r\n\r\n")[2], tail) for head, tail in requests(token)]
     answered: dict[int, float] = {}
     url = f"http://127.0.0.1:{port}/aircall/webhook"
     headers = {"content-type": "application/json"}
     async with aiohttp.ClientSession(headers=headers) as session:
 
         async def post(number: int) -> None:
-            async with session.post(url, data=b"%s%020d%s" % (head, number, tail)) as response:
+            head, tail = bodies[number % len(bodies)]
+            async with session.post(url, data=b"%s%d%s" % (head, number, tail)) as response:
                 await response.read()
                 answered[number] = time.monotonic()
                 assert response.status == 200

@@ -1,6 +1,8 @@
-"""Acks per second: this service, a no-op that reads the same envelope, and a plain handler, alternating in one run.
+"""Acks per second: this service, a server that does nothing, and a plain handler, alternating in one run.
 
 python -m bench.receiver [--rounds 5] [--count 10000] [--full]
+
+Each time with bodies made from the samples, of 2 and of 4 KB, and with one of a single letter (`bench.bodies`).
 """
 
 import argparse
@@ -18,6 +20,7 @@ from bench import ground
 from bench.ground import Server
 
 PLAIN_SHARE = 20
+BODIES = ("varied", "varied_of_4_kb", "of_one_letter")
 INSTALLATIONS = 10_000
 EVENTS = 2_000_000
 FILL_INSTALLATIONS = """
@@ -58,9 +61,10 @@ def main() -> None:
         servers = {name: stack.enter_context(ground.serving(name, folder, url)) for name in names}
         for server in servers.values():
             ground.load(server, 500, ground.fresh_salt())
-        rounds = [_round(servers, options.count) for _ in range(options.rounds)]
-        _report("empty house", rounds)
-        _say_costs(asyncio.run(_costs(url, servers["service"], options.count)))
+        for made in BODIES:
+            rounds = [_round(servers, options.count, made) for _ in range(options.rounds)]
+            _report(f"empty house, bodies {made}", rounds)
+            _say_costs(asyncio.run(_costs(url, servers["service"], options.count, made)))
         if options.full:
             asyncio.run(_fill(url))
             _report(
@@ -69,9 +73,9 @@ def main() -> None:
             )
 
 
-def _round(servers: dict[str, Server], count: int) -> dict[str, dict[str, Any]]:
+def _round(servers: dict[str, Server], count: int, made: str = "varied") -> dict[str, dict[str, Any]]:
     counts = {"noop": count, "plain": max(count // PLAIN_SHARE, 200), "service": count}
-    return {name: ground.load(server, counts[name], ground.fresh_salt()) for name, server in servers.items()}
+    return {name: ground.load(server, counts[name], ground.fresh_salt(), made=made) for name, server in servers.items()}
 
 
 def _report(title: str, rounds: list[dict[str, dict[str, Any]]]) -> None:
@@ -94,18 +98,23 @@ def _median(rounds: list[dict[str, dict[str, Any]]], name: str, what: str) -> fl
     return float(statistics.median(each[name][what] for each in rounds))
 
 
-async def _costs(url: str, server: Server, count: int) -> dict[str, float]:
-    """Statements and WAL bytes per event, at full load."""
+async def _costs(url: str, server: Server, count: int, made: str) -> dict[str, float]:
+    """Statements, WAL bytes and processor time per event, at full load."""
     connection = await asyncpg.connect(url)
     try:
+        backends = [row["pid"] for row in await connection.fetch("SELECT pid FROM pg_stat_activity")]
         before = await connection.fetchrow(MEASURED)
-        await asyncio.to_thread(ground.load, server, count, ground.fresh_salt())
+        busy = [ground.busy_seconds(server.pid), ground.busy_seconds(*backends)]
+        await asyncio.to_thread(ground.load, server, count, ground.fresh_salt(), made=made)
         after = await connection.fetchrow(MEASURED)
+        busy += [ground.busy_seconds(server.pid), ground.busy_seconds(*backends)]
     finally:
         await connection.close()
     return {
         "statements": (after["calls"] - before["calls"]) / count,
         "wal": float(after["wal"] - before["wal"]) / count,
+        "server": (busy[2] - busy[0]) / count * 1e6,
+        "postgres": (busy[3] - busy[1]) / count * 1e6,
         "megabytes": ground.resident_megabytes(server),
     }
 
@@ -118,6 +127,8 @@ MEASURED = """
 def _say_costs(costs: dict[str, float]) -> None:
     _say(f"  SQL statements per event   {costs['statements']:6.3f}")
     _say(f"  WAL bytes per event        {costs['wal']:6.0f}")
+    _say(f"  CPU per event: server      {costs['server']:6.0f} µs")
+    _say(f"  CPU per event: PostgreSQL  {costs['postgres']:6.0f} µs")
     _say(f"  memory of the process      {costs['megabytes']:6.0f} MB")
 
 

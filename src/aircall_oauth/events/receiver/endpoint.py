@@ -14,7 +14,7 @@ from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxF
 from aircall_oauth.events.receiver import envelope
 from aircall_oauth.events.receiver.body import MAX_BODY_BYTES, Bodies
 from aircall_oauth.events.receiver.inbox import Inbox
-from aircall_oauth.events.receiver.large import LARGE_BYTES, LargeBodies
+from aircall_oauth.events.receiver.large import LargeBodies
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
@@ -77,7 +77,7 @@ class Receiver:
     async def _take_in(self, body: bytes) -> TakenIn:
         resources: Resources = self._state.resources
         inbox: Inbox = self._state.inbox
-        event = envelope.read(body) if len(body) <= LARGE_BYTES else await self._large.read(resources, body)
+        event = envelope.read(body) if len(body) <= envelope.LARGE_BYTES else await self._large.read(resources, body)
         await _wait_until_ready(resources)
         resource = envelope.resource(event)
         arrival = Arrival(

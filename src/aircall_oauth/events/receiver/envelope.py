@@ -14,14 +14,15 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # not in type
 from typing import Any
 
 import msgspec
+import simdjson
 
 from aircall_oauth.aircall import calls
 from aircall_oauth.errors import EventMalformed
 
 MAX_DEPTH = 100
 MAX_TOKEN = 1024
+LARGE_BYTES = 64 * 1024
 MISSING = (None, "")
-FIELDS = (b'"event"', b'"token"', b'"data"', b'"resource"', b'"timestamp"')
 NAME = re.compile(r"[\x21-\x7e]{1,255}")
 NUMBER = re.compile(r"[0-9]{1,16}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
 BLANK = re.compile(r"[ \t\n\r]*")
@@ -92,31 +93,38 @@ class _Fields(msgspec.Struct, gc=False):
 
 
 _fields = msgspec.json.Decoder(_Fields)
-_anything = msgspec.json.Decoder()
+# It keeps its memory, and can read one body at a time: for those that the event loop's thread reads.
+_parser = simdjson.Parser()
 
 
 def _quickly(body: bytes) -> Envelope | None:
-    """Read with msgspec, as nearly all bodies can be; None where it is stricter than some senders, or too lenient."""
-    if not _is_plain(body):
-        return None
+    """Read with simdjson, which builds no Python object of the body; None where it is stricter than some senders.
+
+    msgspec then cuts out the fields' own text. It skips what it need not decode, and would take NaN, a bad escape or a
+    broken string in there.
+    """
     try:
+        about = _check(simdjson.Parser() if len(body) > LARGE_BYTES else _parser, body)
         fields = _fields.decode(body)
-        # Raw fields are skipped unread: without this, NaN, a bad escape or a broken string would get into the log.
-        whole = _anything.decode(body)
-    except (UnicodeError, msgspec.MsgspecError, RecursionError):
+        return Envelope(fields.event, fields.token, _text(fields.data), fields.resource, _text(fields.timestamp), about)
+    except (UnicodeError, ValueError, RuntimeError, msgspec.MsgspecError):
         return None
-    about = _id_of(whole["data"])
-    return Envelope(fields.event, fields.token, _text(fields.data), fields.resource, _text(fields.timestamp), about)
 
 
-def _id_of(data: Any) -> int | str | None:
-    id_ = data.get("id") if isinstance(data, dict) else None
-    return id_ if type(id_) in (int, str) else None
+def _check(parser: simdjson.Parser, body: bytes) -> int | str | None:
+    """Return the `id` in `data`; raises `ValueError` or `RuntimeError` for a body that must be read patiently.
 
-
-def _is_plain(body: bytes) -> bool:
-    """Whether no field of the envelope can be there twice, however it is spelled: msgspec would take the last one."""
-    return b"\\u" not in body and all(body.count(name) <= 1 for name in FIELDS)
+    So must one with a field that is there twice, however its name is spelled: of those msgspec takes the last one.
+    """
+    document = parser.parse(body)
+    if not isinstance(document, simdjson.Object):
+        raise ValueError
+    names = list(document)
+    if len(set(names)) < len(names):
+        raise ValueError
+    data = document.get("data")
+    id_ = data.get("id") if isinstance(data, simdjson.Object) else None
+    return id_ if isinstance(id_, int | str) and id_ is not True and id_ is not False else None
 
 
 def _text(raw: msgspec.Raw) -> str:

@@ -14,7 +14,6 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 
-LARGE_BYTES = 64 * 1024
 # Inside `data` there may be a few tokens that are not the webhook's.
 MOST_TOKENS = 8
 ASKING_AT_ONCE = 2
