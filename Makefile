@@ -62,6 +62,7 @@ bench: setup ## measure against a no-op and a plain handler, in one run (some mi
 	$(BIN)/python -m bench.feed
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.deliveries
+	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.proxy
 	$(BIN)/python -m bench.rotation
 	$(BIN)/python -m bench.upkeep

@@ -1,7 +1,7 @@
 """Events as Aircall sends them: the samples in a likely mix, with other values in each; and one of a single letter.
 
-Every letter and digit of a sample's texts and numbers is drawn anew, so that nothing packs better than it would in
-truth. A tenth of the bodies have `\\u` escapes. `data.id` is a slot that the load fills with the event's number.
+The letters and digits of a sample's texts and numbers are others in each body, so that it packs as it would in truth. A
+tenth of the bodies have `\\u` escapes. `data.id` is a slot that the load fills with the event's number.
 """
 
 import json
@@ -47,12 +47,12 @@ def varied(token: str, at_least: int = 0) -> Iterator[bytes]:
         draw = _chance.randrange(100)
         sample = _chance.choice(ended if draw < ENDED else calls if draw < CALLS else others)
         escaped = number % 100 < ESCAPED
-        event = _varied(sample, escaped=escaped)
+        event = _Varied(escaped=escaped).of(sample)
         event["data"] = {"id": int(SLOT)} | {name: value for name, value in event["data"].items() if name != "id"}
         event |= {"token": token, "timestamp": int(time.time())}
         body = _encoded(event, escaped=escaped)
         while len(body) < at_least:
-            event["data"].setdefault("comments", []).append(_varied(COMMENT, escaped=escaped))
+            event["data"].setdefault("comments", []).append(_Varied(escaped=escaped).of(COMMENT))
             body = _encoded(event, escaped=escaped)
         yield body
 
@@ -74,26 +74,25 @@ def _encoded(event: dict[str, Any], *, escaped: bool) -> bytes:
     return json.dumps(event, separators=(",", ":"), ensure_ascii=escaped).encode()
 
 
-def _varied(value: Any, *, escaped: bool) -> Any:
-    if isinstance(value, dict):
-        return {name: inner if name in KEPT else _varied(inner, escaped=escaped) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_varied(inner, escaped=escaped) for inner in value]
-    if isinstance(value, str):
-        return _varied_text(value, escaped=escaped)
-    if type(value) is int:
-        return int("".join(_chance.choice("123456789") for _ in str(abs(value))))
-    return value
+class _Varied:
+    """Other letters and digits in all texts and numbers of one body; what was repeated in it still is."""
+
+    def __init__(self, *, escaped: bool) -> None:
+        self._escaped = escaped
+        self._table = str.maketrans(
+            {**_other(string.ascii_lowercase), **_other(string.ascii_uppercase), **_other(string.digits)}
+        )
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: inner if name in KEPT else self.of(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.of(inner) for inner in value]
+        if isinstance(value, str):
+            drawn = value.translate(self._table)
+            return drawn + _chance.choice(BEYOND_ASCII) if self._escaped and " " in value else drawn
+        return int(str(abs(value)).translate(self._table)) if type(value) is int else value
 
 
-def _varied_text(text: str, *, escaped: bool) -> str:
-    drawn = "".join(_varied_character(character) for character in text)
-    return drawn + _chance.choice(BEYOND_ASCII) if escaped and " " in text else drawn
-
-
-def _varied_character(character: str) -> str:
-    if character in string.ascii_lowercase:
-        return _chance.choice(string.ascii_lowercase)
-    if character in string.ascii_uppercase:
-        return _chance.choice(string.ascii_uppercase)
-    return _chance.choice(string.digits) if character in string.digits else character
+def _other(characters: str) -> dict[str, str]:
+    return dict(zip(characters, _chance.sample(characters, len(characters)), strict=True))

@@ -1,4 +1,4 @@
-"""Deliveries: this service, a bare aiohttp loop and the usual design, alternating in one run; then latency and outages.
+"""Deliveries: this service, a bare aiohttp loop and the usual design, alternating in one run; then many, and outages.
 
 python -m bench.deliveries [--rounds 3] [--count 20000] [--only backlog]
 """
@@ -28,7 +28,6 @@ from bench.ground import Server
 
 CONCURRENCY = 64
 USUAL_SHARE = 20
-LATENCY_PER_SECOND, LATENCY_SECONDS = 300, 20
 MANY, MANY_PER_SECOND, MANY_SECONDS = 50, 10, 15
 MILLION = 1_000_000
 OUTAGE_SECONDS = 30
@@ -117,7 +116,6 @@ def main() -> None:
             return
         with serving_with_worker(folder, url) as server:
             house = House(folder, url, server, sink_port, api_key)
-            _latency(house)
             _many(house)
         with ground.serving("service", folder, url) as server:
             _outage(House(folder, url, server, sink_port, api_key))
@@ -172,14 +170,6 @@ def _rate(came: list[tuple[str, int, float]], count: int) -> float:
     return (last - first) / (at[last] - at[first])
 
 
-def _latency(house: House) -> None:
-    subscription_id = house.subscribe("/latency")
-    delays = _delays(house, LATENCY_PER_SECOND, LATENCY_SECONDS, {"/latency"})
-    house.forget(subscription_id)
-    _say(f"\n200-answer to delivery at {LATENCY_PER_SECOND} events/s, one process doing both")
-    _say(f"  p50 {_percentile(delays, 0.5):6.1f} ms   p99 {_percentile(delays, 0.99):6.1f} ms")
-
-
 def _many(house: House) -> None:
     """The others' p99 with one subscription hanging, against none hanging; alternating."""
     paths = [f"/many{number}" for number in range(MANY - 1)]
@@ -189,7 +179,7 @@ def _many(house: House) -> None:
         for fiftieth, found in p99.items():
             one = house.subscribe(fiftieth)
             time.sleep(3)
-            found.append(_percentile(_delays(house, MANY_PER_SECOND, MANY_SECONDS, set(paths)), 0.99))
+            found.append(percentile(delays(house, MANY_PER_SECOND, MANY_SECONDS, set(paths)), 0.99))
             house.forget(one)
     house.forget(*others)
     ratios = [hanging / well for well, hanging in zip(p99["/well"], p99["/hang"], strict=True)]
@@ -199,7 +189,7 @@ def _many(house: House) -> None:
     _say(f"  ratio {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def _delays(house: House, per_second: int, seconds: int, paths: set[str]) -> list[float]:
+def delays(house: House, per_second: int, seconds: int, paths: set[str]) -> list[float]:
     """Milliseconds between the answer to an event and each of its deliveries."""
     time.sleep(3)  # so that every subscription has its reader
     house.came()
@@ -227,7 +217,7 @@ def _outage(house: House) -> None:
     _say(f"  rows written beyond the events: {inserted} inserted, {updated} updates of the subscription's row")
 
 
-def _percentile(values: list[float], share: float) -> float:
+def percentile(values: list[float], share: float) -> float:
     return sorted(values)[int(len(values) * share)]
 
 

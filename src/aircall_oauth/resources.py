@@ -19,6 +19,7 @@ from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, Se
 from aircall_oauth.http_client import trust
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import partitions
+from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.database import Database, reason
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
@@ -64,6 +65,7 @@ class Resources:
     relay: Relay
     metrics: Metrics
     tracing: "Tracing | None"
+    commits: Commits = field(default_factory=Commits, init=False)
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
     chore_ended_at: float | None = field(default=None, init=False)

@@ -58,7 +58,7 @@ async def test_through_a_pooler_in_session_mode_everything_works(database_url: s
             installation_id = await service.install()
             answer = await service.post_event(_event(service.webhook_token()))
             ready = await service.browser.get("/readyz")
-            async with open_notifier(service.resources.database, asyncio.Event()) as notifier:
+            async with open_notifier(service.resources.database) as notifier:
                 # It polls every second as well; growth that was notified, not polled, comes sooner or later.
                 async def rings() -> bool:
                     growth = notifier.next_growth()

@@ -16,12 +16,16 @@ import asyncpg
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events import store
 from aircall_oauth.events.store import CHANNEL
+from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.database import AWAY, Database, reason
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-COALESCE_SECONDS = 0.02
+# Each announcement makes every process read, so there are pauses between them: longer ones after so many events.
+PAUSE_SECONDS = 0.004
+BUSY_EVENTS = 16
+BUSY_PAUSE_SECONDS = 0.02
 POLL_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
@@ -62,17 +66,27 @@ async def wait_for(event: asyncio.Event, seconds: float) -> bool:
 
 @asynccontextmanager
 async def open_notifier(
-    database: Database, committed: asyncio.Event, also: Mapping[str, Callable[..., None]] = MappingProxyType({})
+    database: Database,
+    *,
+    announces: Commits | None = None,
+    told_by: Commits | None = None,
+    also: Mapping[str, Callable[..., None]] = MappingProxyType({}),
 ) -> AsyncIterator[Notifier]:
-    """Open a notifier that listens to all processes, and notifies them when `committed` is set in this one.
+    """Open a notifier that listens to all processes.
 
-    `also` has further channels to listen on, each with the function that is called with what comes in there.
+    It announces the commits of `announces` to them. `told_by` are commits of this very process that it is told of at
+    once. `also` has further channels to listen on, each with the function that is called with what comes in there.
     """
-    notifier = Notifier()
-    listening = _listen(database, notifier, committed, {CHANNEL: notifier.notify, **also})
-    task = asyncio.create_task(listening)
+    notifier, announced, told = Notifier(), announces or Commits(), told_by or Commits()
+
+    def receive(_connection: Any, announcer: int, *_told: Any) -> None:
+        if announcer != told.announced_by:
+            notifier.notify()
+
+    task = asyncio.create_task(_listen(database, notifier, announced, {CHANNEL: receive, **also}))
     try:
-        yield notifier
+        with told.told_to(notifier.notify):
+            yield notifier
     finally:
         notifier.stop()
         task.cancel()
@@ -81,15 +95,16 @@ async def open_notifier(
 
 
 async def _listen(
-    database: Database, notifier: Notifier, committed: asyncio.Event, channels: Mapping[str, Callable[..., None]]
+    database: Database, notifier: Notifier, commits: Commits, channels: Mapping[str, Callable[..., None]]
 ) -> None:
     while True:
         try:
             connection = await database.connect()
+            commits.announced_by = connection.get_server_pid()
             try:
                 for channel, receive in channels.items():
                     await connection.add_listener(channel, receive)
-                await _notify_and_poll(connection, notifier, committed)
+                await _notify_and_poll(connection, notifier, commits)
             finally:
                 connection.terminate()
         except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
@@ -98,14 +113,13 @@ async def _listen(
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def _notify_and_poll(connection: asyncpg.Connection, notifier: Notifier, committed: asyncio.Event) -> None:
-    """Notify the other processes of what was committed in this one, every 20 ms at most; poll the log meanwhile."""
+async def _notify_and_poll(connection: asyncpg.Connection, notifier: Notifier, commits: Commits) -> None:
+    """Notify the other processes of what was committed in this one, with a pause after each; poll the log meanwhile."""
     newest = -1
     while True:
-        if await wait_for(committed, POLL_SECONDS):
-            committed.clear()
+        if events := await commits.next(POLL_SECONDS):
             await connection.execute(f"NOTIFY {CHANNEL}")
-            await asyncio.sleep(COALESCE_SECONDS)
+            await asyncio.sleep(BUSY_PAUSE_SECONDS if events >= BUSY_EVENTS else PAUSE_SECONDS)
         else:
             found = await store.newest_position(connection)
             if found != newest:

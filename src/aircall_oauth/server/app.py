@@ -93,8 +93,8 @@ def create_app(open_resources: Opener) -> App:
         async with (
             open_resources() as resources,
             figures.kept(resources),
-            open_inbox(resources.database, resources.metrics) as inbox,
-            open_notifier(resources.database, inbox.committed) as notifier,
+            open_inbox(resources.database, resources.metrics, resources.commits) as inbox,
+            open_notifier(resources.database, announces=resources.commits) as notifier,
             watch_troubles(resources.database) as troubles,
             heartbeat.beating(resources),
             open_tally(resources) as tally,

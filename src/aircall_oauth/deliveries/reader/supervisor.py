@@ -33,6 +33,8 @@ CLAIM_SECONDS = 1.0
 # Positions that only moved over unwanted events are written this seldom.
 KEEP_SKIPPED_SECONDS = 2.0
 TAIL_PAUSE_SECONDS = 0.5
+# After many events at once the log's end is read less often, so that each reading brings many again.
+BUSY_PAUSE_SECONDS = 0.02
 # Longer than the deliveries that a reader has under way may take.
 LEFT_TO_OTHERS_SECONDS = 20.0
 # The holder stops a little before another worker may take its lease.
@@ -50,7 +52,7 @@ async def reading(resources: Resources) -> AsyncIterator[None]:
     """
     readers = Readers(resources)
     listeners = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
-    async with open_notifier(resources.database, asyncio.Event(), listeners) as notifier:
+    async with open_notifier(resources.database, told_by=resources.commits, also=listeners) as notifier:
         tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_growth(notifier))]
         try:
             yield
@@ -110,6 +112,8 @@ class Readers:
                 await asyncio.sleep(TAIL_PAUSE_SECONDS)
             for reader in list(self._readers):
                 reader.log_grew()
+            if not more and self._tail.was_busy:
+                await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     async def _follow(self) -> bool:
         """Read new events into the tail, if any reader keeps up with the log; returns whether there are more."""

@@ -15,6 +15,7 @@ from aircall_oauth.events import store
 from aircall_oauth.events.query import EventJson, Filter
 
 PAGE = 500
+MANY = 16
 PAGE_BYTES = 1024 * 1024
 MOST_BYTES = 4 * 1024 * 1024
 
@@ -46,6 +47,7 @@ class Tail:
         self.head: int | None = None
         self._events: deque[TailEvent] = deque()
         self._bytes = 0
+        self.was_busy = False  # whether the last reading brought many events
 
     def covers(self, after: int) -> bool:
         """Whether it holds all events past this position, as far as the log was read."""
@@ -68,6 +70,7 @@ class Tail:
             self.forget()
             return True
         self._add([TailEvent(event) for event in events])
+        self.was_busy = len(events) >= MANY
         self.head = read_to
         return more
 

@@ -14,6 +14,7 @@ import msgspec
 
 from aircall_oauth.errors import DatabaseAway, InboxFull
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
+from aircall_oauth.storage.commits import Commits
 from aircall_oauth.telemetry.metrics import Metrics
 
 # A commit proves for this long that events can be kept, however often `prove` is called.
@@ -47,8 +48,8 @@ class Waiting(msgspec.Struct, eq=False):
 class Inbox:
     """The queue between the endpoint and the writers."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: Metrics, commits: Commits) -> None:
+        self.metrics, self.commits = metrics, commits
         self._waiting: deque[Waiting] = deque()
         self._unanswered: deque[tuple[float, asyncio.Future[TakenIn]]] = deque()
         self._waiting_bytes = 0
@@ -59,7 +60,6 @@ class Inbox:
         self._proof: asyncio.Future[None] | None = None
         self._proof_wanted = False
         self._proved_at = -PROVED_SECONDS
-        self.committed = asyncio.Event()
 
     @property
     def depth(self) -> int:

@@ -14,6 +14,7 @@ from aircall_oauth.events import store
 from aircall_oauth.events.receiver.inbox import Inbox, Waiting
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, PREPARE, PROVE, TakenIn, insert
 from aircall_oauth.storage import partitions
+from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.database import AWAY, Database, reason
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.telemetry import log
@@ -32,9 +33,12 @@ WRITERS = 2
 
 
 @asynccontextmanager
-async def open_inbox(database: Database, metrics: Metrics) -> AsyncIterator[Inbox]:
-    """Open an inbox and start its writers. At the end of the block the writers commit what still waits, then stop."""
-    inbox = Inbox(metrics)
+async def open_inbox(database: Database, metrics: Metrics, commits: Commits | None = None) -> AsyncIterator[Inbox]:
+    """Open an inbox and start its writers, who tell `commits` of theirs.
+
+    At the end of the block the writers commit what still waits, then stop.
+    """
+    inbox = Inbox(metrics, commits or Commits())
     metrics.watch_inbox(lambda: inbox.depth)
     writers = [asyncio.create_task(Writer(database, inbox).run()) for _ in range(WRITERS)]
     watch = asyncio.create_task(_watch(inbox))
@@ -139,7 +143,7 @@ class Writer:
         self._inbox.metrics.flushed(events=len(group), started=started)
         _answer(group, ids, set(unknown or ()), set(stored or ()))
         if stored:
-            self._inbox.committed.set()
+            self._inbox.commits.note(len(stored))
 
     async def _halve(self, group: list[Waiting]) -> None:
         """Commit each half of a group on its own, and so on until a refused event is alone; it is `EventMalformed`."""
