@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -152,11 +153,64 @@ async def test_its_env_file_runs_the_command_line_and_a_request_from_another_dir
             home / ".dev" / "env", elsewhere, 'curl -sS -H "Authorization: Bearer $API_KEY" $SERVICE/v1/installations'
         )
         found = await shell(home / ".dev" / "env", elsewhere, "command -v aircall-oauth python || true")
+        link = await shell(home / ".dev" / "env", elsewhere, "aircall-oauth console open --as anna")
+        async with httpx.AsyncClient(trust_env=False) as browser:
+            signed_in = await browser.get(link.strip())
+        command = [sys.executable, "-m", "aircall_oauth", "console", "open"]
+        without = await asyncio.to_thread(
+            lambda: subprocess.run(command, cwd=home, env=surroundings(), capture_output=True, text=True, check=False)
+        )
 
+    assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/sign-in/kept")
+    assert without.returncode == 1
+    assert without.stderr.endswith("For the sandbox of this directory, run `. .dev/env` first.\n")
     assert [one["company_name"] for one in json.loads(listed)] == ["Northwind Demo Ltd"]
     assert [one["company_name"] for one in json.loads(asked)["items"]] == ["Northwind Demo Ltd"]
     assert str(home) in found
     assert found.count(str(home)) == 1, "a developer's own Python stays the one that is found"
+
+
+@pytest.mark.parametrize(
+    ("which", "what", "variable"),
+    [
+        ("port", "the service", "PORT"),
+        ("aircall-port", "the pretend Aircall", "AIRCALL_PORT"),
+        ("receiver-port", "the sample receiver", "RECEIVER_PORT"),
+        ("console-port", "the console (AIRCALL_OAUTH_CONSOLE_PORT)", "CONSOLE_PORT"),
+    ],
+)
+async def test_a_port_that_is_taken_is_named_with_what_chooses_another(which: str, what: str, variable: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = {name: free_port() for name in PORTS} | {which: taken.getsockname()[1]}
+        ended = await run_command(
+            "dev", *(f"--{name}={port}" for name, port in ports.items()), environment=surroundings()
+        )
+
+    said = rf"aircall-oauth dev: port {ports[which]} is in use; choose another for {re.escape(what)}: "
+    said += rf"make run {variable}=(\d+), or aircall-oauth dev --{which} \1\n"
+    found = re.fullmatch(said, ended.stderr)
+    assert ended.exit_code == 1
+    assert found, ended.stderr
+    assert int(found[1]) != ports[which]
+
+
+async def test_the_consoles_port_is_taken_from_its_setting_too() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        setting = {"AIRCALL_OAUTH_CONSOLE_PORT": str(taken.getsockname()[1])}
+        options = [f"--{name}={free_port()}" for name in PORTS]
+        ended = await run_command(
+            *("dev", *options, "--take", "AIRCALL_OAUTH_CONSOLE_PORT"), environment=surroundings(**setting)
+        )
+        wrong = await run_command(
+            *("dev", *options, "--take", "CONSOLE_PORT"), environment=surroundings(CONSOLE_PORT="many")
+        )
+
+    assert f"port {setting['AIRCALL_OAUTH_CONSOLE_PORT']} is in use" in ended.stderr
+    assert wrong.stderr == "aircall-oauth dev: AIRCALL_OAUTH_CONSOLE_PORT must be a port, from 1 to 65535\n"
 
 
 async def shell(env_file: Path, directory: Path, command: str) -> str:

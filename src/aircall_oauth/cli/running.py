@@ -33,11 +33,18 @@ def run(command: "Callable[[Settings], Coroutine[Any, Any, T]]") -> T:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(command(settings))
     except SettingsInvalid as error:
-        fail(error.detail)
+        fail(f"{error.detail}{_sandbox_here()}")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except Exception as error:
         fail(_in_one_line(error))
+
+
+def _sandbox_here() -> str:
+    """Return how to take the settings of a sandbox that ran in this directory; empty where none did."""
+    from pathlib import Path
+
+    return "\nFor the sandbox of this directory, run `. .dev/env` first." if Path(".dev/env").is_file() else ""
 
 
 def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:

@@ -14,6 +14,7 @@ STOP_SECONDS = 10.0
 STEP_SECONDS = 0.03
 LOG_LINES = 8
 PR_SET_PDEATHSIG = 1
+LAST_PORT = 65535
 
 
 class DevError(Exception):
@@ -69,14 +70,22 @@ class Child:
         self.stop()
 
 
-def require_free(port: int, what: str, way_out: str) -> None:
-    """Raise `DevError`, with what to do, where a port is in use."""
+def require_free(port: int, what: str, *, variable: str, option: str) -> None:
+    """Raise `DevError` where a port is in use, with make's variable and dev's option that choose another."""
+    if not _is_free(port):
+        other = next((number for number in range(port + 1, min(port + 100, LAST_PORT)) if _is_free(number)), port + 1)
+        ways = f"make run {variable}={other}, or aircall-oauth dev {option} {other}"
+        raise DevError(f"port {port} is in use; choose another for {what}: {ways}")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise DevError(f"port {port} is in use; choose another for {what}: {way_out}") from None
+            return False
+    return True
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ import httpx
 from pydantic import SecretStr
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.sandbox.children import Child, DevError, free_port, require_free, wait_until
+from aircall_oauth.sandbox.children import LAST_PORT, Child, DevError, free_port, require_free, wait_until
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
 from aircall_oauth.settings import ANY_LOCAL, Settings, environment_name
@@ -52,6 +52,7 @@ OURS = "AIRCALL_OAUTH_"
 LIBPQS = "PG"
 DATABASE_URL = "AIRCALL_OAUTH_DATABASE_URL"
 RETURN_URLS = "AIRCALL_OAUTH_RETURN_URLS"
+CONSOLE_SETTING = "AIRCALL_OAUTH_CONSOLE_PORT"
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def run(
         signal.signal(number, _on_signal)
     try:
         with ExitStack() as stack:
-            ports = Ports(port, aircall_port, receiver_port, console_port)
+            settings = _taken(taken)
+            ports = Ports(port, aircall_port, receiver_port, _console_port(settings, console_port))
             plan = _plan(stack, ports, demo=demo)
-            children, environment = _start(stack, plan, database_url, _taken(taken))
+            children, environment = _start(stack, plan, database_url, settings)
             addresses = Addresses(plan.service_url, plan.aircall_url, plan.receiver_url)
             story = Story(addresses, environment, sys.stdout.isatty(), None if demo else plan.folder / "api-key")
             story.tell(seconds=time.monotonic() - started)
@@ -138,10 +140,10 @@ def _plan(stack: ExitStack, ports: Ports, *, demo: bool) -> Plan:
     if demo:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-demo-"))
         return Plan(Path(temporary), free_port(), free_port(), free_port(), free_port())
-    require_free(ports.service, "the service", f"make run PORT={ports.service + 1}")
-    require_free(ports.aircall, "the pretend Aircall", f"make run AIRCALL_PORT={ports.aircall + 1}")
-    require_free(ports.receiver, "the sample receiver", f"make run RECEIVER_PORT={ports.receiver + 1}")
-    require_free(ports.console, "the console", f"make run CONSOLE_PORT={ports.console + 1}")
+    require_free(ports.service, "the service", variable="PORT", option="--port")
+    require_free(ports.aircall, "the pretend Aircall", variable="AIRCALL_PORT", option="--aircall-port")
+    require_free(ports.receiver, "the sample receiver", variable="RECEIVER_PORT", option="--receiver-port")
+    require_free(ports.console, f"the console ({CONSOLE_SETTING})", variable="CONSOLE_PORT", option="--console-port")
     folder = FOLDER.resolve()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -162,6 +164,14 @@ def _taken(names: Sequence[str]) -> dict[str, str]:
             raise DevError(f"{readable(name)} is the sandbox's own, and can't be set for it")
         taken[environment_name(setting)] = os.environ.get(name, "")
     return taken
+
+
+def _console_port(taken: dict[str, str], port: int) -> int:
+    """Return the console's port: that of the setting, where it is taken; raises `DevError` for one that is none."""
+    text = taken.pop(CONSOLE_SETTING, str(port))
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= LAST_PORT:
+        raise DevError(f"{CONSOLE_SETTING} must be a port, from 1 to {LAST_PORT}")
+    return int(text)
 
 
 def _start(

@@ -80,7 +80,8 @@ class Story:
 
 [bold]In another terminal[/]
   . {folder / "env"}
-  which sets $SERVICE and $API_KEY, and finds the command line: aircall-oauth doctor
+  which sets $SERVICE and $API_KEY, and finds the command line: aircall-oauth doctor,
+  or aircall-oauth console open, which prints a new link to the console
 
 Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 """
