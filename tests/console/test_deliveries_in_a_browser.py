@@ -11,8 +11,8 @@ import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
 from tests.conftest import migrated_database
-from tests.console.test_in_a_browser import WIDTHS, Place, act, in_order
 from tests.support.browsers import launched, visiting
+from tests.support.console_pages import WIDTHS, Place, act, in_order
 from tests.support.processes import World, world
 from tests.support.receivers import LOOPBACK, Receiver, answer_with, receiver
 from tests.support.service import free_port
@@ -79,7 +79,7 @@ class Deliveries:
             f"/calls/{CALL}": "3 events, from call.created to call.ended",
             "/destinations": "Of 4 destinations, 2 need a look",
             crm: "It is up and takes what it wants",
-            archive: "had to be given up on",
+            archive: "It is up, but refuses every event",
             f"/destinations/{self.names['billing']}": "It is down",
             f"{crm}/test": "Send a sample to crm",
             f"{crm}/pause": "This stops deliveries",
@@ -90,7 +90,9 @@ class Deliveries:
             f"{archive}/retry": "This tries 1 event again",
             f"{crm}/replay": "they are counted first",
             f"{crm}/replay?{WINDOW}": "Deliver 4 events once more",
-            f"{crm}/replay?since=2026-01-01T00:00": "needs an end",
+            f"{crm}/replay?since=2026-01-01T00:00": "Say until when.",
+            f"/customers/{await self.place.customer()}/replay": "Choose to which destination",
+            "/destinations/new": "Make a destination",
             f"/destinations/{replay['subscription_id']}/replays/{replay['id']}": "It is under way: 0 of 4 events",
             f"/destinations/{replay['subscription_id']}/replays/{replay['id']}/stop": "This ends the replay",
             f"/events/evt_{'0' * 32}": "There is no such",

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -14,16 +13,15 @@ import pytest
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.telemetry.figures import ACK_SECONDS
 from tests.conftest import migrated_database
-from tests.support.browsers import Visit, launched, visiting
+from tests.support.browsers import launched, visiting
+from tests.support.console_pages import WIDTHS, Place, act, in_order
 from tests.support.processes import World, world
 from tests.support.service import free_port, run_command
 
 pytestmark = pytest.mark.browser
 
-AXE = (Path(__file__).parent / "vendored" / "axe.min.js").read_text()
 # The picture in the README; `AIRCALL_CONSOLE_PICTURE=1` draws it anew.
 PICTURE = Path(__file__).parents[2] / "docs" / "console.png"
-WIDTHS = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 SECOND_COMPANY = 70078
 # A day of numbers, as a service of some size has them: more by day than by night, and a bad half hour.
 A_DAY_OF_NUMBERS = f"""
@@ -39,59 +37,6 @@ A_DAY_OF_NUMBERS = f"""
         ('lag', '', ARRAY[CASE WHEN bad THEN 5000 ELSE 3 END, CASE WHEN bad THEN (330 - n) * 60 ELSE 1 END])
     ) AS one (name, label, amounts)
 """
-
-
-@dataclass
-class Place:
-    """The console of a running service, with two customers."""
-
-    world: World
-    address: str
-
-    async def open(self, visit: Visit, *options: str) -> None:
-        """Sign a browser in with a link of the command line."""
-        made = await run_command("console", "open", "--as", "anna", *options, environment=self.world.environment)
-        assert made.exit_code == 0, made.stderr
-        await visit.page.goto(made.stdout.strip())
-        assert visit.page.url == f"{self.address}/"
-
-    async def customer(self, company: int = 70077) -> str:
-        (row,) = await self.world.sql("SELECT id FROM installation WHERE company_id = $1", company)
-        installation_id: str = row["id"]
-        return installation_id
-
-    async def attempt(self) -> str:
-        rows = await self.world.sql("SELECT reference FROM install_attempt ORDER BY id LIMIT 1")
-        reference: str = rows[0]["reference"]
-        return reference
-
-    async def pages(self) -> dict[str, str]:
-        """Every page by the sentence or the heading that it must show."""
-        customer = f"/customers/{await self.customer()}"
-        return {
-            "/": "Is it well?",
-            "/customers": "2 customers are known",
-            customer: "Northwind Demo Ltd",
-            f"{customer}/check": "Check Northwind Demo Ltd now",
-            f"{customer}/link": "Make an install link",
-            f"{customer}/rotate": "Rotate the webhook",
-            f"{customer}/backfill": "Back-fill a window",
-            f"{customer}/disconnect": "This ends the installation for good",
-            "/links/new": "Make an install link",
-            "/attempts": "attempts within a week",
-            f"/attempts/{await self.attempt()}": "Step by step",
-            "/audit": "of what people and systems did",
-            "/keys": "API key",
-            "/keys/new": "Make an API key",
-            "/vault": "Every secret is sealed under the key k1",
-            "/vault/rotate": "Seal everything under the first key",
-            "/sessions": "signed in",
-            "/search?q=demo": "2 things are called",
-            "/search?q=nothing": "Nothing is called",
-            "/zone": "Choose the zone",
-            "/nothing": "There is no such page",
-            "/sessions?x=1": "there is no such parameter here",
-        }
 
 
 @pytest.fixture(scope="module")
@@ -125,20 +70,6 @@ async def consent_of_the_second(running: World) -> str:
     answer = await running.browser.post(target, data={"decision": "authorize", "company": SECOND_COMPANY})
     back: str = answer.headers["location"]
     return back
-
-
-async def in_order(visit: Visit, says: str) -> None:
-    """The page says what it must, fits, and neither the browser nor axe has a complaint."""
-    page = visit.page
-    assert says in re.sub(r"\s+", " ", await page.inner_text("main"))
-    assert await page.locator("h1").count() == 1
-    assert len(await page.inner_text("p.sentence")) > 10
-    assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), page.url
-    await page.evaluate(AXE)
-    found = await page.evaluate("axe.run()")
-    told = [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found["violations"]]
-    assert told == [], page.url
-    assert visit.complaints == [], page.url
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -191,15 +122,6 @@ async def test_without_javascript_everything_can_be_done(place: Place, chromium:
         await page.fill("#f-since", row["since"])
         await page.click("button >> text=Back-fill")
         assert "The worker asks Aircall for the calls" in await page.inner_text("main")
-
-
-async def act(visit: Visit, offered: str, button: str, says: str) -> None:
-    """Press what a page offers, read what it will do, and do it; then go back."""
-    await visit.page.click(f"main >> text={offered}")
-    assert len(await visit.page.inner_text("p.sentence")) > 20
-    await visit.page.click(f"main >> button >> text={button}")
-    assert says in await visit.page.inner_text("main"), await visit.page.inner_text("main")
-    await visit.page.click("main >> text=Go back")
 
 
 async def test_keys_and_sessions_are_made_and_ended(place: Place, chromium: Any) -> None:
