@@ -24,7 +24,8 @@
     ├── ApiError                      a problem+json answer
     │   ├── Unauthenticated · ScopeMissing · OwnerNotAllowed
     │   ├── NotFound · InstallationNotFound · InstallAttemptNotFound · MethodNotAllowed
-    │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · PositionGone · PositionUnknown · InvalidRequest
+    │   ├── InstallationNotActive · CheckUnderWay · EventNotFound · EventErased · PositionGone · PositionUnknown
+    │   ├── InvalidRequest · ErasureNotFound
     │   ├── SubscriptionNotFound · SubscriptionUnsigned · SubscriptionsFull · DestinationRefused · ExtraMissing
     │   ├── SubscriptionDiffers · IdempotencyKeyUsed
     │   ├── ClaimNotFound · ClaimOfAnother · InstallationHeld
@@ -341,6 +342,18 @@ class InstallationHeld(ApiError):
 
 class EventNotFound(ApiError):
     """There is no such event."""
+
+    status = 404
+
+
+class EventErased(ApiError):
+    """What this event held was erased."""
+
+    status = 410
+
+
+class ErasureNotFound(ApiError):
+    """There is no such erasure."""
 
     status = 404
 

@@ -388,6 +388,13 @@ class Settings(BaseSettings):
         BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
         AfterValidator(_require_thirty_days),
     ] = Field(timedelta(days=400), description="how long entries of the audit are kept; `30d` at least")
+    backups_kept: Annotated[
+        timedelta | None,
+        BeforeValidator(lambda value: (parse_duration(value) if value else None) if isinstance(value, str) else value),
+    ] = Field(
+        None,
+        description="how long you keep backups of the database (`30d`): the receipt of an erasure then says until when",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the lowest level of our own log lines that is written"
     )

@@ -17,7 +17,14 @@ PIECE = b"x" * 65536
 MOST = 1024 * 1024
 SUBSCRIPTION = "sub_" + "0" * 32
 TO_AIRCALL = "/v1/installations/{installation_id}/aircall/{path}"
-IDS = {"installation_id": "ins", "subscription_id": "sub", "event_id": "evt", "replay_id": "rpl", "attempt_id": "att"}
+IDS = {
+    "installation_id": "ins",
+    "subscription_id": "sub",
+    "event_id": "evt",
+    "replay_id": "rpl",
+    "attempt_id": "att",
+    "erasure_id": "era",
+}
 
 
 def doors(*, to_aircall: bool = False) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ CURSORS = {
     "list_replays": "rpl_",
     "list_install_attempts": "att_",
     "list_audit": "1_aud_",
+    "list_erasures": "era_",
 }
 READING = {"GET", "HEAD", "OPTIONS"}
 
@@ -35,6 +36,7 @@ class Of:
     subscription_id: str
     replay_id: str
     attempt_id: str
+    erasure_id: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ async def house(database_url: str) -> AsyncIterator[House]:
                 foreign.subscription_id,
                 foreign.replay_id,
                 foreign.attempt_id,
+                foreign.erasure_id,
                 f"secret of {FOREIGN}",
                 *tokens,
             ),
@@ -89,7 +92,8 @@ async def _of(service: Service, number: int, owner: str) -> Of:
     (attempt,) = await service.sql("SELECT id FROM install_attempt WHERE owner = $1", owner)
     subscription_id = await _subscribed(service, owner)
     replay_id = await _replayed(service, subscription_id)
-    return Of(installation_id, event["id"], owner, claim, subscription_id, replay_id, attempt["id"])
+    erasure_id = await _erased(service, owner)
+    return Of(installation_id, event["id"], owner, claim, subscription_id, replay_id, attempt["id"], erasure_id)
 
 
 async def _subscribed(service: Service, owner: str) -> str:
@@ -108,6 +112,14 @@ async def _replayed(service: Service, subscription_id: str) -> str:
     return replay_id
 
 
+async def _erased(service: Service, owner: str) -> str:
+    body = {"email": "mara@example.org", "owner": owner}
+    answer = await (await service.partner()).post("/v1/erasures", json=body)
+    assert answer.status_code == 202, answer.text
+    erasure_id: str = answer.json()["id"]
+    return erasure_id
+
+
 def _doors() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every door of the partner's systems."""
     for path, operations in openapi.document()["paths"].items():
@@ -124,6 +136,7 @@ def _address(path: str, of: Of) -> str:
         subscription_id=of.subscription_id,
         replay_id=of.replay_id,
         attempt_id=of.attempt_id,
+        erasure_id=of.erasure_id,
         path="calls",
     )
 
@@ -139,6 +152,10 @@ def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None
         "change_subscription": [{"name": "taken"}, {"owners": [OWN]}],
         "replay_subscription": [{"position": 0}, {"from": 1, "to": 100, "everything": True}],
         "resend_event": [{"subscription_id": of.subscription_id}],
+        "erase_person": [
+            {"phone": "+44 20 7946 0123", "owner": of.owner},
+            {"email": "mara@example.org", "installation_id": of.installation_id},
+        ],
         "rotate_subscription_secret": [{"now": True}],
         "retry_dead_events": [{}, {"event_ids": [of.event_id]}],
     }
@@ -208,7 +225,14 @@ async def test_each_reading_door_shows_what_is_ones_own(house: House) -> None:
 @pytest.mark.slow
 async def test_what_is_foreign_looks_like_what_is_not_there(house: House) -> None:
     nowhere = Of(
-        "ins_" + "0" * 32, "evt_" + "0" * 32, "nobody", "none", "sub_" + "0" * 32, "rpl_" + "0" * 32, "att_" + "0" * 32
+        "ins_" + "0" * 32,
+        "evt_" + "0" * 32,
+        "nobody",
+        "none",
+        "sub_" + "0" * 32,
+        "rpl_" + "0" * 32,
+        "att_" + "0" * 32,
+        "era_" + "0" * 32,
     )
 
     for method, path, operation in _doors():
@@ -230,6 +254,7 @@ async def _state(house: House) -> list[Any]:
     tables = {"installation": "id", "webhook": "installation_id", "claim": "installation_id"}
     rows = [await house.service.sql(f"SELECT * FROM {table} WHERE {key} = $1", of) for table, key in tables.items()]
     rows.append(await house.service.sql("SELECT * FROM subscription WHERE id = $1", house.foreign.subscription_id))
+    rows.append(await house.service.sql("SELECT * FROM erasure WHERE owner = $1", FOREIGN))
     rows.append(await house.service.sql("SELECT * FROM replay WHERE id = $1", house.foreign.replay_id))
     company = house.service.aircall.companies[1]
     return [

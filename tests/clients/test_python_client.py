@@ -39,6 +39,10 @@ def walk(it: Reachable, claim: str, again: str, crm: str) -> str:
         _ask_aircall(client, installation["id"])
         secret = _subscribe(client, crm)
         assert any(line["action"] == "token.read" for line in client.audit(limit=2))
+        erasure = client.erasures.create(phone="+44 20 7946 0123", owner="acme")
+        assert [one["id"] for one in client.erasures.list()] == [erasure["id"]]
+        assert client.erasures.get(erasure["id"])["by"] == "phone"
+        assert list(client.erasures.positions(erasure["id"])) == []
         assert list(client.installations.export(installation["id"]))[-1]["kind"] == "end"
         client.installations.disconnect(installation["id"])
         return secret

@@ -1,5 +1,6 @@
 """Real work for every chore of the worker: made through the front doors, and by making rows due."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ A_WHILE_LATER = """
     UPDATE installation SET switch_on_at = now() WHERE switch_on_at IS NOT NULL;
     UPDATE uninstall SET due_at = now();
     UPDATE gap SET due_at = now() WHERE due_at IS NOT NULL;
+    UPDATE erasure SET due_at = now() WHERE due_at IS NOT NULL;
     DELETE FROM budget;
 """
 
@@ -333,6 +335,37 @@ async def keys_of_yesterday(service: Service) -> None:
     """)
 
 
+async def a_person_to_erase(service: Service) -> None:
+    """… whose events are beside those of another one; one of them is parked."""
+    await service.install()
+    partner = await service.partner()
+    await partner.post("/v1/subscriptions", json=subscription_body("https://203.0.114.1/hook"))
+    for number in range(4):
+        data = {"id": number, "raw_digits": "+44 20 7946 0123" if number % 2 else "+33 1 99 00 12 34"}
+        body = {"resource": "call", "event": "call.ended", "token": service.webhook_token(), "timestamp": 1767261600}
+        assert (await service.post_event(json.dumps(body | {"data": data}).encode())).status_code == 200
+    await service.sql("""
+        INSERT INTO parked
+            (subscription_id, position, received_at, event_id, installation_id, attempts, reason, dead_at)
+        SELECT subscription.id, position, received_at, event.id, installation_id, 1, 'http_500', now()
+        FROM event, subscription WHERE data LIKE '%7946%' LIMIT 1
+    """)
+    assert (await partner.post("/v1/erasures", json={"phone": "+44 20 7946 0123"})).status_code == 202
+
+
+async def erasures_past_the_retention(service: Service) -> None:
+    await service.install()
+    await service.sql("""
+        WITH old AS (
+            INSERT INTO erasure (id, status, kind, position, ended_at)
+            SELECT 'era_' || n, 'done', 'phone', 1, now() - interval '3 years' FROM generate_series(1, 5001) AS n
+            RETURNING id
+        )
+        INSERT INTO erasure_part (erasure_id, day, positions) SELECT id, 'event_20200101', '{1}' FROM old
+    """)
+    await service.sql("INSERT INTO erasure (id, status, kind, position) VALUES ('era_fresh', 'done', 'phone', 1)")
+
+
 LOOKS_DUE = "SELECT EXISTS (SELECT FROM webhook WHERE leased_until IS NOT NULL OR attempts > 0)"
 # An installation that Aircall refuses is asked about once more.
 NOT_ASKED_AGAIN = """
@@ -476,4 +509,12 @@ SCENES = (
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),
     Scene("forget parked", "more than a batch", parked_events_that_the_log_has_dropped),
     Scene("forget creation keys", "one of yesterday", keys_of_yesterday),
+    Scene(
+        "erase",
+        "a person in some events, and what is parked of them",
+        a_person_to_erase,
+        left="SELECT EXISTS (SELECT FROM erasure WHERE status <> 'done')",
+        shows="SELECT array_agg(erased_at IS NOT NULL ORDER BY position) FROM event WHERE source = 'aircall'",
+    ),
+    Scene("forget erasures", "more than a batch", erasures_past_the_retention),
 )

@@ -19,6 +19,8 @@ import type {
   AuditLine,
   CheckResult,
   DeadEvent,
+  ErasedPositions,
+  Erasure,
   Event,
   EventPage,
   EventWithDeliveries,
@@ -50,6 +52,7 @@ export class Client {
   readonly installations: Installations;
   readonly events: Events;
   readonly subscriptions: Subscriptions;
+  readonly erasures: Erasures;
 
   constructor(baseUrl: string, apiKey: string, options: Options = {}) {
     this.http = new Http(baseUrl, apiKey, options);
@@ -59,6 +62,7 @@ export class Client {
     this.installations = new Installations(this.http);
     this.events = new Events(this.http);
     this.subscriptions = new Subscriptions(this.http);
+    this.erasures = new Erasures(this.http);
   }
 
   /** Aircall's Public API as an installation sees it. */
@@ -102,6 +106,44 @@ export class InstallAttempts {
 
   get(attemptId: string): Promise<InstallAttempt> {
     return this.http.ask(reading(path("install-attempts", attemptId))) as Promise<InstallAttempt>;
+  }
+}
+
+export interface Person {
+  phone?: string;
+  email?: string;
+  contact_id?: Int64 | string;
+  user_id?: Int64 | string;
+  call_id?: Int64 | string;
+  owner?: string;
+  installation_id?: string;
+}
+
+export class Erasures {
+  constructor(readonly http: Http) {}
+
+  /** Begin to erase a person, by one of its names; a worker carries it out, and `get` says how far it is. */
+  create(person: Person): Promise<Erasure> {
+    return this.http.ask({ method: "POST", path: "/v1/erasures", body: person }) as Promise<Erasure>;
+  }
+
+  /** Newest first. */
+  list(): AsyncGenerator<Erasure> {
+    return pages<Erasure>(this.http, "/v1/erasures", {});
+  }
+
+  get(erasureId: string): Promise<Erasure> {
+    return this.http.ask(reading(path("erasures", erasureId))) as Promise<Erasure>;
+  }
+
+  /** The positions of the events that were erased, in order. */
+  async *positions(erasureId: string): AsyncGenerator<Int64> {
+    for (let after: Int64 | null = 0; after !== null; ) {
+      const asked = reading(path("erasures", erasureId, "positions"), { after });
+      const page = (await this.http.ask(asked)) as ErasedPositions;
+      yield* page.positions;
+      after = page.next;
+    }
   }
 }
 

@@ -98,6 +98,53 @@ export interface Delivery {
   last_at: string | null;
 }
 
+/** The receipt: which events were erased. */
+export interface ErasedPositions {
+  positions: Array<number>;
+  /** The `after` of the next page; null at the end. */
+  next: Int64 | null;
+}
+
+/** What a person, or a customer, is known by. */
+export type ErasureKind = "phone" | "email" | "contact" | "user" | "call" | "installation";
+
+export interface ErasureList {
+  items: Array<Erasure>;
+  /** The `cursor` of the next page; null at the end. */
+  next: string | null;
+}
+
+export type ErasureStatus = "searching" | "following" | "settling" | "done";
+
+/** One erasure: how far it is, and what it came to. It holds nothing of the person. */
+export interface Erasure {
+  id: string;
+  /** `searching` the log for the person; `following` the calls that were found, for what else belongs to them; `settling` until no worker has any of it in memory; `done` */
+  status: ErasureStatus;
+  /** What the person is known by; `installation`: all of a customer's */
+  by: ErasureKind;
+  /** Only events of this owner */
+  owner: string | null;
+  /** Only events of this installation */
+  installation_id: string | null;
+  /** Events up to here are searched */
+  position: Int64;
+  /** The newest event when the search ended */
+  last_position: Int64 | null;
+  /** Events read; those read twice count twice */
+  searched: number;
+  /** Events erased */
+  erased: number;
+  /** Parked and dead deliveries deleted */
+  parked: number;
+  /** Of the events erased, how many a subscription of yours had taken before: those it cannot reach */
+  delivered: number;
+  created_at: string;
+  ended_at: string | null;
+  /** Until then the last backup that still has it is kept: `AIRCALL_OAUTH_BACKUPS_KEPT` after the end */
+  backups_until: string | null;
+}
+
 export interface EventPage {
   events: Array<Event>;
   /** The `after` of the next page; newest first, its `before` */
@@ -123,8 +170,10 @@ export interface EventWithDeliveries {
   received_at: string;
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
-  /** What Aircall sent, byte for byte */
+  /** What Aircall sent, byte for byte; null once it is erased */
   data: unknown;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
   /** For each subscription that wants it */
   deliveries: Array<Delivery>;
 }
@@ -144,8 +193,10 @@ export interface Event {
   received_at: string;
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
-  /** What Aircall sent, byte for byte */
+  /** What Aircall sent, byte for byte; null once it is erased */
   data: unknown;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 export interface FilterWarning {
@@ -248,6 +299,23 @@ export interface ClaimRequest {
   claim: string;
   /** The partner's own id of whom the installation belongs to */
   owner: string;
+}
+
+/** Whom to erase: by exactly one of `phone`, `email`, `contact_id`, `user_id`, `call_id`. */
+export interface NewErasure {
+  /** In any spelling, best with its country; 7 to 15 digits */
+  phone?: string | null;
+  email?: string | null;
+  /** Aircall's id of a contact */
+  contact_id?: string | null;
+  /** Aircall's id of a user */
+  user_id?: string | null;
+  /** Aircall's id of a call */
+  call_id?: string | null;
+  /** Only in events of this owner */
+  owner?: string | null;
+  /** Only in events of this installation */
+  installation_id?: string | null;
 }
 
 export interface NewHttp {
@@ -626,7 +694,7 @@ export interface Problem {
   status: number;
   detail: string;
   /** Stable; more may be added */
-  code: "aircall_busy" | "aircall_error" | "aircall_refused" | "aircall_unavailable" | "api_error" | "app_error" | "backfill_put_off" | "body_too_large" | "body_too_slow" | "budget_spent" | "check_under_way" | "claim_not_found" | "claim_of_another" | "clocks_disagree" | "database_away" | "destination_refused" | "encoding_refused" | "event_malformed" | "event_not_found" | "extra_missing" | "idempotency_key_used" | "inbox_full" | "install_attempt_not_found" | "installation_held" | "installation_not_active" | "installation_not_found" | "intake_full" | "invalid_request" | "leaving" | "method_not_allowed" | "not_found" | "not_ready" | "output_lost" | "owner_not_allowed" | "path_not_allowed" | "path_refused" | "position_gone" | "position_unknown" | "redirect_refused" | "replay_not_found" | "rotation_under_way" | "scope_missing" | "seal_broken" | "seal_error" | "seal_key_missing" | "subscription_differs" | "subscription_not_found" | "subscription_unsigned" | "subscriptions_full" | "too_many_at_once" | "too_many_requests" | "too_many_streams" | "too_many_token_reads" | "unauthenticated" | "unavailable" | "webhook_token_unknown";
+  code: "aircall_busy" | "aircall_error" | "aircall_refused" | "aircall_unavailable" | "api_error" | "app_error" | "backfill_put_off" | "body_too_large" | "body_too_slow" | "budget_spent" | "check_under_way" | "claim_not_found" | "claim_of_another" | "clocks_disagree" | "database_away" | "destination_refused" | "encoding_refused" | "erasure_not_found" | "event_erased" | "event_malformed" | "event_not_found" | "extra_missing" | "idempotency_key_used" | "inbox_full" | "install_attempt_not_found" | "installation_held" | "installation_not_active" | "installation_not_found" | "intake_full" | "invalid_request" | "leaving" | "method_not_allowed" | "not_found" | "not_ready" | "output_lost" | "owner_not_allowed" | "path_not_allowed" | "path_refused" | "position_gone" | "position_unknown" | "redirect_refused" | "replay_not_found" | "rotation_under_way" | "scope_missing" | "seal_broken" | "seal_error" | "seal_key_missing" | "subscription_differs" | "subscription_not_found" | "subscription_unsigned" | "subscriptions_full" | "too_many_at_once" | "too_many_requests" | "too_many_streams" | "too_many_token_reads" | "unauthenticated" | "unavailable" | "webhook_token_unknown";
   request_id: string | null;
   /** With `position_gone`: the oldest valid position */
   oldest?: Int64 | null;
@@ -775,6 +843,8 @@ export interface CallCreatedEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `call.ringing_on_agent`. */
@@ -793,6 +863,8 @@ export interface CallRingingOnAgentEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `call.answered`. */
@@ -811,6 +883,8 @@ export interface CallAnsweredEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `call.hungup`. */
@@ -829,6 +903,8 @@ export interface CallHungupEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `call.ended`. */
@@ -847,6 +923,8 @@ export interface CallEndedEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `call.voicemail_left`. */
@@ -865,6 +943,8 @@ export interface CallVoicemailLeftEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `call.tagged`. */
@@ -883,6 +963,8 @@ export interface CallTaggedEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: CallData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `message.received`. */
@@ -901,6 +983,8 @@ export interface MessageReceivedEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: MessageData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `contact.created`. */
@@ -919,6 +1003,8 @@ export interface ContactCreatedEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: ContactData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 /** An event of the type `contact.updated`. */
@@ -937,6 +1023,8 @@ export interface ContactUpdatedEvent {
   /** `aircall`; `backfill`: told when asked; `service`: noticed by this service */
   source: string;
   data: ContactData;
+  /** Present, and true, if what the event held was erased: a person's, or kept long enough */
+  erased?: boolean;
 }
 
 export type NewSubscription = NewHttp | NewNats | NewRabbitmq | NewKafka;
@@ -987,6 +1075,10 @@ export interface Operations {
   ask_aircall_delete: "DELETE /v1/installations/{installation_id}/aircall/{path}";
   ask_aircall_options: "OPTIONS /v1/installations/{installation_id}/aircall/{path}";
   export_installation: "GET /v1/installations/{installation_id}/export";
+  erase_person: "POST /v1/erasures";
+  list_erasures: "GET /v1/erasures";
+  show_erasure: "GET /v1/erasures/{erasure_id}";
+  list_erased_positions: "GET /v1/erasures/{erasure_id}/positions";
   list_audit: "GET /v1/audit";
   livez: "GET /livez";
   readyz: "GET /readyz";

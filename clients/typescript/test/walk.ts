@@ -102,6 +102,10 @@ await assert.rejects(subscriptions.create("x", hook, { kind: "smtp" as "http" })
 });
 await subscriptions.delete(id);
 assert.ok((await all(client.audit({ limit: 2 }))).some((line) => line.action === "token.read"));
+const erasure = await client.erasures.create({ call_id: 9223372036854775807n, owner: "acme" });
+assert.equal((await first(client.erasures.list())).id, erasure.id);
+assert.equal((await client.erasures.get(erasure.id)).by, "call");
+assert.deepEqual(await all(client.erasures.positions(erasure.id)), []);
 assert.equal((await all(client.installations.export(installation.id))).at(-1)?.kind, "end");
 await client.installations.disconnect(installation.id);
 await assert.rejects(new Client(url, "aok_nobody").installations.get(installation.id), Unauthenticated);

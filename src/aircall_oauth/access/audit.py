@@ -53,6 +53,8 @@ class Action(StrEnum):
     REPLAY_STARTED = "replay.started"
     REPLAY_STOPPED = "replay.stopped"
     EVENT_RESENT = "event.resent"
+    ERASURE_ASKED = "erasure.asked"  # of a person or a customer; never says whom
+    ERASURE_DONE = "erasure.done"
     CONSOLE_LINK_MADE = "console.link_made"
     CONSOLE_SIGNED_IN = "console.signed_in"
     CONSOLE_SIGNED_OUT = "console.signed_out"

@@ -75,6 +75,7 @@ InstallationsWriter = Annotated[Caller, Depends(scoped(Scope.INSTALLATIONS_WRITE
 TokensReader = Annotated[Caller, Depends(scoped(Scope.TOKENS_READ))]
 AircallCaller = Annotated[Caller, Depends(scoped(Scope.AIRCALL_CALL))]
 EventsReader = Annotated[Caller, Depends(scoped(Scope.EVENTS_READ))]
+PrivacyEraser = Annotated[Caller, Depends(scoped(Scope.PRIVACY_ERASE))]
 PrivacyExporter = Annotated[Caller, Depends(scoped(Scope.PRIVACY_EXPORT))]
 AuditReader = Annotated[Caller, Depends(scoped(Scope.AUDIT_READ))]
 SubscriptionsReader = Annotated[Caller, Depends(scoped(Scope.SUBSCRIPTIONS_READ))]

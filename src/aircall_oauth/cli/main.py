@@ -41,6 +41,7 @@ app.add_typer(backfill_app, name="backfill")
 app.add_typer(events_app, name="events")
 app.add_typer(secrets_app, name="secrets")
 app.add_typer(console_app, name="console")
+app.add_typer(privacy.erasures_app, name="erasures")
 app.command("audit")(audit.show_audit)
 app.command("export")(privacy.export_installation)
 

@@ -41,6 +41,7 @@ REASONS = {
     Reason.OWNERS: "filter: owners",
     Reason.INSTALLATIONS: "filter: installations",
     Reason.ABOUT_ITSELF: "it is about this destination itself",
+    Reason.ERASED: "what it held was erased",
     Reason.LATER: "it was made after the event came in",
     Reason.PASSED: "it had read past the event, and no try is kept",
 }

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     OWNERS = "owners"
     INSTALLATIONS = "installations"
     ABOUT_ITSELF = "about_itself"
+    ERASED = "erased"  # what is erased is delivered no more
     LATER = "later"  # it was made after the event came in
     PASSED = "passed"  # its position is past the event, and no attempt is kept
 
@@ -155,6 +156,8 @@ async def is_wanted(resources: Resources, key: Caller, event: EventJson, subscri
 
 
 def _reasons(row: asyncpg.Record, event: EventJson) -> list[Reason]:
+    if event.erased:
+        return [Reason.ERASED]
     wanted = {
         Reason.TYPES: Filter(types=row["types"]),
         Reason.OWNERS: Filter(owners=row["owners"]),

@@ -14,7 +14,7 @@ SUBSCRIPTION = "subscription"
 # `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted.
 COLUMNS = """
     id, position, type, resource, subject, installation_id, company_id, owner, occurred_at, received_at, source,
-    convert_to(data, 'UTF8') AS data
+    convert_to(data, 'UTF8') AS data, erased_at IS NOT NULL AS erased
 """
 
 
@@ -22,8 +22,8 @@ class _About(msgspec.Struct):
     subscription_id: str
 
 
-class EventJson(msgspec.Struct):
-    """An event as every reader sees it; `data` is the text that Aircall sent."""
+class EventJson(msgspec.Struct, omit_defaults=True):
+    """An event as every reader sees it; `data` is the text that Aircall sent, and null once it is erased."""
 
     id: str
     position: int
@@ -37,6 +37,7 @@ class EventJson(msgspec.Struct):
     received_at: Any
     source: str
     data: msgspec.Raw
+    erased: bool = False
 
     @property
     def about(self) -> str:
@@ -63,8 +64,8 @@ _decoder = msgspec.json.Decoder(_WithId)
 
 def event_of(row: Any) -> EventJson:
     """Return the event of a row of `COLUMNS`."""
-    *fields, data = row
-    fields.append(msgspec.Raw(data))
+    *fields, data, erased = row
+    fields += (msgspec.Raw(data), erased)
     return EventJson(*fields)
 
 
@@ -146,12 +147,13 @@ class Filter:
         return " ".join(conditions), [value for _, value in asked]
 
     def takes(self, event: EventJson) -> bool:
-        """Whether an event is wanted: what `sql` says, in memory."""
+        """Whether an event is wanted: what `sql` says, in memory. What is erased is delivered to no subscription."""
         return (
             (self.bound_to is None or event.owner == self.bound_to)
             and (not self.owners or event.owner in self.owners)
             and (not self.installations or event.installation_id in self.installations)
             and (not self.types or any(matches(event.type, pattern) for pattern in self.types))
+            and not event.erased
             and not self.is_about_itself(event)
         )
 
@@ -195,4 +197,5 @@ def wanted_by(row: str, event: str, patterns: str) -> str:
         AND ({patterns}.types IS NULL OR {event}.type LIKE ANY ({patterns}.types))
         AND ({event}.source <> '{EventSource.SERVICE}'
              OR {event}.subject IS DISTINCT FROM '{SUBSCRIPTION}:' || {row}.id)
+        AND {event}.erased_at IS NULL
     )"""

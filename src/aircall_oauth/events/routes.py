@@ -72,7 +72,12 @@ class EventView(BaseModel):
     occurred_at: datetime | None
     received_at: datetime
     source: str = Field(description="`aircall`; `backfill`: told when asked; `service`: noticed by this service")
-    data: Any = Field(description="What Aircall sent, byte for byte")
+    data: Any = Field(description="What Aircall sent, byte for byte; null once it is erased")
+    erased: bool = Field(
+        False,
+        exclude_if=lambda erased: not erased,
+        description="Present, and true, if what the event held was erased: a person's, or kept long enough",
+    )
 
 
 class EventPage(BaseModel):

@@ -51,6 +51,7 @@ MOMENTS = (
     Moment("subscription", "old_secret_until", timedelta(hours=24)),
     Moment("parked", "due_at", timedelta(hours=30), is_work=True),
     Moment("replay", "lease_until", timedelta(minutes=1)),
+    Moment("erasure", "due_at", timedelta(minutes=5), is_work=True),
     Moment("console_link", "expires_at", timedelta(minutes=2)),
     Moment("console_session", "expires_at", timedelta(hours=13)),
 )

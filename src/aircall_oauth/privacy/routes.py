@@ -1,19 +1,22 @@
 """The doors for what is held about people and customers."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from aircall_oauth.access.dependencies import PrivacyExporter, ResourcesDep, WhoDep
+from aircall_oauth.access.dependencies import PrivacyEraser, PrivacyExporter, ResourcesDep, WhoDep
 from aircall_oauth.access.parameters import InstallationId
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
-from aircall_oauth.errors import InstallationNotFound, TooManyStreams
+from aircall_oauth.errors import ErasureNotFound, InstallationNotFound, TooManyStreams
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
-from aircall_oauth.privacy import export
+from aircall_oauth.privacy import erasures, export
+from aircall_oauth.privacy.bodies import NewErasure
+from aircall_oauth.privacy.erasures import ErasedPositions, ErasureList, ErasureView
 
+api = APIRouter(prefix="/v1/erasures", tags=["Privacy"], route_class=StrictRoute)
 exports = APIRouter(prefix="/v1/installations", tags=["Privacy"], route_class=StrictRoute)
 
 NDJSON = "application/x-ndjson"
@@ -58,3 +61,61 @@ async def export_installation(
     """
     first = await export.begin(resources, key, who, installation_id)
     return Export(export.lines(resources, key, first), headers={"cache-control": "no-store"})
+
+
+ERASURE = r"^era_[0-9a-f]{32}$"
+ErasureId = Annotated[str, Path(pattern=ERASURE, examples=["era_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])]
+
+
+@api.post(
+    "",
+    summary="Erase a person",
+    status_code=202,
+    responses=problems(401, 403, InstallationNotFound(), 422, 503),
+)
+async def erase_person(body: NewErasure, key: PrivacyEraser, who: WhoDep, resources: ResourcesDep) -> ErasureView:
+    """Erase what is held about one person: every event that has the number, the address or the id anywhere in it.
+
+    Also what else belongs to the calls that are found: transcripts, summaries. Give exactly one of `phone`, `email`,
+    `contact_id`, `user_id` and `call_id`. A phone number is found in any spelling; give it with its country (`+33 …`).
+
+    A worker carries it out: 202, and `GET /v1/erasures/{id}` says how far it is. It covers what is in the log when it
+    is asked for, and what comes in until its search ends. Each event stays in its place, with `erased: true` and `data`
+    null, and Aircall's repeats are recognised. What was delivered before is out of reach; `delivered` counts it.
+    """
+    return await erasures.create(
+        resources, key, who, body.person, owner=body.owner, installation_id=body.installation_id
+    )
+
+
+@api.get("", summary="List erasures", responses=problems(401, 403, 422, 503))
+async def list_erasures(
+    key: PrivacyEraser,
+    resources: ResourcesDep,
+    cursor: Annotated[str | None, Query(pattern=ERASURE, description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ErasureList:
+    """List erasures, newest first. An API key bound to an owner sees only that owner's."""
+    return await erasures.list_erasures(resources, key, cursor=cursor, limit=limit)
+
+
+@api.get("/{erasure_id}", summary="Show an erasure", responses=problems(401, 403, ErasureNotFound(), 422, 503))
+async def show_erasure(erasure_id: ErasureId, key: PrivacyEraser, resources: ResourcesDep) -> ErasureView:
+    """Show how far an erasure is and what it came to; never whom it was about."""
+    return await erasures.show(resources, key, erasure_id)
+
+
+@api.get(
+    "/{erasure_id}/positions",
+    summary="List the erased events",
+    responses=problems(401, 403, ErasureNotFound(), 422, 503),
+)
+async def list_erased_positions(
+    erasure_id: ErasureId,
+    key: PrivacyEraser,
+    resources: ResourcesDep,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="`next` of the page before")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> ErasedPositions:
+    """List which events were erased, by position: the receipt."""
+    return await erasures.positions(resources, key, erasure_id, after=after, limit=limit)

@@ -40,6 +40,7 @@ ROUTERS = (
     replays.of_events,
     proxy.api,
     privacy.exports,
+    privacy.api,
     access.api,
     health.router,
 )

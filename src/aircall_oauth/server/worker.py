@@ -21,6 +21,7 @@ from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
 from aircall_oauth.installations.upkeep import retired, schedule, switching
 from aircall_oauth.operations import figures, measure, moments, sessions
+from aircall_oauth.privacy import erasing, erasures
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
@@ -67,6 +68,8 @@ CHORES = (
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
     Chore("forget attempts", forget_attempts, timedelta(minutes=10)),
     Chore("forget parked", forget_parked, timedelta(minutes=10)),
+    Chore("erase", erasing.erase, timedelta(seconds=2)),
+    Chore("forget erasures", erasures.forget, timedelta(hours=1)),
     Chore("forget creation keys", repeated.forget, timedelta(hours=1)),
 )
 

@@ -14,6 +14,8 @@ LOG_EPOCHS = 0x65706F63682D6C6F67 & 0x7FFFFFFFFFFFFFFF  # "epoch-log"
 SUBSCRIPTIONS = 0x726F6F6D  # "room"
 # Held while failures of flows without a link are counted and one is added (`installations/attempts`).
 INSTALL_FAILURES = 0x696E7374616C6C  # "install"
+# Held while a step of an erasure is written, so that two of them never wait for each other (`privacy/erasing`).
+ERASURES = 0x6572617365  # "erase"
 # Held by a session while it seals all secrets anew, so that one rotation runs at a time (`operations/rotation`).
 ROTATION = 0x726F74617465  # "rotate"
 # Held by a session while it migrates the schema, so that one process does at a time (`alembic/env.py`).

@@ -83,6 +83,37 @@ class Delivery(TypedDict):
     last_at: str | None
 
 
+class ErasedPositions(TypedDict):
+    """The receipt: which events were erased."""
+
+    positions: list[int]
+    next: int | None
+
+
+class ErasureList(TypedDict):
+    items: list[Erasure]
+    next: str | None
+
+
+class Erasure(TypedDict):
+    """One erasure: how far it is, and what it came to. It holds nothing of the person."""
+
+    id: str
+    status: ErasureStatus
+    by: ErasureKind
+    owner: str | None
+    installation_id: str | None
+    position: int
+    last_position: int | None
+    searched: int
+    erased: int
+    parked: int
+    delivered: int
+    created_at: str
+    ended_at: str | None
+    backups_until: str | None
+
+
 class EventPage(TypedDict):
     events: list[Event]
     next: int
@@ -90,9 +121,7 @@ class EventPage(TypedDict):
     epoch: str
 
 
-class EventWithDeliveries(TypedDict):
-    """One event, and what became of it."""
-
+class _EventWithDeliveries(TypedDict):
     id: str
     position: int
     type: str
@@ -108,9 +137,13 @@ class EventWithDeliveries(TypedDict):
     deliveries: list[Delivery]
 
 
-class Event(TypedDict):
-    """One event of the log, the same for every reader."""
+class EventWithDeliveries(_EventWithDeliveries, total=False):
+    """One event, and what became of it."""
 
+    erased: bool
+
+
+class _Event(TypedDict):
     id: str
     position: int
     type: str
@@ -123,6 +156,12 @@ class Event(TypedDict):
     received_at: str
     source: str
     data: Any
+
+
+class Event(_Event, total=False):
+    """One event of the log, the same for every reader."""
+
+    erased: bool
 
 
 class FilterWarning(TypedDict):
@@ -198,6 +237,18 @@ class Installation(_Installation, total=False):
 class ClaimRequest(TypedDict):
     claim: str
     owner: str
+
+
+class NewErasure(TypedDict, total=False):
+    """Whom to erase: by exactly one of `phone`, `email`, `contact_id`, `user_id`, `call_id`."""
+
+    phone: str | None
+    email: str | None
+    contact_id: str | None
+    user_id: str | None
+    call_id: str | None
+    owner: str | None
+    installation_id: str | None
 
 
 NewHttp = TypedDict(
@@ -491,7 +542,7 @@ class _Problem(TypedDict):
     title: str
     status: int
     detail: str
-    code: Literal["aircall_busy", "aircall_error", "aircall_refused", "aircall_unavailable", "api_error", "app_error", "backfill_put_off", "body_too_large", "body_too_slow", "budget_spent", "check_under_way", "claim_not_found", "claim_of_another", "clocks_disagree", "database_away", "destination_refused", "encoding_refused", "event_malformed", "event_not_found", "extra_missing", "idempotency_key_used", "inbox_full", "install_attempt_not_found", "installation_held", "installation_not_active", "installation_not_found", "intake_full", "invalid_request", "leaving", "method_not_allowed", "not_found", "not_ready", "output_lost", "owner_not_allowed", "path_not_allowed", "path_refused", "position_gone", "position_unknown", "redirect_refused", "replay_not_found", "rotation_under_way", "scope_missing", "seal_broken", "seal_error", "seal_key_missing", "subscription_differs", "subscription_not_found", "subscription_unsigned", "subscriptions_full", "too_many_at_once", "too_many_requests", "too_many_streams", "too_many_token_reads", "unauthenticated", "unavailable", "webhook_token_unknown"]
+    code: Literal["aircall_busy", "aircall_error", "aircall_refused", "aircall_unavailable", "api_error", "app_error", "backfill_put_off", "body_too_large", "body_too_slow", "budget_spent", "check_under_way", "claim_not_found", "claim_of_another", "clocks_disagree", "database_away", "destination_refused", "encoding_refused", "erasure_not_found", "event_erased", "event_malformed", "event_not_found", "extra_missing", "idempotency_key_used", "inbox_full", "install_attempt_not_found", "installation_held", "installation_not_active", "installation_not_found", "intake_full", "invalid_request", "leaving", "method_not_allowed", "not_found", "not_ready", "output_lost", "owner_not_allowed", "path_not_allowed", "path_refused", "position_gone", "position_unknown", "redirect_refused", "replay_not_found", "rotation_under_way", "scope_missing", "seal_broken", "seal_error", "seal_key_missing", "subscription_differs", "subscription_not_found", "subscription_unsigned", "subscriptions_full", "too_many_at_once", "too_many_requests", "too_many_streams", "too_many_token_reads", "unauthenticated", "unavailable", "webhook_token_unknown"]
     request_id: str | None
 
 
@@ -618,9 +669,7 @@ class UserData(TypedDict, total=False):
     language: str | None
 
 
-class CallCreatedEvent(TypedDict):
-    """An event of the type `call.created`."""
-
+class _CallCreatedEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.created"]
@@ -635,9 +684,13 @@ class CallCreatedEvent(TypedDict):
     data: CallData
 
 
-class CallRingingOnAgentEvent(TypedDict):
-    """An event of the type `call.ringing_on_agent`."""
+class CallCreatedEvent(_CallCreatedEvent, total=False):
+    """An event of the type `call.created`."""
 
+    erased: bool
+
+
+class _CallRingingOnAgentEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.ringing_on_agent"]
@@ -652,9 +705,13 @@ class CallRingingOnAgentEvent(TypedDict):
     data: CallData
 
 
-class CallAnsweredEvent(TypedDict):
-    """An event of the type `call.answered`."""
+class CallRingingOnAgentEvent(_CallRingingOnAgentEvent, total=False):
+    """An event of the type `call.ringing_on_agent`."""
 
+    erased: bool
+
+
+class _CallAnsweredEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.answered"]
@@ -669,9 +726,13 @@ class CallAnsweredEvent(TypedDict):
     data: CallData
 
 
-class CallHungupEvent(TypedDict):
-    """An event of the type `call.hungup`."""
+class CallAnsweredEvent(_CallAnsweredEvent, total=False):
+    """An event of the type `call.answered`."""
 
+    erased: bool
+
+
+class _CallHungupEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.hungup"]
@@ -686,9 +747,13 @@ class CallHungupEvent(TypedDict):
     data: CallData
 
 
-class CallEndedEvent(TypedDict):
-    """An event of the type `call.ended`."""
+class CallHungupEvent(_CallHungupEvent, total=False):
+    """An event of the type `call.hungup`."""
 
+    erased: bool
+
+
+class _CallEndedEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.ended"]
@@ -703,9 +768,13 @@ class CallEndedEvent(TypedDict):
     data: CallData
 
 
-class CallVoicemailLeftEvent(TypedDict):
-    """An event of the type `call.voicemail_left`."""
+class CallEndedEvent(_CallEndedEvent, total=False):
+    """An event of the type `call.ended`."""
 
+    erased: bool
+
+
+class _CallVoicemailLeftEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.voicemail_left"]
@@ -720,9 +789,13 @@ class CallVoicemailLeftEvent(TypedDict):
     data: CallData
 
 
-class CallTaggedEvent(TypedDict):
-    """An event of the type `call.tagged`."""
+class CallVoicemailLeftEvent(_CallVoicemailLeftEvent, total=False):
+    """An event of the type `call.voicemail_left`."""
 
+    erased: bool
+
+
+class _CallTaggedEvent(TypedDict):
     id: str
     position: int
     type: Literal["call.tagged"]
@@ -737,9 +810,13 @@ class CallTaggedEvent(TypedDict):
     data: CallData
 
 
-class MessageReceivedEvent(TypedDict):
-    """An event of the type `message.received`."""
+class CallTaggedEvent(_CallTaggedEvent, total=False):
+    """An event of the type `call.tagged`."""
 
+    erased: bool
+
+
+class _MessageReceivedEvent(TypedDict):
     id: str
     position: int
     type: Literal["message.received"]
@@ -754,9 +831,13 @@ class MessageReceivedEvent(TypedDict):
     data: MessageData
 
 
-class ContactCreatedEvent(TypedDict):
-    """An event of the type `contact.created`."""
+class MessageReceivedEvent(_MessageReceivedEvent, total=False):
+    """An event of the type `message.received`."""
 
+    erased: bool
+
+
+class _ContactCreatedEvent(TypedDict):
     id: str
     position: int
     type: Literal["contact.created"]
@@ -771,9 +852,13 @@ class ContactCreatedEvent(TypedDict):
     data: ContactData
 
 
-class ContactUpdatedEvent(TypedDict):
-    """An event of the type `contact.updated`."""
+class ContactCreatedEvent(_ContactCreatedEvent, total=False):
+    """An event of the type `contact.created`."""
 
+    erased: bool
+
+
+class _ContactUpdatedEvent(TypedDict):
     id: str
     position: int
     type: Literal["contact.updated"]
@@ -787,9 +872,19 @@ class ContactUpdatedEvent(TypedDict):
     source: str
     data: ContactData
 
+
+class ContactUpdatedEvent(_ContactUpdatedEvent, total=False):
+    """An event of the type `contact.updated`."""
+
+    erased: bool
+
 FindingCode = Literal["token_refused", "token_foreign", "token_accepted_again", "integration_off", "no_numbers", "facts_changed", "webhook_new", "webhook_missing", "webhook_disabled", "webhook_changed", "webhook_doubled", "webhook_refused"]
 
 DeliveryStatus = Literal["waiting", "delivered", "parked", "dead"]
+
+ErasureKind = Literal["phone", "email", "contact", "user", "call", "installation"]
+
+ErasureStatus = Literal["searching", "following", "settling", "done"]
 
 SubscriptionHealth = Literal["up", "down"]
 

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 import asyncpg
 
-from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionStatus
+from aircall_oauth.storage.models.deliveries import SUBSCRIPTIONS_CHANGED, Subscription, SubscriptionStatus
 
-CHANGED = "aircall_oauth_subscriptions"  # the channel on which a change of a subscription is notified
+CHANGED = SUBSCRIPTIONS_CHANGED
 SHARE_WANTED = "aircall_oauth_share_wanted"  # the channel on which a worker asks for its share
 
 LENGTH = timedelta(seconds=10)

@@ -21,7 +21,7 @@ DUE = f"""
             ORDER BY due_at LIMIT $4
         ) AS due ON position = place AND received_at = day
     ) AS next
-    WHERE past < $2 ORDER BY position
+    WHERE past < $2 AND erased_at IS NULL ORDER BY position
 """
 # The first parked event of a key decides for those behind it; one that was never tried is due at once. Keys are those
 # of first events that are due, half of the room at most, but for busy ones ($5, $6), and those that the reader
@@ -55,7 +55,7 @@ DUE_CHAINS = """
         JOIN event ON position = place AND received_at = day
         WHERE head.due_at IS NULL OR head.due_at <= statement_timestamp()
     ) AS next
-    WHERE past < $2 ORDER BY position
+    WHERE past < $2 AND erased_at IS NULL ORDER BY position
 """
 OF_KEY = """
     parked WHERE subscription_id = $1 AND installation_id = keys.installation_id AND {is_of_key} AND dead_at IS NULL

@@ -136,7 +136,7 @@ async def read(
         return [], after, False
     rows = await connection.fetch(next_events(conditions), after, end, limit, most_bytes, *values)
     events = [event_of(row[:-1]) for row in rows]
-    items = [item_of(event) for event in events if not wanted.is_about_itself(event)]
+    items = [item_of(event) for event in events if not (event.erased or wanted.is_about_itself(event))]
     if rows and (rows[0]["found"] == limit or rows[0]["found"] > len(rows)):
         return items, events[-1].position, True
     return items, end, end < head

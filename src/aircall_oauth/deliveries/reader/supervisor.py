@@ -202,6 +202,8 @@ class Readers:
                 reader.lease_renewed(asked_at)
 
     def _begin(self, subscription: Subscription, claimed_at: float) -> None:
+        # An erasure makes readers begin anew, and the tail may still have what it erased.
+        self._tail.forget()
         task = asyncio.create_task(self._read_for(subscription, claimed_at), name=f"reader of {subscription.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

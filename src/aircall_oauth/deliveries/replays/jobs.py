@@ -224,7 +224,8 @@ async def _count(
     row = await connection.fetchrow(
         f"""
         SELECT count(*) AS events, count(DISTINCT installation_id) AS customers FROM (
-            SELECT installation_id FROM event WHERE position BETWEEN $1 AND $2 {conditions} LIMIT $3
+            SELECT installation_id FROM event
+            WHERE position BETWEEN $1 AND $2 AND erased_at IS NULL {conditions} LIMIT $3
         ) AS wanted
         """,
         first,

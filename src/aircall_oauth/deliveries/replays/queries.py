@@ -114,4 +114,4 @@ async def next_batch(
     rows = await connection.fetch(next_events(conditions), replay.position, end, BATCH, MOST_BYTES, *values)
     events = [event_of(row[:-1]) for row in rows]
     is_cut = bool(rows) and (rows[0]["found"] == BATCH or rows[0]["found"] > len(rows))
-    return events, events[-1].position if is_cut else end
+    return [event for event in events if not event.erased], events[-1].position if is_cut else end

@@ -11,6 +11,7 @@ from aircall_oauth.deliveries import auditing, subscriptions
 from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, attempt, word
 from aircall_oauth.deliveries.subscriptions import SampleResult
+from aircall_oauth.errors import EventErased
 from aircall_oauth.events import feed
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
@@ -23,11 +24,13 @@ MARK = "resend"
 async def resend(resources: Resources, key: Caller, who: Who, event_id: str, subscription_id: str) -> SampleResult:
     """Deliver an event once, past the filter and the position; the attempt is kept with the others.
 
-    Raises `EventNotFound` or `SubscriptionNotFound`.
+    Raises `EventNotFound`, `EventErased` or `SubscriptionNotFound`.
     """
     subscription = await subscriptions.find(resources, key, subscription_id)
     body = await feed.read_event(resources, key, event_id)
     event = msgspec.json.decode(body, type=EventJson)
+    if event.erased:
+        raise EventErased
     message = Message(event.id, event.installation_id, event.type, body, replay=MARK)
     destination = await registry.open(resources, subscription)
     at, started = now(), time.perf_counter()

@@ -15,7 +15,7 @@ from aircall_oauth.deliveries.replays.bodies import NewReplay, ReplayPast, Repla
 from aircall_oauth.deliveries.replays.jobs import ReplayList, ReplayPreview, ReplayView
 from aircall_oauth.deliveries.routes import SubscriptionId
 from aircall_oauth.deliveries.views import SubscriptionView
-from aircall_oauth.errors import EventNotFound, OwnerNotAllowed, ReplayNotFound, SubscriptionNotFound
+from aircall_oauth.errors import EventErased, EventNotFound, OwnerNotAllowed, ReplayNotFound, SubscriptionNotFound
 
 api = APIRouter(prefix="/v1/subscriptions", tags=["Subscriptions"], route_class=StrictRoute)
 of_events = APIRouter(prefix="/v1/events", tags=["Events"], route_class=StrictRoute)
@@ -112,7 +112,7 @@ async def stop_replay(
 @of_events.post(
     "/{event_id}/resend",
     summary="Send one event again",
-    responses=problems(401, 403, EventNotFound(), SubscriptionNotFound(), 422, 503),
+    responses=problems(401, 403, EventNotFound(), SubscriptionNotFound(), EventErased(), 422, 503),
 )
 async def resend_event(
     event_id: Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")],

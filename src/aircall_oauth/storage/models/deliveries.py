@@ -45,6 +45,10 @@ class Health(StrEnum):
     DOWN = "down"  # the position stays, and one probe at a time is sent
 
 
+# The channel on which a change of a subscription is notified.
+SUBSCRIPTIONS_CHANGED = "aircall_oauth_subscriptions"
+
+
 class Subscription(Table, table=True):
     """A named reader of the log: its position, its filter, its destination, and the worker that reads for it."""
 

@@ -32,7 +32,7 @@ EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=
 
 
 class Event(Table, table=True):
-    """One event of the log, from Aircall or of the service's own; never changed.
+    """One event of the log, from Aircall or of the service's own; never changed but by an erasure.
 
     The table is partitioned by day (`partitions.py`), so that a day past the retention is dropped as a whole.
     """
@@ -63,6 +63,8 @@ class Event(Table, table=True):
     occurred_at: datetime | None = time_column(nullable=True)
     source: str = text_column()
     data: str = text_column()
+    # Since then `data` is null: it was a person's, or kept long enough.
+    erased_at: datetime | None = time_column(nullable=True)
 
 
 class EventFingerprint(Table, table=True):

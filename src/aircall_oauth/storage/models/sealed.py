@@ -11,6 +11,7 @@ WEBHOOK_TOKEN_PURPOSE = "webhook-token"
 API_KEY_PURPOSE = "api-key"
 CLAIM_PURPOSE = "claim"
 CONSOLE_LINK_PURPOSE = "console-link"
+ERASURE_CALL_PURPOSE = "erasure-call"
 CONSOLE_SESSION_PURPOSE = "console-session"
 
 
@@ -36,6 +37,7 @@ SEALED = (
     Sealed("subscription", "secret_sealed"),
     Sealed("subscription", "old_secret_sealed"),
     Sealed("subscription", "url_sealed"),
+    Sealed("erasure", "pattern_sealed"),
 )
 
 

@@ -12,6 +12,7 @@ import httpx
 
 from aircall_oauth_client import errors, requests
 from aircall_oauth_client._async.aircall import AsyncAircall
+from aircall_oauth_client._async.erasures import AsyncErasures
 from aircall_oauth_client._async.events import AsyncEvents
 from aircall_oauth_client._async.installations import (
     AsyncClaims,
@@ -61,6 +62,7 @@ class AsyncClient:
         self.installations = AsyncInstallations(self)
         self.events = AsyncEvents(self)
         self.subscriptions = AsyncSubscriptions(self)
+        self.erasures = AsyncErasures(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -1,0 +1,338 @@
+"""Carries out erasures, in steps of a few hundred events, each with a short transaction: a chore of the worker.
+
+What is found stays in its place without its `data`, so no reader skips or repeats a position, and its fingerprint stays
+too, so that Aircall's repeat of it and a back-fill are recognised. A worker that is killed leaves a step undone; the
+next one goes on where the last step ended.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+from sqlalchemy import text
+
+from aircall_oauth.access import audit
+from aircall_oauth.access.audit import SERVICE, Action
+from aircall_oauth.events.query import EventJson, Filter, event_of, next_events
+from aircall_oauth.events.spans import HEAD
+from aircall_oauth.privacy import people
+from aircall_oauth.privacy.people import Finder, Person
+from aircall_oauth.resources import Resources
+from aircall_oauth.storage import locks
+from aircall_oauth.storage.models.deliveries import SUBSCRIPTIONS_CHANGED, ReplayStatus
+from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, ErasureKind, ErasureStatus
+from aircall_oauth.storage.models.sealed import ERASURE_CALL_PURPOSE
+from aircall_oauth.storage.vault import SealedAt
+from aircall_oauth.telemetry import log
+
+logger = log.get(__name__)
+
+BATCH = 500
+BATCH_BYTES = 1024 * 1024
+# A scope may leave out almost everything: one statement looks this many positions ahead.
+FAR = 50_000
+# Events that are read without a pause: the same process delivers events.
+AT_ONCE = 20
+RUN_SECONDS = 20.0
+LEASE = timedelta(minutes=1)
+LONG_LEASE = timedelta(minutes=4)  # while a day's pages are cleaned
+# Longer than a delivery may take, and its reader needs to write down what came of it.
+SETTLED_AFTER = timedelta(seconds=30)
+
+CLAIM = f"""
+    UPDATE erasure SET due_at = clock_timestamp() + $1, lease_number = lease_number + 1
+    WHERE id = (
+        SELECT id FROM erasure WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING *, ({HEAD}) AS head
+"""  # noqa: S608 - only constants of ours are put in
+MINE = "UPDATE erasure SET {} WHERE id = $1 AND lease_number = $2 RETURNING id"
+STEP = MINE.format("""
+    position = $3, searched = searched + $4, erased = erased + $5, parked = parked + $6, delivered = delivered + $7,
+    due_at = clock_timestamp() + $8
+""")
+TURN = MINE.format("status = $3, position = $4, last_position = $5, due_at = clock_timestamp() + $6")
+END = MINE.format(
+    f"status = '{ErasureStatus.DONE}', pattern_sealed = NULL, ended_at = clock_timestamp(), due_at = NULL"
+)
+KEEP = MINE.format("due_at = clock_timestamp() + $3")
+GIVE_BACK = MINE.format("due_at = clock_timestamp()")
+LOCK = f"SELECT pg_advisory_xact_lock({locks.ERASURES})"
+ERASE = """
+    UPDATE event SET data = 'null', subject = NULL, erased_at = clock_timestamp()
+    FROM unnest($1::bigint[], $2::timestamptz[]) AS found (place, day)
+    WHERE position = place AND received_at = day AND received_at BETWEEN $3 AND $4 AND erased_at IS NULL
+    RETURNING event.position, event.id, event.tableoid::regclass::text AS day
+"""
+# In the order in which a reader that writes its findings takes the locks: the subscription's first.
+HOLDERS = """
+    SELECT id FROM subscription WHERE id IN (SELECT subscription_id FROM parked WHERE position = ANY ($1::bigint[]))
+    ORDER BY id FOR UPDATE
+"""
+FREE = "DELETE FROM parked WHERE subscription_id = ANY ($1::text[]) AND position = ANY ($2::bigint[])"
+# Its reader begins anew, with what is parked now, and without what it has read.
+RENEW = """
+    WITH renewed AS (UPDATE subscription SET version = version + 1 WHERE id = ANY ($1::text[]) RETURNING id)
+    SELECT pg_notify($2, id) FROM renewed
+"""
+BEHIND = "SELECT id FROM subscription WHERE position < $1 ORDER BY id FOR UPDATE"
+# Each is taken over, by any worker, and reads its batch anew.
+RENEW_REPLAYS = f"""
+    UPDATE replay SET lease_number = lease_number + 1, lease_until = NULL
+    WHERE status = '{ReplayStatus.RUNNING}' AND position < $1
+"""  # noqa: S608 - only constants of ours are put in
+PART = "INSERT INTO erasure_part (erasure_id, day, positions) VALUES ($1, $2, $3)"
+CALLS = "INSERT INTO erasure_call (erasure_id, fingerprint) SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING"
+DELIVERED = "SELECT count(DISTINCT event_id) FROM attempt WHERE event_id = ANY ($1) AND outcome = 'delivered'"
+NEWEST_ERASED = "SELECT max(place) FROM erasure_part, unnest(positions) AS place WHERE erasure_id = $1"
+LEFT_BEHIND = """
+    SELECT array_agg(DISTINCT place) FROM erasure_part, unnest(positions) AS place
+    WHERE erasure_id = $1 AND EXISTS (SELECT FROM parked WHERE position = place)
+"""
+DAYS = """
+    SELECT DISTINCT day FROM erasure_part p JOIN pg_class c ON c.oid = to_regclass(p.day)
+    WHERE erasure_id = $1 ORDER BY day
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one step read: up to which position, how many events, those to erase, the calls they belong to."""
+
+    read_to: int
+    read: int
+    events: Sequence[EventJson]
+    calls: Sequence[bytes]
+    head: int
+
+    @property
+    def is_end(self) -> bool:
+        return self.read_to >= self.head
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the erasure over."""
+
+
+async def erase(resources: Resources) -> None:
+    """Carry on with the erasures that are due, for a while: a chore of the worker."""
+    async with resources.database.driver_connection() as connection:
+        row = await connection.fetchrow(CLAIM, LEASE)
+    if row is None:
+        return
+    try:
+        await Job(resources, row).run()
+    except LeaseLost:
+        logger.info("erasure taken over", erasure_id=row["id"])
+
+
+class Job:
+    """One erasure, while this worker has it."""
+
+    def __init__(self, resources: Resources, row: asyncpg.Record) -> None:
+        self._resources = resources
+        self._row = dict(row)
+        self._mine = (row["id"], row["lease_number"])
+        self._status = ErasureStatus(row["status"])
+        self._position: int = row["position"]
+        self._search: Search | None = None
+
+    async def run(self) -> None:
+        """Go on until it has to wait, is done, or has had its time; raises `LeaseLost`."""
+        enough_at = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < enough_at:
+            if self._status == ErasureStatus.SETTLING:
+                await self._end()
+                return
+            if await self._step() and not await self._turn():
+                return
+        async with self._resources.database.driver_connection() as connection:
+            await self._write(connection, GIVE_BACK)
+
+    async def _step(self) -> bool:
+        """Search the next events and erase what is found; returns whether that was the end of the log."""
+        if self._search is None:
+            self._search = await _search_of(self._resources, self._row)
+        found = await self._search.next(self._position, following=self._status == ErasureStatus.FOLLOWING)
+        async with self._resources.database.driver_connection() as connection, connection.transaction():
+            parked = delivered = 0
+            erased: list[asyncpg.Record] = []
+            if found.events:
+                await connection.execute(LOCK)
+                parked = await _free(connection, [event.position for event in found.events])
+                erased = await _erase(connection, found.events)
+                delivered = await connection.fetchval(DELIVERED, [row["id"] for row in erased])
+                await self._note(connection, erased, found.calls)
+            counts = (found.read, len(erased), parked, delivered)
+            await self._write(connection, STEP, found.read_to, *counts, LEASE)
+        self._position = found.read_to
+        return found.is_end
+
+    async def _note(self, connection: asyncpg.Connection, erased: Sequence[asyncpg.Record], calls: Any) -> None:
+        for day in dict.fromkeys(row["day"] for row in erased):
+            positions = sorted(row["position"] for row in erased if row["day"] == day)
+            await connection.execute(PART, self._mine[0], day, positions)
+        await connection.execute(CALLS, self._mine[0], calls)
+
+    async def _turn(self) -> bool:
+        """Go on to what comes after a search; returns whether there is something to do at once."""
+        erasure_id = self._mine[0]
+        async with self._resources.database.driver_connection() as connection, connection.transaction():
+            calls = await connection.fetchval("SELECT count(*) FROM erasure_call WHERE erasure_id = $1", erasure_id)
+            if self._status == ErasureStatus.SEARCHING and calls:
+                await self._write(connection, TURN, ErasureStatus.FOLLOWING, 0, self._position, LEASE)
+                self._status, self._position, self._search = ErasureStatus.FOLLOWING, 0, None
+                return True
+            newest = await connection.fetchval(NEWEST_ERASED, erasure_id)
+            if newest is not None:
+                behind = [row["id"] for row in await connection.fetch(BEHIND, newest)]
+                await connection.execute(RENEW, behind, SUBSCRIPTIONS_CHANGED)
+                await connection.execute(RENEW_REPLAYS, newest)
+            pause = SETTLED_AFTER if newest is not None else timedelta(0)
+            await self._write(connection, TURN, ErasureStatus.SETTLING, self._position, self._position, pause)
+        return False
+
+    async def _end(self) -> None:
+        """Delete what was parked meanwhile, give the pages back, and forget whom it was about."""
+        erasure_id = self._mine[0]
+        async with self._resources.database.driver_connection() as connection:
+            for table in [*(row["day"] for row in await connection.fetch(DAYS, erasure_id)), "parked"]:
+                await self._write(connection, KEEP, LONG_LEASE)
+                await connection.execute(f'VACUUM "{table}"')
+        async with self._resources.database.session() as session:
+            transaction = await session.connection()
+            await transaction.execute(text(LOCK))
+            driver = (await transaction.get_raw_connection()).driver_connection
+            assert driver is not None
+            late = await driver.fetchval(LEFT_BEHIND, erasure_id)
+            parked = await _free(driver, late or [])
+            await self._write(driver, STEP, self._position, 0, 0, parked, 0, LEASE)
+            await self._write(driver, END)
+            await driver.execute("DELETE FROM erasure_call WHERE erasure_id = $1", erasure_id)
+            row = await driver.fetchrow("SELECT erased, parked, delivered FROM erasure WHERE id = $1", erasure_id)
+            await audit.record(
+                session,
+                SERVICE,
+                Action.ERASURE_DONE,
+                installation_id=self._row["installation_id"],
+                owner=self._row["owner"],
+                details={"erasure_id": erasure_id, "by": self._row["kind"], **dict(row)},
+            )
+        logger.info("erasure done", erasure_id=erasure_id, erased=row["erased"])
+
+    async def _write(self, connection: asyncpg.Connection, statement: str, *values: Any) -> None:
+        if await connection.fetchval(statement, *self._mine, *values) is None:
+            raise LeaseLost
+
+
+class Search:
+    """Reads the log for one person, or for all of one customer's."""
+
+    def __init__(
+        self, resources: Resources, finder: Finder | None, scope: Filter, known_calls: set[bytes] | None = None
+    ) -> None:
+        self._resources = resources
+        self._finder = finder
+        conditions, self._values = scope.sql(first=5)
+        self._conditions = f"AND erased_at IS NULL {conditions}"
+        self._calls = known_calls or set()
+
+    async def next(self, after: int, *, following: bool) -> Found:
+        """Read the events past a position, and tell which are to be erased."""
+        async with self._resources.database.driver_connection() as connection:
+            head = await connection.fetchval(HEAD)
+            end = min(head, after + FAR)
+            rows = await connection.fetch(next_events(self._conditions), after, end, BATCH, BATCH_BYTES, *self._values)
+        is_cut = bool(rows) and (rows[0]["found"] == BATCH or rows[0]["found"] > len(rows))
+        read_to = rows[-1]["position"] if is_cut else max(end, after)
+        chosen, calls = await self._chosen([event_of(row[:-1]) for row in rows], following)
+        return Found(read_to, len(rows), chosen, calls, head)
+
+    async def _chosen(self, events: Sequence[EventJson], following: bool) -> tuple[list[EventJson], list[bytes]]:
+        chosen: list[EventJson] = []
+        calls: set[bytes] = set()
+        for n, event in enumerate(events):
+            if n % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+            call = self._matches(event, following)
+            if call is not None:
+                chosen.append(event)
+                calls |= call
+        return chosen, sorted(calls)
+
+    def _matches(self, event: EventJson, following: bool) -> set[bytes] | None:
+        """Return the call that an event to be erased belongs to, if any; None for an event that is left as it is."""
+        if self._finder is None:
+            return set()
+        data = bytes(event.data)
+        worth = self._finder.may_be_in(data)
+        if not worth and not following:
+            return None
+        told = people.read(event.resource, data)
+        call = people.call_of(told)
+        key = set() if call is None else {self._key(event.installation_id, call)}
+        if key & self._calls or (worth and self._finder.finds(told)):
+            return key
+        return None
+
+    def _key(self, installation_id: str, call: str) -> bytes:
+        return self._resources.vault.fingerprint(f"{installation_id}/{call}", ERASURE_CALL_PURPOSE)
+
+
+async def _search_of(resources: Resources, row: dict[str, Any]) -> Search:
+    kind = ErasureKind(row["kind"])
+    finder = None
+    if kind != ErasureKind.INSTALLATION:
+        value = resources.vault.open(row["pattern_sealed"], SealedAt(PATTERN_COLUMN, row["id"]))
+        finder = Finder(Person(kind, value.get_secret_value()))
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch("SELECT fingerprint FROM erasure_call WHERE erasure_id = $1", row["id"])
+    return Search(resources, finder, scope_of(row["owner"], row["installation_id"]), {each[0] for each in rows})
+
+
+def scope_of(owner: str | None, installation_id: str | None) -> Filter:
+    """Return which events an erasure reads."""
+    return Filter(
+        owners=[] if owner is None else [owner],
+        installations=[] if installation_id is None else [installation_id],
+    )
+
+
+async def _free(connection: asyncpg.Connection, positions: Sequence[int]) -> int:
+    """Delete what is parked of these positions, and let the readers that wait for it begin anew."""
+    holders = [row["id"] for row in await connection.fetch(HOLDERS, positions)]
+    if not holders:
+        return 0
+    answer = await connection.execute(FREE, holders, positions)
+    await connection.execute(RENEW, holders, SUBSCRIPTIONS_CHANGED)
+    return int(answer.split()[-1])
+
+
+async def _erase(connection: asyncpg.Connection, events: Sequence[EventJson]) -> list[asyncpg.Record]:
+    days = [event.received_at for event in events]
+    places = [event.position for event in events]
+    return list(await connection.fetch(ERASE, places, days, min(days), max(days)))
+
+
+async def preview(
+    resources: Resources, person: Person, scope: Filter, tell: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Count the events that an erasure would read and erase now; `tell` is given how far it is, and the log's end."""
+    calls: set[bytes] = set()
+    found = set[int]()
+    read = 0
+    for following in (False, True):
+        search = Search(resources, Finder(person), scope, calls)
+        position, is_end = 0, following and not calls
+        while not is_end:
+            step = await search.next(position, following=following)
+            position, is_end = step.read_to, step.is_end
+            found |= {event.position for event in step.events}
+            calls = calls | set(step.calls)
+            read += 0 if following else step.read
+            tell(position, step.head)
+    return read, len(found)
