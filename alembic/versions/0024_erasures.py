@@ -39,14 +39,14 @@ def upgrade() -> None:
     op.execute("CREATE INDEX ix_erasure_owner_id ON erasure (owner, id)")
     op.execute("""
         CREATE TABLE erasure_part (
-            id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_erasure_part PRIMARY KEY,
             erasure_id text NOT NULL
                 CONSTRAINT fk_erasure_part_erasure_id_erasure REFERENCES erasure (id) ON DELETE CASCADE,
+            first bigint NOT NULL,
             day text NOT NULL,
-            positions bigint[] NOT NULL
+            positions bigint[] NOT NULL,
+            CONSTRAINT pk_erasure_part PRIMARY KEY (erasure_id, first)
         )
     """)
-    op.execute("CREATE INDEX ix_erasure_part_erasure_id ON erasure_part (erasure_id)")
     op.execute("""
         CREATE TABLE erasure_call (
             erasure_id text NOT NULL

@@ -347,7 +347,7 @@ async def a_person_to_erase(service: Service) -> None:
     await service.sql("""
         INSERT INTO parked
             (subscription_id, position, received_at, event_id, installation_id, attempts, reason, dead_at)
-        SELECT subscription.id, position, received_at, event.id, installation_id, 1, 'http_500', now()
+        SELECT subscription.id, event.position, received_at, event.id, installation_id, 1, 'http_500', now()
         FROM event, subscription WHERE data LIKE '%7946%' LIMIT 1
     """)
     assert (await partner.post("/v1/erasures", json={"phone": "+44 20 7946 0123"})).status_code == 202
@@ -361,7 +361,7 @@ async def erasures_past_the_retention(service: Service) -> None:
             SELECT 'era_' || n, 'done', 'phone', 1, now() - interval '3 years' FROM generate_series(1, 5001) AS n
             RETURNING id
         )
-        INSERT INTO erasure_part (erasure_id, day, positions) SELECT id, 'event_20200101', '{1}' FROM old
+        INSERT INTO erasure_part (erasure_id, first, day, positions) SELECT id, 1, 'event_20200101', '{1}' FROM old
     """)
     await service.sql("INSERT INTO erasure (id, status, kind, position) VALUES ('era_fresh', 'done', 'phone', 1)")
 

@@ -30,7 +30,7 @@ LEFT_OUT = {"budget", "figure", "log_epoch"}
 # A position is drawn outside of transactions, so one that came to nothing leaves a hole. The order is what counts.
 IN_ORDER = {"event": "position"}
 # How often something was tried: once more by whoever comes after one that was killed.
-TRIES = {"attempts"}
+TRIES = {"attempts", "lease_number"}
 RANDOM = re.compile(r"[a-z]{3}_[0-9a-f]{32}|v1\..+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

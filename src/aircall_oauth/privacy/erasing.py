@@ -85,7 +85,7 @@ RENEW_REPLAYS = f"""
     UPDATE replay SET lease_number = lease_number + 1, lease_until = NULL
     WHERE status = '{ReplayStatus.RUNNING}' AND position < $1
 """  # noqa: S608 - only constants of ours are put in
-PART = "INSERT INTO erasure_part (erasure_id, day, positions) VALUES ($1, $2, $3)"
+PART = "INSERT INTO erasure_part (erasure_id, first, day, positions) VALUES ($1, $2, $3, $4)"
 CALLS = "INSERT INTO erasure_call (erasure_id, fingerprint) SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING"
 DELIVERED = "SELECT count(DISTINCT event_id) FROM attempt WHERE event_id = ANY ($1) AND outcome = 'delivered'"
 NEWEST_ERASED = "SELECT max(place) FROM erasure_part, unnest(positions) AS place WHERE erasure_id = $1"
@@ -175,7 +175,7 @@ class Job:
     async def _note(self, connection: asyncpg.Connection, erased: Sequence[asyncpg.Record], calls: Any) -> None:
         for day in dict.fromkeys(row["day"] for row in erased):
             positions = sorted(row["position"] for row in erased if row["day"] == day)
-            await connection.execute(PART, self._mine[0], day, positions)
+            await connection.execute(PART, self._mine[0], positions[0], day, positions)
         await connection.execute(CALLS, self._mine[0], calls)
 
     async def _turn(self) -> bool:

@@ -26,8 +26,9 @@ POSITIONS = """
     WHERE erasure_id = $1 AND place > $2 ORDER BY place LIMIT $3
 """
 FORGET_PARTS = """
-    DELETE FROM erasure_part WHERE id IN (
-        SELECT p.id FROM erasure_part p JOIN erasure e ON e.id = erasure_id WHERE e.ended_at < $1 LIMIT $2
+    DELETE FROM erasure_part WHERE (erasure_id, first) IN (
+        SELECT p.erasure_id, p.first FROM erasure_part p JOIN erasure e ON e.id = erasure_id
+        WHERE e.ended_at < $1 LIMIT $2
     )
 """
 FORGET = "DELETE FROM erasure WHERE id IN (SELECT id FROM erasure WHERE ended_at < $1 LIMIT $2)"

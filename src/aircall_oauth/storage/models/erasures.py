@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ARRAY, BigInteger, Column, ForeignKey, Identity, Index, LargeBinary, text
+from sqlalchemy import ARRAY, BigInteger, Column, ForeignKey, Index, LargeBinary, text
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
@@ -64,10 +64,9 @@ class ErasurePart(Table, table=True):
     """The positions that one step of an erasure erased in one day of the log."""
 
     __tablename__ = "erasure_part"
-    __table_args__ = (Index("ix_erasure_part_erasure_id", "erasure_id"),)
 
-    id: int | None = column(BigInteger, Identity(always=True), primary_key=True)
-    erasure_id: str = text_column(ForeignKey("erasure.id", ondelete="CASCADE"))
+    erasure_id: str = text_column(ForeignKey("erasure.id", ondelete="CASCADE"), primary_key=True)
+    first: int = column(BigInteger, primary_key=True, autoincrement=False)  # the first of the positions
     day: str = text_column()  # the partition's name
     positions: list[int] = column(ARRAY(BigInteger))
 
