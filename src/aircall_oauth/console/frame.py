@@ -23,6 +23,7 @@ from aircall_oauth.console.acts import Act
 from aircall_oauth.console.once import Once
 from aircall_oauth.console.visitors import TO_ACT, TO_DISCLOSE, Visitor
 from aircall_oauth.errors import AppError, InvalidRequest
+from aircall_oauth.events.store import NO_INSTALLATION
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry.text import readable
@@ -117,7 +118,7 @@ _environment.filters |= {
     "in_words": _in_words,
     "lines": _lines,
 }
-_environment.globals |= {"asset": assets.path, "navigation": NAVIGATION}
+_environment.globals |= {"asset": assets.path, "navigation": NAVIGATION, "no_installation": NO_INSTALLATION}
 
 
 @dataclass(frozen=True)

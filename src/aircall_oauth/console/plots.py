@@ -42,12 +42,16 @@ class Day:
 
 async def of_the_day(resources: Resources) -> list[Chart]:
     """Return the plots of the last 24 hours: events in, deliveries, and the oldest event that waited."""
-    return [await _events(resources), await deliveries(resources, ALL), await lag(resources, ALL)]
+    return [await _events(resources), *await of_destination(resources, ALL)]
 
 
-async def deliveries(resources: Resources, subscription_id: str, made_at: datetime | None = None) -> Chart:
-    """Plot the deliveries of one destination, or of all of them, by their outcome."""
+async def of_destination(resources: Resources, subscription_id: str, made_at: datetime | None = None) -> list[Chart]:
+    """Return the plots of one destination, or of all together: deliveries, and the oldest event that waited."""
     day = await _day(resources, WORKER, made_at)
+    return [await _deliveries(resources, subscription_id, day), await _oldest(resources, subscription_id, day)]
+
+
+async def _deliveries(resources: Resources, subscription_id: str, day: Day) -> Chart:
     points = await _read(resources, day, Name.DELIVERIES, [subscription_id])
     taken = _rates("delivered", 2, points, day, lambda point: point.amounts[Delivery.DELIVERED])
     failed = _rates("failed tries", 3, points, day, lambda point: point.amounts[Delivery.FAILED])
@@ -55,9 +59,8 @@ async def deliveries(resources: Resources, subscription_id: str, made_at: dateti
     return _chart("Deliveries", "a minute", day, [taken, failed], "24 hours, in all", said)
 
 
-async def lag(resources: Resources, subscription_id: str, made_at: datetime | None = None) -> Chart:
-    """Plot the age of the oldest event that waited for a destination, or for any, in the log or to be tried again."""
-    day = await _day(resources, WORKER, made_at)
+async def _oldest(resources: Resources, subscription_id: str, day: Day) -> Chart:
+    """Plot the age of the oldest event that waited, in the log or to be tried again."""
     points = await _read(resources, day, Name.LAG, [subscription_id])
     series = _series("at most", 5, points, day, lambda point: point.amounts[-1 if _is_old(point) else Lag.OLDEST])
     most = max((value for value in series.values if value is not None), default=None)

@@ -55,9 +55,14 @@ ENDINGS = {
     ),
     "too_many_failed_installs": ("Too many installs failed at that time.", "Wait a minute, then open a fresh link."),
     "try_again_later": ("The service could not save it at that time.", "Wait a minute, then open a fresh link."),
+    "return_address_refused": (
+        "The link's own return address is no longer allowed.",
+        "Wait: we must correct AIRCALL_OAUTH_RETURN_URLS first; then open a fresh link.",
+    ),
     "prefetch_refused": ("The browser only looked ahead.", "Open the link itself."),
     "parameters_invalid": ("The address that was opened was incomplete.", "Copy a fresh link whole."),
 }
+GOOD_ENDINGS = frozenset({"connected", "claimed", "unclaimed"})
 UNKNOWN_ENDING = ("It ended badly.", "Open a fresh link.")
 
 

@@ -1,11 +1,12 @@
 """Subscriptions, attempts and dead events as the partner's systems see them: never a secret."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
 from pydantic import BaseModel, Field, create_model
+from sqlalchemy import select as sqlalchemy_select
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
@@ -202,6 +203,23 @@ async def list_all(resources: Resources, key: Caller, *, cursor: str | None, lim
     return SubscriptionList(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
+async def names_of(resources: Resources, key: Caller, ids: Collection[str]) -> dict[str, str]:
+    """Return the names of those subscriptions that the key may see."""
+    wanted = col(Subscription.id).in_(ids)
+    query = sqlalchemy_select(col(Subscription.id), col(Subscription.name)).where(wanted, *subscriptions.visible(key))
+    async with resources.database.session() as session:
+        return {row.id: row.name for row in await (await session.connection()).execute(query)}
+
+
+async def named_like(resources: Resources, key: Caller, text: str, *, limit: int) -> dict[str, str]:
+    """Return the names of subscriptions that hold a text, in whatever case, by their ids."""
+    like = col(Subscription.name).icontains(text, autoescape=True)
+    query = sqlalchemy_select(col(Subscription.id), col(Subscription.name)).where(like, *subscriptions.visible(key))
+    async with resources.database.session() as session:
+        rows = await (await session.connection()).execute(query.order_by(col(Subscription.id)).limit(limit))
+        return {row.id: row.name for row in rows}
+
+
 async def list_attempts(
     resources: Resources, key: Caller, subscription_id: str, *, event_id: str | None, cursor: int | None, limit: int
 ) -> AttemptList:
@@ -235,9 +253,14 @@ async def list_dead(
 async def list_parked(resources: Resources, key: Caller, subscription_id: str, *, limit: int) -> list[ParkedView]:
     """List the events that are tried again, those due next first; then those that wait behind another one."""
     await _row(resources, key, subscription_id)
-    waiting = select(Parked).where(col(Parked.subscription_id) == subscription_id, col(Parked.dead_at).is_(None))
+    theirs = select(Parked).where(col(Parked.subscription_id) == subscription_id)
+    # One after the other: each is read along an index of its own.
+    due = theirs.where(col(Parked.due_at).is_not(None)).order_by(col(Parked.due_at))
+    behind = theirs.where(col(Parked.dead_at).is_(None), col(Parked.due_at).is_(None)).order_by(col(Parked.received_at))
     async with resources.database.session() as session:
-        rows = (await session.exec(waiting.order_by(col(Parked.due_at).nulls_last()).limit(limit))).all()
+        rows = list((await session.exec(due.limit(limit))).all())
+        if len(rows) < limit:
+            rows += (await session.exec(behind.limit(limit - len(rows)))).all()
     return [ParkedView.model_validate(row, from_attributes=True) for row in rows]
 
 

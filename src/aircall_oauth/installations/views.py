@@ -69,9 +69,10 @@ async def list_installations(
     cursor: str | None = None,
     limit: int = 100,
 ) -> InstallationList:
-    """List installations, oldest first. `search` is an id, an owner, a company's id or a part of its name.
+    """List installations, oldest first.
 
-    `silent` are those that send nothing at hours at which they usually do.
+    `search` is an id, the beginning of an owner, a company's id or a part of its name. `silent` are those that send
+    nothing at hours at which they usually do.
     """
     query = _visible_to(key).order_by(col(Installation.id)).limit(limit + 1)
     if search is not None:
@@ -165,10 +166,10 @@ async def _record_refusal(session: AsyncSession, who: Who, installation: Install
 
 
 def _named(search: str) -> ColumnElement[bool]:
-    """Match what an installation may be known by: its id, its owner, its company's id or a part of its name."""
+    """Match an id, the beginning of an owner, a company's id or a part of its name."""
     known = [
         col(Installation.id) == search,
-        col(Installation.owner) == search,
+        col(Installation.owner).istartswith(search, autoescape=True),
         col(Installation.company_name).icontains(search, autoescape=True),
     ]
     if search.isascii() and search.isdecimal() and int(search) < 2**63:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from aircall_oauth.deliveries import troubled
-from aircall_oauth.operations import doctor
+from aircall_oauth.operations import doctor, measure
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import MOST_NAMED, Cause, Need, Touched
 from aircall_oauth.resources import Resources
@@ -17,7 +17,7 @@ from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import SubscriptionStatus
 from aircall_oauth.telemetry.metrics import Measurement, Reading
 
-MOST_SHOWN = 10
+MOST_SHOWN = 5
 LATE_SECONDS = 60
 FEW_AGO = timedelta(seconds=LATE_SECONDS)
 NAMES = "SELECT id, name FROM subscription WHERE id = ANY($1)"
@@ -120,7 +120,8 @@ def _behind(readings: Mapping[str, Reading]) -> Iterable[Trouble]:
 
 
 def _given_up(count: int) -> str:
-    return f"{count:,} event{'s were' if count != 1 else ' was'} given up on for"
+    more = " or more" if count >= measure.FEW_BESIDE else ""
+    return f"{count:,}{more} event{'s were' if count != 1 else ' was'} given up on for"
 
 
 async def _needs(resources: Resources, troubles: Collection[Trouble]) -> list[Need]:

@@ -22,11 +22,12 @@ OLDEST_PARKED = """
 """
 HAS_DEAD = "EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NOT NULL)"
 # Waiting and dead events have an index each; a table of millions is not counted to its end every time.
-BESIDE = f"""
+FEW_BESIDE = 1_000  # for a page
+BESIDE = """
     (SELECT count(*) FROM (
-        SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at {{}} LIMIT {MOST_BESIDE}
+        SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at {} LIMIT $1
     ) AS bounded)
-"""  # noqa: S608 - only a constant of ours is put in
+"""
 UP = f"health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}'"
 # Those that most need attention come first, so that the worst are measured even where there are too many to expose.
 SUBSCRIPTIONS = f"""
@@ -70,10 +71,10 @@ async def measure(resources: Resources) -> None:
     resources.metrics.measured(await read(resources))
 
 
-async def read(resources: Resources) -> Measurement:
-    """Measure now."""
+async def read(resources: Resources, *, most_beside: int = MOST_BESIDE) -> Measurement:
+    """Measure now; of what waits beside the log, or was given up on, so many events of a subscription are counted."""
     async with resources.database.driver_connection() as connection:
-        row = await connection.fetchrow(MEASURE, timeout=MEASURE_SECONDS)
+        row = await connection.fetchrow(MEASURE, most_beside, timeout=MEASURE_SECONDS)
     return Measurement(
         installations=_every(InstallationStatus, row["installations"]),
         webhooks=_every(WebhookStatus, row["webhooks"]),

@@ -34,7 +34,7 @@ class Wellness:
 
 async def examine(resources: Resources) -> Wellness:
     """Look at everything that the database knows; raises `DatabaseAway`."""
-    measured = await measure.read(resources)
+    measured = await measure.read(resources, most_beside=measure.FEW_BESIDE)
     worker = await _worker(resources)
     ack_seconds = await _slow_ack_seconds(resources)
     needs = [] if worker is None else [worker]

@@ -64,14 +64,23 @@ LAST = f"""
     SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.MINUTE}' AND at <= now()
     ORDER BY at DESC LIMIT 1
 """  # noqa: S608 - likewise
-# Both read along the key, from one end.
-LAST_WITH = """
-    SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = $3 AND amounts[$4] > 0 ORDER BY at DESC LIMIT 1
-"""
-FIRST_WITH = """
-    SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = $3 AND amounts[$4] > 0 AND at > $5
-    ORDER BY at LIMIT 1
-"""
+# The last hour that was good, the last minute of it that was; then the first that was bad. Each is read along the key.
+BEGAN = f"""
+    SELECT (
+        SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.MINUTE}' AND amounts[$3] > 0
+            AND at > coalesce((
+                SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.MINUTE}' AND amounts[$4] > 0
+                    AND at >= good.hour AND at < good.hour + interval '1 hour' ORDER BY at DESC LIMIT 1
+            ), good.hour, '-infinity') ORDER BY at LIMIT 1
+    ) AS minute, (
+        SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.HOUR}' AND amounts[$3] > 0
+            AND at > coalesce(good.hour, '-infinity') ORDER BY at LIMIT 1
+    ) AS hour
+    FROM (SELECT (
+        SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.HOUR}' AND amounts[$4] > 0
+        ORDER BY at DESC LIMIT 1
+    )) AS good (hour)
+"""  # noqa: S608 - likewise
 FORGET = """
     DELETE FROM figure WHERE (name, label, step, at) IN (
         SELECT name, label, step, at FROM figure WHERE step = $1 AND {} $2 LIMIT $3
@@ -163,17 +172,10 @@ async def began(database: Database, name: str, label: str, *, bad: int, good: in
     `bad` and `good` are places of the amounts. To the minute within 48 hours, to the hour beyond.
     """
     async with database.driver_connection() as connection:
-
-        async def of(step: Step) -> tuple[bool, datetime | None]:
-            of_label = (name, label, step)
-            was_good = await connection.fetchval(LAST_WITH, *of_label, good + 1)
-            return was_good is not None, await connection.fetchval(FIRST_WITH, *of_label, bad + 1, was_good or EPOCH)
-
-        was_good, minute = await of(Step.MINUTE)
-        if was_good:
-            return minute
-        _, hour = await of(Step.HOUR)
-    return hour if minute is None or (hour is not None and minute - hour >= HOUR) else minute
+        row = await connection.fetchrow(BEGAN, name, label, bad + 1, good + 1)
+    minute, hour = row["minute"], row["hour"]
+    found: datetime | None = hour if minute is None or (hour is not None and minute - hour >= HOUR) else minute
+    return found
 
 
 async def forget(database: Database) -> None:

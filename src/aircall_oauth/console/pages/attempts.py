@@ -26,7 +26,7 @@ DAYS = {"1": "a day", "7": "a week", "30": "30 days", "90": "90 days"}
 async def list_attempts(
     page: PageDep,
     owner: Text = None,
-    ending: Annotated[str | None, Query(pattern=r"^[a-z_]{1,64}$")] = None,
+    ending: Annotated[str | None, Query(pattern=f"^({'|'.join(words.ENDINGS)})$")] = None,
     reference: Annotated[str | None, Query(pattern=REFERENCE)] = None,
     since: Time = None,
     until: Time = None,
@@ -46,15 +46,20 @@ async def list_attempts(
         limit=PER_PAGE,
     )
     counted_since = now() - timedelta(days=int(days))
-    funnel = await views.funnel(page.resources, page.caller, since=counted_since)
+    wanted = {"owner": owner, "ending": ending, "reference": reference}
+    funnel = await views.funnel(page.resources, page.caller, since=counted_since, **wanted)
+    is_filtered = any(value is not None for value in wanted.values())
     return page.show(
         "attempts.html",
         title="Attempts",
-        sentence=_sentence(funnel, DAYS[days]),
+        sentence=_sentence(funnel, DAYS[days], is_filtered=is_filtered),
         rows=[(each, words.of_attempt(each)) for each in found.items],
         funnel=_bars(funnel),
         endings=funnel.endings,
-        tallies=await _tallies(page, counted_since),
+        # What is only counted has no owner and no reference.
+        tallies={} if is_filtered else await _tallies(page, counted_since),
+        known={"": "any"} | {each: each.replace("_", " ") for each in words.ENDINGS},
+        filtered={name: value for name, value in wanted.items() if value is not None and name != "ending"},
         days=DAYS,
         chosen={"owner": owner, "ending": ending, "reference": reference, "days": days, "since": since, "until": until},
         older=page.link(cursor=found.next) if found.next else None,
@@ -92,13 +97,23 @@ def _bars(funnel: Funnel) -> list[Bar]:
     return [Bar(words.STEPS[step], count, 100 * count / most) for step, count in funnel.steps.items()]
 
 
-def _sentence(funnel: Funnel, span: str) -> str:
+def _sentence(funnel: Funnel, span: str, *, is_filtered: bool) -> str:
+    like = " like that" if is_filtered else ""
     begun, ended_well = max(funnel.steps.values(), default=0), funnel.steps["connected"]
     if not begun:
-        return f"Nobody began an install within {span}."
-    said = f"{ended_well} of {words.count(begun, 'attempt')} within {span} ended with a connection"
-    worst = next((ending for ending in funnel.endings if ending not in {"connected", "claimed", "unclaimed"}), None)
-    return f"{said}; most others ended as “{worst.replace('_', ' ')}”." if worst else f"{said}."
+        return f"Nobody began an install{like} within {span}."
+    number = (
+        words.count(begun, "attempt") if begun < views.MOST_COUNTED else f"the newest {views.MOST_COUNTED:,} attempts"
+    )
+    said = f"{ended_well} of {number}{like} within {span} ended with a connection"
+    ill = {ending: count for ending, count in funnel.endings.items() if ending not in words.GOOD_ENDINGS}
+    if not ill:
+        return f"{said}."
+    worst, count = max(ill.items(), key=lambda each: each[1])
+    name = f"“{worst.replace('_', ' ')}”"
+    if count * 2 > begun - ended_well:
+        return f"{said}; most others ended as {name}."
+    return f"{said}; of the {begun - ended_well} others {count} ended as {name}."
 
 
 async def _tallies(page: PageDep, since: datetime) -> dict[str, int]:

@@ -41,10 +41,7 @@ async def show_call(page: PageDep, call_id: CallId) -> Response:
         raise NotFound(f"The log has no event of a call {call_id}.")
     events = list(reversed(found.events))
     tries = await of_event.tries_of(page.resources, [event.id for event in events])
-    names = {
-        each.id: each.name
-        for each in (await views.list_all(page.resources, page.caller, cursor=None, limit=1000)).items
-    }
+    names = await views.names_of(page.resources, page.caller, {one.subscription_id for one in tries})
     return page.show(
         "call.html",
         title=f"Call {call_id}",

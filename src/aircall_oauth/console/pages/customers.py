@@ -18,6 +18,7 @@ from aircall_oauth.events import newest
 from aircall_oauth.events.newest import Search
 from aircall_oauth.events.query import Filter
 from aircall_oauth.installations import views
+from aircall_oauth.installations.attempts import views as attempts
 from aircall_oauth.installations.outages import silence
 from aircall_oauth.storage.models.installations import InstallationStatus
 
@@ -56,11 +57,13 @@ async def list_customers(
         cursor=cursor,
         limit=PER_PAGE,
     )
+    unclaimed = [each.id for each in found.items if each.status == InstallationStatus.UNCLAIMED]
     return page.show(
         "customers.html",
         title="Customers",
         sentence=_sentence(len(found.items), found.next is not None, bool(q or owner or status)),
         rows=[(each, words.of_installation(each)) for each in found.items],
+        linked=await attempts.owners_of(page.resources, page.caller, unclaimed) if unclaimed else {},
         statuses=STATUSES,
         chosen=status,
         owner=owner,
@@ -83,6 +86,9 @@ async def show_customer(page: PageDep, installation_id: InstallationId) -> Respo
         title=view.company_name or view.owner or f"Company {view.company_id}",
         sentence=words.of_installation(view).sentence,
         view=view,
+        linked=await attempts.owners_of(page.resources, page.caller, [view.id])
+        if view.status == InstallationStatus.UNCLAIMED
+        else {},
         standing=words.of_installation(view),
         moments=await timeline.of_installation(page.resources, page.caller, installation_id),
         week=_week(await silence.hours_of(page.resources, installation_id), zone),

@@ -70,10 +70,7 @@ async def show_destination(
         waits=delivery_words.waits(view),
         is_new=delivery_words.is_new(view),
         acts=_acts(view),
-        charts=[
-            await plots.deliveries(resources, subscription_id, view.created_at),
-            await plots.lag(resources, subscription_id, view.created_at),
-        ],
+        charts=await plots.of_destination(resources, subscription_id, view.created_at),
         failures=[(each, delivery_words.outcome(each.outcome)) for each in failures],
         parked=[
             (each, delivery_words.outcome(each.reason))

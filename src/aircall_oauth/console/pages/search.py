@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
@@ -13,6 +13,7 @@ from aircall_oauth.console import words
 from aircall_oauth.console.frame import NAVIGATION, PageDep, guarded
 from aircall_oauth.console.parameters import Text
 from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.deliveries import views as subscriptions
 from aircall_oauth.errors import InstallAttemptNotFound
 from aircall_oauth.installations import views
 from aircall_oauth.installations.attempts import views as attempts
@@ -22,6 +23,9 @@ from aircall_oauth.storage.models.base import now
 router = APIRouter(route_class=PageRoute)
 
 MOST = 20
+# The box completes from so many characters on, with so many lines.
+LEAST, MOST_SUGGESTED = 2, 8
+OWNER = "Owner of attempts"
 HEX = "[0-9a-f]{32}"
 # What says by itself what it is, and the page that shows it.
 PLACES = {
@@ -53,12 +57,10 @@ async def search(page: PageDep, q: Text = None) -> Response:
         return guarded(RedirectResponse("/", 303))
     if place := _place(wanted):
         return guarded(RedirectResponse(place, 303))
-    found = [
-        *await _customers(page, wanted),
-        *await _attempts(page, wanted),
-        *_calls(wanted),
-        *await _audited(page, wanted),
-    ]
+    found = await _named(page, wanted, MOST)
+    # What one owner did to install leads to its attempts, which say more than the audit.
+    if [each.kind for each in found] != [OWNER]:
+        found += await _audited(page, wanted)
     if len(found) == 1:
         return guarded(RedirectResponse(found[0].address, 303))
     return page.show(
@@ -66,9 +68,29 @@ async def search(page: PageDep, q: Text = None) -> Response:
         title="Search",
         sentence=f"{words.count(len(found), 'thing')} {'is' if len(found) == 1 else 'are'} called “{wanted}”."
         if found
-        else f"Nothing is called “{wanted}”: no id, owner, company, call or attempt.",
+        else f"Nothing is called “{wanted}”: no id, owner, company, call, attempt or destination.",
         found=found,
     )
+
+
+@router.get("/search/suggestions")
+async def suggestions(page: PageDep, q: Text = None) -> Response:
+    """Complete what stands in the search box: a fragment, for those who have scripts on."""
+    wanted = (q or "").strip()
+    found = await _named(page, wanted, MOST_SUGGESTED) if len(wanted) >= LEAST and not _place(wanted) else []
+    named = {each.name: f"{each.kind}{', ' if each.more else ''}{each.more}" for each in found}
+    return page.show("suggestions.html", title="Search", sentence="", named=list(named.items())[:MOST_SUGGESTED])
+
+
+async def _named(page: PageDep, wanted: str, most: int) -> list[Found]:
+    """Return what is called so, or begins so, of each kind."""
+    return [
+        *await _customers(page, wanted, most),
+        *await _owners(page, wanted, most),
+        *await _attempts(page, wanted),
+        *await _destinations(page, wanted, most),
+        *_calls(wanted),
+    ]
 
 
 def _place(wanted: str) -> str | None:
@@ -79,8 +101,8 @@ def _place(wanted: str) -> str | None:
     return None
 
 
-async def _customers(page: PageDep, wanted: str) -> list[Found]:
-    found = await views.list_installations(page.resources, page.caller, search=wanted, limit=MOST)
+async def _customers(page: PageDep, wanted: str, most: int) -> list[Found]:
+    found = await views.list_installations(page.resources, page.caller, search=wanted, limit=most)
     return [
         Found(
             "Customer",
@@ -90,6 +112,20 @@ async def _customers(page: PageDep, wanted: str) -> list[Found]:
         )
         for each in found.items
     ]
+
+
+async def _owners(page: PageDep, wanted: str, most: int) -> list[Found]:
+    """Return the owners of attempts that are written so, or begin so."""
+    found = await attempts.owners_like(page.resources, page.caller, wanted, limit=most)
+    return [
+        Found(OWNER, owner, f"/attempts?{urlencode({'owner': owner})}", words.count(count, "attempt") if count else "")
+        for owner, count in found.items()
+    ]
+
+
+async def _destinations(page: PageDep, wanted: str, most: int) -> list[Found]:
+    found = await subscriptions.named_like(page.resources, page.caller, wanted, limit=most)
+    return [Found("Destination", name, f"/destinations/{id_}") for id_, name in found.items()]
 
 
 async def _attempts(page: PageDep, wanted: str) -> list[Found]:

@@ -1,5 +1,6 @@
 """What the partner's systems and the operator may read about install attempts."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from sqlalchemy import func
 from sqlalchemy import select as sqlalchemy_select
+from sqlalchemy.dialects import postgresql
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
@@ -18,6 +20,8 @@ STEPS = (
     *("made_at", "opened_at", "consented_at", "exchanged_at"),
     *("identified_at", "connected_at", "claimed_at", "live_at"),
 )
+# So many of the newest are counted.
+MOST_COUNTED = 20_000
 # Known of a company before an owner has claimed it; not for a key bound to the owner of the link.
 BEFORE_THE_CLAIM = ("installation_id", "company_id", "company_name")
 
@@ -123,21 +127,81 @@ class Funnel:
     endings: dict[str, int]
 
 
-async def funnel(resources: Resources, key: Caller, *, since: datetime) -> Funnel:
-    """Count the attempts since then by the steps they reached and by their endings."""
-    theirs = (col(InstallAttempt.created_at) >= since, *key.sees(InstallAttempt))
-    steps = sqlalchemy_select(*(func.count(getattr(InstallAttempt, step)).label(step) for step in STEPS)).where(*theirs)
+async def funnel(
+    resources: Resources,
+    key: Caller,
+    *,
+    since: datetime,
+    owner: str | None = None,
+    ending: str | None = None,
+    reference: str | None = None,
+) -> Funnel:
+    """Count the attempts since then by the steps they reached and by their endings; of very many the newest."""
+    theirs = [col(InstallAttempt.created_at) >= since, *key.sees(InstallAttempt)]
+    equal = {"owner": owner, "ending": ending, "reference": reference}
+    theirs += [col(getattr(InstallAttempt, name)) == value for name, value in equal.items() if value is not None]
+    columns = [getattr(InstallAttempt, name) for name in (*STEPS, "ending")]
+    newest = (
+        sqlalchemy_select(*columns)
+        .where(*theirs)
+        .order_by(col(InstallAttempt.created_at).desc())
+        .limit(MOST_COUNTED)
+        .cte("newest")
+    )
+    steps = sqlalchemy_select(*(func.count(newest.c[step]).label(step) for step in STEPS))
     endings = (
-        sqlalchemy_select(col(InstallAttempt.ending), func.count())
-        .where(*theirs, col(InstallAttempt.ending).is_not(None))
-        .group_by(col(InstallAttempt.ending))
-        .order_by(func.count().desc())
+        sqlalchemy_select(newest.c.ending, func.count())
+        .where(newest.c.ending.is_not(None))
+        .group_by(newest.c.ending)
+        .order_by(func.count().desc(), newest.c.ending)
     )
     async with resources.database.session() as session:
         connection = await session.connection()
         reached = (await connection.execute(steps)).one()._asdict()
         ended = {str(ending): count for ending, count in await connection.execute(endings)}
     return Funnel({step.removesuffix("_at"): count for step, count in reached.items()}, ended)
+
+
+async def owners_of(resources: Resources, key: Caller, installation_ids: Collection[str]) -> dict[str, str]:
+    """Return the owner that the newest link of each of some installations was made for; those without are left out."""
+    newest = (
+        sqlalchemy_select(col(InstallAttempt.installation_id), col(InstallAttempt.owner))
+        .where(
+            col(InstallAttempt.installation_id).in_(installation_ids),
+            col(InstallAttempt.owner).is_not(None),
+            *key.sees(InstallAttempt),
+        )
+        .ext(postgresql.distinct_on(col(InstallAttempt.installation_id)))
+        .order_by(col(InstallAttempt.installation_id), col(InstallAttempt.id).desc())
+    )
+    async with resources.database.session() as session:
+        rows = (await (await session.connection()).execute(newest)).all()
+    return {row.installation_id: row.owner for row in rows}
+
+
+async def owners_like(resources: Resources, key: Caller, beginning: str, *, limit: int) -> dict[str, int]:
+    """Return owners of attempts that begin so, in whatever case, with how many of the newest attempts each has.
+
+    One that is written exactly so is found however long ago its attempts are.
+    """
+    newest = (
+        sqlalchemy_select(col(InstallAttempt.owner).label("owner"))
+        .where(col(InstallAttempt.owner).is_not(None), *key.sees(InstallAttempt))
+        .order_by(col(InstallAttempt.id).desc())
+        .limit(MOST_COUNTED)
+        .subquery()
+    )
+    like = newest.c.owner.istartswith(beginning, autoescape=True)
+    counted = sqlalchemy_select(newest.c.owner, func.count()).where(like).group_by(newest.c.owner)
+    exactly = (
+        select(InstallAttempt.id).where(col(InstallAttempt.owner) == beginning, *key.sees(InstallAttempt)).limit(1)
+    )
+    async with resources.database.session() as session:
+        rows = await (await session.connection()).execute(counted.order_by(newest.c.owner).limit(limit))
+        found = {str(owner): int(count) for owner, count in rows}
+        if beginning not in found and (await session.exec(exactly)).first() is not None:
+            found = {beginning: 0, **found}
+    return found
 
 
 async def tallies(resources: Resources, *, since: datetime) -> list[InstallTally]:
