@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from aircall_oauth.console import frame
 from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
@@ -341,6 +343,13 @@ async def test_names_are_shown_escaped_control_characters_too(console: Console) 
     assert "\x1b" not in page
     assert "\u202e" not in page
     assert "\\x1b[31m\\u202egnp" in page
+
+
+def test_every_list_is_made_by_one_macro() -> None:
+    """So that a narrow screen, the keyboard and screen readers find each of them alike."""
+    templates = Path(frame.__file__).parent / "templates"
+
+    assert [path.name for path in templates.glob("*.html") if "<table" in path.read_text()] == ["macros.html"]
 
 
 async def test_times_are_shown_in_the_zone_that_was_chosen(console: Console) -> None:
