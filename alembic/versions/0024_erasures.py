@@ -6,7 +6,7 @@ The column is added without touching a row; a version that is still running show
 from alembic import op
 
 revision = "0024"
-down_revision = "0022"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
