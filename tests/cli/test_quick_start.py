@@ -60,3 +60,10 @@ def test_a_command_that_reads_the_database_loads_no_web_framework_and_no_migrati
     assert code == 1
     assert "asyncpg" in modules
     assert set() == modules & {"alembic", "fastapi", "jinja2", "opentelemetry", "starlette", "uvicorn"}
+
+
+@pytest.mark.slow
+def test_serve_loads_no_page_of_the_console_before_there_is_a_port_for_it() -> None:
+    look = "import sys, aircall_oauth.server.processes; sys.exit('aircall_oauth.console.pages' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0

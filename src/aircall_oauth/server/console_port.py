@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from aircall_oauth.console import app as console
 from aircall_oauth.errors import StartRefused
 from aircall_oauth.resources import Resources
 from aircall_oauth.server.middleware import RequestMiddleware
@@ -22,7 +21,12 @@ SHARE_BYTES = 4 * 1024 * 1024
 
 
 def console_app(resources: Resources) -> FastAPI:
-    """Build the console with what happens around every request."""
+    """Build the console with what happens around every request.
+
+    Imported here: where there is no console, no process loads its pages.
+    """
+    from aircall_oauth.console import app as console
+
     app = console.create_app(resources)
     app.add_middleware(RequestMiddleware, on_error=console.answer_error)
     return app
