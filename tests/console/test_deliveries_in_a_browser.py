@@ -153,6 +153,20 @@ async def test_every_page_is_in_order(it: Deliveries, chromium: Any, tmp_path: P
             await in_order(visit, says)
 
 
+async def test_ids_are_shown_whole_on_a_wide_screen(it: Deliveries, chromium: Any) -> None:
+    async with visiting(chromium, viewport=WIDTHS["wide"]) as visit:
+        await it.place.open(visit)
+        await visit.page.goto(f"{it.place.address}/destinations/{it.names['archive']}")
+        cut = await visit.page.evaluate(
+            """[...document.querySelectorAll(".scroll .id")].filter((id) =>
+                id.getBoundingClientRect().right > id.closest(".scroll").getBoundingClientRect().right
+            ).map((id) => id.textContent)"""
+        )
+
+        assert await visit.page.locator(".scroll .id").count() > 5
+        assert cut == []
+
+
 async def test_new_events_appear_by_themselves_until_one_stops_following(it: Deliveries, chromium: Any) -> None:
     async with visiting(chromium) as visit:
         page = visit.page
