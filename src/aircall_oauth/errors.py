@@ -37,7 +37,7 @@
     │   └── BodyTooLarge · BodyTooSlow · EncodingRefused
     ├── ConsoleError                  a page of the console that is refused
     │   ├── SignInNeeded · SignInRefused · LinkSpent · TooManySignIns
-    │   └── ReadOnly · PayloadsHidden · CrossSiteRefused
+    │   └── ReadOnly · PayloadsHidden · PayloadsNeeded · OtherHostRefused · CrossSiteRefused
     └── Unavailable                   nothing is lost; repeat it
         ├── DatabaseAway · InboxFull · IntakeFull
         ├── BackfillPutOff · ClocksDisagree
