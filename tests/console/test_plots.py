@@ -10,6 +10,7 @@ import pytest
 
 from aircall_oauth.console import charts
 from aircall_oauth.console.charts import Chart, Series
+from aircall_oauth.deliveries import of_event
 from aircall_oauth.operations import measure
 from aircall_oauth.operations.figures import Keeper
 from aircall_oauth.storage import figures
@@ -215,3 +216,20 @@ def test_labels_of_charts_show_control_characters_as_escapes() -> None:
         assert "\\x1b[31m\\u202e" in one
         assert not set("\x1b\u202e") & set(one)
         assert "<script>" not in one
+
+
+async def test_an_events_page_reads_what_is_parked_by_its_key_however_much_there_is(console: Console) -> None:
+    service = console.service
+    partner = await subscribe(service, AWAY, name="crm")
+    await tell(service, 1)
+    await park(service, partner, 30_000, minutes_ago=3)
+    await service.sql("ANALYZE parked")
+    (event,) = await service.sql("SELECT id FROM event ORDER BY position DESC LIMIT 1")
+
+    plan = await service.sql(
+        "EXPLAIN " + of_event.OF_EACH.replace("$1", f"'{event['id']}'").replace("$2", "NULL"),
+    )
+
+    said = "\n".join(row[0] for row in plan)
+    assert "Seq Scan on parked" not in said
+    assert "Index Scan using pk_parked on parked" in said

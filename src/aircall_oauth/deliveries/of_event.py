@@ -94,6 +94,7 @@ OTHERS = f"""
     SELECT id, name, types, owners, installations, created_at FROM subscription
     WHERE ($1::text IS NULL OR owners = ARRAY[$1]) AND id <> ALL ($2::text[]) ORDER BY id LIMIT {MOST_LEFT_OUT}
 """
+# The limit of one row keeps PostgreSQL from reading all of `parked` for a join.
 # A parked or dead event has a row, a tried one its attempts; for the rest the position and the filter decide.
 OF_EACH = f"""
     SELECT s.id, s.name,
@@ -102,7 +103,9 @@ OF_EACH = f"""
              WHEN 'delivered' = ANY (a.outcomes) THEN '{DeliveryStatus.DELIVERED}' ELSE '{DeliveryStatus.WAITING}' END,
         cardinality(a.outcomes), a.outcomes[1], a.last_at
     FROM event e CROSS JOIN subscription s CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
-    LEFT JOIN parked p ON p.subscription_id = s.id AND p.position = e.position
+    LEFT JOIN LATERAL (
+        SELECT * FROM parked WHERE subscription_id = s.id AND position = e.position LIMIT 1
+    ) AS p ON true
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(outcome ORDER BY id DESC), '{{}}') AS outcomes, max(at) AS last_at
         FROM attempt WHERE event_id = e.id AND subscription_id = s.id

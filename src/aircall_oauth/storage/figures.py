@@ -66,6 +66,10 @@ LAST = f"""
 """  # noqa: S608 - likewise
 # The last hour that was good, the last minute of it that was; then the first that was bad. Each is read along the key.
 BEGAN = f"""
+    WITH good AS MATERIALIZED (SELECT (
+        SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.HOUR}' AND amounts[$4] > 0
+        ORDER BY at DESC LIMIT 1
+    ) AS hour)
     SELECT (
         SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.MINUTE}' AND amounts[$3] > 0
             AND at > coalesce((
@@ -76,10 +80,7 @@ BEGAN = f"""
         SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.HOUR}' AND amounts[$3] > 0
             AND at > coalesce(good.hour, '-infinity') ORDER BY at LIMIT 1
     ) AS hour
-    FROM (SELECT (
-        SELECT at FROM figure WHERE name = $1 AND label = $2 AND step = '{Step.HOUR}' AND amounts[$4] > 0
-        ORDER BY at DESC LIMIT 1
-    )) AS good (hour)
+    FROM good
 """  # noqa: S608 - likewise
 FORGET = """
     DELETE FROM figure WHERE (name, label, step, at) IN (
