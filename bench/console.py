@@ -1,9 +1,8 @@
 """What each page of the console costs where much is held: median time, statements, rows read, and the largest scan.
 
-Rows are those that PostgreSQL's plans say were read (auto_explain), left out or not. Then what ten people who refresh
-pages cost the receiver, in paired rounds.
+Rows are those that PostgreSQL's plans say were read (auto_explain), left out or not.
 
-python -m bench.console [--days 30] [--events 1000000] [--times 9] [--rounds 5] [--data FOLDER]
+python -m bench.console [--days 30] [--events 1000000] [--times 9] [--data FOLDER]
 """
 
 import argparse
@@ -27,6 +26,7 @@ from aircall_oauth.console.visitors import SCOPES
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.console_port import console_app
+from aircall_oauth.storage import migrations
 from bench import console_data, ground
 from bench.console_data import say
 
@@ -68,6 +68,8 @@ def main() -> None:
             named = ("installations", "subscriptions", "days", "events")
             asyncio.run(console_data.fill(postgres.dsn(), **{name: getattr(options, name) for name in named}))
             (folder / "filled").touch()
+        else:
+            asyncio.run(migrations.migrate(postgres.dsn()))
         asyncio.run(_pages(postgres, options))
 
 

@@ -13,7 +13,7 @@ HARMLESS = frozenset(
         *("availability_status", "branch", "call_end_reason", "channel", "color", "cost", "country", "createdAt"),
         *("created_at", "direction", "event", "event_name", "file_type", "format", "hangup_cause", "language"),
         *("missed_call_reason", "participant_type", "priority", "reason", "recipient_country", "resource", "state"),
-        *("status", "substatus", "time_zone", "type", "unanswered_call", "updated_at", "webhook"),
+        *("status", "substatus", "time_zone", "type", "updated_at", "webhook"),
         *("whatsapp_message_category", "whatsapp_message_type"),
     }
 )
@@ -24,12 +24,30 @@ PLAIN = re.compile(
     r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     r"|(evt|ins|sub|att|lnk|key|log)_[0-9a-f]{32}"
 )
+# The names of ids, and what an id looks like: letters first, or too few digits for a phone number.
+IDS = frozenset(
+    {
+        *("id", "uuid", "call_uuid", "call_id", "user_id", "ai_voice_agent_id", "ai_voice_agent_session_id"),
+    }
+)
+ID = re.compile(r"[A-Za-z]{1,8}[-_]?[0-9][0-9A-Za-z-]{0,60}|[0-9]{1,8}")
+# What only settings and choices look like, by the name of their field.
+FORMS = {
+    "color": re.compile(r"#[0-9A-Fa-f]{3,8}"),
+    "key": re.compile(r"[0-9*#]"),
+    "call_id": re.compile(r"[0-9]{1,19}"),
+    "direct_link": re.compile(r"https://api\.aircall\.io/v[0-9]/[a-z_]{1,30}/[0-9]{1,19}"),
+}
+# What a number plays to its callers is a setting of the number, each under a name of Aircall's.
+MESSAGES = "messages"
+MESSAGE = re.compile(r"https?://[A-Za-z0-9_.:/+-]{1,256}")
 PHONE = re.compile(r"\+?[0-9][0-9 ().\-/]{5,}[0-9]")
 EMAIL = re.compile(r"([^@\s])[^@\s]*@([^@\s])[^@\s]*(\.[^@\s.]+)")
 # Numbers that may be a phone number or an identity, where others only count or name rows.
 NUMBERS_HIDDEN = frozenset(
     {
         *("digits", "raw_digits", "e164_digits", "phone_number", "external_number", "external_caller_number"),
+        *("aircall_number", "external_transferred_to", "participants", "value"),
     }
 )
 
@@ -38,7 +56,8 @@ def masked(value: Any, name: str = "") -> Any:
     """Return a payload with its personal data hidden; its shape, its ids, times and states stay."""
     match value:
         case dict():
-            return {key: masked(each, key) for key, each in value.items()}
+            plays = name == MESSAGES
+            return {key: each if plays and _is_message(each) else masked(each, key) for key, each in value.items()}
         case list():
             return [masked(each, name) for each in value]
         case str():
@@ -73,4 +92,12 @@ def phone(value: str) -> str:
 
 
 def _is_plain(value: str, name: str) -> bool:
-    return bool(PLAIN.fullmatch(value)) or (name in HARMLESS and bool(WORD.fullmatch(value)))
+    if PLAIN.fullmatch(value) or (name in FORMS and FORMS[name].fullmatch(value)):
+        return True
+    if name in IDS and ID.fullmatch(value):
+        return True
+    return name in HARMLESS and bool(WORD.fullmatch(value)) and not PHONE.fullmatch(value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, str) and bool(MESSAGE.fullmatch(value))
