@@ -82,6 +82,7 @@ class Story:
   . {folder / "env"}
   which sets $SERVICE and $API_KEY, and finds the command line: aircall-oauth doctor,
   or aircall-oauth console open, which prints a new link to the console
+  Next: an app of your own, in 25 lines: docs/your-app.md
 
 Ctrl-C stops everything. The data stays in {folder} (delete it to start afresh).
 """
