@@ -49,6 +49,8 @@ WRONG = {
     "backfill": CANARY,
     "token_reads_per_minute": CANARY,
     "audit_retention": "29d",
+    "erase_after_uninstall": "a month",
+    "backups_kept": "a month",
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "destination_ports": f"443,{CANARY}",
     "aircall_proxy": f"socks5://{CANARY}:1",

@@ -388,6 +388,10 @@ class Settings(BaseSettings):
         BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
         AfterValidator(_require_thirty_days),
     ] = Field(timedelta(days=400), description="how long entries of the audit are kept; `30d` at least")
+    erase_after_uninstall: Annotated[
+        timedelta | None,
+        BeforeValidator(lambda value: (parse_duration(value) if value else None) if isinstance(value, str) else value),
+    ] = Field(None, description="erase a customer's events so long after it has left (`30d`); empty: when they are old")
     backups_kept: Annotated[
         timedelta | None,
         BeforeValidator(lambda value: (parse_duration(value) if value else None) if isinstance(value, str) else value),

@@ -176,6 +176,7 @@ def _queries(operation: dict[str, Any], of: Of) -> list[dict[str, str]]:
         "subject": f"installation:{of.installation_id}",
         "call_id": "1",
         "since": "2020-01-01T00:00:00Z",
+        "events": "erase",
     }
     if operation["operationId"] in CURSORS:
         filters["cursor"] = CURSORS[operation["operationId"]] + "0" * 32

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from aircall_oauth.deliveries.reader.supervisor import reading
-from aircall_oauth.privacy import erasing
+from aircall_oauth.privacy import erasing, erasures
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from tests.deliveries.test_replays import replay
@@ -328,3 +328,57 @@ async def test_an_operator_counts_erases_and_reads_the_receipt(service: Service)
     assert erasure_id in listed.stdout
     assert json.loads(shown.stdout)["erased"] == 1
     assert positions.stdout.split() == [str(e["position"]) for e in await log_of(service) if e.get("erased")]
+
+
+async def test_a_customer_is_erased_with_its_disconnect_and_what_comes_later_stays(service: Service) -> None:
+    ours = (await service.sql("SELECT id FROM installation"))[0]["id"]
+    await call(service, 1, MARA)
+    partner = await service.partner()
+    weak = await service.partner(Scope.INSTALLATIONS_WRITE)
+
+    refused = await weak.delete(f"/v1/installations/{ours}", params={"events": "erase"})
+    still = (await partner.get(f"/v1/installations/{ours}")).json()["status"]
+    answer = await partner.delete(f"/v1/installations/{ours}", params={"events": "erase"})
+    await service.install()
+    await carry_out(service)
+
+    log = await log_of(service)
+    erasure = (await partner.get(f"/v1/erasures/{answer.json()['id']}")).json()
+    assert (refused.status_code, still, answer.status_code) == (403, "active", 202)
+    assert [e["type"] for e in log if not e.get("erased")] == ["installation.connected"]
+    assert [e["type"] for e in log if e.get("erased")] == [
+        "installation.connected",
+        "call.ended",
+        "installation.removed",
+    ]
+    assert (erasure["by"], erasure["status"], erasure["erased"]) == ("installation", "done", 3)
+    assert (await partner.get(f"/v1/installations/{ours}")).json()["company_name"] is not None, "it came back"
+
+
+async def test_a_departed_customer_is_erased_after_the_time_that_is_set(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = (await service.sql("SELECT id FROM installation"))[0]["id"]
+    await call(service, 1, MARA)
+    partner = await service.partner()
+    assert (await partner.delete(f"/v1/installations/{ours}")).status_code == 204
+
+    def after(length: timedelta) -> None:
+        changed = service.settings.model_copy(update={"erase_after_uninstall": length})
+        monkeypatch.setattr(service.resources, "settings", changed)
+
+    async def begun() -> int:
+        await erasures.erase_departed(service.resources)
+        return len(await service.sql("SELECT 1 FROM erasure"))
+
+    off = await begun()
+    after(timedelta(days=30))
+    early = await begun()
+    after(timedelta(0))
+    due, again = await begun(), await begun()
+    await carry_out(service)
+
+    assert (off, early, due, again) == (0, 0, 1, 1)
+    assert [e["type"] for e in await log_of(service) if not e.get("erased")] == []
+    assert (await service.sql("SELECT company_name FROM installation"))[0]["company_name"] is None
+    assert MARA not in await dump(service)

@@ -353,6 +353,12 @@ async def a_person_to_erase(service: Service) -> None:
     assert (await partner.post("/v1/erasures", json={"phone": "+44 20 7946 0123"})).status_code == 202
 
 
+async def a_customer_that_left_long_ago(service: Service) -> None:
+    installation_id = await service.install()
+    partner = await service.partner()
+    assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
+
+
 async def erasures_past_the_retention(service: Service) -> None:
     await service.install()
     await service.sql("""
@@ -515,6 +521,13 @@ SCENES = (
         a_person_to_erase,
         left="SELECT EXISTS (SELECT FROM erasure WHERE status <> 'done')",
         shows="SELECT array_agg(erased_at IS NOT NULL ORDER BY position) FROM event WHERE source = 'aircall'",
+    ),
+    Scene(
+        "erase the departed",
+        "one that left long ago",
+        a_customer_that_left_long_ago,
+        left="SELECT NOT EXISTS (SELECT FROM erasure)",
+        settings={"ERASE_AFTER_UNINSTALL": "1s"},
     ),
     Scene("forget erasures", "more than a batch", erasures_past_the_retention),
 )

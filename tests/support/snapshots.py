@@ -31,6 +31,7 @@ LEFT_OUT = {"budget", "figure", "log_epoch"}
 IN_ORDER = {"event": "position"}
 # How often something was tried: once more by whoever comes after one that was killed.
 TRIES = {"attempts", "lease_number"}
+OF_ERASURE = re.compile(r"era_[0-9a-f]{32}")
 RANDOM = re.compile(r"[a-z]{3}_[0-9a-f]{32}|v1\..+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -86,7 +87,8 @@ async def _tables(connection: asyncpg.Connection) -> list[tuple[str, list[asyncp
 def _shown(column: str, value: Any, known: set[Any]) -> Any:
     if column in TRIES:
         return "tried" if value else "not tried"
-    return _known(value, known)
+    # What the audit tells of an erasure, in JSON.
+    return _known(OF_ERASURE.sub("a new id", value) if column == "details" and value else value, known)
 
 
 def _known(value: Any, known: set[Any]) -> Any:

@@ -535,9 +535,9 @@ export interface SubscriptionCreated {
   position: Int64;
   /** Events behind; beyond 10,000 counted by their positions */
   lag: number;
-  /** Events that failed and are tried again by schedule */
+  /** Events that failed and are tried again by schedule; no more than 10,000 are counted, of more than 100 subscriptions fewer of each */
   parked: number;
-  /** Events that were given up on */
+  /** Events that were given up on, counted likewise */
   dead: number;
   /** Events that it wanted and that were delivered or parked in the last 24 hours. Those that still wait are in `lag`. Counted by the workers, and written once a minute */
   matched_24h: number;
@@ -594,9 +594,9 @@ export interface SubscriptionSaved {
   position: Int64;
   /** Events behind; beyond 10,000 counted by their positions */
   lag: number;
-  /** Events that failed and are tried again by schedule */
+  /** Events that failed and are tried again by schedule; no more than 10,000 are counted, of more than 100 subscriptions fewer of each */
   parked: number;
-  /** Events that were given up on */
+  /** Events that were given up on, counted likewise */
   dead: number;
   /** Events that it wanted and that were delivered or parked in the last 24 hours. Those that still wait are in `lag`. Counted by the workers, and written once a minute */
   matched_24h: number;
@@ -643,9 +643,9 @@ export interface Subscription {
   position: Int64;
   /** Events behind; beyond 10,000 counted by their positions */
   lag: number;
-  /** Events that failed and are tried again by schedule */
+  /** Events that failed and are tried again by schedule; no more than 10,000 are counted, of more than 100 subscriptions fewer of each */
   parked: number;
-  /** Events that were given up on */
+  /** Events that were given up on, counted likewise */
   dead: number;
   /** Events that it wanted and that were delivered or parked in the last 24 hours. Those that still wait are in `lag`. Counted by the workers, and written once a minute */
   matched_24h: number;

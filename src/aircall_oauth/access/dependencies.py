@@ -48,6 +48,12 @@ async def caller(
     return key
 
 
+def require_scope(key: Caller, scope: Scope) -> None:
+    """Raise `ScopeMissing` if a caller's key lacks a scope."""
+    if not key.may(scope):
+        raise ScopeMissing(f"The API key does not have the scope {scope}.")
+
+
 def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
     """Return a dependency for the caller, which raises `ScopeMissing` if its key lacks a scope.
 
@@ -55,8 +61,7 @@ def scoped(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
     """
 
     async def scoped_caller(key: Annotated[Caller, Depends(caller)]) -> Caller:
-        if not key.may(scope):
-            raise ScopeMissing(f"The API key does not have the scope {scope}.")
+        require_scope(key, scope)
         return key
 
     scoped_caller.scope = scope  # type: ignore[attr-defined]

@@ -60,17 +60,26 @@ def show_installation(installation_id: InstallationId) -> None:
 @installations_app.command("disconnect")
 def disconnect_installation(
     installation_id: InstallationId,
+    erase: Annotated[bool, typer.Option("--erase-events", help="Erase all its events up to now, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """End an installation: delete our webhook at Aircall, switch the integration off there, erase the token here."""
     from aircall_oauth.access import callers
     from aircall_oauth.access.audit import OPERATOR
     from aircall_oauth.installations.disconnect import farewell
+    from aircall_oauth.privacy import erasures
 
     if not yes:
         typer.confirm(f"Disconnect {installation_id}? Its customer must install anew to come back.", abort=True)
+    if erase and not yes:
+        typer.confirm("Erase all its events, for every reader? It cannot be undone.", abort=True)
     with_resources(lambda resources: farewell.disconnect(resources, callers.OPERATOR, OPERATOR, installation_id))
     say("Disconnected.")
+    if erase:
+        begun = with_resources(
+            lambda resources: erasures.create_of_customer(resources, callers.OPERATOR, OPERATOR, installation_id)
+        )
+        terminal.print_line(begun.id)
 
 
 @installations_app.command("rotate-webhook")

@@ -99,6 +99,8 @@ def _meaning(field: FieldInfo) -> str:
 def _text(default: Any) -> str:
     """Return a default as an environment variable would hold it."""
     match default:
+        case None:
+            return ""
         case bool():
             return str(default).lower()
         case timedelta():

@@ -1,6 +1,6 @@
 """The doors of installations, for the partner's systems."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
@@ -12,6 +12,7 @@ from aircall_oauth.access.dependencies import (
     ResourcesDep,
     TokensReader,
     WhoDep,
+    require_scope,
 )
 from aircall_oauth.access.parameters import ID, TEXT, InstallationId
 from aircall_oauth.access.problems import problems
@@ -25,6 +26,9 @@ from aircall_oauth.installations import views
 from aircall_oauth.installations.disconnect import farewell
 from aircall_oauth.installations.upkeep import check
 from aircall_oauth.installations.views import InstallationList, InstallationView
+from aircall_oauth.privacy import erasures
+from aircall_oauth.privacy.erasures import ErasureView
+from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import InstallationStatus
 
 api = APIRouter(prefix="/v1/installations", tags=["Installations"], route_class=StrictRoute)
@@ -79,16 +83,33 @@ async def show_installation(
     "/{installation_id}",
     summary="Disconnect an installation",
     status_code=204,
-    responses=problems(401, 403, InstallationNotFound(), 422, 503),
+    response_model=None,
+    responses=problems(401, 403, InstallationNotFound(), 422, 503)
+    | {202: {"model": ErasureView, "description": "Disconnected; its events are being erased"}},
 )
 async def disconnect(
-    installation_id: InstallationId, key: InstallationsWriter, who: WhoDep, resources: ResourcesDep
-) -> None:
+    installation_id: InstallationId,
+    key: InstallationsWriter,
+    who: WhoDep,
+    resources: ResourcesDep,
+    events: Annotated[
+        Literal["keep", "erase"], Query(description="`erase` needs the scope `privacy:erase` too, and answers 202")
+    ] = "keep",
+) -> Response:
     """Remove our webhook at Aircall, switch the integration off, and erase the token. A repeat changes nothing.
 
     Where Aircall can't be reached, the installation is `removed` here at once, and the worker finishes the rest.
+
+    With `events=erase` all its events up to now are erased, and the answer is the erasure, as `GET /v1/erasures/{id}`
+    shows it.
     """
+    if events == "erase":
+        require_scope(key, Scope.PRIVACY_ERASE)
     await farewell.disconnect(resources, key, who, installation_id)
+    if events == "keep":
+        return Response(status_code=204)
+    erasure = await erasures.create_of_customer(resources, key, who, installation_id)
+    return JSONResponse(erasure.model_dump(mode="json"), status_code=202)
 
 
 class FindingView(BaseModel):

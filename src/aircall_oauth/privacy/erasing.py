@@ -25,6 +25,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.deliveries import SUBSCRIPTIONS_CHANGED, ReplayStatus
 from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, ErasureKind, ErasureStatus
+from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.storage.models.sealed import ERASURE_CALL_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
@@ -93,6 +94,16 @@ LEFT_BEHIND = """
     SELECT array_agg(DISTINCT place) FROM erasure_part, unnest(positions) AS place
     WHERE erasure_id = $1 AND EXISTS (SELECT FROM parked WHERE position = place)
 """
+# The row itself stays, without what it says of the company, unless the customer came back.
+FORGET_COMPANY = f"""
+    UPDATE installation SET company_name = NULL, number_ids = '{{}}'
+    WHERE id = $1 AND status = '{InstallationStatus.REMOVED}'
+"""  # noqa: S608 - only constants of ours are put in
+FORGET_ATTEMPTS = f"""
+    UPDATE install_attempt SET company_name = NULL WHERE installation_id = $1 AND EXISTS (
+        SELECT FROM installation WHERE id = $1 AND status = '{InstallationStatus.REMOVED}'
+    )
+"""  # noqa: S608 - only constants of ours are put in
 DAYS = """
     SELECT DISTINCT day FROM erasure_part p JOIN pg_class c ON c.oid = to_regclass(p.day)
     WHERE erasure_id = $1 ORDER BY day
@@ -138,6 +149,8 @@ class Job:
         self._row = dict(row)
         self._mine = (row["id"], row["lease_number"])
         self._status = ErasureStatus(row["status"])
+        # A customer's end is known: if the customer comes back, what comes in then is none of it.
+        self._last: int | None = row["last_position"] if row["kind"] == ErasureKind.INSTALLATION else None
         self._position: int = row["position"]
         self._search: Search | None = None
 
@@ -157,7 +170,8 @@ class Job:
         """Search the next events and erase what is found; returns whether that was the end of the log."""
         if self._search is None:
             self._search = await _search_of(self._resources, self._row)
-        found = await self._search.next(self._position, following=self._status == ErasureStatus.FOLLOWING)
+        following = self._status == ErasureStatus.FOLLOWING
+        found = await self._search.next(self._position, following=following, last=self._last)
         async with self._resources.database.driver_connection() as connection, connection.transaction():
             parked = delivered = 0
             erased: list[asyncpg.Record] = []
@@ -212,6 +226,9 @@ class Job:
             parked = await _free(driver, late or [])
             await self._write(driver, STEP, self._position, 0, 0, parked, 0, LEASE)
             await self._write(driver, END)
+            if self._row["kind"] == ErasureKind.INSTALLATION:
+                await driver.execute(FORGET_COMPANY, self._row["installation_id"])
+                await driver.execute(FORGET_ATTEMPTS, self._row["installation_id"])
             await driver.execute("DELETE FROM erasure_call WHERE erasure_id = $1", erasure_id)
             row = await driver.fetchrow("SELECT erased, parked, delivered FROM erasure WHERE id = $1", erasure_id)
             await audit.record(
@@ -241,10 +258,11 @@ class Search:
         self._conditions = f"AND erased_at IS NULL {conditions}"
         self._calls = known_calls or set()
 
-    async def next(self, after: int, *, following: bool) -> Found:
-        """Read the events past a position, and tell which are to be erased."""
+    async def next(self, after: int, *, following: bool, last: int | None = None) -> Found:
+        """Read the events past a position, and tell which are to be erased; `last` is the end, if not the log's."""
         async with self._resources.database.driver_connection() as connection:
             head = await connection.fetchval(HEAD)
+            head = head if last is None else min(head, last)
             end = min(head, after + FAR)
             rows = await connection.fetch(next_events(self._conditions), after, end, BATCH, BATCH_BYTES, *self._values)
         is_cut = bool(rows) and (rows[0]["found"] == BATCH or rows[0]["found"] > len(rows))

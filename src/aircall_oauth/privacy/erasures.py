@@ -9,15 +9,16 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access import audit
-from aircall_oauth.access.audit import Action, Who
-from aircall_oauth.access.callers import Caller
+from aircall_oauth.access.audit import SERVICE, Action, Who
+from aircall_oauth.access.callers import OPERATOR, Caller
 from aircall_oauth.errors import ErasureNotFound, InstallationNotFound, InvalidRequest, OwnerNotAllowed
+from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy.people import Person
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, locks
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, Erasure, ErasureKind, ErasureStatus
-from aircall_oauth.storage.models.installations import Installation
+from aircall_oauth.storage.models.installations import Installation, InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 
 MOST_UNDER_WAY = 100
@@ -25,6 +26,19 @@ POSITIONS = """
     SELECT DISTINCT place FROM erasure_part, unnest(positions) AS place
     WHERE erasure_id = $1 AND place > $2 ORDER BY place LIMIT $3
 """
+AT_ONCE = 20
+# Those that left long ago and were not erased since; each stays, so that its coming back is recognised.
+DEPARTED = f"""
+    SELECT i.id FROM installation i CROSS JOIN LATERAL (
+        SELECT received_at FROM event e WHERE e.installation_id = i.id AND e.type = 'installation.removed'
+        ORDER BY e.position DESC LIMIT 1
+    ) AS gone
+    WHERE i.status = '{InstallationStatus.REMOVED}' AND gone.received_at < $1 AND NOT EXISTS (
+        SELECT FROM erasure r WHERE r.installation_id = i.id AND r.kind = '{ErasureKind.INSTALLATION}'
+          AND r.owner IS NULL AND r.created_at > gone.received_at
+    )
+    ORDER BY i.id LIMIT $2
+"""  # noqa: S608 - only constants of ours are put in
 FORGET_PARTS = """
     DELETE FROM erasure_part WHERE (erasure_id, first) IN (
         SELECT p.erasure_id, p.first FROM erasure_part p JOIN erasure e ON e.id = erasure_id
@@ -98,6 +112,39 @@ async def create(
         erasure.pattern_sealed = resources.vault.seal(person.value, SealedAt(PATTERN_COLUMN, erasure.id))
         await begin(session, who, erasure)
     return await show(resources, key, erasure.id)
+
+
+async def create_of_customer(resources: Resources, key: Caller, who: Who, installation_id: str) -> ErasureView:
+    """Begin to erase all events of an installation up to now; a key that is bound to an owner erases that owner's.
+
+    Raises `InvalidRequest` while too many are under way.
+    """
+    async with resources.database.driver_connection() as connection:
+        head = await connection.fetchval(HEAD)
+    erasure = Erasure(
+        id=new_id("era"),
+        status=ErasureStatus.SEARCHING,
+        kind=ErasureKind.INSTALLATION,
+        owner=key.owner,
+        installation_id=installation_id,
+        position=0,
+        last_position=head,
+    )
+    async with resources.database.session() as session:
+        await begin(session, who, erasure)
+    return await show(resources, key, erasure.id)
+
+
+async def erase_departed(resources: Resources) -> None:
+    """Erase customers that left `AIRCALL_OAUTH_ERASE_AFTER_UNINSTALL` ago: a chore of the worker."""
+    after = resources.settings.erase_after_uninstall
+    if after is None:
+        return
+    before = await clocks.agreed_now(resources.database) - after
+    async with resources.database.driver_connection() as connection:
+        departed = await connection.fetch(DEPARTED, before, AT_ONCE)
+    for row in departed:
+        await create_of_customer(resources, OPERATOR, SERVICE, row["id"])
 
 
 async def begin(session: AsyncSession, who: Who, erasure: Erasure) -> None:

@@ -68,9 +68,10 @@ CHORES = (
     Chore("tell of idle filters", troubled.tell_of_idle_filters, timedelta(days=1)),
     Chore("forget attempts", forget_attempts, timedelta(minutes=10)),
     Chore("forget parked", forget_parked, timedelta(minutes=10)),
-    Chore("erase", erasing.erase, timedelta(seconds=2)),
-    Chore("forget erasures", erasures.forget, timedelta(hours=1)),
     Chore("forget creation keys", repeated.forget, timedelta(hours=1)),
+    Chore("erase", erasing.erase, timedelta(seconds=2)),
+    Chore("erase the departed", erasures.erase_departed, timedelta(minutes=10)),
+    Chore("forget erasures", erasures.forget, timedelta(hours=1)),
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aircall_oauth_client import errors
 from aircall_oauth_client.models import (
     CheckResult,
+    Erasure,
     Installation,
     InstallAttempt,
     InstallLink,
@@ -81,9 +82,11 @@ class Installations:
         """Read the access token in clear. Prefer `client.aircall(…)`, which needs none."""
         return cast("TokenAnswer", self._client.ask(get(path_of("installations", installation_id, "token"))))
 
-    def disconnect(self, installation_id: str) -> None:
-        """End an installation: at Aircall too."""
-        self._client.ask(Request("DELETE", path_of("installations", installation_id), repeatable=True))
+    def disconnect(self, installation_id: str, *, erase_events: bool = False) -> Erasure | None:
+        """End an installation: at Aircall too. `erase_events` erases its events up to now; returns the erasure."""
+        params = {"events": "erase"} if erase_events else {}
+        request = Request("DELETE", path_of("installations", installation_id), params, repeatable=True)
+        return cast("Erasure | None", self._client.ask(request))
 
     def export(self, installation_id: str) -> Iterator[dict[str, Any]]:
         """Yield all that is held about an installation: each has a `kind`, and under that name what it holds.
