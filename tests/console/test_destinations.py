@@ -231,7 +231,7 @@ async def test_a_replay_is_counted_started_followed_to_its_end(console: Console)
     assert f"aircall-oauth subscriptions replay {partner.id} --since 2020-01-01T00:00:00Z" in words(counted)
     assert started.status_code == 303
     assert "It is done: 12 of 12 events delivered." in words(progress)
-    assert "hx-get" not in progress.text
+    assert "every " not in progress.text
     assert [line["actor"] for line in await audited(service, "replay.started")] == ["person:anna"]
     assert "done" in words(await anna.get(f"/destinations/{partner.id}"))
 
