@@ -3,7 +3,6 @@
 import asyncio
 import html
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +14,8 @@ from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
 from aircall_oauth.telemetry.figures import Name
 from tests.support.consoles import LOOKING, Console, words
-from tests.support.receivers import LOOPBACK, Partner, answer_with, fill, receiver, subscribe, tell
-from tests.support.service import Service, run_service, settings_for, until
+from tests.support.receivers import Partner, answer_with, fill, receiver, subscribe, tell
+from tests.support.service import Service, until
 
 AWAY = "https://203.0.114.7/hook"
 DAY = {"since": "2026-01-01T00:00", "until": "2026-01-02T00:00"}
@@ -24,16 +23,8 @@ HOSTILE = '"><script>alert(1)</script>\x1b[31m\u202e' + "x" * 50
 
 
 @pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    """A service that may deliver to this machine, with an installation; nothing reads for its destinations."""
-    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
-        yield running
-
-
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
+def service(delivering: Service) -> Service:
+    return delivering
 
 
 async def audited(service: Service, action: str) -> list[Any]:

@@ -4,7 +4,6 @@ import asyncio
 import html
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -13,23 +12,15 @@ import pytest
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage.models.access import Scope
 from tests.support.consoles import LOOKING, Console, words
-from tests.support.receivers import LOOPBACK, Partner, answer_with, fill, receiver, subscribe, tell
-from tests.support.service import Service, run_service, settings_for
+from tests.support.receivers import Partner, answer_with, fill, receiver, subscribe, tell
+from tests.support.service import Service
 
 HOSTILE = '<script>alert(1)</script>\x1b[31m"\u202e' + "x" * 300
 
 
 @pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    """A service that may deliver to this machine, with an installation."""
-    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
-        yield running
-
-
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
+def service(delivering: Service) -> Service:
+    return delivering
 
 
 async def tell_of(service: Service, data: dict[str, Any], type_: str = "call.created") -> str:

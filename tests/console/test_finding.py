@@ -26,11 +26,6 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
-
-
 async def unclaimed(service: Service, owner: str) -> str:
     """An install by a link that its owner has not claimed: the installation's id."""
     visitor = service.new_browser()

@@ -2,15 +2,14 @@
 
 import html
 import re
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from aircall_oauth.storage.models.base import new_id
 from tests.support.consoles import Console, words
-from tests.support.receivers import LOOPBACK, receiver, subscribe
-from tests.support.service import Service, run_service, settings_for
+from tests.support.receivers import receiver, subscribe
+from tests.support.service import Service
 
 AWAY = "https://203.0.114.7/hook"
 NEW = {"name": "crm", "url": AWAY, "order": "subject", "from": "now"}
@@ -19,15 +18,8 @@ API_SPEECH = re.compile(r"body\.|query\.|must match|\^\[|Field required|ValueErr
 
 
 @pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
-        yield running
-
-
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
+def service(delivering: Service) -> Service:
+    return delivering
 
 
 def fault(page: httpx.Response, field: str) -> str:

@@ -15,16 +15,11 @@ from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
 from aircall_oauth.storage.models.base import new_id
 from tests.support.consoles import LOOKING, Console, words
-from tests.support.service import Service, run_service, settings_for
+from tests.support.service import run_service, settings_for
 
 OPEN = {"/sign-in", "/sign-in/link/{secret}", "/sign-in/kept"}
 # What every visitor may do for themselves.
 OWN = {"/sign-out", "/zone"}
-
-
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
 
 
 def routes(method: str) -> Iterator[str]:

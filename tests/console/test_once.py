@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
@@ -11,23 +10,16 @@ import pytest
 
 from aircall_oauth.console import once
 from tests.support.consoles import Console, words
-from tests.support.receivers import LOOPBACK, subscribe, tell
-from tests.support.service import Service, run_service, settings_for
+from tests.support.receivers import subscribe, tell
+from tests.support.service import Service
 
 AWAY = "https://203.0.114.7/hook"
 WINDOW = {"since": "2020-01-01T00:00", "until": "2999-01-01T00:00"}
 
 
 @pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
-        yield running
-
-
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
+def service(delivering: Service) -> Service:
+    return delivering
 
 
 @dataclass(frozen=True)

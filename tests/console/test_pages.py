@@ -18,11 +18,6 @@ COMPANY = 70077
 GONE = "UPDATE installation SET status = 'removed', token_sealed = NULL, token_fingerprint = NULL"
 
 
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
-
-
 async def audited(service: Service, action: str) -> list[Any]:
     return await service.sql("SELECT * FROM audit WHERE action = $1 ORDER BY at", action)
 

@@ -31,11 +31,6 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
-
-
 async def count(service: Service, name: Name, label: str, amounts: Sequence[int], minutes_ago: int) -> None:
     highest = name == Name.LAG
     counted = [Count(name, label, amounts, highest=highest)]

@@ -68,11 +68,6 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
-
-
 def through_proxy(console: Console, person: str) -> httpx.AsyncClient:
     return console.stranger(address="10.1.2.3", **{"x-console-secret": PROXY_SECRET, "x-forwarded-user": person})
 

@@ -19,11 +19,6 @@ PROXY_SECRET = "a secret between the proxy and the console"
 FROM_PROXY = {"x-console-secret": PROXY_SECRET, "x-forwarded-user": "ben@example.com"}
 
 
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
-
-
 async def new_key(service: Service, *scopes: Scope, name: str = "night shift") -> str:
     return await keys.create(service.resources, name=name, scopes=scopes)
 

@@ -1,7 +1,6 @@
 """The first page misses nothing that needs a person, and says of each since when, whom it touches and where to go."""
 
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,23 +11,15 @@ from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
 from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Name
 from tests.support.consoles import Console, words
-from tests.support.receivers import LOOPBACK, answer_with, receiver, subscribe, tell
-from tests.support.service import Service, run_service, settings_for, until
+from tests.support.receivers import answer_with, receiver, subscribe, tell
+from tests.support.service import Service, until
 
 AWAY = "https://203.0.114.7/hook"
 
 
 @pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    """A service that may deliver to this machine, with an installation."""
-    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
-        yield running
-
-
-@pytest.fixture
-def console(service: Service) -> Console:
-    return Console(service)
+def service(delivering: Service) -> Service:
+    return delivering
 
 
 async def unclaimed(service: Service, owner: str) -> None:

@@ -1,0 +1,22 @@
+"""What the console's tests share."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.consoles import Console
+from tests.support.receivers import LOOPBACK
+from tests.support.service import Service, run_service, settings_for
+
+
+@pytest.fixture
+async def delivering(database_url: str) -> AsyncIterator[Service]:
+    """A service that may deliver to this machine, with an installation; nothing reads for its destinations."""
+    async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
+        await running.install()
+        yield running
+
+
+@pytest.fixture
+def console(service: Service) -> Console:
+    return Console(service)
