@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from aircall_oauth_client import AsyncClient, Client, ConnectionLost, Event, starlette
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
 from tests.clients.conftest import HOME, Reachable
 from tests.clients.test_python_inbox import its_own_tests
@@ -36,6 +36,13 @@ class App:
 OWNER = {"name": "acme"}
 
 
+def _raising(error: Exception) -> Callable[[Event], None]:
+    def handler(_event: Event) -> None:
+        raise error
+
+    return handler
+
+
 @asynccontextmanager
 async def fastapi_app(it: Reachable, seen: str, events: list[str]) -> AsyncIterator[Ask]:
     async def on_ended(event: Event) -> None:
@@ -44,8 +51,10 @@ async def fastapi_app(it: Reachable, seen: str, events: list[str]) -> AsyncItera
     async with AsyncClient(it.url, it.api_key) as client:
         app = FastAPI()
         app.router.routes.extend(starlette.connect_routes(client, owner=lambda _request: OWNER["name"], return_to=HOME))
-        app.router.routes.append(starlette.receiver(SECRET, on={"call.ended": on_ended}, seen=seen))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://app.example.com") as browser:
+        on = {"call.ended": on_ended, "call.hungup": _raising(HTTPException(410))}
+        app.router.routes.append(starlette.receiver(SECRET, on=on, seen=seen))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="https://app.example.com") as browser:
 
             async def ask(
                 path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -67,7 +76,7 @@ async def flask_app(it: Reachable, seen: str, events: list[str]) -> AsyncIterato
     with Client(it.url, it.api_key) as client:
         app = flask.Flask("partner")
         app.register_blueprint(routes.connect_routes(client, owner=lambda: OWNER["name"], return_to=HOME))
-        on = {"call.ended": lambda event: events.append(event["id"])}
+        on = {"call.ended": lambda event: events.append(event["id"]), "call.hungup": lambda _event: flask.abort(410)}
         app.register_blueprint(routes.receiver(SECRET, on=on, seen=seen))
 
         def asked(path: str, content: bytes | None, headers: Mapping[str, str] | None) -> Answered:
@@ -92,12 +101,13 @@ async def django_app(it: Reachable, seen: str, events: list[str]) -> AsyncIterat
         settings.configure(ROOT_URLCONF="partner_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="test")
         django.setup()
     from aircall_oauth_client import django as routes
+    from django.core.exceptions import PermissionDenied
     from django.test import Client as Browser
     from django.urls import clear_url_caches
 
     with Client(it.url, it.api_key) as client:
         module: Any = ModuleType("partner_urls")
-        on = {"call.ended": lambda event: events.append(event["id"])}
+        on = {"call.ended": lambda event: events.append(event["id"]), "call.hungup": _raising(PermissionDenied())}
         module.urlpatterns = [
             *routes.connect_routes(client, owner=lambda _request: OWNER["name"], return_to=HOME),
             routes.receiver(SECRET, on=on, seen=seen),
@@ -200,3 +210,11 @@ async def test_deliveries_are_taken_once_and_only_if_signed(app: App) -> None:
     assert (first, again, forged[0]) == (204, 204, 401)
     assert large[0] in {400, 413}
     assert app.events == ["evt_7"]
+
+
+async def test_what_a_function_raises_is_a_500_whatever_the_framework_makes_of_it(app: App) -> None:
+    headers, body = tests_of_the_inbox.delivery(8, "call.hungup")
+
+    status, _, _ = await app.ask("/aircall/events", body, headers)
+
+    assert status == 500

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth_client import Event, Inbox, SqlSeen, inbox, sqlite_seen
+from aircall_oauth_client import Event, HandlerFailed, Inbox, SqlSeen, inbox, sqlite_seen
 
 SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -62,8 +62,10 @@ def test_what_failed_comes_again(path: str) -> None:
     handled = Handled(failures=1)
     taking = Inbox(SECRET, on={"call.*": handled}, seen=path)
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(HandlerFailed) as failed:
         taking.take(*delivery())
+
+    assert isinstance(failed.value.__cause__, RuntimeError)
 
     assert handled.ids == []
     assert taking.take(*delivery()).status == 204
@@ -142,8 +144,9 @@ async def test_asynchronous_functions_are_waited_for_and_plain_ones_run_beside(p
 
     assert {answer.status for answer in answers} <= {204, 503}
     assert handled == ["evt_1", "call.ended"]
-    with pytest.raises(TypeError, match="asynchronous"), pytest.warns(RuntimeWarning):
+    with pytest.raises(HandlerFailed) as failed, pytest.warns(RuntimeWarning):
         taking.take(*delivery(2))
+    assert "asynchronous" in str(failed.value.__cause__)
 
 
 def test_old_memories_are_deleted_at_the_start(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,12 @@ export class AircallError extends ClientError {
 
 /** There was no answer: whether the request arrived is not known. */
 export class ConnectionLost extends ClientError {}
+/** A function of yours threw while it dealt with an event; what it threw is the `cause`.
+ *
+ * A framework takes the status of some errors for its answer. The service would take it for your receiver's own: a 410
+ * switches the subscription off. */
+export class HandlerFailed extends ClientError {}
+
 /** The request is not a delivery of the service, or too old. */
 export class SignatureInvalid extends ClientError {}
 

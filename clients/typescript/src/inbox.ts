@@ -3,7 +3,7 @@
 // The service is the queue: it repeats what was not answered 2xx for three days. So a function runs before the answer,
 // and one that throws makes the service try again. Keep it under ten seconds; what takes longer goes into a queue of yours.
 
-import { SignatureInvalid } from "./errors.js";
+import { HandlerFailed, SignatureInvalid } from "./errors.js";
 import { header, verify, type HeadersLike } from "./signatures.js";
 import type {
   CallAnsweredEvent,
@@ -176,7 +176,7 @@ export class Inbox {
     this.#seen = typeof options.seen === "function" ? asked(options.seen) : options.seen;
   }
 
-  /** Deal with a delivery and return what to answer. Throws what your function throws: answer 500 then. */
+  /** Deal with a delivery and return what to answer. Throws `HandlerFailed` if your function throws: answer 500. */
   async take(headers: HeadersLike, body: Uint8Array | string): Promise<Taken> {
     let event: Event;
     try {
@@ -200,7 +200,8 @@ export class Inbox {
       }
     } catch (error) {
       await this.#seen.forget(delivery);
-      throw error;
+      const name = error instanceof Error ? error.name : typeof error;
+      throw new HandlerFailed(`The function for ${event.type} failed: ${name}`, { cause: error });
     }
     await this.#seen.finish(delivery);
   }

@@ -20,6 +20,7 @@ import {
   ConnectionLost,
   folderSeen,
   Inbox,
+  HandlerFailed,
   memorySeen,
   parse,
   PositionGone,
@@ -247,7 +248,7 @@ test("what failed comes again, and what another process is at is put off", async
   });
   const [first, second] = [delivery(1), delivery(2)];
 
-  await assert.rejects(inbox.take(first.headers, first.body), /not now/);
+  await assert.rejects(inbox.take(first.headers, first.body), (error) => error instanceof HandlerFailed && /not now/.test(String(error.cause)));
   assert.equal((await inbox.take(first.headers, first.body)).status, 204);
   await seen.begin("evt_2");
   assert.deepEqual(await inbox.take(second.headers, second.body), { status: 503, headers: { "retry-after": "5" } });
@@ -372,6 +373,28 @@ test("a body that was parsed before is an error that says what to do", async () 
   server.close();
 
   assert.match(String(said[0]), /express\.raw/);
+});
+
+test("what a function throws is a 500, whatever status it has", async () => {
+  const gone = (): void => {
+    throw Object.assign(new Error("gone"), { status: 410 });
+  };
+  const app = express();
+  app.use(expressReceiver({ secrets: SECRET, on: { "*": gone }, seen: memorySeen() }));
+  app.use((error: Error, _request: express.Request, _response: express.Response, next: express.NextFunction) => {
+    assert.ok(error instanceof HandlerFailed);
+    assert.equal((error.cause as Error).message, "gone");
+    next(Object.assign(error, { stack: "" })); // not printed
+  });
+  const server = createServer(app);
+  const url = await listening(server);
+  const { headers, body } = delivery();
+
+  const answer = await fetch(`${url}/aircall/events`, { method: "POST", headers, body });
+  server.closeAllConnections();
+  server.close();
+
+  assert.equal(answer.status, 500);
 });
 
 const temporary = (): Promise<string> => mkdtemp(join(tmpdir(), "aircall-oauth-client-"));

@@ -14,6 +14,7 @@ ClientError
 │   └── Unavailable                 nothing is lost; try again
 ├── AircallError                    Aircall itself answered with an error; `status` and `data` are Aircall's
 ├── ConnectionLost                  no answer: whether the request arrived is not known
+├── HandlerFailed                   a function of yours raised; its error is the cause
 └── SignatureInvalid                a delivery that is not the service's
 """
 
@@ -121,6 +122,14 @@ class AircallError(ClientError):
 
 class ConnectionLost(ClientError):
     """There was no answer: whether the request arrived is not known."""
+
+
+class HandlerFailed(ClientError):
+    """A function of yours raised while it dealt with an event; what it raised is the cause.
+
+    A framework answers some errors otherwise than with 500, by a status or a handler for their class. The service would
+    take that for your receiver's own answer: a 410 switches the subscription off.
+    """
 
 
 class SignatureInvalid(ClientError):

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from aircall_oauth_client.errors import SignatureInvalid
+from aircall_oauth_client.errors import HandlerFailed, SignatureInvalid
 from aircall_oauth_client.models import Event
 from aircall_oauth_client.signatures import verify
 
@@ -160,7 +160,7 @@ class Inbox:
             self._seen = _Asked(seen) if callable(seen) else seen
 
     def take(self, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Deal with a delivery and return what to answer. Raises what your function raises: answer 500 then."""
+        """Deal with a delivery and return what to answer. Raises `HandlerFailed` if your function does: answer 500."""
         event, delivery = self._opened(headers, body)
         if event is None:
             return UNKNOWN
@@ -173,9 +173,9 @@ class Inbox:
             for handler in self._handlers(event):
                 if inspect.isawaitable(handler(event)):
                     raise TypeError("This handler is asynchronous: use `take_async`")
-        except BaseException:
+        except BaseException as error:
             self._seen.forget(delivery)
-            raise
+            _fail(event, error)
         self._seen.finish(delivery)
         return TAKEN
 
@@ -192,9 +192,9 @@ class Inbox:
         try:
             for handler in self._handlers(event):
                 await _called(handler, event)
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(asyncio.to_thread(self._seen.forget, delivery))
-            raise
+            _fail(event, error)
         await asyncio.to_thread(self._seen.finish, delivery)
         return TAKEN
 
@@ -212,6 +212,13 @@ class Inbox:
 
     def _handlers(self, event: Event) -> Sequence[Handler]:
         return [handler for pattern, handler in self._on.items() if fnmatch.fnmatchcase(event["type"], pattern)]
+
+
+def _fail(event: Event, error: BaseException) -> NoReturn:
+    """Raise `HandlerFailed` for an error of a function; what only ends this process or task, as it is."""
+    if isinstance(error, Exception):
+        raise HandlerFailed(f"The function for {event['type']} failed: {type(error).__name__}") from error
+    raise error
 
 
 async def _called(handler: Handler, event: Event) -> None:
