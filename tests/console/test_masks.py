@@ -20,6 +20,10 @@ from aircall_oauth.console.masks import masked
         ("missed_call_reason", "no_available_agent"),
         ("sent_at", "2026-01-01T10:00:00.000Z"),
         ("country", "FR"),
+        ("time_zone", "America/Argentina/Buenos_Aires"),
+        ("duration", 4812),
+        ("started_at", 1767261600),
+        ("timestamp", 1767261600123),
         ("id", 2481173905),
     ],
 )
@@ -38,6 +42,10 @@ def test_what_is_not_a_persons_is_shown(name: str, value: object) -> None:
         ("aircall_number", 33199001234),
         ("value", 442079460123),
         ("status", "+33612345678"),
+        ("status", "https://media.example.com/mara-ellison.mp3"),
+        ("language", "https://a.example/Mara"),
+        ("duration", 442079460123),
+        ("score", [442079460123]),
         ("reason", "0612345678"),
         ("direct_link", "https://example.com/mara"),
         ("recording", "https://recordings.example.com/248117390"),
@@ -70,3 +78,8 @@ def test_what_a_number_plays_to_its_callers_is_shown_alike() -> None:
     said = masked({"messages": {"welcome": "Mara, call +44 20 7946 0123", "ivr": {"name": "Mara"}}})
     assert "Mara" not in str(said)
     assert "0123" not in str(said)
+
+
+@pytest.mark.parametrize("name", ["+44 20 7946 0123", "mara.ellison@example.org"])
+def test_a_field_that_is_named_after_a_person_is_hidden_too(name: str) -> None:
+    assert name not in masked({"answers": {name: 1}})["answers"]

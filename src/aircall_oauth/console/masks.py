@@ -17,7 +17,7 @@ HARMLESS = frozenset(
         *("whatsapp_message_category", "whatsapp_message_type"),
     }
 )
-WORD = re.compile(r"[A-Za-z0-9_.:/+-]{1,64}")
+WORD = re.compile(r"(?!.*//)[A-Za-z0-9_.:/+-]{1,64}")  # no address: a time zone has one slash
 # The signs of a time, a number or an id, whatever the field is called.
 PLAIN = re.compile(
     r"\d{4}-\d\d-\d\d[T ][0-9:.]+(Z|[+-]\d\d:?\d\d)?"
@@ -50,6 +50,9 @@ NUMBERS_HIDDEN = frozenset(
         *("aircall_number", "external_transferred_to", "participants", "value"),
     }
 )
+# No count, score or time in seconds is larger: a phone number may be. Ids and times in milliseconds are.
+MOST_COUNTED = 10**10
+LARGE = IDS | {"company_id", "number_id", "contact_id", "timestamp", "createdAt", "created_at", "updated_at", "sent_at"}
 
 
 def masked(value: Any, name: str = "") -> Any:
@@ -57,14 +60,17 @@ def masked(value: Any, name: str = "") -> Any:
     match value:
         case dict():
             plays = name == MESSAGES
-            return {key: each if plays and _is_message(each) else masked(each, key) for key, each in value.items()}
+            return {
+                _masked_name(key): each if plays and _is_message(each) else masked(each, key)
+                for key, each in value.items()
+            }
         case list():
             return [masked(each, name) for each in value]
         case str():
             return value if _is_plain(value, name) else text(value)
         case bool() | None:
             return value
-        case int() | float() if name in NUMBERS_HIDDEN:
+        case int() | float() if name in NUMBERS_HIDDEN or (abs(value) >= MOST_COUNTED and name not in LARGE):
             return phone(str(value))
         case _:
             return value
@@ -89,6 +95,10 @@ def phone(value: str) -> str:
     if value.lstrip().startswith("+"):
         return f"+{digits[:2]} {digits[2]} •• •• •• {digits[-2:]}"
     return f"{digits[:2]} •• •• •• {digits[-2:]}"
+
+
+def _masked_name(name: str) -> str:
+    return text(name) if PHONE.fullmatch(name) or EMAIL.fullmatch(name) else name
 
 
 def _is_plain(value: str, name: str) -> bool:
