@@ -148,6 +148,10 @@ async def test_an_event_shows_what_became_of_it_for_each_destination(console: Co
         event = await tell_of(service, {"id": 5})
         await good.stands(lag=0)
         await tried(bad)
+    # A replay's try is shown with the others, and is none of the first delivery.
+    again = "INSERT INTO attempt (position, event_id, subscription_id, at, outcome, milliseconds, replay_id) SELECT"
+    columns = "position, event_id, subscription_id, at + interval '1 hour', outcome, milliseconds, 'rpl_1' FROM attempt"
+    await service.sql(f"{again} {columns} WHERE outcome = 'delivered'")
     anna = await console.visitor()
 
     page = await anna.get(f"/events/{event}")

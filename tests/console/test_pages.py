@@ -2,6 +2,7 @@
 
 import html
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -485,3 +486,18 @@ def test_a_payload_keeps_its_shape_and_shows_no_one() -> None:
     text = str(shown)
     for personal in ("Jane", "jane@", "34 56", "ill", "Sales", "signature", "33612345612"):
         assert personal not in text, personal
+
+
+async def test_a_back_fill_by_hand_is_no_outage_and_says_how_long_a_window_it_is(
+    service: Service, console: Console
+) -> None:
+    customer = f"/customers/{await service.install()}"
+    anna = await console.visitor()
+    until = datetime.now(UTC) - timedelta(hours=1)
+    window = {"since": f"{until - timedelta(minutes=87):%Y-%m-%dT%H:%M}", "until": f"{until:%Y-%m-%dT%H:%M}"}
+    assert (await anna.post(f"{customer}/backfill", data=window)).is_success
+
+    said = words(await anna.get(customer))
+
+    assert "Calls looked for again by hand, for 87 min" in said
+    assert "Nothing could be received" not in said

@@ -161,7 +161,8 @@ def of_deliveries(journeys: Sequence[Journey], left_out: Sequence[LeftOut]) -> s
 
 def of_journey(journey: Journey, received_at: datetime, now: datetime | None = None) -> str:
     """Say what became of an event for one destination."""
-    delivery, tries = journey.delivery, journey.tries
+    # What a replay or a person sent again is shown with the tries, and is none of the delivery itself.
+    delivery, tries = journey.delivery, [one for one in journey.tries if one.replay_id is None] or journey.tries
     tried = f"after {count(len(tries), 'try', 'tries')}" if tries else "before any try"
     last = outcome(delivery.last_outcome) if delivery.last_outcome else "not tried yet"
     match delivery.status:

@@ -9,7 +9,7 @@ from typing import Any
 from aircall_oauth.access import audit_lines
 from aircall_oauth.access.audit_lines import Asked, AuditLine
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.console import words
+from aircall_oauth.console import times, words
 from aircall_oauth.events import newest
 from aircall_oauth.events.newest import Search
 from aircall_oauth.events.query import EventJson, Filter
@@ -17,7 +17,7 @@ from aircall_oauth.events.spans import Span
 from aircall_oauth.installations.attempts import views as attempts
 from aircall_oauth.installations.outages import backfill
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.installations import Gap
+from aircall_oauth.storage.models.installations import Gap, GapReason
 
 MOST = 40
 TYPES = {
@@ -84,12 +84,15 @@ def _attempt(attempt: attempts.InstallAttemptView) -> Moment:
 
 
 def _gap(gap: Gap) -> Moment:
-    length = "still open" if gap.until is None else f"until {gap.until:%Y-%m-%d %H:%M} UTC"
+    length = "still open" if gap.until is None else f"for {times.exact_length(gap.until - gap.since)}"
     if gap.done_at is not None:
         filled = f"filled: {words.count(gap.found, 'call')} found, {gap.added} added"
     else:
         filled = f"not filled yet ({backfill.Step(gap).share:.0%})" if gap.until else "filled when it ends"
-    what = f"Nothing could be received ({gap.reason.replace('_', ' ')}), {length}"
+    if gap.reason == GapReason.BY_HAND:
+        what = f"Calls looked for again by hand, {length}"
+    else:
+        what = f"Nothing could be received ({gap.reason.replace('_', ' ')}), {length}"
     return Moment(gap.since, what, filled, "" if gap.done_at else "warn")
 
 

@@ -54,3 +54,11 @@ def length(span: timedelta) -> str:
         if span >= unit:
             return f"{span // unit} {name}"
     return "0 s"
+
+
+def exact_length(span: timedelta) -> str:
+    """Return a length of time in minutes up to two hours, in hours up to two days, then in days."""
+    for unit, name in UNITS:
+        if span >= 2 * unit or unit == UNITS[-1][0]:
+            return f"{span // unit} {name}"
+    return "0 s"
