@@ -1,0 +1,114 @@
+"""What ten people who refresh the console every five seconds cost the receiver, in one run: with and without them.
+
+python -m bench.onlookers [--rounds 6] [--count 10000]
+"""
+
+import argparse
+import asyncio
+import itertools
+import random
+import statistics
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+
+from aircall_oauth.access import keys
+from aircall_oauth.resources import open_resources
+from aircall_oauth.sandbox.children import Child, free_port, wait_until
+from aircall_oauth.storage.models.access import Scope
+from bench import ground
+from bench.ground import Server
+
+PEOPLE = 10
+EVERY_SECONDS = 5.0
+PAGES = ("/", "/customers", "/attempts", "/events", "/destinations", "/audit", "/keys", "/search?q=acme")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--count", type=int, default=10_000)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
+        url = stack.enter_context(ground.durable_postgres(folder)).dsn()
+        asyncio.run(ground.prepare(url))
+        api_key, console_port = asyncio.run(_api_key(url)), free_port()
+        server = stack.enter_context(_serving(folder, url, console_port))
+        cookie = _signed_in(console_port, api_key)
+        ground.load(server, 500, ground.fresh_salt())
+        ratios, shown = [], 0
+        for number in range(options.rounds):
+            rates = {}
+            for watched in (False, True) if number % 2 else (True, False):
+                with _watching(console_port, cookie) if watched else _nobody() as pages:
+                    rates[watched] = ground.load(server, options.count, ground.fresh_salt())["per_second"]
+                    shown += next(pages)
+            ratios.append(rates[True] / rates[False])
+    low, high = min(ratios), max(ratios)
+    print(f"{PEOPLE} people, a page each every {EVERY_SECONDS:g} s: {shown} pages in {options.rounds} rounds")
+    print(f"acks/s, watched / not watched {statistics.median(ratios):.3f}   ({low:.3f} to {high:.3f})")
+
+
+@contextmanager
+def _nobody() -> Iterator[Iterator[int]]:
+    yield itertools.repeat(0)
+
+
+@contextmanager
+def _watching(port: int, cookie: str) -> Iterator[Iterator[int]]:
+    """Ten people who look at one page after the other while the block lasts; how many pages were shown."""
+    done, pages = threading.Event(), itertools.count()
+
+    def look(person: int) -> None:
+        chance = random.Random(person)  # noqa: S311
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"cookie": cookie}, trust_env=False) as browser:
+            done.wait(chance.uniform(0, EVERY_SECONDS))
+            while not done.is_set():
+                answer = browser.get(chance.choice(PAGES), timeout=30.0, follow_redirects=True)
+                assert answer.status_code == 200, answer.status_code
+                next(pages)
+                done.wait(EVERY_SECONDS)
+
+    people = [threading.Thread(target=look, args=(person,)) for person in range(PEOPLE)]
+    for person in people:
+        person.start()
+    try:
+        yield pages
+    finally:
+        done.set()
+        for person in people:
+            person.join()
+
+
+@contextmanager
+def _serving(folder: Path, url: str, console_port: int) -> Iterator[Server]:
+    port = free_port()
+    environment = ground.environment(url, port) | {"AIRCALL_OAUTH_CONSOLE_PORT": str(console_port)}
+    command = ["aircall_oauth", "serve", "--port", str(port)]
+    with Child("service", command, environment, folder / "service.log") as child:
+        wait_until(lambda: ground.answers(port), [child], ground.READY_SECONDS)
+        yield Server("service", port, child.pid)
+
+
+def _signed_in(port: int, api_key: str) -> str:
+    """The cookie of a session: one for all ten, as a session costs nothing but its row."""
+    url = f"http://127.0.0.1:{port}/sign-in"
+    answer = httpx.post(url, data={"api_key": api_key}, headers={"sec-fetch-site": "same-origin"}, trust_env=False)
+    if "set-cookie" not in answer.headers:
+        sys.exit(f"not signed in: {answer.status_code}")
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
+async def _api_key(url: str) -> str:
+    async with open_resources(ground.settings_for(url)) as resources:
+        return await keys.create(resources, name="bench", scopes=[Scope.CONSOLE_READ])
+
+
+if __name__ == "__main__":
+    main()
