@@ -20,6 +20,9 @@ DATABASE := $(if $(filter command,$(origin DATABASE_URL)),--database-url "$$DATA
 # Every other variable of make's own command line is a setting for this run; one that is none is refused by name.
 OF_MAKE := DATABASE_URL PORT AIRCALL_PORT RECEIVER_PORT CONSOLE_PORT SECONDS SEED WORKERS LOCK VENV SHELL MAKE% MFLAGS
 TAKEN := $(foreach name,$(filter-out $(OF_MAKE),$(.VARIABLES)),$(if $(filter command,$(origin $(name))),--take $(name)))
+# The four ports, as the sandbox takes them.
+CONSOLE := $(if $(filter command,$(origin AIRCALL_OAUTH_CONSOLE_PORT)),$(AIRCALL_OAUTH_CONSOLE_PORT),$(CONSOLE_PORT))
+ASKED := "$(PORT)" "$(AIRCALL_PORT)" "$(RECEIVER_PORT)" "$(CONSOLE)"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -27,7 +30,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # What is installed depends on the lock and on what the package says of itself.
 STAMP := $(VENV)/.installed-$(LOCK)
 
-.PHONY: help setup run demo test test-all campaign bench check format migrate lock clean
+.PHONY: help setup ports run demo test test-all campaign bench check format migrate lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,7 +45,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	@printf '  this project … ' && $(BIN)/pip install --quiet --no-deps --no-build-isolation -e . && echo ready
 	@touch $@
 
-run: setup ## run everything here, with a pretend Aircall, and walk through it (PORT=8000 RETURN_URLS=… DATABASE_URL=…)
+# Before packages are installed: that takes minutes.
+ports:
+	@[ -z "$(PYTHON)" ] || PYTHONPATH=src $(PYTHON) -B -m aircall_oauth.sandbox.ports $(ASKED)
+
+run: ports setup ## run everything here, with a pretend Aircall, and walk through it (PORT=8000 AIRCALL_PORT=8100 RECEIVER_PORT=8200 CONSOLE_PORT=8300 RETURN_URLS=… DATABASE_URL=…)
 	@$(BIN)/aircall-oauth dev --port $(PORT) --aircall-port $(AIRCALL_PORT) --receiver-port $(RECEIVER_PORT) --console-port $(CONSOLE_PORT) $(DATABASE) $(TAKEN)
 
 demo: setup ## the same walk, then exit 0 or 1

@@ -140,7 +140,7 @@ async def test_the_app_of_the_page_connects_takes_each_event_once_and_asks_airca
     await clone.run()
     port = free_port()
     url = f"http://localhost:{port}"
-    async with shell(clone.folder, clone.environment, {"3000": str(port)}) as terminal:
+    async with shell(clone.folder, clone.environment, {"3000": str(port), "3001": str(port)}) as terminal:
         await installed(terminal.read([setting_up], seconds=INSTALL_SECONDS))
         await terminal.read([app, running])
         await says(terminal, f":{port}")
@@ -155,6 +155,11 @@ async def test_the_app_of_the_page_connects_takes_each_event_once_and_asks_airca
         statuses = [await deliver(url, key, event, call, clone) for key in (secret, secret, signatures_of_another())]
         assert statuses == [204, 204, 401]
         assert (await says(terminal, "was refused")).count(line) == 2, "the call's own event, and ours once"
+        assert "claim=" not in await terminal.log()
+
+        await terminal.read([block for block in APP if block.heading == "When you are done"])
+        left = json.loads(await terminal.ask("aircall-oauth subscriptions list --json"))
+        assert [one["name"] for one in left] == ["sample receiver"]
 
 
 def signatures_of_another() -> str:
@@ -190,4 +195,4 @@ async def installed(reading: Awaitable[None]) -> None:
 
 def test_every_block_of_the_path_is_done() -> None:
     assert [block.note for block in FIRST_EVENT] == ["stays up", "", "shows", "", "shows"]
-    assert [block.heading for block in APP] == ["Python"] * 3 + ["TypeScript"] * 3
+    assert [block.heading for block in APP] == ["Python"] * 3 + ["TypeScript"] * 3 + ["When you are done"]

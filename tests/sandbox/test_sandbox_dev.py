@@ -7,8 +7,8 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -170,37 +170,76 @@ async def test_its_env_file_runs_the_command_line_and_a_request_from_another_dir
     assert found.count(str(home)) == 1, "a developer's own Python stays the one that is found"
 
 
-@pytest.mark.parametrize(
-    ("which", "what", "variable"),
-    [
-        ("port", "the service", "PORT"),
-        ("aircall-port", "the pretend Aircall", "AIRCALL_PORT"),
-        ("receiver-port", "the sample receiver", "RECEIVER_PORT"),
-        ("console-port", "the console (AIRCALL_OAUTH_CONSOLE_PORT)", "CONSOLE_PORT"),
-    ],
-)
-async def test_a_port_that_is_taken_is_named_with_what_chooses_another(which: str, what: str, variable: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        ports = {name: free_port() for name in PORTS} | {which: taken.getsockname()[1]}
+@contextmanager
+def taken_ports(count: int) -> Iterator[list[int]]:
+    """Ports at which something listens."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+            each.listen()
+        yield [each.getsockname()[1] for each in sockets]
+
+
+def make_run(ports: dict[str, int]) -> str:
+    """`make run` with these ports, in a form that finds the ports of its line."""
+    return "make run " + " ".join(f"{name.upper().replace('-', '_')}=(\\d+)" for name in ports)
+
+
+def test_taken_ports_are_told_at_once_before_anything_is_installed(tmp_path: Path) -> None:
+    with taken_ports(2) as (service, receiver):
+        ports = {"port": service, "aircall-port": free_port(), "receiver-port": receiver, "console-port": free_port()}
+        arguments = [f"{name.upper().replace('-', '_')}={port}" for name, port in ports.items()]
+        command = ["make", "run", f"VENV={tmp_path / 'venv'}", *arguments]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+
+    assert ended.returncode != 0
+    assert f"make run: ports that are taken: {service} (the service), {receiver} (the sample receiver)" in ended.stderr
+    found = re.search(make_run(ports), ended.stderr)
+    assert found, ended.stderr
+    free = dict(zip(ports, map(int, found.groups()), strict=True))
+    assert [name for name in ports if free[name] != ports[name]] == ["port", "receiver-port"]
+    assert not (tmp_path / "venv").exists(), "nothing is installed"
+
+
+@pytest.mark.parametrize("which", PORTS)
+async def test_a_port_that_is_taken_is_named_with_a_line_that_has_free_ones(which: str) -> None:
+    with taken_ports(1) as (taken,):
+        ports = {name: free_port() for name in PORTS} | {which: taken}
         ended = await run_command(
             "dev", *(f"--{name}={port}" for name, port in ports.items()), environment=surroundings()
         )
 
-    said = rf"aircall-oauth dev: port {ports[which]} is in use; choose another for {re.escape(what)}: "
-    said += rf"make run {variable}=(\d+), or aircall-oauth dev --{which} \1\n"
-    found = re.fullmatch(said, ended.stderr)
     assert ended.exit_code == 1
+    assert f"aircall-oauth dev: ports that are taken: {taken} (" in ended.stderr
+    found = re.search(make_run(ports), ended.stderr)
     assert found, ended.stderr
-    assert int(found[1]) != ports[which]
+    free = dict(zip(ports, found.groups(), strict=True))
+    assert [name for name in ports if free[name] != str(ports[name])] == [which]
+    options = " ".join(f"--{name} {port}" for name, port in free.items())
+    assert ended.stderr.endswith(f"  aircall-oauth dev {options}\n")
+
+
+async def test_one_port_for_two_is_told_before_anything_starts() -> None:
+    both, *others = (free_port() for _ in range(3))
+    options = [f"--{name}={port}" for name, port in zip(PORTS, (both, both, *others), strict=True)]
+    ended = await run_command("dev", *options, environment=surroundings())
+
+    assert ended.exit_code == 1
+    assert f"taken: {both} (the pretend Aircall); with free ones:" in ended.stderr
+
+
+def test_make_refuses_a_port_that_is_none_and_names_all_four() -> None:
+    wrong = subprocess.run(["make", "run", "PORT=70000"], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "make run: PORT must be a port, from 1 to 65535\n" in wrong.stderr
+    assert all(f"{name.upper().replace('-', '_')}=" in told for name in PORTS)
 
 
 async def test_the_consoles_port_is_taken_from_its_setting_too() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        setting = {"AIRCALL_OAUTH_CONSOLE_PORT": str(taken.getsockname()[1])}
+    with taken_ports(1) as (taken,):
+        setting = {"AIRCALL_OAUTH_CONSOLE_PORT": str(taken)}
         options = [f"--{name}={free_port()}" for name in PORTS]
         ended = await run_command(
             *("dev", *options, "--take", "AIRCALL_OAUTH_CONSOLE_PORT"), environment=surroundings(**setting)
@@ -209,7 +248,7 @@ async def test_the_consoles_port_is_taken_from_its_setting_too() -> None:
             *("dev", *options, "--take", "CONSOLE_PORT"), environment=surroundings(CONSOLE_PORT="many")
         )
 
-    assert f"port {setting['AIRCALL_OAUTH_CONSOLE_PORT']} is in use" in ended.stderr
+    assert f"ports that are taken: {taken} (the console);" in ended.stderr
     assert wrong.stderr == "aircall-oauth dev: AIRCALL_OAUTH_CONSOLE_PORT must be a port, from 1 to 65535\n"
 
 

@@ -89,7 +89,7 @@ class Shell:
 
     async def ask(self, command: str) -> str:
         """What a command of the test's own prints, where this shell is."""
-        return await self._run(command, 10)
+        return await self._run(command, 60)
 
     async def log(self) -> str:
         """What the last one that stays up has said."""

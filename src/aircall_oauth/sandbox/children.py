@@ -2,7 +2,6 @@
 
 import ctypes
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ STOP_SECONDS = 10.0
 STEP_SECONDS = 0.03
 LOG_LINES = 8
 PR_SET_PDEATHSIG = 1
-LAST_PORT = 65535
 
 
 class DevError(Exception):
@@ -68,31 +66,6 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def require_free(port: int, what: str, *, variable: str, option: str) -> None:
-    """Raise `DevError` where a port is in use, with make's variable and dev's option that choose another."""
-    if not _is_free(port):
-        other = next((number for number in range(port + 1, min(port + 100, LAST_PORT)) if _is_free(number)), port + 1)
-        ways = f"make run {variable}={other}, or aircall-oauth dev {option} {other}"
-        raise DevError(f"port {port} is in use; choose another for {what}: {ways}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(question: Callable[[], bool], children: Sequence[Child], seconds: float) -> None:

@@ -22,7 +22,8 @@ import httpx
 from pydantic import SecretStr
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.sandbox.children import LAST_PORT, Child, DevError, free_port, require_free, wait_until
+from aircall_oauth.sandbox.children import Child, DevError, wait_until
+from aircall_oauth.sandbox.ports import LAST_PORT, find_taken, free_port, is_port
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.story import Addresses, Story
 from aircall_oauth.settings import ANY_LOCAL, Settings, environment_name
@@ -120,8 +121,9 @@ def run(
                 story.show_around(plan.folder)
                 _stay(children)
         return 0
-    except KeyboardInterrupt:
-        sys.stdout.write("\nStopped; nothing is left running.\n")
+    except KeyboardInterrupt as stopped:
+        by = "".join(f" by {each}" for each in stopped.args)
+        sys.stdout.write(f"\nStopped{by}; nothing is left running.\n")
         return 0
     except (DevError, PostgresError, AppError) as error:
         sys.stderr.write(f"aircall-oauth dev: {error}\n")
@@ -131,8 +133,9 @@ def run(
         return 1
 
 
-def _on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _on_signal(number: int, _frame: FrameType | None) -> NoReturn:
+    name = signal.Signals(number).name
+    raise KeyboardInterrupt(f"{name} (Ctrl-C)" if number == signal.SIGINT else name)
 
 
 def _plan(stack: ExitStack, ports: Ports, *, demo: bool) -> Plan:
@@ -140,10 +143,9 @@ def _plan(stack: ExitStack, ports: Ports, *, demo: bool) -> Plan:
     if demo:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-demo-"))
         return Plan(Path(temporary), free_port(), free_port(), free_port(), free_port())
-    require_free(ports.service, "the service", variable="PORT", option="--port")
-    require_free(ports.aircall, "the pretend Aircall", variable="AIRCALL_PORT", option="--aircall-port")
-    require_free(ports.receiver, "the sample receiver", variable="RECEIVER_PORT", option="--receiver-port")
-    require_free(ports.console, f"the console ({CONSOLE_SETTING})", variable="CONSOLE_PORT", option="--console-port")
+    taken = find_taken([ports.service, ports.aircall, ports.receiver, ports.console])
+    if taken:
+        raise DevError(f"{taken.said}\nor\n  {taken.command}")
     folder = FOLDER.resolve()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -169,7 +171,7 @@ def _taken(names: Sequence[str]) -> dict[str, str]:
 def _console_port(taken: dict[str, str], port: int) -> int:
     """Return the console's port: that of the setting, where it is taken; raises `DevError` for one that is none."""
     text = taken.pop(CONSOLE_SETTING, str(port))
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= LAST_PORT:
+    if not is_port(text):
         raise DevError(f"{CONSOLE_SETTING} must be a port, from 1 to {LAST_PORT}")
     return int(text)
 
