@@ -15,7 +15,8 @@ import asyncpg
 import httpx
 
 from aircall_oauth.resources import vault_of
-from aircall_oauth.sandbox.children import Child, free_port, wait_until
+from aircall_oauth.sandbox.children import Child, wait_until
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations

@@ -12,7 +12,8 @@ from collections import defaultdict
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from aircall_oauth.sandbox.children import Child, free_port
+from aircall_oauth.sandbox.children import Child
+from aircall_oauth.sandbox.ports import free_port
 from bench import ground
 from bench.deliveries import House, api_key_of, delays, percentile, serving_with_worker
 

@@ -19,7 +19,8 @@ import httpx
 
 from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
-from aircall_oauth.sandbox.children import Child, free_port, wait_until
+from aircall_oauth.sandbox.children import Child, wait_until
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server

@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from aircall_oauth.sandbox.children import Child, free_port, wait_until
+from aircall_oauth.sandbox.children import Child, wait_until
+from aircall_oauth.sandbox.ports import free_port
 from bench import ground, paced
 from bench.deliveries import House, api_key_of
 
