@@ -357,6 +357,8 @@ async def a_customer_that_left_long_ago(service: Service) -> None:
     installation_id = await service.install()
     partner = await service.partner()
     assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
+    long_ago = "UPDATE event SET received_at = now() - interval '2 minutes' WHERE type = 'installation.removed'"
+    await service.sql(long_ago)
 
 
 async def erasures_past_the_retention(service: Service) -> None:

@@ -29,7 +29,9 @@ AircallId = Annotated[str | None, BeforeValidator(_as_text)]
 class NewErasure(BaseModel):
     """Whom to erase: by exactly one of `phone`, `email`, `contact_id`, `user_id`, `call_id`."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, json_schema_extra={"example": {"phone": "+44 20 7946 0123"}}
+    )
 
     phone: str | None = Field(
         None,
