@@ -266,3 +266,19 @@ async def test_events_that_were_set_aside_as_slow_still_count_as_held(service: S
     set_aside.clear()
     ahead.note_memory()
     assert ahead.may_read()
+
+
+async def test_what_is_forgotten_while_it_is_read_stays_forgotten(service: Service) -> None:
+    await service.install()
+    log = Tail()
+    connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
+    await log.follow(connection)
+    await connection.execute(FILL, "first")
+
+    reading_on = asyncio.create_task(log.follow(connection))
+    await asyncio.sleep(0)
+    log.forget()
+
+    assert await reading_on
+    assert (log.start, log.head) == (None, None)
+    await connection.close()

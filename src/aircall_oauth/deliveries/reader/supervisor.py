@@ -197,13 +197,13 @@ class Readers:
             if row is None or row.lease_number != reader.subscription.lease_number:
                 reader.fence_off()
             elif not row.active or row.version != reader.subscription.version:
+                # Perhaps it begins anew because of an erasure, and the tail may still have what that erased.
+                self._tail.forget()
                 reader.finish()
             if row is not None:
                 reader.lease_renewed(asked_at)
 
     def _begin(self, subscription: Subscription, claimed_at: float) -> None:
-        # An erasure makes readers begin anew, and the tail may still have what it erased.
-        self._tail.forget()
         task = asyncio.create_task(self._read_for(subscription, claimed_at), name=f"reader of {subscription.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -61,12 +61,16 @@ class Tail:
 
     async def follow(self, connection: asyncpg.Connection) -> bool:
         """Read the events that came since; returns whether there are more. The first call only learns the log's end."""
-        if self.head is None:
+        head = self.head
+        if head is None:
             self.start = self.head = await store.newest_position(connection)
             return False
-        events, read_to, more = await queries.read_unfiltered(connection, self.head, limit=PAGE, most_bytes=PAGE_BYTES)
+        events, read_to, more = await queries.read_unfiltered(connection, head, limit=PAGE, most_bytes=PAGE_BYTES)
+        if self.head != head:
+            # Forgotten meanwhile: what was read may have been erased since.
+            return True
         # The log is shorter than it was, or its next event lies far ahead: readers that are behind read for themselves.
-        if read_to < self.head or (more and not events):
+        if read_to < head or (more and not events):
             self.forget()
             return True
         self._add([TailEvent(event) for event in events])
