@@ -14,8 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from aircall_oauth_client import AircallError, AsyncClient, Event
-from aircall_oauth_client.starlette import connect_routes, receiver
+from aircall_oauth_client import AircallError, Event
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
@@ -23,14 +22,14 @@ from aircall_oauth.deliveries.destinations import signatures
 from tests.clients.conftest import HOME, Reachable, event_body
 from tests.clients.test_typescript_client import CLIENT, compiled, node
 from tests.support.documented import DOCS, Block, blocks, shell
-from tests.support.tools import miss, run, tool
+from tests.support.tools import CI_GROUP, miss, run, tool
 
 __all__ = ["compiled"]
 
 PAGE = blocks(DOCS / "clients.md")
 APP_URL = HOME.removesuffix("/aircall/connected")
 SECRET = signatures.new_secret().get_secret_value()
-LANGUAGES = ["sh", "python", "python", "python", "python", "python", "sh", "typescript"]
+LANGUAGES = ["sh", *["python"] * 7, "sh", "typescript", "typescript"]
 
 
 class Enough(Exception):
@@ -73,9 +72,6 @@ async def test_the_python_blocks_connect_take_ask_and_read(
         return "acme"
 
     names: dict[str, Any] = {
-        "AsyncClient": AsyncClient,
-        "connect_routes": connect_routes,
-        "receiver": receiver,
         "app": FastAPI(),
         "SERVICE_URL": reachable.url,
         "API_KEY": reachable.api_key,
@@ -84,7 +80,7 @@ async def test_the_python_blocks_connect_take_ask_and_read(
         "logged_in_owner": logged_in_owner,
         "on_call_ended": on_call_ended,
     }
-    routes, ensuring, keeping = of("Connect a customer, take events")
+    routes, _flask, _django, ensuring, keeping = of("Connect a customer, take events")
     await execute(routes, names)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(names["app"]), base_url=APP_URL) as browser:
         assert (await browser.get("/aircall/connect")).headers["location"].startswith("http://localhost:8000/aircall/")
@@ -121,16 +117,46 @@ async def test_the_python_blocks_connect_take_ask_and_read(
     await names["service"].aclose()
 
 
+async def test_the_blocks_of_flask_and_django_make_the_same_routes(reachable: Reachable) -> None:
+    try:
+        import django
+        import flask
+        from django.conf import settings
+    except ImportError:
+        miss(f"flask or django is not installed (they are in {CI_GROUP})")
+    if not settings.configured:
+        settings.configure(ROOT_URLCONF="partner_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="test")
+        django.setup()
+    app = flask.Flask("partner")
+    names: dict[str, Any] = {
+        "app": app,
+        "SERVICE_URL": reachable.url,
+        "API_KEY": reachable.api_key,
+        "APP_URL": APP_URL,
+        "SECRET": SECRET,
+        "logged_in_owner": lambda _request: "acme",
+        "on_call_ended": lambda _event: None,
+    }
+    _routes, of_flask, of_django, *_ = of("Connect a customer, take events")
+
+    await execute(of_flask, names)
+    names["service"].close()
+    await execute(of_django, names)
+    names["service"].close()
+
+    paths = {"/aircall/connect", "/aircall/connected", "/aircall/events"}
+    assert paths <= {str(rule) for rule in app.url_map.iter_rules()}
+    assert paths == {f"/{each.pattern}" for each in names["urlpatterns"]}
+
+
 BEFORE = """
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import express from "express";
 import pg from "pg";
-import { Client, postgresSeen, type CallEndedEvent } from "aircall-oauth-client";
-import { connectRoutes, receiver } from "aircall-oauth-client/express";
+import type { CallEndedEvent } from "aircall-oauth-client";
 
 const { SERVICE_URL = "", API_KEY = "", APP_URL = "", SECRET = "", PG_HOST = "", PG_DATABASE = "" } = process.env;
-const client = new Client(SERVICE_URL, API_KEY);
 const pool = new pg.Pool({ host: PG_HOST, database: PG_DATABASE, user: "postgres" });
 const app = express();
 const taken: unknown[] = [];
@@ -153,10 +179,29 @@ await pool.end();
 """
 
 
+BEFORE_FETCH = """
+import type { CallEndedEvent } from "aircall-oauth-client";
+
+const { SERVICE_URL = "", API_KEY = "", APP_URL = "", SECRET = "" } = process.env;
+const taken: unknown[] = [];
+const onCallEnded = (event: CallEndedEvent): unknown => taken.push(event.data.id);
+"""
+AFTER_FETCH = """
+const gone = await connect(new Request("https://app.example.com/aircall/connect"));
+const unknown = await connected(new Request("https://app.example.com/aircall/connected?error=declined"));
+const statuses: number[] = [];
+for (const [headers, body] of JSON.parse(process.env["DELIVERIES"] ?? "") as Array<[Record<string, string>, string]>) {
+  statuses.push((await events(new Request("https://app.example.com/", { method: "POST", headers, body }))).status);
+}
+console.log(JSON.stringify({ location: gone.headers.get("location"), statuses, taken, unknown: unknown.status }));
+"""
+
+
+@pytest.mark.parametrize("file", ["documented", "fetch"])
 async def test_the_typescript_block_compiles_strictly_connects_and_takes(
-    compiled: Path, reachable: Reachable, empty_database: str, tmp_path: Path
+    compiled: Path, reachable: Reachable, empty_database: str, tmp_path: Path, file: str
 ) -> None:
-    (block,) = of("TypeScript", "typescript")
+    block, of_fetch = of("TypeScript", "typescript")
     modules = tmp_path / "node_modules"
     modules.mkdir()
     (modules / "aircall-oauth-client").symlink_to(CLIENT)
@@ -164,15 +209,17 @@ async def test_the_typescript_block_compiles_strictly_connects_and_takes(
         (modules / name).symlink_to(CLIENT / "node_modules" / name)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "documented.ts").write_text(BEFORE + block.text + AFTER)
+    (tmp_path / "fetch.ts").write_text(BEFORE_FETCH + of_fetch.text + AFTER_FETCH)
     options = ["--strict", "--module", "nodenext", "--target", "es2022", "--skipLibCheck"]
     options += ["--typeRoots", str(modules / "@types"), "--types", "node"]
     compiler = CLIENT / "node_modules" / "typescript" / "bin" / "tsc"
-    await asyncio.to_thread(run, node(), compiler, *options, tmp_path / "documented.ts", seconds=120)
+    await asyncio.to_thread(run, node(), compiler, *options, tmp_path / f"{file}.ts", seconds=120)
     url = urlsplit(empty_database)
     deliveries = [(headers, body.decode()) for headers, body in (signed("ins_1", 7), signed("ins_1", 7), ({}, b"{}"))]
 
     process = await asyncio.create_subprocess_exec(
-        *(node(), str(tmp_path / "documented.js")),
+        *(node(), str(tmp_path / f"{file}.js")),
+        cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"],
             "SERVICE_URL": reachable.url,
