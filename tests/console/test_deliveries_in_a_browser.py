@@ -78,7 +78,7 @@ class Deliveries:
             f"/events/{self.event}/resend": "Send call.ended again",
             f"/calls/{CALL}": "3 events, from call.created to call.ended",
             "/destinations": "Of 4 destinations, 2 need a look",
-            crm: "It is up and takes what it wants",
+            crm: "Rotate the secret",  # in its first minutes it says that it is new
             archive: "It is up, but refuses every event",
             f"/destinations/{self.names['billing']}": "It is down",
             f"{crm}/test": "Send a sample to crm",
