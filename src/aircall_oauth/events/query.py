@@ -87,6 +87,12 @@ def next_events(conditions: str) -> str:
     """  # noqa: S608 - conditions are ours, values are bound
 
 
+def page_of(rows: Sequence[Any], limit: int) -> tuple[list[EventJson], bool]:
+    """Return the events of the rows of `next_events`, and whether its bounds may have left out others."""
+    is_cut = bool(rows) and (rows[0]["found"] == limit or rows[0]["found"] > len(rows))
+    return [event_of(row[:-1]) for row in rows], is_cut
+
+
 def previous_events(conditions: str) -> str:
     """Return the statement for the events past position $1 and below $2, newest first; bounded as `next_events` is.
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import SERVICE, Action
-from aircall_oauth.events.query import EventJson, Filter, event_of, next_events
+from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
 from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy import people
 from aircall_oauth.privacy.people import Finder, Person
@@ -265,9 +265,9 @@ class Search:
             head = head if last is None else min(head, last)
             end = min(head, after + FAR)
             rows = await connection.fetch(next_events(self._conditions), after, end, BATCH, BATCH_BYTES, *self._values)
-        is_cut = bool(rows) and (rows[0]["found"] == BATCH or rows[0]["found"] > len(rows))
-        read_to = rows[-1]["position"] if is_cut else max(end, after)
-        chosen, calls = await self._chosen([event_of(row[:-1]) for row in rows], following)
+        events, is_cut = page_of(rows, BATCH)
+        read_to = events[-1].position if is_cut else max(end, after)
+        chosen, calls = await self._chosen(events, following)
         return Found(read_to, len(rows), chosen, calls, head)
 
     async def _chosen(self, events: Sequence[EventJson], following: bool) -> tuple[list[EventJson], list[bytes]]:

@@ -14,7 +14,7 @@ from aircall_oauth.access import audit, keys
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import OPERATOR, Caller
 from aircall_oauth.errors import InstallationNotFound
-from aircall_oauth.events.query import EventJson, Filter, event_of, next_events
+from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
 from aircall_oauth.events.spans import HEAD
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import Audit
@@ -134,7 +134,8 @@ async def _events(resources: Resources, key: Caller, installation_id: str, after
     conditions, values = Filter(installations=[installation_id], bound_to=key.owner).sql(first=5)
     async with resources.database.driver_connection() as connection:
         rows = await connection.fetch(next_events(conditions), after, head, PAGE, PAGE_BYTES, *values)
-    return [event_of(row[:-1]) for row in rows]
+    events, _ = page_of(rows, PAGE)
+    return events
 
 
 async def _attempts(resources: Resources, key: Caller, event_ids: list[str]) -> list[bytes]:

@@ -11,7 +11,7 @@ import msgspec
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.events import store
-from aircall_oauth.events.query import EventJson, Filter, event_of, next_events
+from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: one statement looks this many positions ahead.
@@ -135,9 +135,9 @@ async def read(
     if end <= after:
         return [], after, False
     rows = await connection.fetch(next_events(conditions), after, end, limit, most_bytes, *values)
-    events = [event_of(row[:-1]) for row in rows]
+    events, is_cut = page_of(rows, limit)
     items = [item_of(event) for event in events if not (event.erased or wanted.is_about_itself(event))]
-    if rows and (rows[0]["found"] == limit or rows[0]["found"] > len(rows)):
+    if is_cut:
         return items, events[-1].position, True
     return items, end, end < head
 
@@ -157,8 +157,8 @@ async def read_unfiltered(
         rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
         if not rows:
             return [], end, head > end
-    events = [event_of(row[:-1]) for row in rows]
-    return events, events[-1].position, rows[0]["found"] == limit or rows[0]["found"] > len(rows)
+    events, is_cut = page_of(rows, limit)
+    return events, events[-1].position, is_cut
 
 
 async def keep_positions(connection: asyncpg.Connection, checkpoints: Sequence[Checkpoint]) -> set[str]:

@@ -8,7 +8,7 @@ import asyncpg
 
 from aircall_oauth.deliveries.reader.queries import Attempt
 from aircall_oauth.deliveries.replays.jobs import conditions_of, filters_of
-from aircall_oauth.events.query import EventJson, event_of, next_events
+from aircall_oauth.events.query import EventJson, next_events, page_of
 from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscription
 
 LEASE = timedelta(seconds=15)
@@ -112,6 +112,5 @@ async def next_batch(
     conditions, values = conditions_of(filters_of(replay, subscription), replay.since, replay.until, first=5)
     end = min(replay.last_position, replay.position + FAR)
     rows = await connection.fetch(next_events(conditions), replay.position, end, BATCH, MOST_BYTES, *values)
-    events = [event_of(row[:-1]) for row in rows]
-    is_cut = bool(rows) and (rows[0]["found"] == BATCH or rows[0]["found"] > len(rows))
+    events, is_cut = page_of(rows, BATCH)
     return [event for event in events if not event.erased], events[-1].position if is_cut else end
