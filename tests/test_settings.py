@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from aircall_oauth.cli import reference
 from aircall_oauth.errors import DatabaseAway, SettingsInvalid
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.settings import Settings, environment_name
 from aircall_oauth.storage.database import Database
-from tests.support.service import FINGERPRINT_KEY, SECRET_KEY, environment_for, free_port, settings_for, tcp_door
+from tests.support.service import FINGERPRINT_KEY, SECRET_KEY, environment_for, settings_for, tcp_door
 
 SOMEWHERE = "postgresql://db.example.com/aircall"
 CANARY = "c4n4ry"

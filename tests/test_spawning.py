@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import Ended, command_environment, free_port, start_command
+from aircall_oauth.sandbox.ports import free_port
+from tests.support.service import Ended, command_environment, start_command
 from tests.support.spawning import Forked, spawn
 
 NOWHERE = command_environment("postgresql://user@127.0.0.1:1/nowhere")

@@ -12,9 +12,10 @@ from aircall_oauth.aircall import budget
 from aircall_oauth.aircall.budget import SECONDS, Told
 from aircall_oauth.errors import BudgetSpent, DatabaseAway
 from aircall_oauth.installations.upkeep import schedule
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.database import Database
 from tests.support.processes import World, world
-from tests.support.service import Service, database_away, free_port, run_service, settings_for
+from tests.support.service import Service, database_away, run_service, settings_for
 
 COMPANY = 70077
 LIMIT = 60

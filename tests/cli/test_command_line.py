@@ -13,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.settings import Settings, environment_name
 from aircall_oauth.storage.models.access import API_KEY_PREFIX
-from tests.support.service import Service, command_environment, free_port, run_command, start_command
+from tests.support.service import Service, command_environment, run_command, start_command
 from tests.support.spawning import Running
 
 NOWHERE = "postgresql://user:c4n4ry@127.0.0.1:1/nowhere"

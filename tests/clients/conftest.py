@@ -10,10 +10,11 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server import openapi
 from aircall_oauth.storage.models.access import Scope as ApiScope
 from tests.support.receivers import LOOPBACK
-from tests.support.service import Service, free_port, run_service, settings_for, until
+from tests.support.service import Service, run_service, settings_for, until
 
 HOME = "https://app.example.com/aircall/connected"
 PATHS = openapi.document()["paths"]

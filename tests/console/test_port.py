@@ -5,8 +5,9 @@ from pathlib import Path
 
 import httpx
 
+from aircall_oauth.sandbox.ports import free_port
 from tests.support.processes import world
-from tests.support.service import free_port, run_command
+from tests.support.service import run_command
 
 
 async def test_serve_has_the_console_on_its_own_port_only(tmp_path: Path, database_url: str) -> None:

@@ -5,10 +5,10 @@ from contextlib import suppress
 
 import httpx
 
+from aircall_oauth.sandbox.ports import free_port
 from tests.crash.processes import Fleet
 from tests.support.processes import Process, a_client, eventually
 from tests.support.receivers import subscription_body
-from tests.support.service import free_port
 
 PATHS = ("continue", "continue/2", "huge")
 GONE_SECONDS = 30.0

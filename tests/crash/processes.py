@@ -16,13 +16,14 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import httpx
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from tests.crash.clocks import Clock
 from tests.crash.network import Balancer, Gate, listening
 from tests.crash.records import Records
 from tests.crash.storage import Disk
 from tests.support.processes import Process, a_client, eventually
-from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
+from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, run_command
 
 START_SECONDS = 180.0
 RETURN_URL = "https://app.example.com/aircall"

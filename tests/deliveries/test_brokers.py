@@ -20,6 +20,7 @@ from aircall_oauth.deliveries.destinations.brokers import network, to_kafka, to_
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Destination, Message, TryAgain
 from aircall_oauth.errors import DestinationRefused, ExtraMissing
 from aircall_oauth.http_client import CERTIFICATE_WORDS
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server.worker import working
 from tests.support.brokers import (
     IN_URL,
@@ -36,7 +37,7 @@ from tests.support.brokers import (
     SaslDoor,
 )
 from tests.support.processes import eventually
-from tests.support.service import free_port, run_service, settings_for, until
+from tests.support.service import run_service, settings_for, until
 
 pytestmark = pytest.mark.broker
 

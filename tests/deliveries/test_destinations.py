@@ -26,8 +26,9 @@ from aircall_oauth.deliveries.destinations.http import HttpDestination
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.errors import DestinationRefused
 from aircall_oauth.http_client import trust
+from aircall_oauth.sandbox.ports import free_port
 from tests.support.receivers import Hangup, Received, answer_with, raw_receiver, receiver
-from tests.support.service import free_port, loop_turns, settings_for
+from tests.support.service import loop_turns, settings_for
 
 MESSAGE = Message("evt_1", "ins_1", "call.ended", b'{"id": "evt_1", "data": {}}')
 KEY = b"k" * 32

@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import Cookie, Depends, FastAPI, HTTPException
 from fastapi.responses import RedirectResponse
 
+from aircall_oauth.sandbox.ports import free_port
 from tests.support.processes import World, a_client, eventually, world
-from tests.support.service import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 CODE = re.compile(r"<!-- partner -->\n```python\n(.*?)```", re.DOTALL)

@@ -20,11 +20,12 @@ from aircall_oauth.deliveries.destinations.http import HttpDestination
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Outcome, TryAgain
 from aircall_oauth.errors import AircallUnavailable
 from aircall_oauth.resources import open_resources
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from tests.deliveries.test_destinations import KEY, MESSAGE, certificate
 from tests.proxy.test_proxy import connected, listening
 from tests.support.receivers import LOOPBACK, receiver
-from tests.support.service import free_port, pass_both_ways, settings_for
+from tests.support.service import pass_both_ways, settings_for
 
 HOST, PUBLIC = "hook.example.com", "8.8.8.8"
 

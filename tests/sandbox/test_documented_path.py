@@ -17,8 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from aircall_oauth.deliveries.destinations import signatures
+from aircall_oauth.sandbox.ports import free_port
 from tests.support.documented import DOCS, Shell, blocks, shell
-from tests.support.service import free_port
 from tests.support.tools import miss, tool
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,8 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.support.service import free_port, run_command
+from aircall_oauth.sandbox.ports import free_port
+from tests.support.service import run_command
 
 ROOT = Path(__file__).parents[2]
 CANARY = "c4n4ry"

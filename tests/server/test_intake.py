@@ -14,11 +14,12 @@ import aiohttp
 import pytest
 
 from aircall_oauth.events.receiver import envelope
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server import web
 from aircall_oauth.server.app import App
 from aircall_oauth.server.metrics_port import metrics_served
 from tests.support.forked import WebProcess, web_processes
-from tests.support.service import Service, free_port, run_service, settings_for, until
+from tests.support.service import Service, run_service, settings_for, until
 
 MIB = 1024 * 1024
 WAIT_SECONDS = 60.0

@@ -8,6 +8,7 @@ import pytest
 
 from aircall_oauth.errors import KeysUnfit
 from aircall_oauth.resources import open_resources
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations
 from tests.support.service import (
@@ -15,7 +16,6 @@ from tests.support.service import (
     SECRET_KEY,
     Service,
     command_environment,
-    free_port,
     run_command,
     run_service,
     settings_for,

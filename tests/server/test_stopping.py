@@ -12,9 +12,10 @@ import aiohttp
 import httpx
 import pytest
 
+from aircall_oauth.sandbox.ports import free_port
 from tests.crash.test_processes import event, installed
 from tests.support.processes import Process, World, eventually, world
-from tests.support.service import free_port, pass_on
+from tests.support.service import pass_on
 
 CLIENTS = 8
 REQUESTS_PER_SECOND = 200

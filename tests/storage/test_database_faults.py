@@ -13,11 +13,12 @@ import asyncpg
 import pytest
 
 from aircall_oauth.errors import DatabaseAway
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.database import Database, reason
 from tests.support.brokers import Certificate
 from tests.support.odd_servers import refusing_postgres, silent_postgres, tls_door
-from tests.support.service import Service, command_environment, free_port, run_command, start_command, tcp_door
+from tests.support.service import Service, command_environment, run_command, start_command, tcp_door
 
 SETTING = "AIRCALL_OAUTH_DATABASE_URL"
 # Whatever asks the database, each in its own way; a process takes seconds to start, so not every one meets every case.

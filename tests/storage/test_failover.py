@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.hosts import each_host
 from tests.support.processes import eventually
-from tests.support.service import Service, free_port, run_service, settings_for
+from tests.support.service import Service, run_service, settings_for
 from tests.support.standbys import sql, with_standby
 
 # The promise is ten; a machine that is busy with other things may take as long again.

@@ -12,9 +12,10 @@ import pytest
 
 from aircall_oauth.errors import PoolerRefused
 from aircall_oauth.events.notify import open_notifier, wait_for
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
 from tests.support.processes import eventually
-from tests.support.service import command_environment, free_port, run_command, run_service, settings_for
+from tests.support.service import command_environment, run_command, run_service, settings_for
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 # It refuses root, as PostgreSQL does.

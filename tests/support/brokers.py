@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from aircall_oauth.deliveries.destinations import brokers
 from aircall_oauth.deliveries.destinations.outcomes import Destination
-from tests.support.service import free_port
+from aircall_oauth.sandbox.ports import free_port
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

@@ -11,8 +11,9 @@ from typing import Any
 
 import aiohttp
 
+from aircall_oauth.sandbox.ports import free_port
 from tests.support.processes import Process
-from tests.support.service import command_environment, free_port, run_service, settings_for
+from tests.support.service import command_environment, run_service, settings_for
 
 START_SECONDS = 20.0
 STOP_SECONDS = 30.0

@@ -15,8 +15,9 @@ import asyncpg
 import httpx
 from aiohttp import web
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, free_port, run_command
+from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, run_command
 from tests.support.spawning import Running, spawn
 
 START_SECONDS = 20.0

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -288,13 +287,6 @@ async def loop_turns() -> None:
     """Wait until what was sent over loopback is read, where both ends are in this process."""
     for _ in range(20):
         await asyncio.sleep(0)
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def command_environment(database_url: str, **changes: str) -> dict[str, str]:

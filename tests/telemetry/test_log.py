@@ -13,9 +13,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.telemetry import log
-from tests.support.service import Service, command_environment, free_port, start_command
+from tests.support.service import Service, command_environment, start_command
 
 CANARY = "c4n4ry"
 # Method, path, status, and what the line says instead of the path.

@@ -23,6 +23,7 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.errors import BudgetSpent, SealBroken
 from aircall_oauth.installations import tokens
 from aircall_oauth.operations import measure
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server import worker
 from aircall_oauth.server.metrics_port import CHORES_HANG_SECONDS, MetricsApp
 from aircall_oauth.storage.vault import SealedAt
@@ -32,7 +33,6 @@ from tests.support.receivers import LOOPBACK, answer_with, fill, receiver, subsc
 from tests.support.service import (
     Service,
     command_environment,
-    free_port,
     run_command,
     run_service,
     settings_for,

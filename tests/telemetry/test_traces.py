@@ -11,10 +11,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.telemetry import tracing
 from tests.crash.test_processes import installed
 from tests.support.processes import collector, world
-from tests.support.service import Service, command_environment, free_port, run_command, run_service, settings_for
+from tests.support.service import Service, command_environment, run_command, run_service, settings_for
 from tests.telemetry.test_canary import found
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

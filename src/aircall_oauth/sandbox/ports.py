@@ -67,6 +67,7 @@ def is_port(text: str) -> bool:
 
 
 def free_port() -> int:
+    """Return a port on loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
