@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from pydantic import BaseModel, Field, create_model
-from sqlalchemy import select as sqlalchemy_select
+from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
@@ -205,19 +205,21 @@ async def list_all(resources: Resources, key: Caller, *, cursor: str | None, lim
 
 async def names_of(resources: Resources, key: Caller, ids: Collection[str]) -> dict[str, str]:
     """Return the names of those subscriptions that the key may see."""
-    wanted = col(Subscription.id).in_(ids)
-    query = sqlalchemy_select(col(Subscription.id), col(Subscription.name)).where(wanted, *subscriptions.visible(key))
-    async with resources.database.session() as session:
-        return {row.id: row.name for row in await (await session.connection()).execute(query)}
+    return await _names(resources, key, col(Subscription.id).in_(ids))
 
 
 async def named_like(resources: Resources, key: Caller, text: str, *, limit: int) -> dict[str, str]:
     """Return the names of subscriptions that hold a text, in whatever case, by their ids."""
-    like = col(Subscription.name).icontains(text, autoescape=True)
-    query = sqlalchemy_select(col(Subscription.id), col(Subscription.name)).where(like, *subscriptions.visible(key))
+    return await _names(resources, key, col(Subscription.name).icontains(text, autoescape=True), limit=limit)
+
+
+async def _names(
+    resources: Resources, key: Caller, wanted: ColumnElement[bool], *, limit: int | None = None
+) -> dict[str, str]:
+    columns = select(Subscription.id, Subscription.name)
+    query = columns.where(wanted, *subscriptions.visible(key)).order_by(col(Subscription.id)).limit(limit)
     async with resources.database.session() as session:
-        rows = await (await session.connection()).execute(query.order_by(col(Subscription.id)).limit(limit))
-        return {row.id: row.name for row in rows}
+        return dict((await session.exec(query)).all())
 
 
 async def list_attempts(
