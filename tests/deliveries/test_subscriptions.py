@@ -304,3 +304,15 @@ async def test_a_dead_letter_box_is_listed_in_pages(service: Service) -> None:
     assert first["items"][0]["reason"] == "http_500"
     assert second["next"] is None
     assert (await partner.get(f"/v1/subscriptions/{made}")).json()["dead"] == 3
+
+
+async def test_a_secret_that_cannot_be_opened_any_more_is_replaced_at_once(service: Service) -> None:
+    made = (await create(service)).json()
+    await service.sql("UPDATE subscription SET secret_sealed = left(secret_sealed, -8) WHERE id = $1", made["id"])
+    door = f"/v1/subscriptions/{made['id']}/rotate-secret"
+
+    answer = await (await service.partner()).post(door, json={"now": True})
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["secret"].startswith("whsec_")
+    assert answer.json()["secret"] != made["secret"]

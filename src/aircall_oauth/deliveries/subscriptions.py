@@ -187,12 +187,15 @@ async def rotate_secret(
     subscription = await find(resources, key, subscription_id)
     if subscription.secret_sealed is None:
         raise SubscriptionUnsigned
-    known = resources.vault.open(subscription.secret_sealed, SealedAt(SECRET_COLUMN, subscription_id))
-    if secret == known:
-        return known
+    # One that can't be opened any more is replaced at once; only a form compares, and only a day's grace keeps it.
+    known = None
+    if secret is not None or not at_once:
+        known = resources.vault.open(subscription.secret_sealed, SealedAt(SECRET_COLUMN, subscription_id))
+    if secret is not None and secret == known:
+        return secret
     secret, old = secret or signatures.new_secret(), None
     until = None if at_once else now() + OLD_SECRET_WORKS
-    if not at_once:
+    if not at_once and known is not None:
         old = resources.vault.seal(known, SealedAt(OLD_SECRET_COLUMN, subscription_id))
     await _update(
         resources,
