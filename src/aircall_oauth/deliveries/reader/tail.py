@@ -57,7 +57,7 @@ class Tail:
         """Forget everything; the next `follow` begins anew."""
         self.start = self.head = None
         self._events.clear()
-        self._bytes = 0
+        self._bytes, self.was_busy = 0, False
 
     async def follow(self, connection: asyncpg.Connection) -> bool:
         """Read the events that came since; returns whether there are more. The first call only learns the log's end."""

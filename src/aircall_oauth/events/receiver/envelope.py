@@ -124,7 +124,7 @@ def _check(parser: simdjson.Parser, body: bytes) -> int | str | None:
         raise ValueError
     data = document.get("data")
     id_ = data.get("id") if isinstance(data, simdjson.Object) else None
-    return id_ if isinstance(id_, int | str) and id_ is not True and id_ is not False else None
+    return id_ if isinstance(id_, int | str) and not isinstance(id_, bool) else None
 
 
 def _text(raw: msgspec.Raw) -> str:
