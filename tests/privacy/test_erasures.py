@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from aircall_oauth.deliveries.reader.supervisor import reading
-from aircall_oauth.privacy import erasing, erasures
+from aircall_oauth.privacy import erasing, erasures, searching
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from tests.deliveries.test_replays import replay
@@ -213,7 +213,7 @@ async def test_a_key_of_an_owner_erases_in_that_owners_events_only(service: Serv
 async def test_an_erasure_goes_on_where_a_killed_worker_left_it(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasing, "BATCH", 2)
+    monkeypatch.setattr(searching, "BATCH", 2)
     for n in range(8):
         await call(service, n, MARA if n % 2 else NOAH)
     steps = 0

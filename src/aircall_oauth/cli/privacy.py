@@ -147,11 +147,11 @@ def people_parse(kind: "ErasureKind", text: str) -> "Person":
 async def _count(
     resources: "Resources", person: "Person", owner: str | None, installation: str | None, tell: "Tell"
 ) -> tuple[int, int]:
-    from aircall_oauth.privacy import erasing
+    from aircall_oauth.privacy import searching
 
     await resources.require_ready()
-    scope = erasing.scope_of(owner, installation)
-    return await erasing.preview(
+    scope = searching.scope_of(owner, installation)
+    return await searching.preview(
         resources, person, scope, lambda position, head: tell(position / max(head, 1), "searching")
     )
 
