@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from aircall_oauth.privacy.erasures import ErasureView
     from aircall_oauth.privacy.people import Person
     from aircall_oauth.resources import Resources
-    from aircall_oauth.storage.models.erasures import ErasureKind
 
     Tell = Callable[[float, str], None]
 
@@ -72,6 +71,7 @@ def create_erasure(
     as_json: AsJson = False,
 ) -> None:
     """Erase what is held about one person: by a phone number, an e-mail address or one of Aircall's ids."""
+    from aircall_oauth.privacy import people
     from aircall_oauth.privacy.bodies import KINDS
 
     given = {"phone": phone, "email": email, "contact_id": contact_id, "user_id": user_id, "call_id": call_id}
@@ -80,7 +80,7 @@ def create_erasure(
         options = ", ".join(f"--{name.replace('_', '-')}" for name in KINDS)
         raise typer.BadParameter(f"give exactly one of {options}", param_hint="--phone")
     ((name, text),) = chosen.items()
-    person = usage(lambda given: people_parse(KINDS[name], given), text, f"--{name.replace('_', '-')}")
+    person = usage(lambda given: people.parse(KINDS[name], given), text, f"--{name.replace('_', '-')}")
     if dry_run:
         with terminal.share() as tell:
             read, found = with_resources(lambda resources: _count(resources, person, owner, installation, tell))
@@ -136,12 +136,6 @@ def show_erasure(
     _show_erasure(
         with_resources(lambda resources: erasures.show(resources, callers.OPERATOR, erasure_id)), as_json=True
     )
-
-
-def people_parse(kind: "ErasureKind", text: str) -> "Person":
-    from aircall_oauth.privacy import people
-
-    return people.parse(kind, text)
 
 
 async def _count(
