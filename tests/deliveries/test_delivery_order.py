@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, TryAgain
+from aircall_oauth.deliveries.destinations.outcomes import Delivered, Destination, Message, Outcome, TryAgain
 from aircall_oauth.deliveries.reader import breaker, leases, progress, reader, retries, sender
 from aircall_oauth.deliveries.reader.connections import Connections
 from aircall_oauth.deliveries.reader.memory import Memory
@@ -159,7 +159,7 @@ class Moody:
 class Worker:
     """One reader after another for one subscription: each is told to end, dies, or sleeps through its lease."""
 
-    def __init__(self, service: Service, to: Moody, seed: int) -> None:
+    def __init__(self, service: Service, to: Destination, seed: int) -> None:
         self._service, self._to = service, to
         self._connections = Connections(service.resources.database)
         self._chance = random.Random(seed)
@@ -225,6 +225,39 @@ async def test_first_deliveries_ascend_whatever_is_answered_and_whoever_reads(
 ) -> None:
     await service.install()
     await deliver_all(service, random.Random(seed), order, seed)
+
+
+class Hanging:
+    """A destination that is away, and that answers nothing once it is found down."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.hangs = False
+
+    async def deliver(self, message: Message) -> Outcome:
+        self.begun.append(json.loads(message.body)["position"])
+        if self.hangs:
+            await asyncio.Event().wait()
+        return TryAgain("refused", None)
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.usefixtures("quick")
+async def test_nothing_goes_out_in_place_of_what_is_cancelled_as_its_reader_ends(service: Service) -> None:
+    await service.install()
+    to = Hanging()
+    partner = await subscribe(service, "http://127.0.0.1:9/", order="installation")
+    worker = Worker(service, to, 0)
+    await fill(service, 5)
+    await worker.begin()
+    await partner.stands(health="down")
+    to.hangs, asked = True, len(to.begun)
+    await until(lambda: len(to.begun) > asked)
+
+    await worker.end()
+
+    assert len(to.begun) == asked + 1, "the probe that was cancelled is the last"
 
 
 async def deliver_all(service: Service, chance: random.Random, order: str, seed: int) -> None:

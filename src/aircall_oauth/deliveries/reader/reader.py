@@ -285,6 +285,8 @@ class Reader:
             await self._progress.write()
 
     async def _cancel_deliveries(self) -> None:
+        # However it came to its end: nothing goes out in place of what is cancelled, past which it would be.
+        self._finishing = True
         for task in self._sender.under_way:
             task.cancel()
         await asyncio.gather(*self._sender.under_way, return_exceptions=True)
