@@ -168,8 +168,11 @@ class Worker:
         self._asleep: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
-        async with self._connections.one() as connection:
-            (subscription,) = await leases.claim(connection, "wrk_1")
+        claimed: list[Subscription] = []
+        async with asyncio.timeout(10), self._connections.one() as connection:
+            while not claimed:  # what the reader before still writes locks the lease
+                claimed = await leases.claim(connection, "wrk_1")
+        (subscription,) = claimed
         self._reader = self._new_reader(subscription)
         self._task = asyncio.create_task(self._reader.run())
 

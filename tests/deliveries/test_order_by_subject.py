@@ -235,8 +235,9 @@ async def test_what_was_parked_without_a_subject_holds_back_once_order_is_asked_
 
 @pytest.mark.parametrize("order", ["installation", "subject"])
 async def test_a_parked_event_is_tried_when_its_time_comes_however_many_others_wait(
-    service: Service, order: str
+    service: Service, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "SCHEDULE", (timedelta(hours=1),))
     await service.install()
     async with receiver() as to, reading(service.resources):
         to.answers = {n: answer_with(422) for n in range(100)}
@@ -248,7 +249,6 @@ async def test_a_parked_event_is_tried_when_its_time_comes_however_many_others_w
             await partner.stands(lag=0)
         await partner.stands(parked=100)
         to.answers.clear()
-        await service.sql("UPDATE parked SET due_at = now() + interval '1 hour'")
         await service.sql("UPDATE parked SET due_at = now() WHERE position = (SELECT max(position) FROM parked)")
         await partner.stands(parked=99)
 

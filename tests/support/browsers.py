@@ -36,9 +36,9 @@ class Visit:
         self.page.on("console", self._note)
 
     def _note_failure(self, request: Any) -> None:
-        # The tab's icon is not waited for: the browser gives up on it where its page goes on at once.
-        given_up = request.failure == "net::ERR_ABORTED" and "/assets/icon-" in request.url
-        if not given_up:
+        # Who leaves a page gives up on what it asks for by itself: its icon, and what keeps it up to date.
+        by_itself = request.resource_type in {"fetch", "xhr"} or "/assets/icon-" in request.url
+        if not (by_itself and request.failure == "net::ERR_ABORTED"):
             self.complaints.append(f"failed: {request.url} ({request.failure})")
 
     def _note(self, message: Any) -> None:
