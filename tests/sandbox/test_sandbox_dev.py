@@ -129,6 +129,40 @@ async def test_a_setting_that_was_given_is_taken_beside_any_local_return_address
     assert "http://localhost:*" in ended.stdout
 
 
+SIGNAL_IN_A_FINALIZER = """
+import signal, sys
+from pathlib import Path
+from aircall_oauth.sandbox import dev, story
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+story.Story.show_around = lambda self, folder: Finalized() and None
+ports = dict(zip(("port", "aircall_port", "receiver_port", "console_port"), map(int, sys.argv[1:])))
+sys.exit(dev.run(demo=False, **ports))
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_signal_that_python_ignored_ends_everything(tmp_path: Path) -> None:
+    ports = [str(free_port()) for _ in PORTS]
+
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNAL_IN_A_FINALIZER, *ports],
+        cwd=tmp_path,
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        timeout=STORY_SECONDS,
+        check=False,
+    )
+
+    assert "Exception ignored" in ended.stderr
+    assert ended.returncode == 0
+    assert ended.stdout.endswith("Stopped by SIGTERM; nothing is left running.\n")
+
+
 @pytest.mark.slow
 async def test_the_second_run_shows_the_company_that_it_connects(tmp_path: Path) -> None:
     ports = [free_port() for _ in PORTS]

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -14,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -25,6 +23,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.children import Child, DevError, wait_until
 from aircall_oauth.sandbox.ports import LAST_PORT, find_taken, free_port, is_port
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
+from aircall_oauth.sandbox.stopping import Stop
 from aircall_oauth.sandbox.story import Addresses, Story
 from aircall_oauth.settings import ANY_LOCAL, Settings, environment_name
 from aircall_oauth.storage import migrations
@@ -105,8 +104,8 @@ def run(
     `taken` are names of settings, with or without their prefix, whose values the environment has for this run.
     """
     started = time.monotonic()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+    stop = Stop()
+    stop.listen()
     try:
         with ExitStack() as stack:
             settings = _taken(taken)
@@ -119,7 +118,7 @@ def run(
             if not demo:
                 _write_env(plan.folder, environment, SERVICE=plan.service_url, API_KEY=story.api_key)
                 story.show_around(plan.folder)
-                _stay(children)
+                _stay(children, stop)
         return 0
     except KeyboardInterrupt as stopped:
         by = "".join(f" by {each}" for each in stopped.args)
@@ -131,11 +130,6 @@ def run(
     except httpx.HTTPError as error:
         sys.stderr.write(f"aircall-oauth dev: no answer on the way ({type(error).__name__})\n")
         return 1
-
-
-def _on_signal(number: int, _frame: FrameType | None) -> NoReturn:
-    name = signal.Signals(number).name
-    raise KeyboardInterrupt(f"{name} (Ctrl-C)" if number == signal.SIGINT else name)
 
 
 def _plan(stack: ExitStack, ports: Ports, *, demo: bool) -> Plan:
@@ -314,8 +308,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _stay(children: list[Child]) -> NoReturn:
+def _stay(children: list[Child], stop: Stop) -> NoReturn:
     while True:
+        stop.look()
         for child in children:
             child.require_running()
         time.sleep(0.5)
