@@ -195,6 +195,21 @@ async def test_personal_data_are_hidden_until_they_are_revealed_and_the_audit_no
     assert event in line["details"]
 
 
+@pytest.mark.parametrize("about", ["+33612345678", "mara.ellison@example.org"])
+async def test_what_an_event_is_about_is_hidden_if_it_is_a_persons(console: Console, about: str) -> None:
+    event = await tell_of(console.service, {"id": "x"})
+    await console.service.sql("UPDATE event SET subject = $1", f"call:{about}")
+    anna = await console.visitor()
+
+    pages = [await anna.get(path) for path in ("/events", f"/events/{event}", "/events/tail?after=0", "/")]
+    shown = await anna.post(f"/events/{event}/reveal")
+
+    for page in pages:
+        assert about not in html.unescape(page.text), page.url
+    assert "call:" in words(pages[0])
+    assert f"About call:{about}" in words(shown)
+
+
 async def test_who_may_not_see_personal_data_is_not_shown_them(console: Console) -> None:
     event = await tell_of(console.service, {"id": 1, "user": {"name": "Zoé Martin"}})
     ben = await console.visitor("ben", (Scope.CONSOLE_READ, Scope.CONSOLE_ACT))

@@ -124,10 +124,11 @@ async def test_endings_are_chosen_from_those_that_are_known(console: Console) ->
 
     assert '<option value="declined"' in page.text
     assert (await anna.get("/attempts", params={"ending": "no_such_thing"})).status_code == 422
-    assert "0 of 1 attempt like that within a week ended with a connection; most others ended as" in words(declined)
+    said_of = "0 of 1 attempt like that within a week ended with a connection; of the others 1 ended as “declined”."
+    assert said_of in words(declined)
     assert "Endings: declined 1." in words(declined)
-    assert "0 of 1 attempt like that within a week ended with a connection." in words(acme)
-    assert "Endings:" not in words(acme)
+    assert "like that within a week ended with a connection; of the others 1 is under way." in words(acme)
+    assert "Endings: under way 1." in words(acme)
     assert "/attempts?ending=declined&amp;days=7" in page.text
 
 
@@ -158,14 +159,36 @@ async def test_events_that_belong_to_no_customer_are_shown_so(console: Console) 
         assert (await anna.get(html.unescape(address), follow_redirects=True)).status_code == 200, address
 
 
-def test_the_sentence_says_most_only_where_it_is_most() -> None:
-    def said_of(**endings: int) -> str:
-        return _sentence(Funnel({"made": 10, "connected": 1}, endings), "a week", is_filtered=False)
+def test_the_sentence_says_what_the_others_are() -> None:
+    def said_of(under_way: int = 0, **endings: int) -> str:
+        return _sentence(Funnel({"made": 20, "connected": 1}, endings, under_way), "a week", is_filtered=False)
 
-    assert said_of(connected=1, declined=5) == (
-        "1 of 10 attempts within a week ended with a connection; most others ended as “declined”."
+    begun = "1 of 20 attempts within a week ended with a connection"
+    assert said_of(connected=1, declined=5) == f"{begun}; of the others 5 ended as “declined”."
+    assert said_of(3, connected=1, declined=2, link_used=4) == (
+        f"{begun}; of the others 4 ended as “link used”, 2 ended as “declined”, 3 are under way."
     )
-    assert said_of(connected=1, declined=4) == (
-        "1 of 10 attempts within a week ended with a connection; of the 9 others 4 ended as “declined”."
+    assert said_of(declined=5, link_used=4, link_expired=3, code_refused=2, aircall_away=1) == (
+        f"{begun}; of the others 5 ended as “declined”, 4 ended as “link used”, 3 ended as “link expired”, "
+        "3 in other ways."
     )
-    assert said_of(connected=1) == "1 of 10 attempts within a week ended with a connection."
+    assert said_of(connected=1) == f"{begun}."
+
+
+@pytest.mark.parametrize("asked", ["under_way", "under way"])
+async def test_attempts_that_are_under_way_are_found_on_the_page_and_by_the_api(console: Console, asked: str) -> None:
+    service = console.service
+    visitor = service.new_browser()
+    departure = await visitor.get(await service.link("beta"))
+    state = parse_qs(urlsplit(departure.headers["location"]).query)["state"][0]
+    await service.return_with(visitor, state=state, error="access_denied")
+    await service.link("acme")
+    anna, partner = await console.visitor(), await service.partner()
+
+    page = await anna.get("/attempts", params={"ending": asked})
+    (listed,) = (await partner.get("/v1/install-attempts", params={"ending": "under_way"})).json()["items"]
+
+    assert re.findall(r'href="/attempts/(\w+)"', page.text) == [listed["reference"]]
+    assert (listed["owner"], listed["ending"]) == ("acme", None)
+    assert '<option value="under_way" selected>' in page.text
+    assert "/attempts?ending=under_way&amp;days=7" in (await anna.get("/attempts")).text

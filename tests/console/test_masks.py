@@ -2,7 +2,7 @@
 
 import pytest
 
-from aircall_oauth.console.masks import masked
+from aircall_oauth.console.masks import masked, subject
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,23 @@ def test_what_a_number_plays_to_its_callers_is_shown_alike() -> None:
     said = masked({"messages": {"welcome": "Mara, call +44 20 7946 0123", "ivr": {"name": "Mara"}}})
     assert "Mara" not in str(said)
     assert "0123" not in str(said)
+
+
+@pytest.mark.parametrize("about", ["call:+33612345678", "contact:mara.ellison@example.org", "user:mara", "call:", "x"])
+def test_a_subject_that_is_no_id_is_hidden(about: str) -> None:
+    shown = subject(about)
+
+    assert shown.startswith(f"{about.partition(':')[0]}:")
+    assert about.partition(":")[2] in {"", shown.partition(":")[2]} or "••" in shown
+    assert "2345678" not in shown
+    assert "ellison" not in shown
+
+
+@pytest.mark.parametrize(
+    "about", ["call:9007199254740993", "message:SM00000000000000000000000000000a01", f"subscription:sub_{'0' * 32}"]
+)
+def test_a_subject_that_is_an_id_is_shown(about: str) -> None:
+    assert subject(about) == about
 
 
 @pytest.mark.parametrize("name", ["+44 20 7946 0123", "mara.ellison@example.org"])

@@ -260,7 +260,7 @@ async def test_attempts_say_where_installs_stop_and_what_to_tell_the_admin(conso
     anna = await console.visitor()
 
     page = await anna.get("/attempts")
-    assert "1 of 2 attempts within a week ended with a connection; most others ended as “declined”." in words(page)
+    assert "1 of 2 attempts within a week ended with a connection; of the others 1 ended as “declined”." in words(page)
     declined = await anna.get("/attempts", params={"ending": "declined"})
     (reference,) = re.findall(r'href="/attempts/(\w+)"', declined.text)
     one = words(await anna.get(f"/attempts/{reference}"))

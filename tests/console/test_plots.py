@@ -73,6 +73,18 @@ async def test_a_plot_has_the_last_minute_and_the_day_in_words_and_in_its_table(
     assert '<th scope="row">24 hours, in all</th><td>160</td><td>2</td>' in figure
 
 
+async def test_a_minute_alone_between_two_gaps_is_drawn_as_a_dot(console: Console) -> None:
+    await count(console.service, Name.ALIVE, "web", [1], 600)
+    await count(console.service, Name.ACKS, "stored", [40], 600)
+    anna = await console.visitor()
+
+    figure = plot(await anna.get("/"), "Events in")
+
+    lines, dots = re.findall(r'<polyline[^>]*points="([^"]*)"', figure), re.findall(r'<circle class="dot[^>]*>', figure)
+    assert [line for line in lines if " " not in line] == [], "a line through one point is not seen"
+    assert len(dots) == 2, "one of the stored, one of those not taken"
+
+
 async def test_where_no_process_was_alive_nothing_is_drawn(console: Console) -> None:
     service = console.service
     for minutes_ago in (180, 60, 50, 1):
@@ -84,7 +96,9 @@ async def test_where_no_process_was_alive_nothing_is_drawn(console: Console) -> 
 
     figure = plot(page, "Events in")
     assert len([tip for tip in tips(figure) if tip.endswith("stored")]) == 4
-    assert figure.count("<polyline") == 6, "three pieces of each of two lines: a gap is not zero"
+    assert figure.count("<polyline") + figure.count('class="dot') == 6, (
+        "three pieces of each of two lines: a gap is not zero"
+    )
     assert tips(plot(page, "Deliveries")) == [], "no worker was alive"
 
 

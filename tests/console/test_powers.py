@@ -180,9 +180,15 @@ async def test_a_key_gives_its_own_rules_for_aircall_and_ends_before_it(console:
     form = {"name": "gained", "scopes": "aircall:call"}
 
     refused = await browser.post("/keys/new", data=form | {"aircall": "DELETE /users/*"})
-    for more in ({}, {"aircall": "GET /users", "expires": "90d"}, {"expires": "1d"}):
-        assert (await browser.post("/keys/new", data=form | more)).status_code == 200
+    plain, longer, shorter = [
+        await browser.post("/keys/new", data=form | more)
+        for more in ({}, {"aircall": "GET /users", "expires": "90d"}, {"expires": "1d"})
+    ]
+    assert {answer.status_code for answer in (plain, longer, shorter)} == {200}
 
+    assert "It has no end of its own, but it ends with the key that you signed in with: " in words(plain)
+    assert "It was to work for 90d, but it ends with the key" in words(longer)
+    assert "it ends with" not in words(shorter)
     assert refused.status_code == 422
     assert "has no such rule: DELETE /users/*" in words(refused)
     made = await console.service.sql(

@@ -18,7 +18,9 @@ attempts_app = typer.Typer(
 Owner = Annotated[str | None, typer.Option(help="Of this owner only.")]
 LinkId = Annotated[str | None, typer.Option("--link-id", help="Of this install link, lnk_….")]
 Reference = Annotated[str | None, typer.Option(help="The one with this reference, as the page showed it.")]
-Ending = Annotated[str | None, typer.Option(help="That ended like this, such as declined.")]
+Ending = Annotated[
+    str | None, typer.Option(help="That ended like this, such as declined; under_way for those without an ending.")
+]
 Since = Annotated[str | None, typer.Option(help="First recorded then or later, such as 2026-01-31T08:00Z.")]
 Until = Annotated[str | None, typer.Option(help="First recorded before.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]

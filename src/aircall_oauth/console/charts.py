@@ -158,12 +158,16 @@ def _line(chart: Chart, series: Series, top: float, zone: tzinfo) -> Markup:
             pieces, piece = [*pieces, " ".join(piece)], []
         else:
             piece.append(f"{_x(chart, index):.1f},{_y(value, top):.1f}")
-    drawn = [
-        Markup('<polyline class="line c{}" points="{}"/>').format(series.colour, points)
-        for points in [*pieces, " ".join(piece)]
-        if points
-    ]
+    drawn = [_piece(points, series.colour) for points in [*pieces, " ".join(piece)] if points]
     return Markup("").join([*drawn, *_tips(chart, series, top, zone)])
+
+
+def _piece(points: str, colour: int) -> Markup:
+    """Return a line through points; of one alone, which has no line, a dot."""
+    if " " in points:
+        return Markup('<polyline class="line c{}" points="{}"/>').format(colour, points)
+    x, _, y = points.partition(",")
+    return Markup('<circle class="dot c{}" cx="{}" cy="{}" r="2.5"/>').format(colour, x, y)
 
 
 def _tips(chart: Chart, series: Series, top: float, zone: tzinfo) -> list[Markup]:

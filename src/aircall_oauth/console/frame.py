@@ -114,6 +114,7 @@ _environment.filters |= {
     "number": charts.number,
     "chart": _chart,
     "masked": masks.masked,
+    "subject": masks.subject,
     "pretty": _pretty,
     "in_words": _in_words,
     "lines": _lines,

@@ -76,6 +76,13 @@ def masked(value: Any, name: str = "") -> Any:
             return value
 
 
+def subject(value: str) -> str:
+    """Return what an event is about, with what follows its kind hidden unless it is an id."""
+    kind, _, about = value.partition(":")
+    is_id = PLAIN.fullmatch(about) or FORMS["call_id"].fullmatch(about) or ID.fullmatch(about)
+    return value if is_id else f"{kind}:{text(about)}"
+
+
 def text(value: str) -> str:
     """Hide a text, and leave of it what helps to recognise it: `+33 6 •• •• •• 12`, `j••••@e••••.com`, `J••••`."""
     if not value:

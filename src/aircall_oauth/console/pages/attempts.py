@@ -19,6 +19,10 @@ from aircall_oauth.storage.models.base import now
 router = APIRouter(route_class=PageRoute)
 
 PER_PAGE = 50
+UNDER_WAY = views.UNDER_WAY
+# As lists and badges write it, too.
+ENDING = f"^({'|'.join([*words.ENDINGS, UNDER_WAY, UNDER_WAY.replace('_', ' ')])})$"
+MOST_NAMED = 3
 DAYS = {"1": "a day", "7": "a week", "30": "30 days", "90": "90 days"}
 
 
@@ -26,7 +30,7 @@ DAYS = {"1": "a day", "7": "a week", "30": "30 days", "90": "90 days"}
 async def list_attempts(
     page: PageDep,
     owner: Text = None,
-    ending: Annotated[str | None, Query(pattern=f"^({'|'.join(words.ENDINGS)})$")] = None,
+    ending: Annotated[str | None, Query(pattern=ENDING)] = None,
     reference: Annotated[str | None, Query(pattern=REFERENCE)] = None,
     since: Time = None,
     until: Time = None,
@@ -34,6 +38,7 @@ async def list_attempts(
     cursor: Annotated[str | None, Query(pattern=ID)] = None,
 ) -> Response:
     """Where do installs stop?"""
+    ending = ending and ending.replace(" ", "_")
     found = await views.list_attempts(
         page.resources,
         page.caller,
@@ -55,10 +60,10 @@ async def list_attempts(
         sentence=_sentence(funnel, DAYS[days], is_filtered=is_filtered),
         rows=[(each, words.of_attempt(each)) for each in found.items],
         funnel=_bars(funnel),
-        endings=funnel.endings,
+        endings=funnel.endings | ({UNDER_WAY: funnel.under_way} if funnel.under_way else {}),
         # What is only counted has no owner and no reference.
         tallies={} if is_filtered else await _tallies(page, counted_since),
-        known={"": "any"} | {each: each.replace("_", " ") for each in words.ENDINGS},
+        known={"": "any"} | {each: each.replace("_", " ") for each in (*words.ENDINGS, UNDER_WAY)},
         filtered={name: value for name, value in wanted.items() if value is not None and name != "ending"},
         days=DAYS,
         chosen={"owner": owner, "ending": ending, "reference": reference, "days": days, "since": since, "until": until},
@@ -106,14 +111,22 @@ def _sentence(funnel: Funnel, span: str, *, is_filtered: bool) -> str:
         words.count(begun, "attempt") if begun < views.MOST_COUNTED else f"the newest {views.MOST_COUNTED:,} attempts"
     )
     said = f"{ended_well} of {number}{like} within {span} ended with a connection"
+    others = _others(funnel)
+    return f"{said}; of the others {', '.join(others)}." if others else f"{said}."
+
+
+def _others(funnel: Funnel) -> list[str]:
+    """Say what became of the attempts that ended ill or not yet, the most frequent first."""
     ill = {ending: count for ending, count in funnel.endings.items() if ending not in words.GOOD_ENDINGS}
-    if not ill:
-        return f"{said}."
-    worst, count = max(ill.items(), key=lambda each: each[1])
-    name = f"“{worst.replace('_', ' ')}”"
-    if count * 2 > begun - ended_well:
-        return f"{said}; most others ended as {name}."
-    return f"{said}; of the {begun - ended_well} others {count} ended as {name}."
+    ranked = sorted(ill.items(), key=lambda each: -each[1])
+    said = [f"{count} ended as “{ending.replace('_', ' ')}”" for ending, count in ranked[:MOST_NAMED]]
+    if rest := sum(count for _, count in ranked[MOST_NAMED:]):
+        said.append(f"{rest} in other ways")
+    return (
+        [*said, f"{funnel.under_way} {'is' if funnel.under_way == 1 else 'are'} under way"]
+        if funnel.under_way
+        else said
+    )
 
 
 async def _tallies(page: PageDep, since: datetime) -> dict[str, int]:

@@ -80,7 +80,8 @@ async def make_key(page: ActingPage, form: Form) -> Response:
         )
     except (InvalidRequest, OwnerNotAllowed) as error:
         return page.ask(_new(page.visitor, form), wrong=error)
-    return page.done("Key made", f"This is the new API key “{name}”.", back="/keys", secret=secret)
+    facts = _cut(page.visitor, form.get("expires"), lifetime)
+    return page.done("Key made", f"This is the new API key “{name}”.", back="/keys", secret=secret, facts=facts)
 
 
 @router.get("/keys/{key_id}/revoke")
@@ -189,6 +190,15 @@ def _lifetime(form: Form) -> timedelta | None:
         return parse_duration(form["expires"]) if "expires" in form else None
     except ValueError:
         raise WrongForm({"expires": "Write a length such as 90d, 12h, 45m or 90s."}) from None
+
+
+def _cut(visitor: Visitor, asked: str | None, lifetime: timedelta | None) -> list[str]:
+    """Say when a key ends that was to work for longer than the one that its maker signed in with."""
+    ends = visitor.key.expires_at if visitor.key is not None else None
+    if ends is None or (lifetime is not None and now() + lifetime <= ends):
+        return []
+    said = f"It was to work for {asked}, but" if asked else "It has no end of its own, but"
+    return [f"{said} it ends with the key that you signed in with: {ends:%Y-%m-%d %H:%M} UTC."]
 
 
 async def _key(page: Page, key_id: str) -> ApiKey:

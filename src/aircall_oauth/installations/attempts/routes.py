@@ -27,7 +27,10 @@ async def list_install_attempts(
     owner: Annotated[str | None, Query(max_length=255, pattern=TEXT)] = None,
     link_id: Annotated[str | None, Query(pattern=LINK, description="From `POST /v1/install-links`")] = None,
     reference: Annotated[str | None, Query(pattern=REFERENCE, description="As the page showed it")] = None,
-    ending: Annotated[str | None, Query(max_length=64, pattern=r"^[a-z_]+$", examples=["declined"])] = None,
+    ending: Annotated[
+        str | None,
+        Query(max_length=64, pattern=r"^[a-z_]+$", examples=["declined"], description="`under_way`: those without one"),
+    ] = None,
     since: Annotated[AwareDatetime | None, Query(description="First recorded then or later")] = None,
     until: Annotated[AwareDatetime | None, Query(description="First recorded before")] = None,
     cursor: Annotated[str | None, Query(pattern=ID, description="`next` of the page before")] = None,

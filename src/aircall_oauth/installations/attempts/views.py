@@ -1,12 +1,12 @@
 """What the partner's systems and the operator may read about install attempts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, func
 from sqlalchemy import select as sqlalchemy_select
 from sqlalchemy.dialects import postgresql
 from sqlmodel import col, select
@@ -20,6 +20,8 @@ STEPS = (
     *("made_at", "opened_at", "consented_at", "exchanged_at"),
     *("identified_at", "connected_at", "claimed_at", "live_at"),
 )
+# What is asked for by this name has no ending.
+UNDER_WAY = "under_way"
 # So many of the newest are counted.
 MOST_COUNTED = 20_000
 # Known of a company before an owner has claimed it; not for a key bound to the owner of the link.
@@ -84,18 +86,13 @@ async def list_attempts(
     cursor: str | None = None,
     limit: int = 100,
 ) -> InstallAttemptList:
-    """List attempts, newest first. An API key bound to an owner sees only that owner's."""
+    """List attempts, newest first; by `UNDER_WAY` those without an ending.
+
+    An API key bound to an owner sees only that owner's.
+    """
     query = select(InstallAttempt).where(*key.sees(InstallAttempt))
-    equal = {
-        "owner": owner,
-        "link_id": link,
-        "reference": reference,
-        "ending": ending,
-        "installation_id": installation_id,
-    }
-    for name, value in equal.items():
-        if value is not None:
-            query = query.where(getattr(InstallAttempt, name) == value)
+    equal = {"owner": owner, "link_id": link, "reference": reference, "installation_id": installation_id}
+    query = query.where(*_like(equal, ending))
     if since is not None:
         query = query.where(col(InstallAttempt.created_at) >= since)
     if until is not None:
@@ -121,10 +118,11 @@ async def show_attempt(resources: Resources, key: Caller, id_or_reference: str) 
 
 @dataclass(frozen=True)
 class Funnel:
-    """How many attempts reached each step, and how many ended how."""
+    """How many attempts reached each step, and how many ended how; `under_way` have no ending."""
 
     steps: dict[str, int]
     endings: dict[str, int]
+    under_way: int = 0
 
 
 async def funnel(
@@ -138,8 +136,7 @@ async def funnel(
 ) -> Funnel:
     """Count the attempts since then by the steps they reached and by their endings; of very many the newest."""
     theirs = [col(InstallAttempt.created_at) >= since, *key.sees(InstallAttempt)]
-    equal = {"owner": owner, "ending": ending, "reference": reference}
-    theirs += [col(getattr(InstallAttempt, name)) == value for name, value in equal.items() if value is not None]
+    theirs += _like({"owner": owner, "reference": reference}, ending)
     columns = [getattr(InstallAttempt, name) for name in (*STEPS, "ending")]
     newest = (
         sqlalchemy_select(*columns)
@@ -151,15 +148,15 @@ async def funnel(
     steps = sqlalchemy_select(*(func.count(newest.c[step]).label(step) for step in STEPS))
     endings = (
         sqlalchemy_select(newest.c.ending, func.count())
-        .where(newest.c.ending.is_not(None))
         .group_by(newest.c.ending)
         .order_by(func.count().desc(), newest.c.ending)
     )
     async with resources.database.session() as session:
         connection = await session.connection()
         reached = (await connection.execute(steps)).one()._asdict()
-        ended = {str(ending): count for ending, count in await connection.execute(endings)}
-    return Funnel({step.removesuffix("_at"): count for step, count in reached.items()}, ended)
+        ended = {ending: int(count) for ending, count in await connection.execute(endings)}
+    under_way = ended.pop(None, 0)
+    return Funnel({step.removesuffix("_at"): count for step, count in reached.items()}, ended, under_way)
 
 
 async def owners_of(resources: Resources, key: Caller, installation_ids: Collection[str]) -> dict[str, str]:
@@ -210,6 +207,15 @@ async def tallies(resources: Resources, *, since: datetime) -> list[InstallTally
     query = select(InstallTally).where(col(InstallTally.hour) >= since)
     async with resources.database.session() as session:
         return list((await session.exec(query.order_by(col(InstallTally.hour).desc(), col(InstallTally.what)))).all())
+
+
+def _like(equal: Mapping[str, str | None], ending: str | None) -> list[ColumnElement[bool]]:
+    """Return the conditions of attempts with these values and this ending."""
+    conditions = [col(getattr(InstallAttempt, name)) == value for name, value in equal.items() if value is not None]
+    if ending is not None:
+        of_ending = col(InstallAttempt.ending)
+        conditions.append(of_ending.is_(None) if ending == UNDER_WAY else of_ending == ending)
+    return conditions
 
 
 def _view(row: InstallAttempt, key: Caller) -> InstallAttemptView:
