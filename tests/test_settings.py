@@ -71,6 +71,7 @@ WRONG = {
     "console_proxy_scopes": f"console:read,{CANARY}",
     "console_proxy_operators": CANARY * 100,
     "traces": CANARY,
+    "direct_receiver": CANARY,
     "drain": CANARY,
     "log_level": CANARY,
     "log_format": CANARY,

@@ -367,6 +367,10 @@ class Settings(BaseSettings):
     console_proxy_operators: Annotated[list[PersonName], NoDecode, BeforeValidator(_split_commas)] = Field(
         [], description="the persons of the proxy who may do all of these, by the names that it sends"
     )
+    direct_receiver: bool = Field(
+        True,
+        description="answer small events before ASGI, at half the cost; off: every request takes the usual way",
+    )
     traces: bool = Field(
         False,
         description="export traces with OpenTelemetry (needs the extra `otel`); `OTEL_EXPORTER_OTLP_ENDPOINT` says "

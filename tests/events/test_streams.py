@@ -12,10 +12,11 @@ from aircall_oauth.access import keys
 from aircall_oauth.events import streams
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope
-from tests.server.test_intake import MIB, peak_bytes, serving
+from tests.server.test_intake import MIB, peak_bytes
 from tests.support.forked import web_processes
 from tests.support.processes import eventually
 from tests.support.service import Service, settings_for
+from tests.support.serving import serving
 
 EVENTS = 150
 EVENT_BYTES = 100_000

@@ -6,8 +6,7 @@ import random
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import aiohttp
@@ -15,11 +14,10 @@ import pytest
 
 from aircall_oauth.events.receiver import envelope
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.server import web
-from aircall_oauth.server.app import App
 from aircall_oauth.server.metrics_port import metrics_served
 from tests.support.forked import WebProcess, web_processes
-from tests.support.service import Service, run_service, settings_for, until
+from tests.support.service import Service, run_service, settings_for
+from tests.support.serving import serving
 
 MIB = 1024 * 1024
 WAIT_SECONDS = 60.0
@@ -200,19 +198,3 @@ async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 async def received(reader: asyncio.StreamReader, until_: bytes) -> bytes:
     return await asyncio.wait_for(reader.readuntil(until_), WAIT_SECONDS)
-
-
-@asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[int]:
-    """The service of this process on a real port."""
-    assert isinstance(service.app, App)
-    running = web.web_server(service.app, service.resources)
-    running.config.lifespan = "off"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        task = asyncio.create_task(running.serve(sockets=[listener]))
-        try:
-            await until(lambda: running.started)
-            yield listener.getsockname()[1]
-        finally:
-            running.should_exit = True
-            await task

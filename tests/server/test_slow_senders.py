@@ -3,18 +3,16 @@
 import asyncio
 import json
 import resource
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-import uvicorn
 
-from aircall_oauth.server import protocol, web
+from aircall_oauth.server import protocol
 from tests.support.forked import web_processes
 from tests.support.service import Service, until
+from tests.support.serving import serving
 
 SLOW = 2000
 GOOD = 200
@@ -96,7 +94,7 @@ async def test_two_thousand_slow_senders_keep_nobody_out_and_are_cut_off(databas
 
 async def test_no_door_waits_for_a_body_for_long(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
-    async with _serving(service) as port:
+    async with serving(service) as port:
         slow = await _begin(port, HEAD + b"content-length: 500\r\n\r\n{")
 
         await until(lambda: not slow.open, CUT_OFF_SECONDS)
@@ -106,7 +104,7 @@ async def test_no_door_waits_for_a_body_for_long(service: Service, monkeypatch: 
 
 @pytest.mark.parametrize("begun", [HEAD + b"x: ", b"GET /", HEAD + OFFER + b"x: ", HEAD + CHUNKED + b"0\r\nx: "])
 async def test_a_head_that_does_not_end_is_refused_before_it_is_large(service: Service, begun: bytes) -> None:
-    async with _serving(service) as port:
+    async with serving(service) as port:
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begun)
         with pytest.raises(ConnectionError):
@@ -118,29 +116,13 @@ async def test_a_long_body_and_long_heads_one_after_the_other_are_taken(service:
     long_head = HEAD + OFFER + b"x: " + b"a" * (protocol.HEAD_BYTES // 2) + b"\r\n"
     sent = b"".join([long_head + b"content-length: 2\r\n\r\n{}"] * 4)
     sent += HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % (10 * protocol.HEAD_BYTES)
-    async with _serving(service) as port:
+    async with serving(service) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent + b" " * (10 * protocol.HEAD_BYTES))
         got = await asyncio.wait_for(reader.read(), CUT_OFF_SECONDS)
         writer.close()
 
     assert got.count(b"HTTP/1.1 400 ") == 5, got
-
-
-@asynccontextmanager
-async def _serving(service: Service) -> AsyncIterator[int]:
-    """The service of this process on a real port."""
-    config = uvicorn.Config(
-        service.app, interface="asgi3", http=protocol.Protocol, ws="none", lifespan="off", log_config=None
-    )
-    running = web.Server(config, service.resources)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(running.serve(sockets=[listener]))
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            running.should_exit = True
-            await serving
 
 
 async def _begin(port: int, begun: bytes) -> SlowSender:

@@ -1,5 +1,6 @@
 """HTTP/1.1 on both ports of the service: uvicorn, with the limits that it lacks."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -10,7 +11,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem
-from aircall_oauth.errors import IntakeFull
+from aircall_oauth.errors import BodyTooSlow, IntakeFull
+from aircall_oauth.events.receiver import body as bodies
+from aircall_oauth.events.receiver.endpoint import PATH, Answer, Receiver, accepted, refused
+from aircall_oauth.events.receiver.envelope import LARGE_BYTES
+from aircall_oauth.events.receiver.statement import TakenIn
 from aircall_oauth.server.intake import Intake
 from aircall_oauth.telemetry import log
 
@@ -25,6 +30,7 @@ MOST_HEADERS = 100
 BODY_SECONDS = 30.0
 TICKS_PER_SECOND = 10
 END_OF_HEAD = b"\r\n\r\n"
+DIRECT_URL = PATH.encode()
 # The least to parse at once of a chunked body: only the parser knows where it ends.
 LEAST_PIECE = 64
 
@@ -32,9 +38,15 @@ LEAST_PIECE = 64
 class State(ServerState):
     """The state that the connections of a port share."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, receiver: Receiver | None) -> None:
         super().__init__()
-        self.intake = intake
+        self.intake, self.receiver = intake, receiver
+
+
+class _Unheard:
+    """The event of an ASGI task, for a request that has none."""
+
+    def set(self) -> None: ...
 
 
 class Protocol(HttpToolsProtocol):
@@ -79,6 +91,8 @@ class Protocol(HttpToolsProtocol):
         self._unread = b""
         self._hold(0)
         super().connection_lost(exc)
+        if isinstance(self.cycle, DirectCycle):
+            self.cycle.hung_up()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -99,8 +113,33 @@ class Protocol(HttpToolsProtocol):
             self._head = self._without_offer()
         else:
             self._in_body = True
-            self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
-            super().on_headers_complete()
+            sent = dict(self.headers)
+            self._body_left = int(sent.get(b"content-length", 0))
+            receiver = self._direct_receiver(sent)
+            if receiver is None:
+                super().on_headers_complete()
+            else:
+                self.cycle = DirectCycle(self, receiver, sent.get(b"x-request-id"))  # type: ignore[assignment]
+
+    def _direct_receiver(self, sent: dict[bytes, bytes]) -> Receiver | None:
+        """Return the receiver for a small event, sent as nearly every client sends it; all else takes the usual way."""
+        receiver = self.server_state.receiver
+        return (
+            receiver
+            if receiver is not None
+            and self.url == DIRECT_URL
+            # A chunked request is parsed along with the head of the next one, which waits for its turn.
+            and (self.cycle is None or self.cycle.response_complete)
+            and 0 < self._body_left <= LARGE_BYTES
+            and receiver.answers_directly
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and b"content-encoding" not in sent
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            else None
+        )
 
     def on_body(self, body: bytes) -> None:
         self._without_end = 0
@@ -111,6 +150,8 @@ class Protocol(HttpToolsProtocol):
         if not self._is_offer():
             self._in_body = False
             super().on_message_complete()
+            if isinstance(self.cycle, DirectCycle) and not self.cycle.response_complete:
+                self.cycle.begin()
 
     def _hold(self, held_bytes: int) -> None:
         self._held = held_bytes
@@ -163,13 +204,78 @@ class Protocol(HttpToolsProtocol):
         return b"\r\n".join([line, *kept, b"", b""])
 
 
-class BoundedServer(uvicorn.Server):
-    """A uvicorn server that closes connections which send no complete request in time."""
+class DirectCycle:
+    """An event and its answer, without ASGI: what uvicorn's own cycle is to a connection, and nothing more.
 
-    def __init__(self, config: uvicorn.Config, intake: Intake | None = None) -> None:
+    Its event is not forgotten when the sender hangs up: it is committed, counted and logged, and not answered.
+    """
+
+    message_event = _Unheard()
+    disconnected = False
+    keep_alive = True  # False: close the connection after this answer
+    more_body = True
+    response_started = False
+    response_complete = False
+
+    def __init__(self, connection: Protocol, receiver: Receiver, request_id: bytes | None) -> None:
+        self._connection, self._receiver = connection, receiver
+        self._request_id = log.request_id(request_id)
+        self._started = time.perf_counter()
+        self.body = bytearray()
+
+    def hung_up(self) -> None:
+        """Note that the connection is lost; an event that is complete goes its way all the same."""
+        if self.more_body and not self.response_complete:
+            self.response_complete = True
+            self._receiver.answered(None, started=self._started, request_id=self._request_id)
+
+    def refuse_slow(self) -> None:
+        """Refuse a body that takes too long."""
+        if self.more_body and not self.response_complete and time.perf_counter() - self._started > bodies.BODY_SECONDS:
+            self._answer(refused(BodyTooSlow(), self._request_id))
+
+    def begin(self) -> None:
+        """Put the event into the inbox. It is answered later in any case: the parser is still busy with its request."""
+        try:
+            self._receiver.offer(bytes(self.body)).add_done_callback(self._end)
+        except Exception as error:
+            self._connection.loop.call_soon(self._answer, refused(error, self._request_id))
+
+    def _end(self, outcome: asyncio.Future[TakenIn]) -> None:
+        try:
+            answer = accepted(outcome.result())
+        except Exception as error:
+            answer = refused(error, self._request_id)
+        self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        connection = self._connection
+        self.response_started = self.response_complete = True
+        if not connection.transport.is_closing():
+            connection.transport.write(self._in_bytes(answer))
+            if not self.keep_alive:
+                connection.transport.close()
+        connection.on_response_complete()
+        self._receiver.answered(answer, started=self._started, request_id=self._request_id)
+
+    def _in_bytes(self, answer: Answer) -> bytes:
+        sent = [*self._connection.server_state.default_headers, *answer.all_headers(self._request_id)]
+        if not self.keep_alive:
+            sent.append((b"connection", b"close"))
+        lines = [b"%s: %s\r\n" % line for line in sent]
+        return b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body])
+
+
+class BoundedServer(uvicorn.Server):
+    """A uvicorn server that closes connections which send no complete request in time.
+
+    A receiver's events are answered without ASGI where they can be.
+    """
+
+    def __init__(self, config: uvicorn.Config, intake: Intake | None = None, receiver: Receiver | None = None) -> None:
         super().__init__(config)
         self._intake = intake or Intake()
-        self.server_state = State(self._intake)
+        self.server_state = State(self._intake, receiver)
         # By connection and request: a busy connection sends one request after the other.
         self._sending_since: dict[tuple[HttpToolsProtocol, RequestResponseCycle], float] = {}
 
@@ -187,6 +293,9 @@ class BoundedServer(uvicorn.Server):
         """
         now, connections = time.monotonic(), self.server_state.connections
         http = [connection for connection in connections if isinstance(connection, HttpToolsProtocol)]
+        for connection in http:
+            if isinstance(connection.cycle, DirectCycle):
+                connection.cycle.refuse_slow()
         sending = {(connection, connection.cycle): _may_take(connection) for connection in http}
         self._sending_since = {key: self._sending_since.get(key, now) for key, seconds in sending.items() if seconds}
         for key, since in self._sending_since.items():

@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from aircall_oauth.events.receiver.endpoint import Receiver
 from aircall_oauth.resources import Resources
 from aircall_oauth.server.app import App
 from aircall_oauth.server.protocol import BoundedServer, Protocol
@@ -40,14 +41,14 @@ def web_server(app: App, resources: Resources) -> "Server":
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
-    return Server(config, resources)
+    return Server(config, resources, app.receiver)
 
 
 class Server(BoundedServer):
     """Stops in order: not ready, drain for a few seconds, end waiting readers, close."""
 
-    def __init__(self, config: uvicorn.Config, resources: Resources) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, resources: Resources, receiver: Receiver) -> None:
+        super().__init__(config, receiver=receiver)
         self._resources = resources
         self._loop = asyncio.get_running_loop()
         self._hurry = asyncio.Event()

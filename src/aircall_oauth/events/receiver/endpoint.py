@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
@@ -22,9 +22,6 @@ from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 
 PATH = "/aircall/webhook"
-ACCEPTED = b'{"ok": true}'
-ACCEPTED_HEADERS = [(b"content-type", b"application/json")]
-
 FAILED = "failed"
 # The answers that alerts are about.
 UNWELCOME = [
@@ -35,6 +32,28 @@ UNWELCOME = [
 
 Headers = list[tuple[bytes, bytes]]
 logger = log.get(__name__)
+
+
+class Answer(NamedTuple):
+    """What a sender is told; `name` is the outcome or the error's code, as the metrics count it."""
+
+    status: int
+    name: str
+    headers: Headers
+    body: bytes
+
+    def all_headers(self, request_id: str) -> Headers:
+        return [
+            *self.headers,
+            (b"content-length", str(len(self.body)).encode()),
+            (b"x-request-id", request_id.encode()),
+        ]
+
+
+ACCEPTED = {
+    taken: Answer(200, taken.name.lower(), [(b"content-type", b"application/json")], b'{"ok": true}')
+    for taken in (TakenIn.STORED, TakenIn.REPEATED)
+}
 
 
 class Receiver:
@@ -51,37 +70,59 @@ class Receiver:
         self._bodies = Bodies()
         self._large = LargeBodies()
 
+    @property
+    def answers_directly(self) -> bool:
+        """Whether a small event may be taken in by `offer`, without waiting for anything first."""
+        resources: Resources = self._state.resources
+        return (
+            resources.settings.direct_receiver
+            and resources.ready
+            and not resources.leaving
+            and resources.tracing is None
+        )
+
+    def offer(self, body: bytes) -> asyncio.Future[TakenIn]:
+        """Put a small event into the inbox; its outcome. Raises `EventMalformed` or `InboxFull`."""
+        return self._inbox.offer(self._arrival(envelope.read(body)))
+
+    def answered(self, answer: Answer | None, *, started: float, request_id: str) -> None:
+        """Count and log a request; None is for a sender that hung up."""
+        status, name = (0, "hung_up") if answer is None else (answer.status, answer.name)
+        self._state.resources.metrics.acked(status=status, answer=name, started=started)
+        self._state.troubles.note(status)
+        log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         sent = dict(scope["headers"])
-        request_id = log.request_id(sent.get(b"x-request-id"))
-        status, answer = 0, "hung_up"
+        request_id, answer = log.request_id(sent.get(b"x-request-id")), None
         try:
-            _refuse_early(sent)
-            answer = (await self._take_in(await self._bodies.read(receive))).name.lower()
-            status = await _answer(send, 200, ACCEPTED, request_id, ACCEPTED_HEADERS)
-        except ConnectionError:
-            return
-        except AppError as error:
-            answer = error.code()
-            status = await _refuse(send, error, request_id)
-        except Exception:
-            answer = FAILED
-            logger.exception("request failed", request_id=request_id)
-            status = await _refuse(send, AppError(), request_id)
+            try:
+                _refuse_early(sent)
+                answer = accepted(await self._take_in(await self._bodies.read(receive)))
+            except ConnectionError:
+                return
+            except Exception as error:
+                answer = refused(error, request_id)
+            await _send(send, answer, request_id)
         finally:
-            self._state.resources.metrics.acked(status=status, answer=answer, started=started)
-            self._state.troubles.note(status)
-            log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
+            self.answered(answer, started=started, request_id=request_id)
+
+    @property
+    def _inbox(self) -> Inbox:
+        inbox: Inbox = self._state.inbox
+        return inbox
 
     async def _take_in(self, body: bytes) -> TakenIn:
         resources: Resources = self._state.resources
-        inbox: Inbox = self._state.inbox
         event = envelope.read(body) if len(body) <= envelope.LARGE_BYTES else await self._large.read(resources, body)
         await _wait_until_ready(resources)
+        return await self._inbox.take_in(self._arrival(event))
+
+    def _arrival(self, event: envelope.Envelope) -> Arrival:
         resource = envelope.resource(event)
-        arrival = Arrival(
-            token_fingerprint=resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
+        return Arrival(
+            token_fingerprint=self._state.resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
             type=event.event,
             resource=resource,
             occurred_at=envelope.occurred_at(event),
@@ -90,11 +131,28 @@ class Receiver:
             call=calls.key(event.about) if event.event == calls.ENDED and event.about is not None else None,
             subject=payloads.subject(resource, event.about),
         )
-        taken = await inbox.take_in(arrival)
-        if taken is TakenIn.UNKNOWN_TOKEN:
-            # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
-            raise WebhookTokenUnknown
-        return taken
+
+
+def accepted(taken: TakenIn) -> Answer:
+    """Return the answer for an event that was taken in; raises `WebhookTokenUnknown`."""
+    if taken is TakenIn.UNKNOWN_TOKEN:
+        # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
+        raise WebhookTokenUnknown
+    return ACCEPTED[taken]
+
+
+def refused(error: Exception, request_id: str) -> Answer:
+    """Return the answer for an event that was not taken in; an error that is none of ours is logged."""
+    if isinstance(error, AppError):
+        return _answer(error, error.code(), request_id)
+    logger.error("request failed", request_id=request_id, exc_info=error)
+    return _answer(AppError(), FAILED, request_id)
+
+
+def _answer(error: AppError, name: str, request_id: str) -> Answer:
+    raw = [(key.encode(), value.encode()) for key, value in headers(error).items()]
+    raw.append((b"content-type", MEDIA_TYPE.encode()))
+    return Answer(error.status, name, raw, json.dumps(problem(error, request_id)).encode())
 
 
 async def _wait_until_ready(resources: Resources) -> None:
@@ -113,18 +171,9 @@ def _refuse_early(sent: dict[bytes, bytes]) -> None:
         raise BodyTooLarge
 
 
-async def _refuse(send: Send, error: AppError, request_id: str) -> int:
-    body = json.dumps(problem(error, request_id)).encode()
-    raw = [(name.encode(), value.encode()) for name, value in headers(error).items()]
-    raw.append((b"content-type", MEDIA_TYPE.encode()))
-    return await _answer(send, error.status, body, request_id, raw)
-
-
-async def _answer(send: Send, status: int, body: bytes, request_id: str, raw: Headers) -> int:
-    also = [(b"content-length", str(len(body)).encode()), (b"x-request-id", request_id.encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*raw, *also]})
-    await send({"type": "http.response.body", "body": body})
-    return status
+async def _send(send: Send, answer: Answer, request_id: str) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.all_headers(request_id)})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def documentation() -> dict[str, Any]:

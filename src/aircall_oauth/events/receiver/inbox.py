@@ -65,11 +65,11 @@ class Inbox:
     def depth(self) -> int:
         return len(self._waiting)
 
-    async def take_in(self, arrival: Arrival) -> TakenIn:
-        """Keep an event once; it is on disk when this returns.
+    def offer(self, arrival: Arrival) -> asyncio.Future[TakenIn]:
+        """Keep an event once; it is on disk when its outcome is there. Raises `InboxFull` if too much is waiting.
 
-        Raises `InboxFull` at once if too much is waiting, `DatabaseAway` in time for Aircall to send the event again,
-        and `EventMalformed` if the database refuses this event.
+        The outcome is `DatabaseAway` in time for Aircall to send the event again, or `EventMalformed` if the database
+        refuses this event.
         """
         size = len(arrival.data)
         if self._closing or self.depth >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
@@ -81,7 +81,11 @@ class Inbox:
         self._waiting_bytes += size
         if self._worthwhile:
             self._something.set()
-        return await outcome
+        return outcome
+
+    async def take_in(self, arrival: Arrival) -> TakenIn:
+        """Keep an event once, as `offer` does; it is on disk when this returns."""
+        return await self.offer(arrival)
 
     async def prove(self) -> None:
         """Wait until a commit proves that events can be kept; returns at once if one was made a moment ago.
