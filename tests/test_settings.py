@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from aircall_oauth.cli import reference
 from aircall_oauth.errors import DatabaseAway, SettingsInvalid
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.settings import Settings, environment_name
+from aircall_oauth.secret_files import environment_name
+from aircall_oauth.settings import Settings, secret_settings
 from aircall_oauth.storage.database import Database
 from tests.support.service import FINGERPRINT_KEY, SECRET_KEY, environment_for, settings_for, tcp_door
 
@@ -214,7 +215,7 @@ def test_white_space_around_a_value_is_left_out_whichever_way_it_comes(
         (tmp_path / name).write_text(os.environ[name])
         environment.delenv(name)
     environment.setenv("AIRCALL_OAUTH_SECRETS_DIR", str(tmp_path))
-    assert Settings.load() == plain
+    assert Settings.load().model_dump() == plain.model_dump()
 
 
 def test_the_environment_goes_before_a_mounted_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -256,6 +257,110 @@ def test_an_empty_secrets_folder_name_means_none(environment: pytest.MonkeyPatch
     environment.setenv("AIRCALL_OAUTH_SECRETS_DIR", "")
 
     Settings.load()
+
+
+def in_a_file(environment: pytest.MonkeyPatch, name: str, file: Path) -> None:
+    """Have a setting's file named by the environment, and no longer its value."""
+    environment.delenv(environment_name(name), raising=False)
+    environment.setenv(f"{environment_name(name)}_FILE", str(file))
+
+
+def test_every_secret_can_be_in_a_file_of_its_own(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secrets = {
+        "client_secret": CANARY,
+        "database_url": f"postgresql://u:{CANARY}@h/d",
+        "secret_keys": f"k7:{SECRET_KEY}",
+        "fingerprint_key": SECRET_KEY,
+        "aircall_proxy": f"http://u:{CANARY}@proxy:3128",
+        "deliveries_proxy": f"http://u:{CANARY}@proxy:3129",
+        "console_proxy_secret": CANARY * 10,
+    }
+    assert set(secrets) == set(secret_settings()), "a new secret needs its value here"
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(f"{value}\n")
+        in_a_file(environment, name, tmp_path / name)
+
+    settings = Settings.load()
+
+    assert secrets == {name: getattr(settings, name).get_secret_value() for name in secrets}
+
+
+def test_a_secret_and_its_file_both_set_are_refused(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("client_secret", "fingerprint_key"):
+        (tmp_path / name).write_text(CANARY)
+        environment.setenv(f"{environment_name(name)}_FILE", str(tmp_path / name))
+    environment.setenv("AIRCALL_OAUTH_CLAIM", "")
+
+    assert problems() == [
+        "AIRCALL_OAUTH_CLAIM: input should be 'optional' or 'required'",
+        "AIRCALL_OAUTH_CLIENT_SECRET and AIRCALL_OAUTH_CLIENT_SECRET_FILE are both set: keep one of them",
+        "AIRCALL_OAUTH_FINGERPRINT_KEY and AIRCALL_OAUTH_FINGERPRINT_KEY_FILE are both set: keep one of them",
+    ]
+
+
+def test_an_empty_variable_beside_a_file_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(CANARY)
+    in_a_file(environment, "client_secret", tmp_path / "secret")
+    environment.setenv("AIRCALL_OAUTH_CLIENT_SECRET", "")
+    environment.setenv("AIRCALL_OAUTH_SECRET_KEYS_FILE", "")
+
+    assert Settings.load().client_secret.get_secret_value() == CANARY
+
+
+def test_files_that_hold_no_secret_are_named_all_at_once(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "binary").write_bytes(b"\xff" + CANARY.encode())
+    (tmp_path / "huge").write_text(CANARY * 100_000)
+    (tmp_path / "wrong").write_text(CANARY)
+    names = {
+        "client_secret": tmp_path / "missing",
+        "database_url": tmp_path / "empty",
+        "secret_keys": tmp_path / "binary",
+        "fingerprint_key": tmp_path / "wrong",
+        "aircall_proxy": tmp_path,
+        "deliveries_proxy": tmp_path / "huge",
+    }
+    for name, file in names.items():
+        in_a_file(environment, name, file)
+
+    assert problems() == [
+        f"AIRCALL_OAUTH_AIRCALL_PROXY_FILE names a file that is no readable text: {tmp_path}",
+        f"AIRCALL_OAUTH_CLIENT_SECRET_FILE names a file that is not there: {tmp_path}/missing",
+        f"AIRCALL_OAUTH_DATABASE_URL_FILE names an empty file: {tmp_path}/empty",
+        f"AIRCALL_OAUTH_DELIVERIES_PROXY_FILE names a file that is no readable text: {tmp_path}/huge",
+        "AIRCALL_OAUTH_FINGERPRINT_KEY is not base64",
+        f"AIRCALL_OAUTH_SECRET_KEYS_FILE names a file that is no readable text: {tmp_path}/binary",
+    ]
+
+
+@pytest.mark.parametrize("secret", [CANARY, f"/{CANARY}", f"/{CANARY}/{CANARY}==", CANARY * 1000])
+def test_a_secret_in_the_place_of_its_files_name_is_not_shown(environment: pytest.MonkeyPatch, secret: str) -> None:
+    environment.delenv("AIRCALL_OAUTH_CLIENT_SECRET")
+    environment.setenv("AIRCALL_OAUTH_CLIENT_SECRET_FILE", secret)
+
+    assert problems() == ["AIRCALL_OAUTH_CLIENT_SECRET_FILE names a file that is not there"]
+
+
+def test_only_secrets_have_a_file_and_only_in_the_environment(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "AIRCALL_OAUTH_SECRET_KEYS_FILE").write_text("/run/secrets/keys")
+    environment.setenv("AIRCALL_OAUTH_SECRETS_DIR", str(tmp_path))
+    environment.setenv("AIRCALL_OAUTH_PUBLIC_URL_FILE", "/run/secrets/url")
+
+    assert problems() == [
+        "AIRCALL_OAUTH_PUBLIC_URL_FILE is not a setting of this service",
+        "AIRCALL_OAUTH_SECRET_KEYS_FILE is not a setting of this service",
+    ]
+
+
+def test_the_file_that_a_variable_names_goes_before_one_in_the_folder(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "AIRCALL_OAUTH_CLIENT_SECRET").write_text("from-the-folder")
+    (tmp_path / "elsewhere").write_text("from-the-named-file")
+    environment.setenv("AIRCALL_OAUTH_SECRETS_DIR", str(tmp_path))
+    in_a_file(environment, "client_secret", tmp_path / "elsewhere")
+
+    assert Settings.load().client_secret.get_secret_value() == "from-the-named-file"
 
 
 def test_no_env_file_is_read_by_chance(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

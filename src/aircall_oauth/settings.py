@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aircall_oauth import secret_files
 from aircall_oauth.errors import SettingsInvalid
+from aircall_oauth.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, environment_name
 from aircall_oauth.storage import database_url
 
-PREFIX = "AIRCALL_OAUTH_"
-SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 KEY_BYTES = 32
 NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"
 MAX_PAGE_CHARACTERS = 100_000
@@ -174,7 +183,7 @@ def _shown_name(value: str) -> str:
 
 
 def _readable_file(value: str) -> str:
-    text = _text_of(Path(value))
+    text = secret_files.text_of(Path(value))
     if text is None or len(text) > MAX_PAGE_CHARACTERS:
         raise ValueError(f"must name a readable text file of {MAX_PAGE_CHARACTERS} characters at most")
     return value
@@ -222,6 +231,9 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    # The files that settings were read from, by setting: they may change while the process runs.
+    _files: dict[str, Path] = PrivateAttr(default_factory=dict)
 
     client_id: str = Field(min_length=1, description="OAuth client id, from Aircall")
     client_secret: NonEmptySecret = Field(description="OAuth client secret, from Aircall")
@@ -473,64 +485,30 @@ class Settings(BaseSettings):
 
         The error names every problem. A variable of the environment counts before a file of the same name.
         """
-        mounted, problems = _mounted_files()
-        problems += _unknown_names([*os.environ, *mounted])
+        files = secret_files.in_files(cls.model_fields, secret_settings())
+        problems = [*files.problems, *_unknown_names(os.environ, secret_files.mounted_names())]
         try:
-            settings = cls(**_fields_of(mounted))
+            settings = cls(**files.texts)
         except ValidationError as error:
-            problems += [_problem(dict(e)) for e in error.errors(include_url=False)]
+            found: list[dict[str, Any]] = [dict(e) for e in error.errors(include_url=False)]
+            problems += [_problem(each) for each in found if each["loc"][0] not in files.refused]
         if problems:
             raise SettingsInvalid(sorted(set(problems)))
+        settings._files.update(files.paths)
         return settings
 
 
-def environment_name(field: str) -> str:
-    """Return the name of a setting's environment variable."""
-    return f"{PREFIX}{field.upper()}"
+def secret_settings() -> list[str]:
+    """Return the settings that are secrets; each may be in a file that `…_FILE` names."""
+    return [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
 
 
-def _mounted_files() -> tuple[dict[str, str | None], list[str]]:
-    """Return the text of each file in the secrets folder whose name has our prefix, by name, and a list of problems.
-
-    The text is None if the file can't be read or is not UTF-8. docs/decisions/0086 says why the source of
-    pydantic-settings itself is not used.
-    """
-    named = os.environ.get(SECRETS_DIR)
-    if not named:
-        return {}, []
-    try:
-        return {path.name: _text_of(path) for path in Path(named).iterdir() if _is_ours(path.name)}, []
-    except OSError:
-        return {}, [f"{SECRETS_DIR} does not name a readable folder"]
-
-
-def _text_of(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _fields_of(mounted: dict[str, str | None]) -> dict[str, Any]:
-    """Return the mounted texts by field of `Settings`, without those that the environment sets too."""
-    in_environment = {name.upper() for name in os.environ}
-    fields = {name.upper().removeprefix(PREFIX).lower(): text for name, text in mounted.items()}
-    return {
-        name: text
-        for name, text in fields.items()
-        if name in Settings.model_fields and environment_name(name) not in in_environment
-    }
-
-
-def _is_ours(name: str) -> bool:
-    return name.upper().startswith(PREFIX)
-
-
-def _unknown_names(names: Iterable[str]) -> list[str]:
-    known = {environment_name(field) for field in Settings.model_fields} | {SECRETS_DIR}
-    return [
-        f"{name} is not a setting of this service" for name in names if _is_ours(name) and name.upper() not in known
-    ]
+def _unknown_names(variables: Iterable[str], files: Iterable[str]) -> list[str]:
+    settings = {environment_name(field) for field in Settings.model_fields}
+    of_files = {environment_name(field) + FILE_SUFFIX for field in secret_settings()}
+    unknown = [name for name in variables if name.upper() not in settings | of_files | {SECRETS_DIR}]
+    unknown += [name for name in files if name.upper() not in settings]
+    return [f"{name} is not a setting of this service" for name in unknown if secret_files.is_ours(name)]
 
 
 def _problem(error: dict[str, Any]) -> str:

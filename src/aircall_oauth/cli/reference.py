@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from aircall_oauth.settings import DURATION_UNITS, SECRETS_DIR, Settings, environment_name
+from aircall_oauth.secret_files import SECRETS_DIR, environment_name
+from aircall_oauth.settings import DURATION_UNITS, Settings
 from aircall_oauth.telemetry.metrics import PREFIX, Measurement, Metrics
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +38,8 @@ ENV_HEAD = """\
 #
 # Lose them and no stored token can be opened again: keep a copy where the database's backups are not.
 # A value with a `$` in it goes into single quotes.
+#
+# A secret may be in a file instead: AIRCALL_OAUTH_CLIENT_SECRET_FILE=/run/secrets/client_secret, and so on.
 
 # For docker compose only: the password of its PostgreSQL. There AIRCALL_OAUTH_DATABASE_URL is set by
 # docker-compose.yml, and the one below is not used.
