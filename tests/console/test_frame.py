@@ -14,7 +14,7 @@ from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
 from aircall_oauth.storage.models.base import new_id
-from tests.support.consoles import LOOKING, Console, words
+from tests.support.consoles import FORM_TOKEN, LOOKING, Console, words
 from tests.support.service import run_service, settings_for
 
 OPEN = {"/sign-in", "/sign-in/link/{secret}", "/sign-in/kept"}
@@ -95,9 +95,11 @@ async def test_only_the_consoles_own_forms_are_taken(console: Console, headers: 
     signed_in = await console.visitor()
     cookie = f"{COOKIE}={signed_in.cookies[COOKIE]}"
     (row,) = await console.service.sql("SELECT id FROM console_session")
+    address = f"/sessions/{row['id']}/revoke"
+    (token,) = FORM_TOKEN.findall((await signed_in.get(address)).text)
     transport = httpx.ASGITransport(console.app)
     async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as browser:
-        answer = await browser.post(f"/sessions/{row['id']}/revoke", headers={"cookie": cookie, **headers})
+        answer = await browser.post(address, headers={"cookie": cookie, **headers}, data={"form_token": token})
 
     assert answer.status_code == (200 if allowed else 403)
     left = await console.service.sql("SELECT id FROM console_session")

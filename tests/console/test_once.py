@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from aircall_oauth.console import once
-from tests.support.consoles import Console, words
+from tests.support.consoles import FORM_TOKEN, Console, words
 from tests.support.receivers import subscribe, tell
 from tests.support.service import Service
 
@@ -146,16 +146,18 @@ async def test_a_form_that_is_older_than_an_hour_is_asked_for_again(console: Con
     for given, said in (
         (old, "This form is older than an hour: check it, and send it again."),
         (f"{number}.{new.partition('.')[2]}", "This form is not one of this page: check it, and send it again."),
-        ("", None),
+        ("", "This did not come from a page that asks for it: check it, and send it again."),
         ("x", "This form is not one of this page"),
         ("☎.", "This form is not one of this page"),
     ):
         answer = await anna.post(making.address, data=making.form | {"form_token": given})
-        assert (answer.status_code == 422) == (said is not None), given
-        if said is not None:
-            assert said in words(answer)
-            assert 'value="acme"' in answer.text
-    assert len(await console.service.sql(making.count)) == 1, "without a token, as a script sends it"
+        assert answer.status_code == 422, given
+        assert said in words(answer)
+        assert 'value="acme"' in answer.text, "what was filled in is there, to be sent"
+        assert f'href="{making.address}">Do nothing, go back' in answer.text
+    assert await console.service.sql(making.count) == []
+    (anew,) = FORM_TOKEN.findall(answer.text)
+    assert (await anna.post(making.address, data=making.form | {"form_token": anew})).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import html
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 
-from aircall_oauth.console import sessions
+from aircall_oauth.console import once, sessions
 from aircall_oauth.console.visitors import SCOPES
 from aircall_oauth.server.console_port import console_app
 from aircall_oauth.storage.models.access import Scope
@@ -17,6 +18,21 @@ ADDRESS = "https://localhost"
 LOOKING = (Scope.CONSOLE_READ,)
 
 
+FORM_TOKEN = re.compile(r'name="form_token" value="([0-9a-f.]+)"')
+
+
+class Browser(httpx.AsyncClient):
+    """A browser that sends a form as a page has it: where a test has no token, that of the page which asks again."""
+
+    async def post(self, url: Any, **options: Any) -> httpx.Response:
+        answer = await super().post(url, **options)
+        form = options.pop("data", None) or {}
+        if answer.status_code != 422 or once.FIELD in form or "content" in options:
+            return answer
+        (token,) = FORM_TOKEN.findall(answer.text) or [None]
+        return answer if token is None else await super().post(url, data={**form, once.FIELD: token}, **options)
+
+
 class Console:
     """The console over a service's resources; each visitor is a browser of its own."""
 
@@ -24,17 +40,17 @@ class Console:
         self.service = service
         self.app = console_app(service.resources)
 
-    def stranger(self, *, address: str = "192.0.2.7", **headers: str) -> httpx.AsyncClient:
+    def stranger(self, *, address: str = "192.0.2.7", **headers: str) -> Browser:
         """A browser without a session, at an address; it says of its forms that they are the console's own."""
         transport = httpx.ASGITransport(self.app, client=(address, 40000), raise_app_exceptions=False)
         said = {"sec-fetch-site": "same-origin", **headers}
-        return httpx.AsyncClient(transport=transport, base_url=ADDRESS, headers=said)
+        return Browser(transport=transport, base_url=ADDRESS, headers=said)
 
     async def link(self, person: str = "anna", scopes: Sequence[Scope] = SCOPES) -> str:
         """A one-time link's path."""
         return f"/sign-in/link/{await sessions.make_link(self.service.resources, person=person, scopes=scopes)}"
 
-    async def visitor(self, person: str = "anna", scopes: Sequence[Scope] = SCOPES) -> httpx.AsyncClient:
+    async def visitor(self, person: str = "anna", scopes: Sequence[Scope] = SCOPES) -> Browser:
         """A browser that has signed in with a link."""
         browser = self.stranger()
         answer = await browser.get(await self.link(person, scopes), follow_redirects=True)
@@ -43,7 +59,7 @@ class Console:
 
 
 @asynccontextmanager
-async def visiting(service: Service, person: str = "anna") -> AsyncIterator[httpx.AsyncClient]:
+async def visiting(service: Service, person: str = "anna") -> AsyncIterator[Browser]:
     async with await Console(service).visitor(person) as browser:
         yield browser
 

@@ -410,6 +410,9 @@ async def sessions_past_their_time(service: Service) -> None:
             (id, fingerprint, actor, person, scopes, address, created_at, last_seen_at, expires_at)
         SELECT id, print, 'person:anna', 'anna', ARRAY['console:read'], '-', now(), now(), until FROM {numbered}
     """)
+    await service.sql(f"""
+        INSERT INTO console_form (fingerprint, begun_at, expires_at) SELECT print, now(), until FROM {numbered}
+    """)
 
 
 async def moments_a_month_ahead(service: Service) -> None:

@@ -1,7 +1,7 @@
 """Routes that recognise the API key first, then check the parameters, and then read the body."""
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, get_origin
@@ -26,13 +26,17 @@ class KeyedRoute(APIRoute):
         async def keyed(request: Request) -> Response:
             await self.admit(request)
             self.judge(request)
-            return await answer(request)
+            return await self.respond(request, answer)
 
         return keyed
 
     async def admit(self, request: Request) -> None:
         """Recognise who asks; raises `Unauthenticated`."""
         await dependencies.authenticate(request)
+
+    async def respond(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Answer a request that was let in."""
+        return await answer(request)
 
     def judge(self, request: Request) -> None:
         """Refuse what no dependency of the endpoint checks; raises `InvalidRequest`."""

@@ -4,7 +4,7 @@ A new page is a route that calls `page.show`, a template that extends `frame.htm
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Annotated, Any
@@ -150,16 +150,35 @@ class Page:
         return once.token(self.resources.vault, self.visitor.actor, self.request.url.path)
 
     @property
-    def once(self) -> Once:
-        """Return as what the form makes something, once; raises `InvalidRequest` for a form that is too old.
+    def form(self) -> Mapping[str, str]:
+        """Return what was filled in."""
+        filled_in: Mapping[str, str] = self.request.state.form
+        return filled_in
 
-        Without a token, as a script sends it, each sending makes something.
-        """
-        given: str | None = getattr(self.request.state, once.FIELD, None)
-        if given is None:
-            return once.fresh()
+    def read_form(self) -> bytes:
+        """Return by what the form's sending is known; raises `InvalidRequest` for a token that does not work."""
         vault, path = self.resources.vault, self.request.url.path
-        return once.read(vault, given, self.visitor.actor, path, self.request.state.form)
+        given: str | None = self.request.state.form_token
+        self.request.state.once = read = once.read(vault, given, self.visitor.actor, path, self.form)
+        return read.fingerprint
+
+    @property
+    def once(self) -> Once:
+        """Return as what the form makes something. A repeat makes it anew, so it must find what the first has made."""
+        self.request.state.makes = True
+        made: Once = self.request.state.once
+        return made
+
+    @property
+    def makes(self) -> bool:
+        """Whether `once` was asked for."""
+        return getattr(self.request.state, "makes", False)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what `done` was told, to be told again."""
+        told: dict[str, Any] = self.request.state.told
+        return told
 
     def show(self, template: str, *, title: str, sentence: str, status: int = 200, **context: Any) -> HTMLResponse:
         """Show a page. `sentence` answers the page's question, before any evidence."""
@@ -185,9 +204,24 @@ class Page:
             status=422 if wrong else 200,
         )
 
-    def done(self, title: str, sentence: str, *, back: str, **context: Any) -> HTMLResponse:
-        """Say what came of an act. `facts` are lines to add, `secret` is shown this once."""
-        return self.show("done.html", title=title, sentence=sentence, back=back, **context)
+    def done(
+        self,
+        title: str,
+        sentence: str,
+        *,
+        back: str,
+        facts: Sequence[str] = (),
+        secret: str | None = None,
+        status: int = 200,
+        again: bool = False,
+    ) -> HTMLResponse:
+        """Say what came of an act. `facts` are lines to add, `secret` is shown this once.
+
+        It is kept, without the secret, for a form that is sent twice, and then told `again`.
+        """
+        told: dict[str, Any] = {"title": title, "sentence": sentence, "back": back, "facts": list(facts)}
+        self.request.state.told = told
+        return self.show("done.html", status=status, again=again, secret=secret, **told)
 
     def link(self, **changes: Any) -> str:
         """Return this page's address with some query parameters changed; those that are None are left out."""

@@ -7,7 +7,6 @@ given the first answer up. A form that was filled in otherwise makes something e
 
 import base64
 import hmac
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from aircall_oauth.storage.vault import Vault
 WORKS_SECONDS = 3600
 FIELD = "form_token"
 TOKEN_PURPOSE, NUMBER_PURPOSE, SECRET_PURPOSE = "console-form", "console-made", "console-made-secret"
+SENDING_PURPOSE = "console-sending"
 # The first digits of an id are its time, in milliseconds.
 TIME_DIGITS = 12
 NUMBER_DIGITS = 32
@@ -27,10 +27,11 @@ NUMBER_DIGITS = 32
 
 @dataclass(frozen=True)
 class Once:
-    """What one sending of a form makes: 32 digits for its id, and 32 bytes for its secret."""
+    """What one sending of a form makes: 32 digits for its id, and 32 bytes for its secret; by what it is known."""
 
     number: str
     secret: bytes
+    fingerprint: bytes
 
     def id(self, kind: str) -> str:
         return f"{kind}_{self.number}"
@@ -50,13 +51,10 @@ def token(vault: Vault, actor: str, path: str, *, number: str | None = None) -> 
     return f"{number}.{_mark(vault, number, actor, path)}"
 
 
-def fresh() -> Once:
-    """Return what is made by something that is no form of ours, each time anew."""
-    return Once(uuid7().hex, secrets.token_bytes(32))
-
-
-def read(vault: Vault, given: str, actor: str, path: str, fields: Mapping[str, str]) -> Once:
-    """Return what a form makes; raises `InvalidRequest` for a token that is too old, or another form's."""
+def read(vault: Vault, given: str | None, actor: str, path: str, fields: Mapping[str, str]) -> Once:
+    """Return what a form makes; raises `InvalidRequest` for a token that is missing, too old, or another form's."""
+    if given is None:
+        raise InvalidRequest("This did not come from a page that asks for it: check it, and send it again.")
     number, _, mark = given.partition(".")
     if not hmac.compare_digest(mark.encode(), _mark(vault, number, actor, path).encode()):
         raise InvalidRequest("This form is not one of this page: check it, and send it again.")
@@ -64,7 +62,8 @@ def read(vault: Vault, given: str, actor: str, path: str, fields: Mapping[str, s
         raise InvalidRequest("This form is older than an hour: check it, and send it again.")
     said = "\n".join([given, *(f"{name}={fields[name]!r}" for name in sorted(fields))])
     rest = vault.fingerprint(said, NUMBER_PURPOSE).hex()
-    return Once((number[:TIME_DIGITS] + rest)[:NUMBER_DIGITS], vault.fingerprint(said, SECRET_PURPOSE))
+    made = (number[:TIME_DIGITS] + rest)[:NUMBER_DIGITS]
+    return Once(made, vault.fingerprint(said, SECRET_PURPOSE), vault.fingerprint(said, SENDING_PURPOSE))
 
 
 def _mark(vault: Vault, number: str, actor: str, path: str) -> str:

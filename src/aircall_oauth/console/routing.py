@@ -1,22 +1,25 @@
 """Routes of the console: the host is checked, who asks is recognised, then form and query are checked."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from aircall_oauth.access.routing import StrictRoute
-from aircall_oauth.console import gate
+from aircall_oauth.console import forms, gate
+from aircall_oauth.console.frame import form_of, page_of
 
 
 class PageRoute(StrictRoute):
     """A page for a person who is signed in. Unknown query parameters are refused; empty ones are left out.
 
     A form sends every field of it, the empty ones too: the address without them is the one to share. What answers GET
-    answers HEAD; the server leaves the body out.
+    answers HEAD; the server leaves the body out. What is sent acts once for each page it was shown on.
     """
+
+    acts_once: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -40,8 +43,20 @@ class PageRoute(StrictRoute):
         request.state.visitor = await gate.admit(request)
         gate.refuse_other_sites(request)
 
+    async def respond(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        if not self.acts_once or request.method in gate.READING_METHODS:
+            return await answer(request)
+        await form_of(request)
+        return await forms.act(await page_of(request), lambda: answer(request))
 
-class OpenRoute(PageRoute):
+
+class OwnRoute(PageRoute):
+    """A page whose form changes nothing but what its visitor sees; it may be sent again and again."""
+
+    acts_once = False
+
+
+class OpenRoute(OwnRoute):
     """A page for everyone: to sign in."""
 
     async def admit(self, request: Request) -> None:

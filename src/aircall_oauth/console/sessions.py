@@ -38,6 +38,10 @@ FORGET_SESSIONS = """
     DELETE FROM console_session WHERE id IN (SELECT id FROM console_session WHERE expires_at < now() LIMIT $1)
 """
 FORGET_LINKS = "DELETE FROM console_link WHERE id IN (SELECT id FROM console_link WHERE expires_at < now() LIMIT $1)"
+FORGET_FORMS = """
+    DELETE FROM console_form
+    WHERE fingerprint IN (SELECT fingerprint FROM console_form WHERE expires_at < now() LIMIT $1)
+"""
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,10 @@ async def revoke(resources: Resources, which: str | None, *, who: Who = OPERATOR
 
 
 async def forget(resources: Resources) -> None:
-    """The worker's chore: delete sessions and links that are past their time."""
+    """The worker's chore: delete sessions, links, and what came of forms, that are past their time."""
     await batches.delete(resources.database, FORGET_SESSIONS)
     await batches.delete(resources.database, FORGET_LINKS)
+    await batches.delete(resources.database, FORGET_FORMS)
 
 
 async def _open(resources: Resources, session: AsyncSession, person: Person, who: Who, *, by: str) -> Opened:

@@ -54,6 +54,7 @@ MOMENTS = (
     Moment("erasure", "due_at", timedelta(minutes=5), is_work=True),
     Moment("console_link", "expires_at", timedelta(minutes=2)),
     Moment("console_session", "expires_at", timedelta(hours=13)),
+    Moment("console_form", "expires_at", timedelta(hours=2)),
 )
 
 

@@ -29,6 +29,7 @@ PAGES = (
     attempts.router,
     events.router,
     event.router,
+    event.looking,
     calls.router,
     new_destination.router,
     destinations.router,

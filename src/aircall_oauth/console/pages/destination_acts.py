@@ -121,10 +121,7 @@ async def ask_rotate(page: PageDep, subscription_id: SubscriptionId) -> Response
 async def rotate(page: DisclosingPage, subscription_id: SubscriptionId, form: Form) -> Response:
     """Make a new signing secret and show it once."""
     at_once = form.get("now") == AT_ONCE
-    try:
-        made = SecretStr(signatures.PREFIX + page.once.base64)
-    except InvalidRequest as error:
-        return page.ask(_rotate_act(page, await _view(page, subscription_id)), wrong=error)
+    made = SecretStr(signatures.PREFIX + page.once.base64)
     secret = await subscriptions.rotate_secret(
         page.resources, page.caller, page.who, subscription_id, at_once=at_once, secret=made
     )

@@ -11,7 +11,7 @@ from aircall_oauth.access.audit import Action
 from aircall_oauth.console import acts, corrections, delivery_words, masks, waterfall
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
-from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.console.routing import OwnRoute, PageRoute
 from aircall_oauth.console.visitors import TO_DISCLOSE
 from aircall_oauth.deliveries import of_event
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
@@ -23,6 +23,7 @@ from aircall_oauth.events.query import EventJson
 from aircall_oauth.storage.models.events import EventSource
 
 router = APIRouter(route_class=PageRoute)
+looking = APIRouter(route_class=OwnRoute)
 
 EventId = Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")]
 
@@ -42,7 +43,7 @@ async def show_event(page: PageDep, event_id: EventId) -> Response:
     return await _shown(page, await feed.find_event(page.resources, page.caller, event_id), revealed=False)
 
 
-@router.post("/events/{event_id}/reveal")
+@looking.post("/events/{event_id}/reveal")
 async def reveal(page: PageDep, event_id: EventId) -> Response:
     """Show an event with its personal data, and note that in the audit first."""
     page.visitor.require_reveal()

@@ -9,12 +9,12 @@ from fastapi.responses import RedirectResponse
 from aircall_oauth.console import gate, sessions, times
 from aircall_oauth.console.brake import SignInBrake
 from aircall_oauth.console.frame import Form, PageDep, guarded, show
-from aircall_oauth.console.routing import OpenRoute, PageRoute
+from aircall_oauth.console.routing import OpenRoute, OwnRoute
 from aircall_oauth.console.sessions import SESSION_LASTS, Opened
 from aircall_oauth.errors import ConsoleError, CrossSiteRefused, InvalidRequest, SignInRefused
 
 router = APIRouter(route_class=OpenRoute)
-signed_in = APIRouter(route_class=PageRoute)
+signed_in = APIRouter(route_class=OwnRoute)
 
 NOBODY = "-"
 YEAR_SECONDS = 365 * 24 * 3600

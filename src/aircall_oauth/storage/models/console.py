@@ -1,8 +1,10 @@
-"""The tables of the console: one-time links, and who is signed in."""
+"""The tables of the console: one-time links, who is signed in, and forms that were sent."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ARRAY, Index, LargeBinary, Text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from aircall_oauth.storage.models.base import Table, column, text_column, time_column
 
@@ -42,4 +44,16 @@ class ConsoleSession(Table, table=True):
     address: str = text_column()
     created_at: datetime = time_column()
     last_seen_at: datetime = time_column()
+    expires_at: datetime = time_column()
+
+
+class ConsoleForm(Table, table=True):
+    """A form that was sent, by its fingerprint, and what its person was told; null while it is not known."""
+
+    __tablename__ = "console_form"
+    __table_args__ = (Index("ix_console_form_expires_at", "expires_at"),)
+
+    fingerprint: bytes = column(LargeBinary, primary_key=True)
+    begun_at: datetime = time_column()
+    answer: dict[str, Any] | None = column(JSONB(none_as_null=True), nullable=True)
     expires_at: datetime = time_column()
