@@ -6,16 +6,17 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlmodel import select
 
-from aircall_oauth.errors import DatabaseAway
+from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage.database import Database, reason
+from aircall_oauth.storage.database import Database, database_errors, reason
 from tests.support.brokers import Certificate
 from tests.support.odd_servers import refusing_postgres, silent_postgres, tls_door
 from tests.support.service import Service, command_environment, run_command, start_command, tcp_door
@@ -275,3 +276,44 @@ async def test_a_migration_that_waits_for_another_one_ends_on_sigterm(empty_data
 
     assert process.returncode == 128 + signal.SIGTERM
     assert (said, more) == (b"Another migration is under way; waiting for it.\n", b"")
+
+
+@pytest.mark.parametrize("how", ["driver_connection", "session", "connect"])
+async def test_a_cancelled_task_ends_although_its_rollback_fails(service: Service, how: str) -> None:
+    database, begun = service.resources.database, asyncio.Event()
+
+    async def lose(connection: asyncpg.Connection) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            connection.terminate()
+
+    async def work() -> None:
+        match how:
+            case "driver_connection":
+                async with database.driver_connection() as connection, connection.transaction():
+                    await lose(connection)
+            case "session":
+                async with database.session() as session:
+                    await session.exec(select(1))
+                    raw = await (await session.connection()).get_raw_connection()
+                    await lose(raw.driver_connection)
+            case "connect":
+                with database_errors():
+                    connection = await database.connect()
+                    async with connection.transaction():
+                        await lose(connection)
+
+    async def work_on() -> None:
+        while True:
+            with suppress(AppError):
+                await work()
+
+    task = asyncio.create_task(work_on())
+    async with asyncio.timeout(20):
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+
+    assert task.cancelled()

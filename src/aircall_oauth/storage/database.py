@@ -87,7 +87,7 @@ class Database:
         try:
             return await self._hosts.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
-            raise DatabaseAway from error
+            raise _away() from error
 
     async def require_own_sessions(self) -> None:
         """Check that a session lasts as long as its connection; raises `PoolerRefused` or `DatabaseAway`.
@@ -120,7 +120,7 @@ class Database:
             await connection.execute(NEVER_OFF)
         except (*AWAY, asyncpg.PostgresError) as error:
             connection.terminate()
-            raise DatabaseAway from error
+            raise _away() from error
         return connection
 
     @asynccontextmanager
@@ -219,15 +219,23 @@ async def commit_durably(session: AsyncSession) -> None:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn the driver's errors that may pass into `DatabaseAway`; let all others through."""
+    """Turn the driver's errors that may pass into `DatabaseAway`; let all others through.
+
+    In a task that was cancelled they are what its rollback met on the way out, and the cancellation goes on.
+    """
     try:
         yield
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(root(error), AWAY):
-            raise DatabaseAway from error
+            raise _away() from error
         raise
     except AWAY as error:
-        raise DatabaseAway from error
+        raise _away() from error
+
+
+def _away() -> DatabaseAway | asyncio.CancelledError:
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else DatabaseAway()
 
 
 def was_undone(error: Exception) -> bool:
