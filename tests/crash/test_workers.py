@@ -223,7 +223,8 @@ async def test_told_to_stop_a_worker_finishes_what_is_out_and_gives_its_lease_ba
         (row,) = await service.sql("SELECT lease_holder, lease_until FROM subscription")
 
     assert exit_code == 0
-    assert (shown["lag"], len(to.received)) == (42, 8)
+    # What began between the signal and its effect is finished too.
+    assert shown["lag"] == 50 - len(to.received) > 0
     assert tuple(row) == (None, None)
     assert "Traceback" not in worker.said()
 
