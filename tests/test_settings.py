@@ -53,6 +53,7 @@ WRONG = {
     "audit_retention": "29d",
     "erase_after_uninstall": "a month",
     "backups_kept": "a month",
+    "redact": f"raw_digits=drop,{CANARY}",
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "destination_ports": f"443,{CANARY}",
     "aircall_proxy": f"socks5://{CANARY}:1",

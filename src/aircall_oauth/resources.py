@@ -18,12 +18,13 @@ from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.http_client import trust
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage import partitions
+from aircall_oauth.storage import base64url, partitions
 from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.database import Database, reason
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
-from aircall_oauth.storage.models.sealed import SEALED, Sealed
+from aircall_oauth.storage.models.sealed import REDACTION_PURPOSE, SEALED, Sealed
+from aircall_oauth.storage.redaction import Redaction
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = log.get(__name__)
 
 ROWS_PER_KEY = 5
+HASH_BYTES = 16
 # How long the process waits, before it closes anything, for work that requests have left running.
 LAST_SECONDS = 10.0
 
@@ -65,6 +67,7 @@ class Resources:
     relay: Relay
     metrics: Metrics
     tracing: "Tracing | None"
+    redaction: Redaction | None  # None where the settings name no field
     commits: Commits = field(default_factory=Commits, init=False)
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
@@ -179,7 +182,9 @@ async def open_resources(
     relay = Relay(api_url=settings.api_url, transport=callers_transport)
     metrics = Metrics()
     vault = vault_of(settings, on_refusal=partial(_alarm, metrics))
-    resources = Resources(settings, database, recognition, vault, aircall, relay, metrics, tracing)
+    resources = Resources(
+        settings, database, recognition, vault, aircall, relay, metrics, tracing, _redaction(settings, vault)
+    )
     try:
         try:
             await resources.require_ready()
@@ -200,6 +205,15 @@ def _tracing(span_exporter: Any) -> "Tracing":
     from aircall_oauth.telemetry.tracing import open_tracing
 
     return open_tracing(span_exporter)
+
+
+def _redaction(settings: Settings, vault: Vault) -> Redaction | None:
+    """Return what redacts events by the settings; its hashes are keyed, so a number can't be guessed from its hash."""
+
+    def hashed(text: str) -> str:
+        return base64url.encode(vault.fingerprint(text, REDACTION_PURPOSE)[:HASH_BYTES])
+
+    return Redaction(settings.redact, hashed) if settings.redact else None
 
 
 def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, SealedAt], None] | None = None) -> Vault:

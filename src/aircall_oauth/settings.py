@@ -29,7 +29,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from aircall_oauth import secret_files
 from aircall_oauth.errors import SettingsInvalid
 from aircall_oauth.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, environment_name
-from aircall_oauth.storage import database_url
+from aircall_oauth.storage import database_url, redaction
+from aircall_oauth.storage.redaction import Redact
 
 KEY_BYTES = 32
 NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"
@@ -414,6 +415,15 @@ class Settings(BaseSettings):
     ] = Field(
         None,
         description="how long you keep backups of the database (`30d`): the receipt of an erasure then says until when",
+    )
+    redact: Annotated[
+        list[Redact],
+        NoDecode,
+        BeforeValidator(lambda value: redaction.parse(value) if isinstance(value, str) else value),
+    ] = Field(
+        [],
+        description="fields of Aircall's events that are dropped or hashed before they are kept: "
+        "`[type:]path=drop` or `=hash`, separated by commas ([privacy.md](privacy.md#leave-out-fields)); empty = none",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the lowest level of our own log lines that is written"

@@ -18,7 +18,7 @@ from aircall_oauth.events.receiver.large import LargeBodies
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
-from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.models.sealed import REPEAT_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 
 PATH = "/aircall/webhook"
@@ -121,15 +121,22 @@ class Receiver:
 
     def _arrival(self, event: envelope.Envelope) -> Arrival:
         resource = envelope.resource(event)
+        resources: Resources = self._state.resources
+        data, fingerprint, unkeyed = event.data, envelope.fingerprint(event), None
+        if resources.redaction is not None:
+            # What was left out or hashed could be guessed from an unkeyed hash of all that came.
+            unkeyed, fingerprint = fingerprint, resources.vault.fingerprint(fingerprint.hex(), REPEAT_PURPOSE)
+            data = resources.redaction.of(event.event, data)
         return Arrival(
-            token_fingerprint=self._state.resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
+            token_fingerprint=resources.vault.fingerprint(event.token, WEBHOOK_TOKEN_PURPOSE),
             type=event.event,
             resource=resource,
             occurred_at=envelope.occurred_at(event),
-            fingerprint=envelope.fingerprint(event),
-            data=event.data,
+            fingerprint=fingerprint,
+            data=data,
             call=calls.key(event.about) if event.event == calls.ENDED and event.about is not None else None,
             subject=payloads.subject(resource, event.about),
+            unkeyed=unkeyed,
         )
 
 

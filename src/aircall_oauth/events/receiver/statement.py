@@ -24,15 +24,18 @@ PREPARE = """
 # is, and old ones are found by it. The time is Aircall's: a clock of ours that jumps would make a repeat a new event.
 # A repeat is answered like the event it repeats, whose commit may still be waiting for a standby. So the commit of a
 # repeat waits for the same (`DURABLY`).
-TAKE_IN = f"""
+FINGERPRINT = """
+    int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0)) || sha256(convert_to(i.id, 'UTF8') || a.{})
+"""
+_TAKE_IN = f"""
     WITH incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
-               int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0))
-                   || sha256(convert_to(i.id, 'UTF8') || a.content) AS fingerprint,
-               sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint
+               {FINGERPRINT.format("content")} AS fingerprint,
+               sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint{{and_unkeyed}}
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-                    $8::bytea[], $9::text[])
-             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, subject, number)
+                    $8::bytea[], $9::text[]{{unkeyed}})
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, subject{{named}},
+                                   number)
         LEFT JOIN LATERAL (
             SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
             UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
@@ -44,6 +47,7 @@ TAKE_IN = f"""
         SELECT pg_advisory_xact_lock({locks.LOG}), {DURABLY}
     ), known AS MATERIALIZED (
         SELECT DISTINCT ON (fingerprint) incoming.* FROM locked, incoming WHERE installation_id IS NOT NULL
+            {{unless_known}}
         ORDER BY fingerprint, number
     ), new AS (
         INSERT INTO event_fingerprint (fingerprint, received_at) SELECT fingerprint, now() FROM known
@@ -66,6 +70,14 @@ TAKE_IN = f"""
     )
     SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
 """  # noqa: S608 - only constants of ours are put in
+TAKE_IN = _TAKE_IN.format(unkeyed="", named="", and_unkeyed="", unless_known="")
+# The same for redacted events. One that came in before a field was named has a fingerprint without a key.
+TAKE_IN_REDACTED = _TAKE_IN.format(
+    unkeyed=", $10::bytea[]",
+    named=", unkeyed",
+    and_unkeyed=f", {FINGERPRINT.format('unkeyed')} AS unkeyed_fingerprint",
+    unless_known="AND NOT EXISTS (SELECT FROM event_fingerprint e WHERE e.fingerprint = unkeyed_fingerprint)",
+)
 
 # Needs of the database what a group needs: that it may write, the log's lock, and a commit.
 PROVE = f"SELECT current_setting('transaction_read_only') = 'off', pg_advisory_xact_lock({locks.LOG}), {DURABLY}"
@@ -90,14 +102,16 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     data: str
     call: bytes | None = None
     subject: str | None = None
+    unkeyed: bytes | None = None  # where `fingerprint` is keyed: the one that it had without a key
 
 
 async def insert(
     connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str]
 ) -> tuple[Collection[int] | None, Collection[str] | None]:
     """Add a group to the log; returns the numbers (from 1) of events with an unknown token, and the ids of new ones."""
+    redacted = any(a.unkeyed is not None for a in arrivals)
     unknown, stored = await connection.fetchrow(
-        TAKE_IN,
+        TAKE_IN_REDACTED if redacted else TAKE_IN,
         [a.token_fingerprint for a in arrivals],
         [a.fingerprint for a in arrivals],
         ids,
@@ -107,6 +121,7 @@ async def insert(
         [a.data for a in arrivals],
         [a.call for a in arrivals],
         [a.subject for a in arrivals],
+        *([[a.unkeyed for a in arrivals]] if redacted else []),
         timeout=ANSWER_SECONDS,
     )
     return unknown, stored

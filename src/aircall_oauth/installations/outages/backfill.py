@@ -7,7 +7,7 @@ leaves no page half written, and no event is added twice.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil, floor
 from typing import Any
@@ -217,6 +217,8 @@ async def _next_page(resources: Resources, gap: Gap, installation: Installation,
         logger.error("more calls in a second than Aircall lists", installation_id=installation.id)
     linked = (call for call in page.calls if call.number_id is None or call.number_id in numbers)
     missed = [missed for call in linked if (missed := listing.missed(gap, call)) is not None]
+    if resources.redaction is not None:
+        missed = [replace(one, data=resources.redaction.of(calls.ENDED, one.data)) for one in missed]
     place = listing.after_page(gap, page) | {"found": gap.found + len(missed)}
     return await _keep(resources, gap, missed, place, page.total)
 

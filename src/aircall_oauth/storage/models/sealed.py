@@ -12,6 +12,8 @@ API_KEY_PURPOSE = "api-key"
 CLAIM_PURPOSE = "claim"
 CONSOLE_LINK_PURPOSE = "console-link"
 ERASURE_CALL_PURPOSE = "erasure-call"
+REDACTION_PURPOSE = "redaction"
+REPEAT_PURPOSE = "repeat"
 CONSOLE_SESSION_PURPOSE = "console-session"
 
 
