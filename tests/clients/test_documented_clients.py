@@ -197,6 +197,7 @@ console.log(JSON.stringify({ location: gone.headers.get("location"), statuses, t
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["documented", "fetch"])
 async def test_the_typescript_block_compiles_strictly_connects_and_takes(
     compiled: Path, reachable: Reachable, empty_database: str, tmp_path: Path, file: str

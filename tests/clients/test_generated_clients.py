@@ -104,10 +104,12 @@ async def uses(it: Reachable, *command: str | Path, cwd: Path | None = None) -> 
     assert process.returncode == 0, said.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["hey.js", "fetch.js"])
 async def test_a_generated_typescript_client(typescript: Path, reachable: Reachable, script: str) -> None:
     await uses(reachable, node(), typescript / script)
 
 
+@pytest.mark.slow
 async def test_a_generated_python_client(python: Path, reachable: Reachable) -> None:
     await uses(reachable, sys.executable, "use_generated.py", cwd=python)

@@ -17,7 +17,7 @@ from tests.support.console_pages import WIDTHS, Place, act, in_order
 from tests.support.processes import World, world
 from tests.support.receivers import LOOPBACK, Receiver, answer_with, receiver
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CALL = 2**53 + 1
 WINDOW = "since=2020-01-01T00:00&until=2999-01-01T00:00"

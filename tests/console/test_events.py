@@ -111,6 +111,7 @@ async def test_an_address_that_is_not_right_has_a_page(console: Console, query: 
     assert "<nav" in page.text
 
 
+@pytest.mark.slow
 async def test_the_tail_answers_only_what_is_new_and_wanted(console: Console) -> None:
     await tell(console.service, 2)
     anna = await console.visitor()
@@ -310,6 +311,7 @@ async def test_what_does_not_exist_has_a_page(console: Console, path: str) -> No
     assert "<nav" in page.text
 
 
+@pytest.mark.slow
 async def test_what_others_wrote_is_shown_escaped(console: Console) -> None:
     service = console.service
     async with receiver() as to, reading(service.resources):

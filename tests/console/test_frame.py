@@ -62,6 +62,7 @@ async def test_nothing_is_done_for_who_is_not_signed_in(console: Console, path: 
     assert "Sign in first" in answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(set(routes("POST")) - OWN))
 async def test_who_may_only_look_does_nothing(console: Console, path: str) -> None:
     browser = await console.visitor("anna", LOOKING)
@@ -106,6 +107,7 @@ async def test_only_the_consoles_own_forms_are_taken(console: Console, headers: 
     assert len(left) == (0 if allowed else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "allowed"),
     [
@@ -283,6 +285,7 @@ async def test_no_refusal_is_shown_as_an_error_of_the_consoles(console: Console)
     assert len(kinds) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(set(routes("GET"))))
 async def test_a_page_answers_head_as_it_answers_get(console: Console, path: str) -> None:
     anna, address = await console.visitor(), filled_in(path)

@@ -19,7 +19,7 @@ from tests.support.console_pages import WIDTHS, Place, act, in_order
 from tests.support.processes import World, world
 from tests.support.service import run_command
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # The picture in the README; `AIRCALL_CONSOLE_PICTURE=1` draws it anew.
 PICTURE = Path(__file__).parents[2] / "docs" / "console.png"

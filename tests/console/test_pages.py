@@ -252,6 +252,7 @@ async def test_acts_on_what_is_not_there_have_pages(console: Console) -> None:
         assert "<nav" in answer.text
 
 
+@pytest.mark.slow
 async def test_attempts_say_where_installs_stop_and_what_to_tell_the_admin(console: Console) -> None:
     service = console.service
     state = await service.begin()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
 
 from aircall_oauth.sandbox.ports import free_port
 from tests.support.processes import world
@@ -45,6 +46,7 @@ async def test_without_its_setting_there_is_no_console(tmp_path: Path, database_
     assert "AIRCALL_OAUTH_CONSOLE_PORT" in told.stderr
 
 
+@pytest.mark.slow
 async def test_a_port_in_use_is_one_line_and_no_start(database_url: str, tmp_path: Path) -> None:
     async with world(tmp_path, database_url, CONSOLE_PORT=str(free_port())) as it:
         await it.start_service()
@@ -56,6 +58,7 @@ async def test_a_port_in_use_is_one_line_and_no_start(database_url: str, tmp_pat
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 async def test_sessions_are_opened_listed_and_ended_by_commands(tmp_path: Path, database_url: str) -> None:
     port = free_port()
     async with world(tmp_path, database_url, CONSOLE_PORT=str(port)) as it:

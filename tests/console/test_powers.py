@@ -110,6 +110,7 @@ def acts() -> Iterator[str]:
                 yield route.path
 
 
+@pytest.mark.slow
 async def test_every_act_is_done_by_the_sessions_that_hold_what_it_needs_and_by_no_other(console: Console) -> None:
     kinds = await every_kind(console)
     for path in sorted(set(acts())):
@@ -145,6 +146,7 @@ def offered(page: httpx.Response) -> set[str]:
     return set(re.findall(r'name="scopes" value="([\w:]+)"', page.text))
 
 
+@pytest.mark.slow
 async def test_a_session_gives_a_key_nothing_that_it_does_not_hold(console: Console) -> None:
     """A session that acts, and does not show payloads, made itself a key that reads them."""
     grantable = {

@@ -133,6 +133,7 @@ async def test_every_event_arrives_whatever_dies(service: Service, tmp_path: Pat
     assert len(failed) > EVENTS // 50
 
 
+@pytest.mark.slow
 async def test_each_calls_events_stay_in_order_over_workers_that_die_and_hand_over(
     service: Service, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ class Trying:
         return 200
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_slow_failing_destination_gets_each_calls_events_in_order_and_many_calls_at_once(
@@ -152,6 +153,7 @@ async def test_a_call_of_another_installation_is_another_call(service: Service) 
     assert sorted(to.numbers) == [1, 3]
 
 
+@pytest.mark.slow
 async def test_service_events_of_an_installation_keep_their_order(service: Service) -> None:
     refused: list[str] = []
 
@@ -174,6 +176,7 @@ async def test_service_events_of_an_installation_keep_their_order(service: Servi
     assert [event["type"] for event in to.taken] == ["installation.connected", "installation.claimed"]
 
 
+@pytest.mark.slow
 async def test_events_without_an_id_keep_the_order_of_their_kind(service: Service) -> None:
     """Two of them may be about the same thing; those of another kind can't be."""
     await service.install()
@@ -210,6 +213,7 @@ async def test_what_an_earlier_version_stored_is_ordered_by_the_id_in_its_data(s
     assert to.numbers == [1]
 
 
+@pytest.mark.slow
 async def test_what_was_parked_without_a_subject_holds_back_once_order_is_asked_for(service: Service) -> None:
     await service.install()
     async with receiver() as to:
@@ -233,6 +237,7 @@ async def test_what_was_parked_without_a_subject_holds_back_once_order_is_asked_
     assert to.numbers[-2:] == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["installation", "subject"])
 async def test_a_parked_event_is_tried_when_its_time_comes_however_many_others_wait(
     service: Service, order: str, monkeypatch: pytest.MonkeyPatch
@@ -255,6 +260,7 @@ async def test_a_parked_event_is_tried_when_its_time_comes_however_many_others_w
     assert to.numbers[-1] == 99
 
 
+@pytest.mark.slow
 async def test_many_events_about_one_call_that_is_slow_hold_up_no_other_call(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,7 @@ async def test_410_disables_until_it_is_resumed(service: Service) -> None:
     assert sorted(to.numbers) == list(range(6))
 
 
+@pytest.mark.slow
 async def test_a_pause_that_the_destination_asks_for_is_given(service: Service) -> None:
     await service.install()
     asked: list[float] = []

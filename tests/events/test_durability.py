@@ -85,6 +85,7 @@ async def test_a_commit_that_an_operator_cancelled_is_not_answered_200(tmp_path:
         await asyncio.to_thread(standby.restart)
 
 
+@pytest.mark.slow
 async def test_a_setting_switched_off_while_the_service_runs_takes_no_durability_away(tmp_path: Path) -> None:
     """Everything that is answered; a crash of the server is what shows it."""
     async with durable_postgres(tmp_path / "postgres") as postgres:

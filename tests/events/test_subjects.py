@@ -46,6 +46,7 @@ async def test_events_are_found_by_what_they_are_about(service: Service, order: 
     assert await found(call_id=7) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("resource", "data"),
     [

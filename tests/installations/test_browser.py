@@ -14,7 +14,7 @@ from tests.support.browsers import Visit, launched, visiting
 from tests.support.processes import World, world
 from tests.support.service import database_away
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TITLES = {
     "declined": "You declined",

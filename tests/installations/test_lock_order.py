@@ -170,6 +170,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", NOT_NOW)
 async def test_what_the_database_cannot_do_now_is_try_again_at_every_door(service: Service, state: str) -> None:
     installation_id = await service.install()

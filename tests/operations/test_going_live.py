@@ -27,6 +27,7 @@ esac
 """
 
 
+@pytest.mark.slow
 async def test_the_blocks_make_keys_start_ask_the_doctor_and_list(database_url: str, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         miss("openssl is not installed")

@@ -166,6 +166,7 @@ def test_every_question_of_the_page_has_an_answer_that_is_looked_for() -> None:
     assert all(script.strip() for script in blocks().values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_every_block_answers_its_question(desk: Desk) -> None:
     missing = []

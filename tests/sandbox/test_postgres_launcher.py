@@ -218,6 +218,7 @@ async def test_a_process_id_that_another_program_has_by_now_does_not_hinder_the_
         assert await ask(postgres.dsn(), "SELECT 1") == 1
 
 
+@pytest.mark.slow
 def test_a_parent_killed_with_sigkill_takes_its_server_with_it(tmp_path: Path) -> None:
     with parent_process(tmp_path) as parent:
         address = first_line(parent)

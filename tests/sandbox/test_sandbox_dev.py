@@ -264,6 +264,7 @@ async def test_one_port_for_two_is_told_before_anything_starts() -> None:
     assert f"taken: {both} (the pretend Aircall); with free ones:" in ended.stderr
 
 
+@pytest.mark.slow
 def test_make_refuses_a_port_that_is_none_and_names_all_four() -> None:
     wrong = subprocess.run(["make", "run", "PORT=70000"], cwd=ROOT, capture_output=True, text=True, check=False)
     told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

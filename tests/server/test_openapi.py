@@ -83,6 +83,7 @@ def test_the_document_is_valid() -> None:
     OPENAPI_31_VALIDATOR.validate(openapi.document())
 
 
+@pytest.mark.slow
 def test_every_schema_is_one_and_every_default_and_example_fits_its_own() -> None:
     document = openapi.document()
 

@@ -230,6 +230,7 @@ async def test_a_home_that_cannot_be_read_is_named(
 LIKE_PROCESS_ONE = 'trap "" TERM; exec "$@"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [("serve", "--port", "{port}"), ("work",), ("keys", "list")], ids=["serve", "work", "keys"]
 )
@@ -254,6 +255,7 @@ async def test_a_command_that_waits_ends_on_sigterm(command: tuple[str, ...]) ->
                 await process.wait()
 
 
+@pytest.mark.slow
 async def test_a_migration_that_waits_for_another_one_ends_on_sigterm(empty_database: str) -> None:
     holder = await asyncpg.connect(empty_database)
     await holder.execute("SELECT pg_advisory_lock(x'61697263616C6C'::bigint)")

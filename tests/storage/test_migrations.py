@@ -96,6 +96,7 @@ async def test_the_migrated_schema_is_what_the_models_make(migrated: str, empty_
     assert await rows(migrated, CONSTRAINTS) == await rows(empty_database, CONSTRAINTS)
 
 
+@pytest.mark.slow
 async def test_every_migration_goes_up_and_down_and_up_again(empty_database: str) -> None:
     await run_alembic(empty_database, alembic.command.upgrade, "head")
     once = await rows(empty_database, SCHEMA)
@@ -108,6 +109,7 @@ async def test_every_migration_goes_up_and_down_and_up_again(empty_database: str
     assert await rows(empty_database, SCHEMA) == once
 
 
+@pytest.mark.slow
 async def test_five_processes_migrate_at_once_and_all_succeed(empty_database: str) -> None:
     environment = command_environment(empty_database)
 
@@ -128,6 +130,7 @@ async def test_a_schema_newer_than_the_code_is_left_alone(database_url: str) -> 
     assert await rows(database_url, "SELECT version_num FROM alembic_version") == [("9999",)]
 
 
+@pytest.mark.slow
 async def test_a_migration_that_does_not_get_its_lock_gives_up_and_changes_nothing(empty_database: str) -> None:
     holder = await asyncpg.connect(empty_database)
     held = holder.transaction()
@@ -148,6 +151,7 @@ async def test_a_migration_that_does_not_get_its_lock_gives_up_and_changes_nothi
     await migrations.migrate(empty_database)
 
 
+@pytest.mark.slow
 async def test_waiting_for_another_migration_is_not_cut_short_by_the_lock_timeout(empty_database: str) -> None:
     """A migration waits for the advisory lock before it sets its timeouts, so a held lock ends no migration."""
     holder = await asyncpg.connect(empty_database)
@@ -316,6 +320,7 @@ def test_the_wheel_carries_the_migrations(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
 
 
+@pytest.mark.slow
 async def test_the_wheel_migrates_a_database(wheel: Path, tmp_path: Path, empty_database: str) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
     # One more than the checkout has, to see which ones are run.
