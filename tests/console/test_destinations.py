@@ -99,6 +99,52 @@ async def test_a_destination_shows_its_plots_its_failures_and_what_it_has_not_go
     assert f"/destinations/{partner.id}/retry?event_id={dead}" in page.text
 
 
+async def test_a_destination_that_refuses_some_events_says_how_many_lately(console: Console) -> None:
+    service = console.service
+    partner = await subscribe(service, AWAY, name="crm")
+    tries = [
+        ("d", "timeout", 90),
+        ("a", "delivered", 9),
+        ("b", "http_500", 8),
+        ("b", "delivered", 7),
+        ("c", "http_422", 6),
+    ]
+    for event, outcome, minutes_ago in tries:
+        await service.sql(
+            "INSERT INTO attempt (subscription_id, event_id, position, at, outcome, milliseconds) "
+            "VALUES ($1, 'evt_' || $2, $3::int, now() - $3::int * interval '1 minute', $4, 9)",
+            *(partner.id, event, minutes_ago, outcome),
+        )
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, "
+        "due_at) SELECT id, 6, now(), 'evt_c', 'ins_1', 1, 'http_422', now() FROM subscription"
+    )
+    anna = await console.visitor()
+
+    for page in (await anna.get("/destinations"), await anna.get(f"/destinations/{partner.id}")):
+        said = words(page)
+        assert "refuses some" in said
+        assert "It is up, but has not taken 1 of the 3 events tried within the last hour." in said
+        assert "Its last failure: answered 422." in said
+
+
+async def test_what_waits_for_a_destination_that_is_down_is_wanted(console: Console) -> None:
+    service = console.service
+    await tell(service, 3)
+    await tell(service, 2, first=3, type_="user.created")
+    partner = await subscribe(service, AWAY, name="crm", types=["user.*"])
+    await service.sql("UPDATE subscription SET position = 0, health = 'down'")
+    anna = await console.visitor()
+
+    one, listed = await anna.get(f"/destinations/{partner.id}"), await anna.get("/destinations")
+
+    assert "Wanted in 24 h 2 events" in words(one)
+    assert '<td class="number">2</td>' in listed.text
+    await park(service, partner, dead=False)
+    await service.sql("UPDATE parked SET received_at = now() - interval '25 hours'")
+    assert "Wanted in 24 h 0 or more events" in words(await anna.get(f"/destinations/{partner.id}"))
+
+
 async def test_a_sample_is_sent_and_the_audit_names_the_person(console: Console) -> None:
     anna = await console.visitor()
     async with receiver() as to:

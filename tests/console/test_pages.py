@@ -1,5 +1,6 @@
 """Each page answers its question from what the service really has, and each act does what it says, once, audited."""
 
+import csv
 import html
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from aircall_oauth.access import audit, keys
+from aircall_oauth.access.audit import SERVICE, Action
 from aircall_oauth.console import masks
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
@@ -129,7 +132,7 @@ async def test_a_customers_page_shows_what_happened_to_it(console: Console) -> N
 
     page = words(await anna.get(f"/customers/{installation}"))
 
-    assert "The access token was read × 3 — by test" in page
+    assert "The access token was read × 3 — by the API key test" in page
     assert re.search(r"Install attempt \w+ — connected", page)
     assert "installation.connected" in page
     assert "of 120 requests of the last minute are spent" in page
@@ -292,6 +295,27 @@ async def test_the_audit_is_filtered_and_comes_as_csv(console: Console) -> None:
     assert (await anna.get("/audit", params={"action": "nonsense"})).status_code == 422
     before = await anna.get("/audit", params={"until": "2001-01-01T00:00"})
     assert "Nothing like that was done" in words(before)
+
+
+async def test_the_audit_says_what_kind_each_actor_is(console: Console) -> None:
+    service = console.service
+    anna, named_alike = await console.visitor("anna"), console.stranger()
+    secret = await keys.create(service.resources, name="anna", scopes=[Scope.CONSOLE_ACT])
+    await named_alike.post("/sign-in", data={"api_key": secret})
+    await named_alike.post("/links/new", data={"owner": "acme"})
+    await anna.post("/links/new", data={"owner": "beta"})
+    async with service.resources.database.session() as session:
+        await audit.record(session, SERVICE, Action.SUBSCRIPTION_CHANGED)
+
+    page = await anna.get("/audit")
+    rows = list(csv.DictReader((await anna.get("/audit.csv")).text.splitlines()))
+
+    shown = re.findall(r'<span class="badge ">([\w ]+)</span>(?: (\w+))?', page.text.partition("<tbody>")[2])
+    assert set(shown) == {("API key", "anna"), ("person", "anna"), ("command line", ""), ("service", "")}
+    assert {(row["actor"][:4], row["actor_kind"]) for row in rows} == {
+        *(("key_", "API key"), ("pers", "person"), ("oper", "command line"), ("serv", "service")),
+    }
+    assert "API key anna" in words(await anna.get("/sessions"))
 
 
 async def test_the_audit_has_pages(console: Console) -> None:

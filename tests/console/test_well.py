@@ -11,7 +11,7 @@ from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
 from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Name
 from tests.support.consoles import Console, words
-from tests.support.receivers import answer_with, receiver, subscribe, tell
+from tests.support.receivers import answer_with, fill, receiver, subscribe, tell
 from tests.support.service import Service, until
 
 AWAY = "https://203.0.114.7/hook"
@@ -164,6 +164,50 @@ async def test_what_a_figure_shows_as_bad_is_among_what_needs_a_person(console: 
     assert "6 min ago" in said
     assert "All customers' events are answered slowly: one in a hundred of the last hour took 5.0 s or more." in said
     assert f'href="/destinations/{partner.id}">Open crm' in page.text
+
+
+async def test_what_waits_is_what_a_destination_wants(console: Console) -> None:
+    service = console.service
+    await tell(service, 3)
+    await tell(service, 2, first=3, type_="user.created")
+    await subscribe(service, AWAY, name="people", types=["user.*"])
+    await subscribe(service, AWAY, name="texts", types=["message.*"])
+    await service.sql("UPDATE subscription SET position = 0")
+    await service.sql("UPDATE event SET received_at = now() - interval '6 minutes'")
+    anna = await console.visitor()
+
+    said = words(await anna.get("/"))
+
+    assert "2 wait in the log, 0 are tried again" in said
+    assert "2 events of the log wait for a destination that is slower than they come: people ." in said
+    assert "texts" not in said
+
+
+async def test_of_very_many_that_wait_not_all_are_counted(console: Console) -> None:
+    await fill(console.service, 1200)
+    await subscribe(console.service, AWAY, name="crm")
+    await console.service.sql("UPDATE subscription SET position = 0")
+    anna = await console.visitor()
+
+    assert "1\u202f000 or more wait in the log" in (await anna.get("/")).text
+
+
+async def test_a_destination_that_delivers_again_is_well_before_that_is_counted(console: Console) -> None:
+    service = console.service
+    partner = await subscribe(service, AWAY, name="crm")
+    await count(service, Name.DELIVERIES, partner.id, [30, 20, 300], 2)
+    for minutes_ago, outcome in ((2, "timeout"), (1, "timeout"), (0, "delivered")):
+        await try_it(service, partner.id, outcome, minutes_ago)
+    anna = await console.visitor()
+
+    assert "All well" in words(await anna.get("/"))
+    assert "1 destination: it takes what it wants." in words(await anna.get("/destinations"))
+
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, "
+        "due_at) SELECT id, 1, now(), 'evt_1', 'ins_1', 1, 'http_422', now() FROM subscription"
+    )
+    assert "More tries failed within the last hour" in words(await anna.get("/")), "something waits, so it is not well"
 
 
 async def test_unclaimed_and_unregistered_customers_are_counted_and_told_of(console: Console) -> None:

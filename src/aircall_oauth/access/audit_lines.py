@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import col, select
 
-from aircall_oauth.access.audit import PERSON, Action, Outcome
+from aircall_oauth.access.audit import OPERATOR, PERSON, SERVICE, Action, Outcome
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey, Audit
@@ -126,9 +126,16 @@ def as_csv(lines: Iterable[AuditLine]) -> str:
     """Return lines as CSV with a heading; no cell can be taken for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(AuditLine.model_fields)
-    writer.writerows([_cell(value) for value in line.model_dump(mode="json").values()] for line in lines)
+    writer.writerow([*AuditLine.model_fields, "actor_kind"])
+    writer.writerows([*map(_cell, line.model_dump(mode="json").values()), kind_of(line.actor)] for line in lines)
     return text.getvalue()
+
+
+def kind_of(actor: str) -> str:
+    """Return what an actor is: an API key may have a person's name."""
+    if actor.startswith(PERSON):
+        return "person"
+    return {OPERATOR.actor: "command line", SERVICE.actor: "service"}.get(actor, "API key")
 
 
 def _cell(value: Any) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from aircall_oauth.console.times import ago, length
-from aircall_oauth.console.words import Standing, count
+from aircall_oauth.console.words import Standing, count, many
 from aircall_oauth.deliveries.of_event import DeliveryStatus, Journey, LeftOut, Reason
-from aircall_oauth.deliveries.views import MOST_BESIDE, SubscriptionView
+from aircall_oauth.deliveries.troubled import Lately
+from aircall_oauth.deliveries.views import COUNTED, MOST_BESIDE, SubscriptionView
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 LATE_SECONDS = 60
@@ -55,13 +56,13 @@ def outcome(word: str) -> str:
     return OUTCOMES.get(word) or OUTCOMES.get(word.partition("_")[0]) or word
 
 
-def of_destination(view: SubscriptionView, now: datetime | None = None, *, refuses: bool = False) -> Standing:
-    """Say how a destination does, the most important first; `refuses` if it is up and takes no event."""
-    word, tone, said = _standing(view, now or datetime.now(UTC), refuses)
+def of_destination(view: SubscriptionView, now: datetime | None = None, *, lately: Lately | None = None) -> Standing:
+    """Say how a destination does, the most important first; `lately` is how it took its newest tries."""
+    word, tone, said = _standing(view, now or datetime.now(UTC), lately or Lately())
     return Standing(word, tone, " ".join(f"{said} {_waiting(view)}".split()))
 
 
-def _standing(view: SubscriptionView, now: datetime, refuses: bool) -> tuple[str, str, str]:
+def _standing(view: SubscriptionView, now: datetime, lately: Lately) -> tuple[str, str, str]:
     if view.status != SubscriptionStatus.ACTIVE:
         return _stopped(view, now)
     error, took = _last_error(view, now), count(view.delivered_24h, "event")
@@ -71,7 +72,7 @@ def _standing(view: SubscriptionView, now: datetime, refuses: bool) -> tuple[str
             view.health == Health.DOWN,
             ("down", "bad", f"It is down: it takes nothing, its events wait in order.{error} {_next_probe(view, now)}"),
         ),
-        (refuses, ("refuses", "bad", f"It is up, but refuses every event.{error}")),
+        (lately.refuses_all, ("refuses", "bad", f"It is up, but refuses every event.{error}")),
         (
             view.dead > 0,
             (
@@ -80,8 +81,9 @@ def _standing(view: SubscriptionView, now: datetime, refuses: bool) -> tuple[str
                 f"It is up, but {counted(view.dead, 'event')} it did not take had to be given up on.{error}",
             ),
         ),
+        (lately.untaken > 0, ("refuses some", "warn", _refuses_some(lately))),
         (
-            view.failed_24h > view.delivered_24h,
+            view.failed_24h > view.delivered_24h and not lately.delivers_again,
             (
                 "failing",
                 "warn",
@@ -91,7 +93,7 @@ def _standing(view: SubscriptionView, now: datetime, refuses: bool) -> tuple[str
         ((view.oldest_undelivered_seconds or 0) > LATE_SECONDS, ("behind", "warn", "It is up, but behind.")),
         (is_new(view, now), ("new", "", "It is new: nothing is counted yet.")),
         (
-            not view.matched_24h and not view.failed_24h,
+            not view.matched_24h and not view.failed_24h and not view.lag,
             ("quiet", "", _quiet(view, now)) if filters else ("well", "good", _quiet(view, now)),
         ),
     )
@@ -99,9 +101,25 @@ def _standing(view: SubscriptionView, now: datetime, refuses: bool) -> tuple[str
     return next((standing for is_so, standing in cases if is_so), well)
 
 
+def _refuses_some(lately: Lately) -> str:
+    """Say how many of the events that were tried within an hour a destination that is up has not taken."""
+    last = f" Its last failure: {outcome(lately.last_failure)}." if lately.last_failure else ""
+    of = f"{lately.untaken} of the {count(lately.tried, 'event')} tried within the last hour"
+    return f"It is up, but has not taken {of}.{last}"
+
+
+def wanted(view: SubscriptionView) -> str:
+    """Say how many events of the last day it wants: those that it was tried with, and those that still wait."""
+    oldest = timedelta(seconds=view.oldest_undelivered_seconds or 0)
+    if view.lag and (oldest > DAY or view.lag >= COUNTED):
+        # What waits came in earlier, or was counted by positions: some of it, perhaps.
+        return many(view.matched_24h, True)
+    return many(view.matched_24h + view.lag, False)
+
+
 def is_new(view: SubscriptionView, now: datetime | None = None) -> bool:
     """Whether it was made so lately that nothing is counted for it: the workers write once a minute."""
-    counted_yet = view.matched_24h or view.delivered_24h or view.failed_24h
+    counted_yet = view.lag or view.matched_24h or view.delivered_24h or view.failed_24h
     return not counted_yet and view.created_at > (now or datetime.now(UTC)) - COUNTED_WITHIN
 
 

@@ -97,7 +97,8 @@ def _gap(gap: Gap) -> Moment:
 
 
 def _act(line: AuditLine) -> Moment:
-    actor = line.actor_name or line.actor.removeprefix("person:")
+    kind, name = audit_lines.kind_of(line.actor), line.actor_name or line.actor.removeprefix("person:")
+    actor = {"person": name, "API key": f"the API key {name}"}.get(kind, f"the {kind}")
     outcome = "" if line.outcome == "done" else f", {line.outcome}"
     what = ACTIONS.get(line.action, line.action)
     return Moment(line.at, what, f"by {actor}{outcome}", "" if line.outcome == "done" else "bad")

@@ -166,5 +166,10 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}".replace(",", "\u202f")
 
 
+def many(number: int, more: bool) -> str:
+    """Return a number that was counted to a bound: `1 000 or more`."""
+    return f"{number:,}{' or more' if more else ''}".replace(",", "\u202f")
+
+
 def _since(moment: datetime, now: datetime | None) -> str:
     return ago(moment, now or datetime.now(UTC)).removesuffix(" ago")

@@ -64,6 +64,35 @@ FAILURES = f"""
     SELECT took, min(at) AS since FROM ({SINCE_TAKEN.format("$1")} WHERE took IS NULL OR id > took) AS no GROUP BY 1
 """
 
+# Well again after an outage: its newest tries were all taken; or the newest one, and none waits to be tried again.
+DELIVERS_AGAIN = f"""
+    SELECT s.id FROM unnest($1::text[]) AS s (id) CROSS JOIN LATERAL (
+        SELECT (array_agg(outcome ORDER BY id DESC))[1] = '{DELIVERED}' AS newest,
+            count(*) = {NEWEST} AND bool_and(outcome = '{DELIVERED}') AS all
+        FROM (SELECT id, outcome FROM attempt WHERE subscription_id = s.id ORDER BY id DESC LIMIT {NEWEST}) AS tries
+    ) AS taken
+    WHERE taken.all OR (taken.newest AND NOT EXISTS (
+        SELECT FROM parked WHERE subscription_id = s.id AND dead_at IS NULL
+    ))
+"""
+# Of the events that were tried within an hour, by the newest tries, those that were not taken since, and are kept.
+NEWEST_OF_AN_HOUR = 500
+UNTAKEN = f"""
+    SELECT s.id, events.tried, events.untaken, events.last_failure
+    FROM unnest($1::text[]) AS s (id) CROSS JOIN LATERAL (
+        SELECT count(*) AS tried, count(*) FILTER (WHERE NOT taken) AS untaken,
+            (array_agg(last ORDER BY id DESC) FILTER (WHERE NOT taken))[1] AS last_failure
+        FROM (
+            SELECT event_id, max(id) AS id, bool_or(outcome = '{DELIVERED}') OR NOT EXISTS (
+                    SELECT FROM parked WHERE subscription_id = s.id AND position = min(newest.position)
+                ) AS taken, (array_agg(outcome ORDER BY id DESC))[1] AS last
+            FROM (
+                SELECT * FROM attempt WHERE subscription_id = s.id ORDER BY id DESC LIMIT {NEWEST_OF_AN_HOUR}
+            ) AS newest
+            WHERE at > now() - interval '1 hour' GROUP BY event_id
+        ) AS event
+    ) AS events
+"""
 GIVEN_UP = """
     SELECT subscription_id AS id, count(*) AS dead FROM parked
     WHERE dead_at > now() - interval '1 day' AND subscription_id = ANY ($1::text[]) GROUP BY 1
@@ -108,6 +137,31 @@ class Refusing:
     subscription_id: str
     events: int
     last_failure: str
+
+
+@dataclass(frozen=True)
+class Lately:
+    """How a subscription's destination took its newest tries: what of them it refuses, and whether it is well again."""
+
+    refuses_all: bool = False
+    tried: int = 0  # events within an hour
+    untaken: int = 0  # those of them that it has not taken since
+    last_failure: str | None = None
+    delivers_again: bool = False
+
+
+async def lately(resources: Resources, ids: Sequence[str]) -> dict[str, Lately]:
+    """Return how the destinations of some subscriptions took their newest tries."""
+    refusing_all = {each.subscription_id for each in await refusing(resources, ids) if each.events >= PROOF}
+    async with resources.database.driver_connection() as connection:
+        again = {row["id"] for row in await connection.fetch(DELIVERS_AGAIN, ids)}
+        rows = await connection.fetch(UNTAKEN, ids)
+    return {
+        row["id"]: Lately(
+            row["id"] in refusing_all, row["tried"], row["untaken"], row["last_failure"], row["id"] in again
+        )
+        for row in rows
+    }
 
 
 async def taking_nothing(resources: Resources) -> list[TakesNothing]:
@@ -156,8 +210,15 @@ async def failing(resources: Resources) -> list[Failing]:
 
 
 async def failing_lately(resources: Resources) -> list[Failing]:
-    """List subscriptions of which more tries failed within an hour than were delivered."""
-    return [each for each in (await _counted(resources, LATELY)).values() if each.is_mostly]
+    """List subscriptions of which more tries failed within an hour than were delivered, and that are not well again.
+
+    What is counted is a minute late; the tries are not.
+    """
+    found = [each for each in (await _counted(resources, LATELY)).values() if each.is_mostly]
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(DELIVERS_AGAIN, [each.subscription_id for each in found])
+    again = {row["id"] for row in rows}
+    return [each for each in found if each.subscription_id not in again]
 
 
 async def _counted(resources: Resources, within: timedelta) -> dict[str, Failing]:

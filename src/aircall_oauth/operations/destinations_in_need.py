@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from aircall_oauth.deliveries import troubled
+from aircall_oauth.deliveries.waiting import Waiting
 from aircall_oauth.operations import doctor, measure
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import MOST_NAMED, Cause, Need, Touched
@@ -45,14 +46,16 @@ class Trouble:
     failed_at: datetime | None = None  # the last time, where no try is kept
 
 
-async def look(resources: Resources, measured: Measurement, *, worker_alive: bool) -> list[Need]:
+async def look(
+    resources: Resources, measured: Measurement, waiting: Mapping[str, Waiting], *, worker_alive: bool
+) -> list[Need]:
     """Return what destinations need a person for; raises `DatabaseAway`."""
     found: dict[str, Trouble] = {}
     for each in [
         *await _taking_nothing(resources),
         *await _refusing(resources),
         *await _failing(resources),
-        *(_behind(measured.subscriptions) if worker_alive else ()),
+        *(_behind(measured.subscriptions, waiting) if worker_alive else ()),
     ]:
         found.setdefault(each.subscription_id, each)
     dead = [
@@ -110,11 +113,14 @@ async def _failing(resources: Resources) -> list[Trouble]:
     ]
 
 
-def _behind(readings: Mapping[str, Reading]) -> Iterable[Trouble]:
+def _behind(readings: Mapping[str, Reading], waiting: Mapping[str, Waiting]) -> Iterable[Trouble]:
     for key, reading in readings.items():
-        if reading.up and reading.lag_seconds > LATE_SECONDS:
+        waits = waiting.get(key, Waiting())
+        if reading.up and reading.lag_seconds > LATE_SECONDS and (waits.events or waits.more):
             since = now() - timedelta(seconds=reading.lag_seconds)
-            what = f"{reading.lag:,} events of the log wait for a destination that is slower than they come:"
+            one = waits == Waiting(1)
+            what = f"{waits} event{'' if one else 's'} of the log wait{'s' if one else ''} for a destination that is "
+            what += "slower than they come:"
             advice = "See how long it takes to answer; several workers do not help one slow destination."
             yield Trouble(key, Cause.BEHIND, Level.WARNING, what, advice, since=since)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from aircall_oauth.deliveries import waiting
+from aircall_oauth.deliveries.waiting import Waiting
 from aircall_oauth.operations import customers_in_need, destinations_in_need, doctor, measure
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import Cause, Need
@@ -24,12 +26,14 @@ class Wellness:
     """What was measured, and what needs a person, the worst first.
 
     `ack_seconds` is within how many seconds 99 of 100 events of the last hour were answered; None if none came.
+    `waiting` is how many deliveries wait in the log, of all destinations together.
     """
 
     measured: Measurement
     needs: list[Need]
     worker_alive: bool
     ack_seconds: float | None
+    waiting: Waiting
 
 
 async def examine(resources: Resources) -> Wellness:
@@ -41,9 +45,10 @@ async def examine(resources: Resources) -> Wellness:
     if ack_seconds is not None and ack_seconds >= SLOW_SECONDS:
         needs.append(_slow_answers(ack_seconds))
     needs += await customers_in_need.look(resources)
-    needs += await destinations_in_need.look(resources, measured, worker_alive=worker is None)
+    waits = await waiting.in_the_log(resources)
+    needs += await destinations_in_need.look(resources, measured, waits, worker_alive=worker is None)
     ordered = sorted(needs, key=lambda need: need.level != Level.PROBLEM)
-    return Wellness(measured, ordered, worker is None, ack_seconds)
+    return Wellness(measured, ordered, worker is None, ack_seconds, sum(waits.values(), Waiting()))
 
 
 async def _worker(resources: Resources) -> Need | None:

@@ -58,6 +58,7 @@ async def show_audit(page: PageDep, wanted: Wanted) -> Response:
         title="Audit",
         sentence=_sentence(len(found.items), found.next is not None),
         lines=found.items,
+        kind_of=audit_lines.kind_of,
         chosen=dict(page.request.query_params),
         actions=ACTIONS,
         csv=page.link(cursor=None).replace("/audit", "/audit.csv", 1),

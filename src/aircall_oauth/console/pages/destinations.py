@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from aircall_oauth.console import acts, delivery_words, plots, words
-from aircall_oauth.console.frame import Page, PageDep
+from aircall_oauth.console.frame import PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.words import Standing
 from aircall_oauth.deliveries import troubled, views
@@ -30,8 +30,8 @@ async def list_destinations(
 ) -> Response:
     """Which destinations take their events?"""
     found = await views.list_all(page.resources, page.caller, cursor=cursor, limit=PER_PAGE)
-    refusing = await _refusing(page, [each.id for each in found.items])
-    rows = [(each, delivery_words.of_destination(each, refuses=each.id in refusing)) for each in found.items]
+    lately = await troubled.lately(page.resources, [each.id for each in found.items])
+    rows = [(each, delivery_words.of_destination(each, lately=lately.get(each.id))) for each in found.items]
     return page.show(
         "destinations.html",
         title="Destinations",
@@ -40,6 +40,7 @@ async def list_destinations(
         oldest={each.id: _oldest(each) for each in found.items},
         is_new=delivery_words.is_new,
         waits=delivery_words.waits,
+        wanted=delivery_words.wanted,
         older=page.link(cursor=found.next) if found.next else None,
         newest=page.link(cursor=None) if cursor else None,
         curl=acts.curl(page.settings.public_url, "GET", "/v1/subscriptions"),
@@ -56,7 +57,8 @@ async def show_destination(
     """How does this destination do?"""
     resources, caller = page.resources, page.caller
     view = await views.show(resources, caller, subscription_id)
-    standing = delivery_words.of_destination(view, refuses=view.id in await _refusing(page, [view.id]))
+    lately = await troubled.lately(resources, [view.id])
+    standing = delivery_words.of_destination(view, lately=lately.get(view.id))
     dead = await views.list_dead(resources, caller, subscription_id, cursor=dead_after, limit=DEAD)
     replays = await jobs.list_of(resources, caller, subscription_id, cursor=None, limit=REPLAYS)
     failures = await views.list_failures(resources, caller, subscription_id, limit=FAILURES)
@@ -68,6 +70,7 @@ async def show_destination(
         view=view,
         oldest=_oldest(view),
         waits=delivery_words.waits(view),
+        wanted=delivery_words.wanted(view),
         is_new=delivery_words.is_new(view),
         acts=_acts(view),
         charts=await plots.of_destination(resources, subscription_id, view.created_at),
@@ -82,12 +85,6 @@ async def show_destination(
         curl=acts.curl(page.settings.public_url, "GET", f"/v1/subscriptions/{view.id}"),
         command=acts.command("subscriptions", "show", view.id),
     )
-
-
-async def _refusing(page: Page, ids: list[str]) -> set[str]:
-    return {
-        each.subscription_id for each in await troubled.refusing(page.resources, ids) if each.events >= troubled.PROOF
-    }
 
 
 def _sentence(rows: list[tuple[SubscriptionView, Standing]], is_part: bool) -> str:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Response
 
-from aircall_oauth.console import delivery_words, plots
+from aircall_oauth.console import delivery_words, plots, words
 from aircall_oauth.console.charts import number
 from aircall_oauth.console.frame import NAVIGATION, PageDep
 from aircall_oauth.console.routing import PageRoute
@@ -86,14 +86,14 @@ def _figures(found: Wellness, events_a_minute: float) -> list[Figure]:
     late = max((reading.lag_seconds for reading in readings), default=0.0)
     oldest = max((reading.oldest_seconds for reading in readings), default=0.0)
     down = sum(not reading.up for reading in readings)
-    log, again = sum(reading.lag for reading in readings), sum(reading.parked for reading in readings)
+    again = sum(reading.parked for reading in readings)
     return [
         Figure("Events a minute", number(round(events_a_minute, 1)), "of the last five"),
         Figure("Acknowledged in", _milliseconds(ack_seconds), "99 of 100, last hour", _slow(ack_seconds)),
         Figure(
             "Oldest undelivered",
             _age(oldest),
-            f"{number(log)} wait in the log, {number(again)} are tried again",
+            f"{words.many(found.waiting.events, found.waiting.more)} wait in the log, {number(again)} are tried again",
             "bad" if late > LATE_SECONDS else "",
         ),
         Figure("Destinations down", number(down), f"of {number(len(readings))}", "bad" if down else ""),
