@@ -36,6 +36,8 @@ logger = log.get(__name__)
 
 ROWS_PER_KEY = 5
 HASH_BYTES = 16
+# The secrets that may change while the process runs; the database's URL is read for each new connection besides.
+TAKEN_WHILE_RUNNING = ("client_secret", "console_proxy_secret", "database_url", "secret_keys")
 # How long the process waits, before it closes anything, for work that requests have left running.
 LAST_SECONDS = 10.0
 
@@ -92,7 +94,7 @@ class Resources:
             async with self.database.driver_connection() as connection:
                 await require_fit(connection)
             await self._check_schema()
-            await self._check_keys()
+            await self._check_keys(self.settings)
             async with self.database.driver_connection() as connection:
                 await partitions.ensure(connection)
             self._checked = True
@@ -127,9 +129,25 @@ class Resources:
         if version is None or version < wanted:
             raise NotReady(f"The database's schema is at {version or 'nothing'}, this version needs {wanted}.")
 
-    async def _check_keys(self) -> None:
+    async def take_secrets(self, fresh: Settings) -> list[str]:
+        """Use the secrets of fresh settings, those of `TAKEN_WHILE_RUNNING`, from now on; returns which have changed.
+
+        Raises `KeysUnfit` if they do not open what is stored, or `DatabaseAway` where that can't be told; all stay as
+        they were then.
+        """
+        changed = [name for name in TAKEN_WHILE_RUNNING if getattr(fresh, name) != getattr(self.settings, name)]
+        settings = self.settings.with_new(fresh, changed)
+        if "secret_keys" in changed:
+            await self._check_keys(settings)
+            self.vault.take_keys(settings.sealing_keys)
+        if "client_secret" in changed:
+            self.aircall.take_secrets(settings.client_secrets)
+        self.settings = settings
+        return changed
+
+    async def _check_keys(self, settings: Settings) -> None:
         # What does not open here stops the start; it is no alarm and not counted.
-        vault = vault_of(self.settings)
+        vault = vault_of(settings)
         async with self.database.session() as session:
             connection = await session.connection()
             for sealed in SEALED:
@@ -171,11 +189,12 @@ async def open_resources(
     )
     if tracing is not None:
         own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
-    database, recognition = (Database(settings.database_url.get_secret_value()) for _ in range(2))
+    url = settings.database_url.get_secret_value()
+    database, recognition = (Database(url, again=settings.database_url_in_file) for _ in range(2))
     aircall = Aircall(
         api_url=settings.api_url,
         client_id=settings.client_id,
-        client_secret=settings.client_secret,
+        client_secrets=settings.client_secrets,
         redirect_uri=settings.redirect_uri,
         transport=own_transport,
     )

@@ -237,7 +237,10 @@ class Settings(BaseSettings):
     _files: dict[str, Path] = PrivateAttr(default_factory=dict)
 
     client_id: str = Field(min_length=1, description="OAuth client id, from Aircall")
-    client_secret: NonEmptySecret = Field(description="OAuth client secret, from Aircall")
+    client_secret: NonEmptySecret = Field(
+        description="OAuth client secret, from Aircall; two of them, separated by white space, while "
+        "[it changes](#changing-a-secret-without-a-restart)"
+    )
     public_url: BaseUrl = Field(
         description="our address as browsers and Aircall see it (`<it>`); the redirect URI is "
         "`<it>/aircall/oauth/callback`, the webhook URL `<it>/aircall/webhook`"
@@ -471,6 +474,24 @@ class Settings(BaseSettings):
     @property
     def sends_hsts(self) -> bool:
         return self.hsts and self.public_url.startswith("https://")
+
+    @property
+    def client_secrets(self) -> list[SecretStr]:
+        """The client secrets, in the order of the setting: one, or two while Aircall changes it."""
+        return [SecretStr(each) for each in self.client_secret.get_secret_value().split()]
+
+    def database_url_in_file(self) -> str | None:
+        """Return the database's URL as its file has it now; None if it was in no file, or the file's is not right."""
+        path = self._files.get("database_url")
+        try:
+            return read_database_url(SecretStr(secret_files.text_of(path) or "")).get_secret_value() if path else None
+        except ValueError:
+            return None
+
+    def with_new(self, fresh: Self, names: Iterable[str]) -> Self:
+        """Return these settings with the values of `names`, and the files, that `fresh` has."""
+        kept = {name: getattr(self, name) for name in type(self).model_fields if name not in set(names)}
+        return fresh.model_copy(update=kept)
 
     @property
     def sealing_keys(self) -> dict[str, bytes]:

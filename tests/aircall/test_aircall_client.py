@@ -110,7 +110,7 @@ async def opened(api_url: str, transport: httpx.AsyncBaseTransport | None = None
     client = Aircall(
         api_url=api_url,
         client_id="our-client-id",
-        client_secret=CLIENT_SECRET,
+        client_secrets=[CLIENT_SECRET],
         redirect_uri=REDIRECT_URI,
         transport=transport,
     )

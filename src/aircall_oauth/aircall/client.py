@@ -83,13 +83,13 @@ class Aircall:
         *,
         api_url: str,
         client_id: str,
-        client_secret: SecretStr,
+        client_secrets: Sequence[SecretStr],
         redirect_uri: str,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api_url = api_url
         self._client_id = client_id
-        self._client_secret = client_secret
+        self._client_secrets = list(client_secrets)
         self._redirect_uri = redirect_uri
         self._http = httpx.AsyncClient(
             transport=transport,
@@ -106,26 +106,59 @@ class Aircall:
     async def close(self) -> None:
         await self._http.aclose()
 
+    @property
+    def accepted_secret(self) -> SecretStr:
+        """The client secret that Aircall took last; the first one if none was tried yet."""
+        return self._client_secrets[0]
+
+    def take_secrets(self, client_secrets: Sequence[SecretStr]) -> None:
+        """Use these client secrets from now on."""
+        self._client_secrets = list(client_secrets)
+
     async def exchange_code(self, code: SecretStr, *, verifier: str | None = None) -> SecretStr:
         """Turn an authorization code into the permanent access token.
+
+        If Aircall refuses our app with the first client secret, the next one is tried: a client that is refused has
+        not used the code. The one that Aircall takes is tried first from then on.
 
         A code works once, so the request is repeated only if no connection was made, or if Aircall answers that it did
         not take the request (408, 425). The body has the five fields of Aircall's tutorial
         (developer.aircall.io/tutorials/how-aircall-oauth-flow-works, step 5).
         """
+        *others, last = self._client_secrets
+        for secret in others:
+            try:
+                return await self._exchange(code, secret, verifier)
+            except AircallRefused as refused:
+                if not _is_about_our_app(refused):
+                    raise
+        return await self._exchange(code, last, verifier)
+
+    async def _exchange(self, code: SecretStr, client_secret: SecretStr, verifier: str | None) -> SecretStr:
         body = {
             "code": code.get_secret_value(),
             "redirect_uri": self._redirect_uri,
             "client_id": self._client_id,
-            "client_secret": self._client_secret.get_secret_value(),
+            "client_secret": client_secret.get_secret_value(),
             "grant_type": "authorization_code",
         }
         if verifier is not None:
             body["code_verifier"] = verifier
         async for attempt in _repeat(on=NotTaken):
             with attempt:
-                answer = await self._call("POST", "/oauth/token", json=body)
+                try:
+                    answer = await self._call("POST", "/oauth/token", json=body)
+                except AircallRefused as refused:
+                    if not _is_about_our_app(refused):
+                        self._is_accepted(client_secret)
+                    raise
+        self._is_accepted(client_secret)
         return answers.read(TokenAnswer, answer).access_token
+
+    def _is_accepted(self, client_secret: SecretStr) -> None:
+        """Have a client secret that Aircall takes tried first."""
+        if client_secret in self._client_secrets:
+            self._client_secrets.sort(key=lambda each: each != client_secret)
 
     async def identify(self, token: SecretStr) -> Identity:
         """Return the company and the integration that a token belongs to.
@@ -180,7 +213,7 @@ class Aircall:
         try:
             await self.exchange_code(SecretStr(MADE_UP_CODE))
         except AircallRefused as refused:
-            return refused.aircall_status not in {401, 403} and refused.reason not in APP_REFUSED
+            return not _is_about_our_app(refused)
         return True
 
     async def create_webhook(self, token: SecretStr, *, url: str, name: str, events: Sequence[str]) -> AircallWebhook:
@@ -285,6 +318,10 @@ class Aircall:
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise AircallUnavailable(type(error).__name__) from None
+
+
+def _is_about_our_app(refused: AircallRefused) -> bool:
+    return refused.aircall_status in {401, 403} or refused.reason in APP_REFUSED
 
 
 def _repeat(*, on: type[AircallUnavailable]) -> AsyncIterable[stamina.Attempt]:

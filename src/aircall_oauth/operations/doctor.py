@@ -254,7 +254,9 @@ async def _app(resources: Resources) -> Finding:
     if not known:
         advice = "AIRCALL_OAUTH_CLIENT_ID and AIRCALL_OAUTH_CLIENT_SECRET must be those that Aircall gave you."
         return Finding("app", Level.PROBLEM, "Aircall refuses this app's credentials", advice)
-    return Finding("app", Level.OK, "Aircall knows this app")
+    secrets = resources.settings.client_secrets
+    of_two = f", by client secret {secrets.index(resources.aircall.accepted_secret) + 1} of {len(secrets)}"
+    return Finding("app", Level.OK, f"Aircall knows this app{of_two if len(secrets) > 1 else ''}")
 
 
 async def _installations(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:

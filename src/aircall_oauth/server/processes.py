@@ -13,6 +13,7 @@ from aircall_oauth.server.app import create_app
 from aircall_oauth.server.console_port import console_served
 from aircall_oauth.server.listener import listening
 from aircall_oauth.server.metrics_port import metrics_served
+from aircall_oauth.server.reloading import reloading
 from aircall_oauth.server.web import web_server
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
@@ -25,7 +26,12 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight."""
     require_install_page(settings)
-    async with open_resources(settings) as resources, metrics_served(resources), console_served(resources):
+    async with (
+        open_resources(settings) as resources,
+        reloading(resources),
+        metrics_served(resources),
+        console_served(resources),
+    ):
         _log_if_not_ready(resources)
         server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)
         with listening(host, port) as listener:
@@ -38,7 +44,12 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
 
 async def work(settings: Settings) -> None:
     """Run the worker's chores until SIGTERM or SIGINT."""
-    async with open_resources(settings) as resources, metrics_served(resources), worker.working(resources):
+    async with (
+        open_resources(settings) as resources,
+        reloading(resources),
+        metrics_served(resources),
+        worker.working(resources),
+    ):
         _log_if_not_ready(resources)
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _stop_signal()

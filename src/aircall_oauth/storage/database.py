@@ -1,7 +1,7 @@
 """Connections and sessions of PostgreSQL, and its errors turned into ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -66,7 +66,15 @@ OF_THE_STATEMENT = (*UNDONE, asyncpg.LockNotAvailableError)
 class Database:
     """The connections of one process: a pool for sessions, and one of asyncpg's own for frequent statements."""
 
-    def __init__(self, url: str, *, command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        again: Callable[[], str | None] = lambda: None,
+        command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS,
+    ) -> None:
+        """`again` is asked before each new connection; a URL that it returns takes the place of the one before."""
+        self._url, self._again = url, again
         self._hosts = Hosts(database_url.read(url))
         self._command_timeout_seconds = command_timeout_seconds
         self.engine: AsyncEngine = create_async_engine(
@@ -84,10 +92,16 @@ class Database:
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """Open a connection of asyncpg's own, outside the pools; raises `DatabaseAway` for any failure."""
+        self._read_url_again()
         try:
             return await self._hosts.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
             raise _away() from error
+
+    def _read_url_again(self) -> None:
+        url = self._again()
+        if url is not None and url != self._url:
+            self._url, self._hosts = url, Hosts(database_url.read(url))
 
     async def require_own_sessions(self) -> None:
         """Check that a session lasts as long as its connection; raises `PoolerRefused` or `DatabaseAway`.

@@ -54,6 +54,11 @@ class Vault:
         self._cipher = cache(self._make_cipher)
         self._fingerprint_subkey = cache(lambda purpose: _derive(fingerprint_key, f"fingerprint/{purpose}"))
 
+    def take_keys(self, sealing_keys: dict[str, bytes]) -> None:
+        """Seal and open with these keys from now on."""
+        self._sealing_keys = sealing_keys
+        self._cipher.cache_clear()
+
     @property
     def key_ids(self) -> list[str]:
         """The ids of the configured keys; the first key seals."""
