@@ -48,6 +48,7 @@ WRONG = {
     "webhook_name": CANARY * 100,
     "webhook_events": f"call.ended,{CANARY}!",
     "event_retention": CANARY,
+    "event_type_retention": f"call.*=7d,{CANARY}",
     "backfill": CANARY,
     "token_reads_per_minute": CANARY,
     "audit_retention": "29d",

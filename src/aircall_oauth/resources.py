@@ -75,6 +75,8 @@ class Resources:
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
     chore_ended_at: float | None = field(default=None, init=False)
     keeps_figures: bool = field(default=False, init=False)  # what is counted is being written down once a minute
+    # Days of the log that `privacy/expiring` is through with, and for which state of affairs.
+    days_gone_through: dict[str, Any] = field(default_factory=dict, init=False)
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
     _under_way: set[asyncio.Task[Any]] = field(default_factory=set, init=False)

@@ -29,7 +29,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from aircall_oauth import secret_files
 from aircall_oauth.errors import SettingsInvalid
 from aircall_oauth.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, environment_name
-from aircall_oauth.storage import database_url, redaction
+from aircall_oauth.storage import database_url, keeping, redaction
+from aircall_oauth.storage.keeping import KeepRule
 from aircall_oauth.storage.redaction import Redact
 
 KEY_BYTES = 32
@@ -314,7 +315,16 @@ class Settings(BaseSettings):
     )
     event_retention: Annotated[
         timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
-    ] = Field(timedelta(days=30), description="how long events are kept (`30d`, `12h`, …)")
+    ] = Field(timedelta(days=30), description="how long events are kept at most (`30d`, `12h`, …)")
+    event_type_retention: Annotated[
+        list[KeepRule],
+        NoDecode,
+        BeforeValidator(lambda value: keeping.parse(value, parse_duration) if isinstance(value, str) else value),
+    ] = Field(
+        [],
+        description="types of events that are kept for less: `type=duration`, separated by commas, such as "
+        "`transcription.*=7d` ([privacy.md](privacy.md#keep-for-a-time)); empty = none",
+    )
     allowed_private_ranges: Annotated[
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_split_commas)
     ] = Field(
@@ -440,6 +450,16 @@ class Settings(BaseSettings):
     def _without_white_space_around(cls, value: Any) -> Any:
         """Remove white space around every value, such as the newline at the end of a mounted file."""
         return value.strip() if isinstance(value, str) else value
+
+    @field_validator("event_type_retention")
+    @classmethod
+    def _within_the_retention(cls, value: list[KeepRule], info: ValidationInfo) -> list[KeepRule]:
+        """Refuse to keep a type for longer than all events: days are dropped as a whole."""
+        longest = info.data.get("event_retention")
+        for number, rule in enumerate(value, start=1):
+            if longest is not None and rule.length > longest:
+                raise ValueError(f"entry {number} is longer than AIRCALL_OAUTH_EVENT_RETENTION, the most there is")
+        return value
 
     @field_validator("console_proxy_secret")
     @classmethod

@@ -246,6 +246,32 @@ async def days_past_the_retention(service: Service) -> None:
     await service.sql("UPDATE event SET position = nextval('event_position') WHERE source = 'service'")
 
 
+async def events_past_their_types_retention(service: Service) -> None:
+    """… beside one that is kept; one of them is parked."""
+    await days_past_the_retention(service)
+    await service.sql("UPDATE event SET type = 'user.created' WHERE id = 'evt_40'")
+    await service.sql("""
+        INSERT INTO event (received_at, id, installation_id, company_id, type, source, data)
+        SELECT received_at, id || n, installation_id, 70077, type, 'aircall', data
+        FROM event, generate_series(1, 3) AS n WHERE type = 'call.created'
+    """)
+    # Positions in the order of time, as they are drawn.
+    await service.sql("""
+        UPDATE event SET position = 1000 + place FROM (
+            SELECT id AS named, row_number() OVER (ORDER BY received_at, id) AS place FROM event
+        ) AS ordered WHERE id = named
+    """)
+    await service.sql("SELECT setval('event_position', 2000)")
+    partner = await service.partner()
+    await partner.post("/v1/subscriptions", json=subscription_body("https://203.0.114.1/hook"))
+    await service.sql("""
+        INSERT INTO parked
+            (subscription_id, position, received_at, event_id, installation_id, attempts, reason, dead_at)
+        SELECT subscription.id, event.position, received_at, event.id, installation_id, 1, 'http_500', now()
+        FROM event, subscription WHERE type = 'call.created' LIMIT 1
+    """)
+
+
 async def fingerprints_past_their_time(service: Service) -> None:
     """More than are forgotten at once, and some that are not to be."""
     await service.install()
@@ -520,6 +546,14 @@ SCENES = (
     Scene("forget attempts", "more than a batch", attempts_past_the_retention),
     Scene("forget parked", "more than a batch", parked_events_that_the_log_has_dropped),
     Scene("forget creation keys", "one of yesterday", keys_of_yesterday),
+    Scene(
+        "expire events",
+        "of one type, in two days",
+        events_past_their_types_retention,
+        left="SELECT EXISTS (SELECT FROM event WHERE type = 'call.created' AND erased_at IS NULL)",
+        shows="SELECT array_agg(erased_at IS NOT NULL ORDER BY id) FROM event WHERE source = 'aircall'",
+        settings={"EVENT_RETENTION": "60d", "EVENT_TYPE_RETENTION": "call.*=1d"},
+    ),
     Scene(
         "erase",
         "a person in some events, and what is parked of them",

@@ -1,7 +1,10 @@
 """The worker's chores for the log: make days ahead, drop old days, delete old fingerprints."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import asyncpg
+
+from aircall_oauth.events import expiry
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, partitions
 from aircall_oauth.telemetry import log
@@ -45,7 +48,7 @@ async def make_days(resources: Resources) -> None:
 
 
 async def drop_days(resources: Resources) -> None:
-    """Drop the oldest day past `AIRCALL_OAUTH_EVENT_RETENTION`: one per run, so that a mistake costs one day.
+    """Drop the oldest day in which nothing is kept any longer: one per run, so that a mistake costs one day.
 
     The retention is counted back from the newest event, and a day that was written under a wrong clock is kept.
     """
@@ -55,9 +58,30 @@ async def drop_days(resources: Resources) -> None:
             if await partitions.holds_what_came_late(connection, day, until=now):
                 logger.warning("day kept: events in it came after those of later days", day=day)
             else:
-                await partitions.drop(connection, day)
-                logger.info("day dropped", day=day)
+                await _drop(connection, day)
                 return
+        if (early := await _early(resources, connection, now)) is not None:
+            await _drop(connection, early)
+
+
+async def _early(resources: Resources, connection: asyncpg.Connection, now: datetime) -> str | None:
+    """Return the oldest day if all its events are past their own retention.
+
+    No day goes before an earlier one: readers that are behind would be told that the earlier one has gone, too.
+    """
+    keeping = await expiry.keeping_of(resources, connection)
+    oldest = await partitions.oldest(connection)
+    if oldest is None or not partitions.ends_before(oldest, now - keeping.shortest):
+        return None
+    if await partitions.holds_what_came_late(connection, oldest, until=now):
+        return None
+    past = await expiry.past(connection, oldest, keeping, now)
+    return oldest if past.is_all else None
+
+
+async def _drop(connection: asyncpg.Connection, day: str) -> None:
+    await partitions.drop(connection, day)
+    logger.info("day dropped", day=day)
 
 
 async def drop_all_before(resources: Resources, age: timedelta) -> list[str]:

@@ -15,12 +15,11 @@ from sqlalchemy import text
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import SERVICE, Action
-from aircall_oauth.events.query import EventJson
 from aircall_oauth.events.spans import HEAD
+from aircall_oauth.privacy import stubs
 from aircall_oauth.privacy.searching import Search, search_of
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import locks
-from aircall_oauth.storage.models.deliveries import SUBSCRIPTIONS_CHANGED, ReplayStatus
+from aircall_oauth.storage.models.deliveries import ReplayStatus
 from aircall_oauth.storage.models.erasures import ErasureKind, ErasureStatus
 from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.telemetry import log
@@ -51,24 +50,6 @@ END = MINE.format(
 )
 KEEP = MINE.format("due_at = clock_timestamp() + $3")
 GIVE_BACK = MINE.format("due_at = clock_timestamp()")
-LOCK = f"SELECT pg_advisory_xact_lock({locks.ERASURES})"
-ERASE = """
-    UPDATE event SET data = 'null', subject = NULL, erased_at = clock_timestamp()
-    FROM unnest($1::bigint[], $2::timestamptz[]) AS found (place, day)
-    WHERE position = place AND received_at = day AND received_at BETWEEN $3 AND $4 AND erased_at IS NULL
-    RETURNING event.position, event.id, event.tableoid::regclass::text AS day
-"""
-# In the order in which a reader that writes its findings takes the locks: the subscription's first.
-HOLDERS = """
-    SELECT id FROM subscription WHERE id IN (SELECT subscription_id FROM parked WHERE position = ANY ($1::bigint[]))
-    ORDER BY id FOR UPDATE
-"""
-FREE = "DELETE FROM parked WHERE subscription_id = ANY ($1::text[]) AND position = ANY ($2::bigint[])"
-# Its reader begins anew, with what is parked now, and without what it has read.
-RENEW = """
-    WITH renewed AS (UPDATE subscription SET version = version + 1 WHERE id = ANY ($1::text[]) RETURNING id)
-    SELECT pg_notify($2, id) FROM renewed
-"""
 BEHIND = "SELECT id FROM subscription WHERE position < $1 ORDER BY id FOR UPDATE"
 # Each is taken over, by any worker, and reads its batch anew.
 RENEW_REPLAYS = f"""
@@ -150,9 +131,13 @@ class Job:
             parked = delivered = 0
             erased: list[asyncpg.Record] = []
             if found.events:
-                await connection.execute(LOCK)
-                parked = await _free(connection, [event.position for event in found.events])
-                erased = await _erase(connection, found.events)
+                await connection.execute(stubs.LOCK)
+                parked = await stubs.free(connection, [event.position for event in found.events])
+                erased = await stubs.erase(
+                    connection,
+                    [event.position for event in found.events],
+                    [event.received_at for event in found.events],
+                )
                 delivered = await connection.fetchval(DELIVERED, [row["id"] for row in erased])
                 await self._note(connection, erased, found.calls)
             counts = (found.read, len(erased), parked, delivered)
@@ -178,7 +163,7 @@ class Job:
             newest = await connection.fetchval(NEWEST_ERASED, erasure_id)
             if newest is not None:
                 behind = [row["id"] for row in await connection.fetch(BEHIND, newest)]
-                await connection.execute(RENEW, behind, SUBSCRIPTIONS_CHANGED)
+                await stubs.renew(connection, behind)
                 await connection.execute(RENEW_REPLAYS, newest)
             pause = SETTLED_AFTER if newest is not None else timedelta(0)
             await self._write(connection, TURN, ErasureStatus.SETTLING, self._position, self._position, pause)
@@ -193,11 +178,11 @@ class Job:
                 await connection.execute(f'VACUUM "{table}"')
         async with self._resources.database.session() as session:
             transaction = await session.connection()
-            await transaction.execute(text(LOCK))
+            await transaction.execute(text(stubs.LOCK))
             driver = (await transaction.get_raw_connection()).driver_connection
             assert driver is not None
             late = await driver.fetchval(LEFT_BEHIND, erasure_id)
-            parked = await _free(driver, late or [])
+            parked = await stubs.free(driver, late or [])
             await self._write(driver, STEP, self._position, 0, 0, parked, 0, LEASE)
             await self._write(driver, END)
             if self._row["kind"] == ErasureKind.INSTALLATION:
@@ -218,19 +203,3 @@ class Job:
     async def _write(self, connection: asyncpg.Connection, statement: str, *values: Any) -> None:
         if await connection.fetchval(statement, *self._mine, *values) is None:
             raise LeaseLost
-
-
-async def _free(connection: asyncpg.Connection, positions: Sequence[int]) -> int:
-    """Delete what is parked of these positions, and let the readers that wait for it begin anew."""
-    holders = [row["id"] for row in await connection.fetch(HOLDERS, positions)]
-    if not holders:
-        return 0
-    answer = await connection.execute(FREE, holders, positions)
-    await connection.execute(RENEW, holders, SUBSCRIPTIONS_CHANGED)
-    return int(answer.split()[-1])
-
-
-async def _erase(connection: asyncpg.Connection, events: Sequence[EventJson]) -> list[asyncpg.Record]:
-    days = [event.received_at for event in events]
-    places = [event.position for event in events]
-    return list(await connection.fetch(ERASE, places, days, min(days), max(days)))

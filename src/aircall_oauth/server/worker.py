@@ -21,7 +21,7 @@ from aircall_oauth.installations.oauth import claims, flow
 from aircall_oauth.installations.outages import backfill, silence
 from aircall_oauth.installations.upkeep import retired, schedule, switching
 from aircall_oauth.operations import figures, measure, moments, sessions
-from aircall_oauth.privacy import erasing, erasures
+from aircall_oauth.privacy import erasing, erasures, expiring
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.telemetry import log
@@ -69,6 +69,7 @@ CHORES = (
     Chore("forget attempts", forget_attempts, timedelta(minutes=10)),
     Chore("forget parked", forget_parked, timedelta(minutes=10)),
     Chore("forget creation keys", repeated.forget, timedelta(hours=1)),
+    Chore("expire events", expiring.expire, timedelta(minutes=1)),
     Chore("erase", erasing.erase, timedelta(seconds=2)),
     Chore("erase the departed", erasures.erase_departed, timedelta(minutes=10)),
     Chore("forget erasures", erasures.forget, timedelta(hours=1)),

@@ -53,7 +53,17 @@ async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEA
 async def ended_before(connection: asyncpg.Connection, moment: datetime) -> list[str]:
     """Return the names of the days that ended before a moment, oldest first."""
     names = [row["relname"] for row in await connection.fetch(PRESENT)]
-    return [name for name in names if _day_of(name) + timedelta(days=1) <= moment.astimezone(UTC).date()]
+    return [name for name in names if ends_before(name, moment)]
+
+
+def ends_before(name: str, moment: datetime) -> bool:
+    """Whether a day of this name ends before a moment's day, in UTC."""
+    return _day_of(name) + timedelta(days=1) <= moment.astimezone(UTC).date()
+
+
+async def oldest(connection: asyncpg.Connection) -> str | None:
+    """Return the name of the oldest day."""
+    return next((row["relname"] for row in await connection.fetch(PRESENT)), None)
 
 
 async def holds_what_came_late(connection: asyncpg.Connection, name: str, *, until: datetime) -> bool:
