@@ -534,7 +534,7 @@ class LinkSpent(ConsoleError):
 
 
 class TooManySignIns(ConsoleError):
-    """Too many sign-ins failed within a minute."""
+    """Too many sign-ins failed lately."""
 
     status = 429
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from aircall_oauth.console import frame
+from aircall_oauth.console import corrections, frame
 from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
@@ -370,3 +370,37 @@ async def test_a_huge_form_is_refused(console: Console) -> None:
     for body in (b"x=" + b"y" * 70_000, b"&".join(b"a=%d" % n for n in range(1000)), b"a=" + b"\xff"):
         answer = await anna.post("/zone", content=body)
         assert answer.status_code == 422
+
+
+async def test_errors_are_in_the_consoles_words(console: Console) -> None:
+    anna, ben = await console.visitor(), await console.visitor("ben", LOOKING)
+    nothing = new_id("sub")
+
+    missing = await anna.get(f"/destinations/{nothing}")
+    refused = await ben.post(f"/destinations/{nothing}/pause")
+    hidden = await ben.post(f"/events/{new_id('evt')}/reveal")
+
+    assert "There is no such destination." in words(missing)
+    assert "ubscription" not in words(missing)
+    for page in (refused, hidden):
+        assert "`" not in page.text
+    assert "<code>console:act</code>" in refused.text
+    assert "<code>payloads:read</code>" in hidden.text
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ("There is no such subscription.", "There is no such destination."),
+        (
+            "Subscriptions are many: AIRCALL_OAUTH_MAX_SUBSCRIPTIONS",
+            "Destinations are many: AIRCALL_OAUTH_MAX_SUBSCRIPTIONS",
+        ),
+        *(
+            (same, same)
+            for same in ("subscriptions:read", "/v1/subscriptions", "subscription.test", "`subscription_id`")
+        ),
+    ],
+)
+def test_only_the_word_is_said_otherwise(said: str, plain: str) -> None:
+    assert corrections.plainly(said) == plain

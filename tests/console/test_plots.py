@@ -73,6 +73,16 @@ async def test_a_plot_has_the_last_minute_and_the_day_in_words_and_in_its_table(
     assert '<th scope="row">24 hours, in all</th><td>160</td><td>2</td>' in figure
 
 
+async def test_one_is_said_as_one(console: Console) -> None:
+    service = console.service
+    await count(service, Name.ALIVE, "web", [1], 1)
+    for label in ("stored", "webhook_token_unknown"):
+        await count(service, Name.ACKS, label, [1], 1)
+    anna = await console.visitor()
+
+    assert "In 24 hours: 1 event stored, 1 request not taken." in plot(await anna.get("/"), "Events in")
+
+
 async def test_a_minute_alone_between_two_gaps_is_drawn_as_a_dot(console: Console) -> None:
     await count(console.service, Name.ALIVE, "web", [1], 600)
     await count(console.service, Name.ACKS, "stored", [40], 600)

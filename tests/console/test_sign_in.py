@@ -1,15 +1,20 @@
 """Who comes into the console, how long, and who does not: links, API keys, sessions, the authenticating proxy."""
 
 import asyncio
+import contextlib
+import ipaddress
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
 
 from aircall_oauth.access import keys
+from aircall_oauth.console import brake as brake_module
 from aircall_oauth.console import sessions
+from aircall_oauth.console.brake import SignInBrake
 from aircall_oauth.console.gate import COOKIE
-from aircall_oauth.errors import OwnerNotAllowed
+from aircall_oauth.errors import ConsoleError, OwnerNotAllowed, SignInRefused
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import Scope
 from tests.support.consoles import LOOKING, Console, words
@@ -213,6 +218,69 @@ async def test_failed_sign_ins_are_braked_and_good_ones_do_not_count(console: Co
 
     assert [answer.status_code for answer in answers] == [403] * 10 + [429] * 2
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def statuses(browser: httpx.AsyncClient, key: str, times: int) -> list[int]:
+    return [(await browser.post("/sign-in", data={"api_key": key})).status_code for _ in range(times)]
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "10.0.0.7", "2001:db8::1"])
+async def test_a_right_key_is_let_in_while_the_brake_holds(console: Console, address: str) -> None:
+    clock = Clock()
+    console.app.state.brake = SignInBrake(clock)
+    secret = await new_key(console.service, Scope.CONSOLE_READ)
+    async with console.stranger(address=address) as browser, console.stranger(address="8.8.4.4") as other:
+        failed = await statuses(browser, "aok_wrong", 12)
+        right = await statuses(browser, secret, 1)
+        after = await statuses(browser, "aok_wrong", 1)
+        elsewhere = await statuses(other, "aok_wrong", 1)
+
+    assert failed == [403] * 10 + [429] * 2
+    assert right == [303]
+    assert (after, elsewhere) == ([403], [403]), "its address is as before; others' never had a part in it"
+
+
+async def test_a_flood_from_everywhere_costs_few_look_ups_and_ends_with_time(console: Console) -> None:
+    clock = Clock()
+    console.app.state.brake = SignInBrake(clock)
+    secret = await new_key(console.service, Scope.CONSOLE_READ)
+    asked = 0
+
+    async def counted(*_: Any) -> None:
+        nonlocal asked
+        asked += 1
+        raise SignInRefused
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "sign_in_by_key", counted)
+        for n in range(60):
+            async with console.stranger(address=f"8.8.{n}.8") as one:
+                await statuses(one, "aok_wrong", 1)
+    async with console.stranger(address="9.9.9.9") as late:
+        at_once = await statuses(late, secret, 1)
+        clock.now += 0.1
+        soon = await statuses(late, secret, 1)
+
+    assert asked == 30 + 10, "thirty that counted, and ten of that second while it was braked"
+    assert (at_once, soon) == ([429], [303])
+
+
+def test_the_brake_keeps_few_addresses() -> None:
+    brake = SignInBrake(Clock())
+    for n in range(brake_module.MOST_ADDRESSES + 100):
+        with contextlib.suppress(ConsoleError), brake.attempt(str(ipaddress.ip_address(2**27 + n))):
+            pass
+
+    assert len(brake._by_network) == brake_module.MOST_ADDRESSES
 
 
 @pytest.mark.parametrize("next_", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"])

@@ -17,10 +17,13 @@ def show_audit(
         list[str] | None,
         typer.Option(help="Of this action, such as token.read or 'subscription.*'; repeatable."),
     ] = None,
-    actor: Annotated[str | None, typer.Option(help="By this API key (id or name), operator or service.")] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="By this API key (id or name), this person, operator or service.")
+    ] = None,
     installation: Annotated[str | None, typer.Option(help="Of this installation only.")] = None,
     owner: Annotated[str | None, typer.Option(help="What concerned this owner only.")] = None,
     subscription: Annotated[str | None, typer.Option(help="Of this subscription only.")] = None,
+    request: Annotated[str | None, typer.Option("--request-id", help="Of this request only.")] = None,
     since: Annotated[str | None, typer.Option(help="At this time or later, such as 2026-01-31T08:00Z.")] = None,
     until: Annotated[str | None, typer.Option(help="Before this time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many lines.")] = 100,
@@ -39,6 +42,7 @@ def show_audit(
         installation_id=installation,
         owner=owner,
         subscription_id=subscription,
+        request_id=request,
         since=None if since is None else usage(moment, since, "--since"),
         until=None if until is None else usage(moment, until, "--until"),
     )

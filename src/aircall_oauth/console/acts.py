@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aircall_oauth.console.parameters import moment_of
 from aircall_oauth.console.visitors import TO_ACT
 from aircall_oauth.storage.models.access import Scope
 
@@ -49,6 +50,15 @@ def curl(public_url: str, method: str, path: str, body: Any = None) -> str:
     return " ".join(parts)
 
 
-def command(*words: str) -> str:
-    """Return the command that does the same, for a shell."""
-    return " ".join(["aircall-oauth", *map(shlex.quote, words)])
+def command(*words: str, options: Mapping[str, str | None] | None = None) -> str:
+    """Return the command that does the same, for a shell; options without a value are left out."""
+    given = [part for name, value in (options or {}).items() if value for part in (f"--{name}", value)]
+    return " ".join(["aircall-oauth", *map(shlex.quote, [*words, *given])])
+
+
+def in_utc(moment: str | None) -> str | None:
+    """Return a time of a filter, which is in UTC where it names no zone, as the API and the command line take it."""
+    if moment is None:
+        return None
+    at = moment_of(moment)
+    return f"{at:%Y-%m-%dT%H:%M:%S}Z" if at.microsecond == 0 else f"{at:%Y-%m-%dT%H:%M:%S.%f}Z"

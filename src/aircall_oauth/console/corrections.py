@@ -1,5 +1,6 @@
 """What is wrong with a form, as plain sentences beside its fields; the API's words for it are for programs."""
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -7,6 +8,8 @@ from pydantic import ValidationError
 from aircall_oauth.errors import AppError, DestinationRefused, InvalidRequest, OwnerNotAllowed
 
 MOST_SHOWN = 80
+# What the API calls a subscription is a destination here; names of scopes, paths and event types stay.
+SUBSCRIPTION = re.compile(r"(?<![/\w.:`])([Ss])ubscription(s?)\b(?![:_`]|\.\w)")
 # By the field's name in the API's body.
 SENTENCES = {
     "name": "Give it a name of 1 to 100 characters.",
@@ -44,14 +47,19 @@ def of(error: ValidationError, names: Mapping[str, str] | None = None) -> WrongF
     return WrongForm(faults)
 
 
+def plainly(text: str) -> str:
+    """Return a sentence of the API's in the console's words."""
+    return SUBSCRIPTION.sub(lambda found: f"{'D' if found[1] == 'S' else 'd'}estination{found[2]}", text)
+
+
 def faults_of(error: AppError) -> tuple[str | None, Mapping[str, str]]:
     """Return what to say above a form, and beside its fields, of an error that a person can mend there."""
     match error:
         case WrongForm():
             return None, error.faults
         case DestinationRefused():
-            return None, {"url": error.detail}
+            return None, {"url": plainly(error.detail)}
         case OwnerNotAllowed():
             return None, {"owner": error.detail}
         case _:
-            return error.detail, {}
+            return plainly(error.detail), {}

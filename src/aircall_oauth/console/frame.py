@@ -92,6 +92,14 @@ def _lines(value: str) -> Markup:
     return Markup("\n").join(escape(readable(line)) for line in value.splitlines())
 
 
+def _code(value: str) -> Markup:
+    """Return a sentence with what stands in `backticks` as code."""
+    parts = [escape(_plainly(part)) for part in value.split("`")]
+    if len(parts) % 2 == 0:
+        return escape(_plainly(value))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts))
+
+
 def _in_words(value: Any) -> str:
     """Return JSON as one line for people: `name crm; scopes events:read, audit:read`."""
     match value:
@@ -118,6 +126,7 @@ _environment.filters |= {
     "pretty": _pretty,
     "in_words": _in_words,
     "lines": _lines,
+    "code": _code,
 }
 _environment.globals |= {"asset": assets.path, "navigation": NAVIGATION, "no_installation": NO_INSTALLATION}
 

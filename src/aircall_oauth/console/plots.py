@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from aircall_oauth.console import words
 from aircall_oauth.console.charts import Chart, Series, number
 from aircall_oauth.console.times import length
 from aircall_oauth.resources import Resources
@@ -55,7 +56,8 @@ async def _deliveries(resources: Resources, subscription_id: str, day: Day) -> C
     points = await _read(resources, day, Name.DELIVERIES, [subscription_id])
     taken = _rates("delivered", 2, points, day, lambda point: point.amounts[Delivery.DELIVERED])
     failed = _rates("failed tries", 3, points, day, lambda point: point.amounts[Delivery.FAILED])
-    said = f"In 24 hours: {number(taken.total)} delivered, {number(failed.total)} failed tries."
+    tries = words.count(int(failed.total or 0), "failed try", "failed tries")
+    said = f"In 24 hours: {number(taken.total)} delivered, {tries}."
     return _chart("Deliveries", "a minute", day, [taken, failed], "24 hours, in all", said)
 
 
@@ -84,7 +86,8 @@ async def _events(resources: Resources) -> Chart:
         _rates("stored", 1, stored, day, lambda point: point.amounts[0]),
         _rates("not taken", 3, not_taken, day, lambda point: point.amounts[0]),
     ]
-    said = f"In 24 hours: {number(series[0].total)} events stored, {number(series[1].total)} requests not taken."
+    events, requests = (int(each.total or 0) for each in series[:2])
+    said = f"In 24 hours: {words.count(events, 'event')} stored, {words.count(requests, 'request')} not taken."
     return _chart("Events in", "a minute", day, series, "24 hours, in all", said)
 
 

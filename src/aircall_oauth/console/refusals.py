@@ -6,6 +6,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from aircall_oauth.access import problems
+from aircall_oauth.console import corrections
 from aircall_oauth.console.frame import NAVIGATION, show
 from aircall_oauth.errors import (
     AircallError,
@@ -40,7 +41,11 @@ ANOTHER_LINK = "Run `aircall-oauth console open` for a new link."
 ADVICE: dict[type[AppError], tuple[str, str]] = {
     SignInNeeded: ("Sign in first", "Your session is over, or was ended. Sign in, and do it again."),
     LinkSpent: ("This link does not work any more", f"A link signs in once, within a minute. {ANOTHER_LINK}"),
-    TooManySignIns: ("Wait a minute", "Too many sign-ins failed just now. Try again when the minute is over."),
+    TooManySignIns: (
+        "That did not sign you in",
+        "Too many sign-ins failed just now. A key that is right is let in all the same: check it, wait a moment, and "
+        "try again.",
+    ),
     ReadOnly: (
         "You may look, but not act",
         "Sign in with a key that has the scope `console:act`, or with a link of `aircall-oauth console open`.",
@@ -136,7 +141,7 @@ async def page(request: Request, error: AppError) -> HTMLResponse:
         status=error.status,
         headers=headers,
         title=title,
-        sentence=error.detail,
+        sentence=corrections.plainly(error.detail),
         advice=advice,
         request_id=request.scope.get("request_id"),
         home=_home(request),

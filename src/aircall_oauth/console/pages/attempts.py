@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Response
 
-from aircall_oauth.console import words
-from aircall_oauth.console.frame import PageDep
+from aircall_oauth.console import acts, words
+from aircall_oauth.console.frame import Page, PageDep
 from aircall_oauth.console.parameters import AttemptName, Text, Time
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.installations.attempts import views
@@ -69,6 +70,7 @@ async def list_attempts(
         chosen={"owner": owner, "ending": ending, "reference": reference, "days": days, "since": since, "until": until},
         older=page.link(cursor=found.next) if found.next else None,
         newest=page.link(cursor=None) if cursor else None,
+        **_shell(page, wanted, dict(page.request.query_params)),
     )
 
 
@@ -86,6 +88,16 @@ async def show_attempt(page: PageDep, attempt: AttemptName) -> Response:
         shown=words.shown_to(view),
         advice=words.advice_for(view),
     )
+
+
+def _shell(page: Page, wanted: dict[str, str | None], chosen: dict[str, str]) -> dict[str, Any]:
+    """Return the request and the command that list the same; the command line lists from the newest on only."""
+    options = {**wanted, **{name: acts.in_utc(chosen.get(name)) for name in ("since", "until")}, "limit": str(PER_PAGE)}
+    query = {name: value for name, value in (options | {"cursor": chosen.get("cursor")}).items() if value}
+    return {
+        "curl": acts.curl(page.settings.public_url, "GET", f"/v1/install-attempts?{urlencode(query)}"),
+        "command": None if "cursor" in chosen else acts.command("attempts", options=options),
+    }
 
 
 @dataclass(frozen=True)

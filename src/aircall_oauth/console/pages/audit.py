@@ -1,6 +1,7 @@
 """The audit: who did what, when, from where; the same as CSV."""
 
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import PlainTextResponse
@@ -9,8 +10,8 @@ from aircall_oauth.access import audit_lines
 from aircall_oauth.access.audit import Action
 from aircall_oauth.access.audit_lines import CURSOR, Asked
 from aircall_oauth.access.parameters import ID
-from aircall_oauth.console import words
-from aircall_oauth.console.frame import PageDep, guarded
+from aircall_oauth.console import acts, words
+from aircall_oauth.console.frame import Page, PageDep, guarded
 from aircall_oauth.console.parameters import Text, Time
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.errors import InvalidRequest
@@ -64,6 +65,7 @@ async def show_audit(page: PageDep, wanted: Wanted) -> Response:
         csv=page.link(cursor=None).replace("/audit", "/audit.csv", 1),
         older=page.link(cursor=found.next) if found.next else None,
         newest=page.link(cursor=None) if wanted.cursor else None,
+        **_shell(page, dict(page.request.query_params)),
     )
 
 
@@ -73,6 +75,26 @@ async def download_audit(page: PageDep, wanted: Wanted) -> Response:
     lines = await audit_lines.newest(page.resources, page.caller, wanted, limit=MOST_OF_CSV)
     headers = {"content-disposition": 'attachment; filename="audit.csv"'}
     return guarded(PlainTextResponse(audit_lines.as_csv(lines), media_type="text/csv", headers=headers))
+
+
+def _shell(page: Page, chosen: dict[str, str]) -> dict[str, Any]:
+    """Return the request and the command with the same filter; the command line has the newest lines only."""
+    times = {name: acts.in_utc(chosen.get(name)) for name in ("since", "until")}
+    query = {"limit": str(PER_PAGE)} | chosen | {name: at for name, at in times.items() if at}
+    options = {
+        "action": chosen.get("action"),
+        "actor": chosen.get("actor"),
+        "installation": chosen.get("installation_id"),
+        "owner": chosen.get("owner"),
+        "subscription": chosen.get("subscription_id"),
+        "request-id": chosen.get("request_id"),
+        **times,
+        "limit": str(PER_PAGE),
+    }
+    return {
+        "curl": acts.curl(page.settings.public_url, "GET", f"/v1/audit?{urlencode(query)}"),
+        "command": None if "cursor" in chosen else acts.command("audit", options=options),
+    }
 
 
 def _sentence(found: int, more: bool) -> str:

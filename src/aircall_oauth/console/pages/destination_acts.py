@@ -32,6 +32,8 @@ ORDERS: dict[str, str] = {
     SubscriptionOrder.NONE: "none: as fast as possible",
 }
 AT_ONCE = "now"
+ONE_A_LINE = "One a line; all, if left out."
+ADDRESS = "Such as https://crm.example.com/aircall. A part shown as *** stays as it is."
 EventId = Annotated[str | None, Query(pattern=r"^evt_[0-9a-f]{32}$")]
 
 
@@ -153,7 +155,9 @@ async def edit(page: ActingPage, subscription_id: SubscriptionId, form: Form) ->
         return page.ask(_edit_act(page, view, given), wrong=error)
     warned = await filters.warnings(page.resources, page.caller, change.fields.get("types", []))
     said = f"Changed: {', '.join(sorted(changed))}." if changed else "Nothing was different, so nothing was changed."
-    return page.done("Saved", said, back=_back(subscription_id), facts=[each.detail for each in warned])
+    return page.done(
+        "Saved", said, back=_back(subscription_id), facts=[corrections.plainly(each.detail) for each in warned]
+    )
 
 
 @router.get("/destinations/{subscription_id}/retry")
@@ -276,16 +280,23 @@ def value_of(name: str, text: str) -> str | list[str]:
     return [part.strip() for part in re.split(r"[\r\n]+" if name == "owners" else r"[\s,]+", text) if part.strip()]
 
 
-def _edit_act(page: Page, view: SubscriptionView, given: dict[str, str]) -> Act:
-    one_a_line = "One a line; all, if left out."
-    fields = [
-        Field("name", "Name", value=given["name"], required=True),
-        Field("url", "Address", value=given["url"], required=True, hint="A part shown as *** stays as it is."),
-        Field("types", "Event types", kind="textarea", value=given["types"], hint=f"Such as call.*. {one_a_line}"),
-        Field("owners", "Owners", kind="textarea", value=given["owners"], hint=one_a_line),
-        Field("installations", "Customers", kind="textarea", value=given["installations"], hint=f"ins_…. {one_a_line}"),
-        Field("order", "Order", kind="select", value=given["order"], required=True, options=ORDERS),
+def fields_of(given: Form) -> list[Field]:
+    """Return the fields of a destination over HTTP, which is made or edited, with what was filled in."""
+    order = given.get("order", str(SubscriptionOrder.SUBJECT))
+    return [
+        Field("name", "Name", value=given.get("name", ""), required=True, hint="As people here will call it."),
+        Field("url", "Address", value=given.get("url", ""), required=True, hint=ADDRESS),
+        Field("types", "Event types", "textarea", given.get("types", ""), f"Such as call.*. {ONE_A_LINE}"),
+        Field("owners", "Owners", "textarea", given.get("owners", ""), f"Your own ids of customers. {ONE_A_LINE}"),
+        Field(
+            "installations", "Customers", "textarea", given.get("installations", ""), f"Their ids, ins_…. {ONE_A_LINE}"
+        ),
+        Field("order", "Order", "select", order, required=True, options=ORDERS),
     ]
+
+
+def _edit_act(page: Page, view: SubscriptionView, given: dict[str, str]) -> Act:
+    fields = fields_of(given)
     reveals = page.visitor.reveals
     return _act(
         page,

@@ -72,7 +72,7 @@ async def list_events(
         older=page.link(before=found.next, live=None) if found.more else None,
         newest=page.link(before=None) if before is not None else None,
         curl=acts.curl(page.settings.public_url, "GET", _api_path(chosen)),
-        command=acts.command("events", "list"),
+        command=_command(chosen),
     )
 
 
@@ -111,10 +111,25 @@ def _page_link(page: Page, path: str = "/events", **more: str) -> str:
 def _api_path(chosen: dict[str, str]) -> str:
     """Return the API's request with the same filter, its times written out."""
     kept = {name: value for name, value in chosen.items() if name != "live"}
-    kept |= {
-        name: f"{kept[name]}:00Z" for name in ("since", "until") if len(kept.get(name, "")) == len("2026-01-31T08:00")
-    }
-    return f"/v1/events?{urlencode({'order': 'desc', 'limit': PER_PAGE} | kept)}"
+    times = {name: acts.in_utc(kept.get(name)) for name in ("since", "until")}
+    types = [("type", each) for each in _types(kept.pop("type", ""))]
+    given = {"order": "desc", "limit": PER_PAGE} | kept | {name: at for name, at in times.items() if at}
+    return f"/v1/events?{urlencode([*given.items(), *types])}"
+
+
+def _command(chosen: dict[str, str]) -> str | None:
+    """Return the command with the same filter; the command line lists from the newest on only."""
+    if "before" in chosen:
+        return None
+    types = [part for each in _types(chosen.get("type", "")) for part in ("--type", each)]
+    names = {"call-id": "call_id", "subject": "subject", "owner": "owner", "installation-id": "installation_id"}
+    options = {option: chosen.get(name) for option, name in names.items()}
+    times = {name: acts.in_utc(chosen.get(name)) for name in ("since", "until")}
+    return acts.command("events", "list", *types, options={**options, **times, "limit": str(PER_PAGE)})
+
+
+def _types(text: str) -> list[str]:
+    return [each for each in text.replace(" ", "").split(",") if each]
 
 
 def _sentence(page: Page, found: int, more: bool, before: int | None) -> str:

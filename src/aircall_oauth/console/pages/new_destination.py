@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from aircall_oauth.console import acts, corrections
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.frame import DisclosingPage, Form, Page, PageDep
-from aircall_oauth.console.pages.destination_acts import LISTS, ORDERS, value_of
+from aircall_oauth.console.pages.destination_acts import LISTS, fields_of, value_of
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.visitors import TO_DISCLOSE
 from aircall_oauth.deliveries import filters, subscriptions
 from aircall_oauth.deliveries.bodies import NewHttp
 from aircall_oauth.deliveries.repeated import Repeat
 from aircall_oauth.errors import DestinationRefused, InvalidRequest, PositionGone, SubscriptionsFull
-from aircall_oauth.storage.models.deliveries import SubscriptionKind, SubscriptionOrder
+from aircall_oauth.storage.models.deliveries import SubscriptionKind
 
 router = APIRouter(route_class=PageRoute)
 
@@ -48,7 +48,7 @@ async def make(page: DisclosingPage, form: Form) -> Response:
         f"Events go to “{asked.name}” now. Its receiver checks their signature with this secret.",
         back=f"/destinations/{made.subscription_id}",
         secret=made.secret.get_secret_value() if made.secret is not None else "",
-        facts=[each.detail for each in warned],
+        facts=[corrections.plainly(each.detail) for each in warned],
     )
 
 
@@ -78,29 +78,7 @@ def _act(page: Page, given: Form) -> Act:
         curl=acts.curl(page.settings.public_url, "POST", "/v1/subscriptions", body),
         needs=TO_DISCLOSE,
         fields=[
-            Field("name", "Name", value=given.get("name", ""), required=True, hint="As people here will call it."),
-            Field(
-                "url", "Address", kind="url", value=given.get("url", ""), required=True, hint="It begins with https://."
-            ),
-            Field(
-                "types", "Event types", "textarea", given.get("types", ""), "Such as call.*, one a line; all, if empty."
-            ),
-            Field("owners", "Owners", "textarea", given.get("owners", ""), "Your ids, one a line; all, if empty."),
-            Field(
-                "installations",
-                "Customers",
-                "textarea",
-                given.get("installations", ""),
-                "Their ids, ins_…, one a line; all, if empty.",
-            ),
-            Field(
-                "order",
-                "Order",
-                "select",
-                given.get("order", str(SubscriptionOrder.SUBJECT)),
-                required=True,
-                options=ORDERS,
-            ),
+            *fields_of(given),
             Field("from", "It begins", "select", given.get("from", "now"), required=True, options=BEGINNINGS),
         ],
     )

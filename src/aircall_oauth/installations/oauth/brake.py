@@ -28,20 +28,21 @@ IPV6_PREFIX = 64
 
 @dataclass
 class Bucket:
-    """A token bucket: free places, refilled evenly, all of them within a minute."""
+    """A token bucket: free places, refilled evenly, all of them within so many seconds."""
 
     size: int
     free: float
     at: float
+    seconds: float = MINUTE_SECONDS
 
     def refill(self, now: float) -> None:
-        self.free = min(self.size, self.free + (now - self.at) * self.size / MINUTE_SECONDS)
+        self.free = min(self.size, self.free + (now - self.at) * self.size / self.seconds)
         self.at = now
 
     @property
     def wait_seconds(self) -> int:
         """Seconds until a place is free; 0 if one is."""
-        return max(0, math.ceil((1 - self.free) * MINUTE_SECONDS / self.size))
+        return max(0, math.ceil((1 - self.free) * self.seconds / self.size))
 
 
 class Brake:
