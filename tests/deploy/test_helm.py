@@ -1,0 +1,203 @@
+"""The Helm chart renders what the kustomize base has, fits Kubernetes' schemas, and refuses wrong values by name."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aircall_oauth.settings import Settings
+from tests.support.tools import run, tool
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "aircall-oauth"
+EXAMPLES = sorted((ROOT / "deploy" / "helm" / "values").glob("*.yaml"))
+MINIMAL = ROOT / "deploy" / "helm" / "values" / "minimal.yaml"
+KUSTOMIZE_BASE = ROOT / "deploy" / "kubernetes" / "base"
+OBSERVABILITY = ROOT / "deploy" / "observability"
+VERSION = version("aircall-oauth")
+
+Documents = dict[tuple[str, str], dict[str, Any]]
+
+
+def rendered(*more: str, values: Path = MINIMAL) -> Documents:
+    """What the chart makes, by kind and name."""
+    text = run(tool("helm"), "template", "aircall-oauth", CHART, "--values", values, *more)
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
+
+
+def refused(*more: str) -> str:
+    done = subprocess.run(
+        [tool("helm"), "template", "aircall-oauth", str(CHART), *more], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
+def test_each_example_is_linted_and_fits_the_kubernetes_schemas(values: Path, tmp_path: Path) -> None:
+    helm, kubernetes_validate = tool("helm"), tool("kubernetes-validate")
+    file = tmp_path / "rendered.yaml"
+
+    run(helm, "lint", "--strict", CHART, "--values", values)
+    file.write_text(run(helm, "template", "aircall-oauth", CHART, "--values", values))
+    run(kubernetes_validate, "--strict", file)
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize("name", ["web", "worker", "migrate"])
+def test_its_pods_are_those_of_the_kustomize_base(name: str) -> None:
+    by_kustomize = yaml.safe_load_all(run(tool("kubectl"), "kustomize", KUSTOMIZE_BASE))
+    kind = "Job" if name == "migrate" else "Deployment"
+    whole = next(
+        each for each in by_kustomize if (each["kind"], each["metadata"]["name"]) == (kind, f"aircall-oauth-{name}")
+    )
+    ours = rendered()[kind, f"aircall-oauth-{name}"]
+
+    assert _comparable(ours["spec"]) == _comparable(whole["spec"])
+
+
+def _comparable(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without labels, the checksum of the settings and the way in which they come."""
+    spec = json.loads(json.dumps(spec))
+    pod = spec["template"]["spec"]
+    spec["template"]["metadata"].pop("labels")
+    spec["template"]["metadata"].get("annotations", {}).pop("aircall-oauth/settings", None)
+    spec.pop("selector", None)
+    pod.pop("serviceAccountName", None)
+    for constraint in pod.get("topologySpreadConstraints", ()):
+        constraint.pop("labelSelector")
+    for container in pod["containers"]:
+        container["ports"] = sorted(json.dumps(port, sort_keys=True) for port in container.get("ports", ()))
+        for differs in ("env", "envFrom", "imagePullPolicy"):
+            container.pop(differs, None)
+    return {name: value for name, value in spec.items() if value}
+
+
+@pytest.mark.deploy
+def test_its_settings_are_those_of_the_kustomize_base() -> None:
+    base = yaml.safe_load((KUSTOMIZE_BASE / "kustomization.yaml").read_text())["configMapGenerator"][0]["literals"]
+    given = yaml.safe_load(MINIMAL.read_text())["settings"]
+    expected = dict(literal.split("=", 1) for literal in base) | {f"AIRCALL_OAUTH_{k}": v for k, v in given.items()}
+    documents = rendered()
+    job = documents["Job", "aircall-oauth-migrate"]["spec"]["template"]["spec"]["containers"][0]
+
+    assert documents["ConfigMap", "aircall-oauth"]["data"] == expected
+    assert {each["name"]: each["value"] for each in job["env"]} == expected
+
+
+@pytest.mark.deploy
+def test_the_migration_needs_nothing_that_the_release_makes() -> None:
+    documents = rendered()
+    job = documents["Job", "aircall-oauth-migrate"]
+    made = {name for kind, name in documents if kind in {"ConfigMap", "Secret", "ServiceAccount"}}
+    pod = job["spec"]["template"]["spec"]
+
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert job["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+    assert "serviceAccountName" not in pod
+    assert "envFrom" not in pod["containers"][0]
+    assert [volume["name"] for volume in pod["volumes"] if volume.get("configMap", {}).get("name") in made] == []
+
+
+@pytest.mark.deploy
+def test_a_changed_setting_rolls_the_pods_and_a_large_number_stays_one() -> None:
+    name = ("Deployment", "aircall-oauth-worker")
+    before, after = rendered(), rendered("--set", "settings.MAX_SUBSCRIPTIONS=12345678,settings.BACKFILL=false")
+    data = after["ConfigMap", "aircall-oauth"]["data"]
+
+    assert before[name] != after[name]
+    assert data["AIRCALL_OAUTH_MAX_SUBSCRIPTIONS"] == "12345678"
+    assert data["AIRCALL_OAUTH_BACKFILL"] == "false"
+
+
+@pytest.mark.deploy
+def test_each_secret_may_be_in_a_secret_of_its_own() -> None:
+    documents = rendered(values=ROOT / "deploy" / "helm" / "values" / "separate-secrets.yaml")
+    pods = [each["spec"]["template"]["spec"] for (kind, _), each in documents.items() if kind in {"Deployment", "Job"}]
+    files = [
+        {item["path"] for source in pod["volumes"][0]["projected"]["sources"] for item in source["secret"]["items"]}
+        for pod in pods
+    ]
+
+    names = {"DATABASE_URL", "CLIENT_SECRET", "SECRET_KEYS", "FINGERPRINT_KEY"}
+    assert files == [{f"AIRCALL_OAUTH_{name}" for name in names}] * 3
+    assert {pod["containers"][0]["image"].partition("@")[2][:7] for pod in pods} == {"sha256:"}
+
+
+@pytest.mark.deploy
+def test_no_way_in_leads_to_the_console() -> None:
+    documents = rendered(
+        "--set", "ingress.enabled=true,ingress.host=a.example.com,httpRoute.enabled=true,service.port=80"
+    )
+    services = {name: each["spec"] for (kind, name), each in documents.items() if kind == "Service"}
+    ways = [each for (kind, _), each in documents.items() if kind in {"Ingress", "HTTPRoute"}]
+
+    assert len(ways) == 2
+    assert all("console" not in json.dumps(way) and "/aircall/" in json.dumps(way) for way in ways)
+    assert [port["targetPort"] for port in services["aircall-oauth"]["ports"]] == ["http"]
+    assert services["aircall-oauth-console"].get("type", "ClusterIP") == "ClusterIP"
+
+
+@pytest.mark.deploy
+def test_alerts_and_dashboard_are_those_of_this_repository() -> None:
+    documents = rendered("--set", "metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true")
+    alerts = yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())
+    dashboard = documents["ConfigMap", "aircall-oauth-dashboard"]["data"]["aircall-oauth.json"]
+
+    assert documents["PrometheusRule", "aircall-oauth"]["spec"] == alerts
+    assert json.loads(dashboard) == json.loads((OBSERVABILITY / "dashboard.json").read_text())
+
+
+WRONG = {
+    "no address": (["--set", "settings.CLIENT_ID=a,secrets.existingSecret=b"], "PUBLIC_URL"),
+    "no secret": (["--set", "settings.CLIENT_ID=a,settings.PUBLIC_URL=https://b"], "secrets.existingSecret"),
+    "a secret among the settings": (["--values", str(MINIMAL), "--set", "settings.CLIENT_SECRET=a"], "CLIENT_SECRET"),
+    "a port that the chart chooses": (["--values", str(MINIMAL), "--set", "settings.CONSOLE_PORT=1"], "CONSOLE_PORT"),
+    "an unknown value": (["--values", str(MINIMAL), "--set", "web.replica=3"], "replica"),
+    "an ingress without a host": (["--values", str(MINIMAL), "--set", "ingress.enabled=true"], "ingress.host"),
+    "scaling without a Prometheus": (
+        ["--values", str(MINIMAL), "--set", "worker.autoscaling.enabled=true"],
+        "worker.autoscaling.prometheus",
+    ),
+}
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_by_its_name(name: str) -> None:
+    arguments, named = WRONG[name]
+
+    assert named in refused(*arguments)
+
+
+def test_the_schema_knows_which_settings_are_secret() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    secret = {name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+
+    assert set(schema["secrets"]["properties"]["keys"]["propertyNames"]["enum"]) == secret
+    assert secret <= set(schema["settings"]["propertyNames"]["not"]["enum"])
+
+
+def test_every_value_is_described_and_the_readme_lists_them() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    assert set(values) == set(schema["properties"]) - {"global"}
+    for name, value in values.items():
+        inner = schema["properties"][name]
+        assert inner["description"], name
+        if inner.get("additionalProperties") is False:
+            assert set(value) == set(inner["properties"]), name
+    assert run(sys.executable, ROOT / "scripts" / "describe-chart") == (CHART / "README.md").read_text()
+
+
+def test_its_version_is_the_packages() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert {chart["version"], chart["appVersion"]} == {VERSION}
