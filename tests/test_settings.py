@@ -55,6 +55,7 @@ WRONG = {
     "erase_after_uninstall": "a month",
     "backups_kept": "a month",
     "redact": f"raw_digits=drop,{CANARY}",
+    "encrypt_events": CANARY,
     "allowed_private_ranges": f"10.0.0.0/8,{CANARY}",
     "destination_ports": f"443,{CANARY}",
     "aircall_proxy": f"socks5://{CANARY}:1",

@@ -39,6 +39,7 @@
     │   ├── SignInNeeded · SignInRefused · LinkSpent · TooManySignIns
     │   └── ReadOnly · PayloadsHidden · PayloadsNeeded · OtherHostRefused · CrossSiteRefused
     └── Unavailable                   nothing is lost; repeat it
+        ├── DataKeyUnusable
         ├── DatabaseAway · InboxFull · IntakeFull
         ├── BackfillPutOff · ClocksDisagree
         └── NotReady · Leaving
@@ -574,6 +575,10 @@ class Unavailable(AppError):
 
 class TooManyAtOnce(Unavailable):
     """Too many requests wait for Aircall right now; try again."""
+
+
+class DataKeyUnusable(Unavailable):
+    """The key that a customer's events are encrypted under does not open, or an event does not open with it."""
 
 
 class DatabaseAway(Unavailable):

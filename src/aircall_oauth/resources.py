@@ -20,6 +20,7 @@ from aircall_oauth.http_client import trust
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import base64url, partitions
 from aircall_oauth.storage.commits import Commits
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Database, reason
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
@@ -70,6 +71,7 @@ class Resources:
     metrics: Metrics
     tracing: "Tracing | None"
     redaction: Redaction | None  # None where the settings name no field
+    data_keys: DataKeys
     commits: Commits = field(default_factory=Commits, init=False)
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
@@ -203,8 +205,9 @@ async def open_resources(
     relay = Relay(api_url=settings.api_url, transport=callers_transport)
     metrics = Metrics()
     vault = vault_of(settings, on_refusal=partial(_alarm, metrics))
+    redaction, data_keys = _redaction(settings, vault), DataKeys(vault, encrypts=settings.encrypt_events)
     resources = Resources(
-        settings, database, recognition, vault, aircall, relay, metrics, tracing, _redaction(settings, vault)
+        settings, database, recognition, vault, aircall, relay, metrics, tracing, redaction, data_keys
     )
     try:
         try:

@@ -325,6 +325,11 @@ class Settings(BaseSettings):
         description="types of events that are kept for less: `type=duration`, separated by commas, such as "
         "`transcription.*=7d` ([privacy.md](privacy.md#keep-for-a-time)); empty = none",
     )
+    encrypt_events: bool = Field(
+        False,
+        description="encrypt what Aircall sends before it is stored, under a data key for each customer "
+        "([what that means](privacy.md#encrypt-events-at-rest)); on only once every process has this version",
+    )
     allowed_private_ranges: Annotated[
         list[Annotated[str, AfterValidator(_ip_network)]], NoDecode, BeforeValidator(_split_commas)
     ] = Field(

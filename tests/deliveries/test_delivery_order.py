@@ -161,7 +161,7 @@ class Worker:
 
     def __init__(self, service: Service, to: Destination, seed: int) -> None:
         self._service, self._to = service, to
-        self._connections = Connections(service.resources.database)
+        self._connections = Connections(service.resources.database, service.resources.data_keys)
         self._chance = random.Random(seed)
         self._reader: Reader | None = None
         self._task: asyncio.Task[None] | None = None

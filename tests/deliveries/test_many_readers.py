@@ -136,9 +136,9 @@ async def test_a_filter_takes_in_memory_what_it_takes_in_sql(service: Service) -
         )
     connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
     followed = Tail()
-    await followed.follow(connection)
+    await followed.follow(connection, service.resources.data_keys)
     followed.start = followed.head = 0
-    await followed.follow(connection)
+    await followed.follow(connection, service.resources.data_keys)
     rows = await connection.fetch("SELECT * FROM event ORDER BY position")
     wanted = [
         Filter(types, owners, installations)
@@ -250,7 +250,7 @@ async def test_events_that_were_set_aside_as_slow_still_count_as_held(service: S
     ahead = ReadAhead(
         Window(0),
         Filter(),
-        Connections(service.resources.database),
+        Connections(service.resources.database, service.resources.data_keys),
         tail=Tail(),
         memory=budget,
         at_once=64,
@@ -272,10 +272,10 @@ async def test_what_is_forgotten_while_it_is_read_stays_forgotten(service: Servi
     await service.install()
     log = Tail()
     connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
-    await log.follow(connection)
+    await log.follow(connection, service.resources.data_keys)
     await connection.execute(FILL, "first")
 
-    reading_on = asyncio.create_task(log.follow(connection))
+    reading_on = asyncio.create_task(log.follow(connection, service.resources.data_keys))
     await asyncio.sleep(0)
     log.forget()
 

@@ -38,6 +38,7 @@ NOTHING_SET = {"PATH": os.environ["PATH"]}
 # What each table asks for besides.
 OTHERWISE: dict[str, dict[str, Any]] = {
     "claim": {"fingerprint": b"x", "expires_at": now()},
+    "data_key": {"installation_id": "ins_0"},
     "farewell": {"begun_at": now(), "due_at": now()},
     "erasure": {"status": "searching", "kind": "phone", "position": 0},
     "subscription": {
@@ -137,8 +138,8 @@ async def test_everything_is_sealed_anew_and_the_old_key_can_go(database_url: st
         done = await rotation.rotate(resources, silently)
         in_use = await rotation.keys_in_use(resources)
 
-    assert (done.total, done.done, done.broken) == (10, 10, set())
-    assert in_use == {"k2": 10}
+    assert (done.total, done.done, done.broken) == (11, 11, set())
+    assert in_use == {"k2": 11}
     async with resources_with(database_url, NEW) as after:
         await after.require_ready()
         for sealed in SEALED:

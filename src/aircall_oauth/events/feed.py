@@ -12,10 +12,10 @@ import msgspec
 
 from aircall_oauth.access import keys
 from aircall_oauth.access.callers import Caller
-from aircall_oauth.errors import EventNotFound, PositionGone, PositionUnknown, Unauthenticated
+from aircall_oauth.errors import DataKeyUnusable, EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.events import notify, spans
 from aircall_oauth.events.notify import Notifier
-from aircall_oauth.events.query import COLUMNS, EventJson, Filter, event_of, next_events
+from aircall_oauth.events.query import COLUMNS, EventJson, Filter, events_of, next_events
 from aircall_oauth.events.spans import EVER, Span
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
@@ -69,8 +69,8 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
 
     An API key bound to an owner reads that owner's events only.
 
-    Raises `PositionGone` if events past `after` were already dropped, and `PositionUnknown` if the log does not have
-    `after`, or had it only in an epoch that was lost.
+    Raises `PositionGone` if events past `after` were already dropped, `PositionUnknown` if the log does not have
+    `after`, or had it only in an epoch that was lost, and `DataKeyUnusable` if the first event does not open.
     """
     conditions, values = replace(wanted.filter, bound_to=key.owner).sql(first=5)
     received, moments = wanted.span.sql(first=5 + len(values))
@@ -91,8 +91,8 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
             if full or end >= head or time.monotonic() > enough_at:
                 break
         await _refuse_gone(connection, wanted.after)
-    events = [event_of(row[:-1]) for row in rows[: wanted.limit]]
-    if full:
+        events = await events_of(connection, resources.data_keys, rows[: wanted.limit])
+    if full or len(events) < len(rows):
         return Page(events, next=events[-1].position, more=True, epoch=epoch)
     return Page(events, next=max(end, wanted.after), more=end < head, epoch=epoch)
 
@@ -141,7 +141,7 @@ async def stream(
             return
         try:
             page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
-        except PositionUnknown:
+        except (PositionUnknown, DataKeyUnusable):
             return
         silent = not page.events and not page.more and not await notify.wait_for(growth, HEARTBEAT_SECONDS)
         if (silent or page.events) and not await keys.still_opens(resources, key):
@@ -151,22 +151,18 @@ async def stream(
 
 
 async def read_event(resources: Resources, key: Caller, event_id: str) -> bytes:
-    """Return one event as JSON; raises `EventNotFound`."""
+    """Return one event as JSON; raises `EventNotFound` or `DataKeyUnusable`."""
     return msgspec.json.encode(await find_event(resources, key, event_id))
 
 
 async def find_event(resources: Resources, key: Caller, event_id: str) -> EventJson:
-    """Return one event; raises `EventNotFound`."""
+    """Return one event; raises `EventNotFound` or `DataKeyUnusable`."""
     conditions, values = Filter(bound_to=key.owner).sql(first=2)
     async with resources.database.driver_connection() as connection:
-        row = await connection.fetchrow(
-            f"SELECT {COLUMNS} FROM event WHERE id = $1 {conditions}",
-            event_id,
-            *values,
-        )
-    if row is None:
-        raise EventNotFound
-    return event_of(row)
+        rows = await connection.fetch(f"SELECT {COLUMNS} FROM event WHERE id = $1 {conditions}", event_id, *values)
+        if not rows:
+            raise EventNotFound
+        return (await events_of(connection, resources.data_keys, rows))[0]
 
 
 def as_json(page: Page) -> bytes:

@@ -10,7 +10,7 @@ import asyncpg
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.events import spans
 from aircall_oauth.events.feed import LOOK_SECONDS, MOST_BYTES, Page
-from aircall_oauth.events.query import EventJson, Filter, event_of, previous_events
+from aircall_oauth.events.query import EventJson, Filter, events_of, previous_events
 from aircall_oauth.events.spans import EVER, Span
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
@@ -52,8 +52,8 @@ async def read_back(resources: Resources, key: Caller, wanted: Search) -> Page:
         before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
         width = WINDOW if conditions and not wanted.span.is_indexed else before
         rows, end, full = await _walk(connection, conditions, values, past, before, wanted.limit, width)
-    events = [event_of(row) for row in rows[: wanted.limit]]
-    if full:
+        events = await events_of(connection, resources.data_keys, rows[: wanted.limit])
+    if full or len(events) < len(rows):
         return Page(events, next=events[-1].position, more=True, epoch=epoch)
     return Page(events, next=end, more=end > past + 1, epoch=epoch)
 

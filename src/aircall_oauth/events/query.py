@@ -4,18 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from aircall_oauth.aircall import payloads
+from aircall_oauth.errors import DataKeyUnusable
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
 from aircall_oauth.storage.models.events import EventSource
 
 SUBSCRIPTION = "subscription"
-# `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted.
+# `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted. Of an encrypted event, as stored.
 COLUMNS = """
     id, position, type, resource, subject, installation_id, company_id, owner, occurred_at, received_at, source,
-    convert_to(data, 'UTF8') AS data, erased_at IS NOT NULL AS erased
+    coalesce(sealed, convert_to(data, 'UTF8')) AS data, erased_at IS NOT NULL AS erased, data_key
 """
+WIDTH, SUBJECT = 14, 4
+# The bytes of an event, for the bounds of statements.
+SIZE = "coalesce(octet_length(sealed), octet_length(data))"
 
 
 class _About(msgspec.Struct):
@@ -62,11 +68,40 @@ def _id_in(data: msgspec.Raw) -> int | str | None:
 _decoder = msgspec.json.Decoder(_WithId)
 
 
-def event_of(row: Any) -> EventJson:
-    """Return the event of a row of `COLUMNS`."""
-    *fields, data, erased = row
+def event_of(row: Any, keys: DataKeys) -> EventJson:
+    """Return the event of a row that begins with `COLUMNS`, with its data key loaded; raises `DataKeyUnusable`.
+
+    One whose data key was erased is erased.
+    """
+    *fields, data, erased, key_id = row[:WIDTH]
+    if key_id is not None and not erased:
+        data = keys.open(key_id, row["installation_id"], row["id"], data)
+        if data is None:
+            fields[SUBJECT], data, erased = None, b"null", True
     fields += (msgspec.Raw(data), erased)
     return EventJson(*fields)
+
+
+async def events_of(connection: asyncpg.Connection, keys: DataKeys, rows: Sequence[Any]) -> list[EventJson]:
+    """Return the events of rows that begin with `COLUMNS`, up to the first that does not open.
+
+    Raises `DataKeyUnusable` if that is the very first one: so no reader passes it over.
+    """
+    await keys.load(connection, {row["data_key"] for row in rows})
+    events: list[EventJson] = []
+    for row in rows:
+        try:
+            events.append(event_of(row, keys))
+        except DataKeyUnusable:
+            if not events:
+                raise
+            break
+    return events
+
+
+def stubs_of(rows: Sequence[Any]) -> list[EventJson]:
+    """Return events of rows that begin with `COLUMNS` without what they hold, and without opening anything."""
+    return [EventJson(*[*row[: WIDTH - 3], msgspec.Raw(b"null")]) for row in rows]
 
 
 def next_events(conditions: str) -> str:
@@ -78,7 +113,7 @@ def next_events(conditions: str) -> str:
     return f"""
         SELECT {COLUMNS}, found FROM (
             SELECT *, count(*) OVER () AS found,
-                   sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
+                   sum({SIZE}) OVER (ORDER BY position) - {SIZE} AS past
             FROM (
                 SELECT * FROM event WHERE position > $1 AND position <= $2 {conditions} ORDER BY position LIMIT $3
             ) AS next
@@ -87,10 +122,20 @@ def next_events(conditions: str) -> str:
     """  # noqa: S608 - conditions are ours, values are bound
 
 
-def page_of(rows: Sequence[Any], limit: int) -> tuple[list[EventJson], bool]:
-    """Return the events of the rows of `next_events`, and whether its bounds may have left out others."""
-    is_cut = bool(rows) and (rows[0]["found"] == limit or rows[0]["found"] > len(rows))
-    return [event_of(row[:-1]) for row in rows], is_cut
+async def page_of(
+    connection: asyncpg.Connection, keys: DataKeys, rows: Sequence[Any], limit: int
+) -> tuple[list[EventJson], bool]:
+    """Return the events of the rows of `next_events`, and whether there may be others before its end.
+
+    Raises as `events_of` does.
+    """
+    events = await events_of(connection, keys, rows)
+    return events, is_cut(rows, limit) or len(events) < len(rows)
+
+
+def is_cut(rows: Sequence[Any], limit: int) -> bool:
+    """Whether the bounds of `next_events` may have left out others."""
+    return bool(rows) and (rows[0]["found"] == limit or rows[0]["found"] > len(rows))
 
 
 def previous_events(conditions: str) -> str:
@@ -100,7 +145,7 @@ def previous_events(conditions: str) -> str:
     """
     return f"""
         SELECT {COLUMNS} FROM (
-            SELECT *, sum(octet_length(data)) OVER (ORDER BY position DESC) - octet_length(data) AS past
+            SELECT *, sum({SIZE}) OVER (ORDER BY position DESC) - {SIZE} AS past
             FROM (
                 SELECT * FROM event WHERE position > $1 AND position < $2 {conditions} ORDER BY position DESC LIMIT $3
             ) AS previous

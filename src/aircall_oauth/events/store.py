@@ -15,8 +15,9 @@ import asyncpg
 import msgspec
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.aircall import payloads
+from aircall_oauth.aircall import calls, payloads
 from aircall_oauth.storage import locks, partitions
+from aircall_oauth.storage.data_keys import DataKey
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.events import EventDraft, EventSource
 from aircall_oauth.storage.models.installations import Gap, Installation
@@ -37,6 +38,8 @@ SERVICE_TYPES = (
     "subscription.up",
 )
 CHANNEL = "aircall_oauth_log"
+# What stands in the place of an encrypted event's text.
+NULL = "null"
 # The newest position of the log, as an expression; 0 where the log is empty.
 NEWEST_POSITION = "(SELECT coalesce(max(position), 0) FROM event)"
 # The sessions that hold the log's lock; PostgreSQL shows the lock's number in two halves.
@@ -80,16 +83,23 @@ async def append_about_subscription(
 
 
 async def fill(
-    session: AsyncSession, gap: Gap, installation: Installation, missed: Sequence[Missed], *, type_: str, resource: str
+    session: AsyncSession, gap: Gap, installation: Installation, missed: Sequence[Missed], *, key: DataKey | None = None
 ) -> None:
-    """Add the calls that the log lacks, and count them in the gap; appended when the session's transaction commits."""
-    draft = _draft(installation, type_, resource, EventSource.BACKFILL)
+    """Add the ends of calls that the log lacks, encrypted if there is a key, and count them in the gap.
+
+    They are appended when the session's transaction commits.
+    """
+    draft = _draft(installation, calls.ENDED, calls.RESOURCE, EventSource.BACKFILL)
     draft.gap_id = gap.id
     draft.ids = [new_id("evt") for _ in missed]
     draft.keys = [one.key for one in missed]
     draft.times = [one.occurred_at for one in missed]
     draft.texts = [one.data for one in missed]
     draft.subjects = [one.subject for one in missed]
+    if key is not None:
+        draft.data_key = key.id
+        draft.sealed = [key.seal(id_, text) for id_, text in zip(draft.ids, draft.texts, strict=True)]
+        draft.texts = [NULL for _ in missed]
     await _add(session, draft)
 
 

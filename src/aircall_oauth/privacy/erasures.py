@@ -15,7 +15,7 @@ from aircall_oauth.errors import ErasureNotFound, InstallationNotFound, InvalidR
 from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy.people import Person
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import batches, clocks, locks
+from aircall_oauth.storage import batches, clocks, data_keys, locks
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, Erasure, ErasureKind, ErasureStatus
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus
@@ -117,10 +117,9 @@ async def create(
 async def create_of_customer(resources: Resources, key: Caller, who: Who, installation_id: str) -> ErasureView:
     """Begin to erase all events of an installation up to now; a key that is bound to an owner erases that owner's.
 
-    Raises `InvalidRequest` while too many are under way.
+    The data keys of what is encrypted are erased at once, so that nobody can read it any more. Raises `InvalidRequest`
+    while too many are under way.
     """
-    async with resources.database.driver_connection() as connection:
-        head = await connection.fetchval(HEAD)
     erasure = Erasure(
         id=new_id("era"),
         status=ErasureStatus.SEARCHING,
@@ -128,9 +127,13 @@ async def create_of_customer(resources: Resources, key: Caller, who: Who, instal
         owner=key.owner,
         installation_id=installation_id,
         position=0,
-        last_position=head,
     )
     async with resources.database.session() as session:
+        driver = (await (await session.connection()).get_raw_connection()).driver_connection
+        assert driver is not None
+        await data_keys.erase(driver, installation_id, key.owner)
+        # After the keys: what was encrypted under them lies before it.
+        erasure.last_position = await driver.fetchval(HEAD)
         await begin(session, who, erasure)
     return await show(resources, key, erasure.id)
 

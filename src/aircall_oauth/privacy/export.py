@@ -13,11 +13,12 @@ from sqlmodel import SQLModel, select
 from aircall_oauth.access import audit, keys
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import OPERATOR, Caller
-from aircall_oauth.errors import InstallationNotFound
-from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
+from aircall_oauth.errors import DataKeyUnusable, InstallationNotFound
+from aircall_oauth.events.query import EventJson, Filter, events_of, next_events
 from aircall_oauth.events.spans import HEAD
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import Audit
+from aircall_oauth.storage.models.data_keys import DataKeyRow
 from aircall_oauth.storage.models.deliveries import Attempt, Parked
 from aircall_oauth.storage.models.installations import (
     Claim,
@@ -31,6 +32,9 @@ from aircall_oauth.storage.models.installations import (
     Uninstall,
     Webhook,
 )
+from aircall_oauth.telemetry import log
+
+logger = log.get(__name__)
 
 FORMAT = 1
 PAGE = 200
@@ -40,7 +44,10 @@ SMALL: tuple[type[SQLModel], ...] = (
     *(Webhook, RetiredWebhook, Claim, Flow),
     *(InstallAttempt, Uninstall, Farewell, Rhythm),
 )
-MANY: tuple[tuple[type[SQLModel], str], ...] = ((Gap, "id"), (Parked, "subscription_id, position"), (Audit, "id"))
+MANY: tuple[tuple[type[SQLModel], str], ...] = (
+    *((Gap, "id"), (Parked, "subscription_id, position")),
+    *((Audit, "id"), (DataKeyRow, "id")),
+)
 OF_OWNER = "SELECT id FROM subscription WHERE owners = ARRAY[${}::text]"
 
 
@@ -67,7 +74,8 @@ async def begin(resources: Resources, key: Caller, who: Who, installation_id: st
 async def lines(resources: Resources, key: Caller, first: dict[str, Any]) -> AsyncIterator[bytes]:
     """Yield the lines of an export that was begun, some at a time. Only a whole one ends with a line `end`.
 
-    It ends early if the API key is revoked meanwhile. A key that is bound to an owner gets that owner's part.
+    It ends early if the API key is revoked meanwhile, or if an event does not open. A key that is bound to an owner
+    gets that owner's part.
     """
     installation_id, head = first["installation_id"], first["up_to_position"]
     yield _line("export", first)
@@ -76,7 +84,11 @@ async def lines(resources: Resources, key: Caller, first: dict[str, Any]) -> Asy
         yield b"".join(rows)
     after = 0
     while True:
-        events = await _events(resources, key, installation_id, after, head)
+        try:
+            events = await _events(resources, key, installation_id, after, head)
+        except DataKeyUnusable:
+            logger.warning("export ended: an event does not open", installation_id=installation_id)
+            return
         if not events:
             break
         attempts = await _attempts(resources, key, [event.id for event in events])
@@ -134,8 +146,7 @@ async def _events(resources: Resources, key: Caller, installation_id: str, after
     conditions, values = Filter(installations=[installation_id], bound_to=key.owner).sql(first=5)
     async with resources.database.driver_connection() as connection:
         rows = await connection.fetch(next_events(conditions), after, head, PAGE, PAGE_BYTES, *values)
-    events, _ = page_of(rows, PAGE)
-    return events
+        return await events_of(connection, resources.data_keys, rows)
 
 
 async def _attempts(resources: Resources, key: Caller, event_ids: list[str]) -> list[bytes]:

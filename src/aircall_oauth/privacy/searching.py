@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
+import asyncpg
+
+from aircall_oauth.events import query
+from aircall_oauth.events.query import EventJson, Filter, next_events
 from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy import people
 from aircall_oauth.privacy.people import Finder, Person
@@ -56,10 +59,16 @@ class Search:
             head = head if last is None else min(head, last)
             end = min(head, after + FAR)
             rows = await connection.fetch(next_events(self._conditions), after, end, BATCH, BATCH_BYTES, *self._values)
-        events, is_cut = page_of(rows, BATCH)
+            events, is_cut = await self._read(connection, rows)
         read_to = events[-1].position if is_cut else max(end, after)
         chosen, calls = await self._chosen(events, following)
-        return Found(read_to, len(rows), chosen, calls, head)
+        return Found(read_to, len(events), chosen, calls, head)
+
+    async def _read(self, connection: asyncpg.Connection, rows: Sequence[Any]) -> tuple[list[EventJson], bool]:
+        """Return the events, and whether there are others; all of a customer's are erased unread."""
+        if self._finder is None:
+            return query.stubs_of(rows), query.is_cut(rows, BATCH)
+        return await query.page_of(connection, self._resources.data_keys, rows, BATCH)
 
     async def _chosen(self, events: Sequence[EventJson], following: bool) -> tuple[list[EventJson], list[bytes]]:
         chosen: list[EventJson] = []

@@ -11,7 +11,7 @@ from aircall_oauth.storage.models.deliveries import SUBSCRIPTIONS_CHANGED
 # To be taken first, so that two who do so never wait for each other.
 LOCK = f"SELECT pg_advisory_xact_lock({locks.ERASURES})"
 ERASE = """
-    UPDATE event SET data = 'null', subject = NULL, erased_at = clock_timestamp()
+    UPDATE event SET data = 'null', sealed = NULL, data_key = NULL, subject = NULL, erased_at = clock_timestamp()
     FROM unnest($1::bigint[], $2::timestamptz[]) AS found (place, day)
     WHERE position = place AND received_at = day AND received_at BETWEEN $3 AND $4 AND erased_at IS NULL
     RETURNING event.position, event.id, event.tableoid::regclass::text AS day

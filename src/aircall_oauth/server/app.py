@@ -93,7 +93,7 @@ def create_app(open_resources: Opener) -> App:
         async with (
             open_resources() as resources,
             figures.kept(resources),
-            open_inbox(resources.database, resources.metrics, resources.commits) as inbox,
+            open_inbox(resources.database, resources.metrics, resources.commits, keys=resources.data_keys) as inbox,
             open_notifier(resources.database, announces=resources.commits) as notifier,
             watch_troubles(resources.database) as troubles,
             heartbeat.beating(resources),

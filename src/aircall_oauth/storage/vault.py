@@ -74,9 +74,13 @@ class Vault:
         try:
             return SecretStr(self._open(sealed, purpose="row", associated=str(at)).decode())
         except SealError as error:
-            if self._on_refusal is not None:
-                self._on_refusal(error, at)
+            self.refuse(error, at)
             raise
+
+    def refuse(self, error: SealError, at: SealedAt) -> None:
+        """Report what does not open; also what is encrypted under a key that the vault only seals."""
+        if self._on_refusal is not None:
+            self._on_refusal(error, at)
 
     def seal_message(self, message: bytes, purpose: str) -> str:
         """Encrypt a message that leaves this service and comes back, such as the OAuth state; URL-safe."""

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Database, database_errors
 
 MOST = 4
@@ -14,7 +15,8 @@ MOST = 4
 class Connections:
     """A few connections for all readers of a process, each opened when it is first needed."""
 
-    def __init__(self, database: Database, most: int = MOST) -> None:
+    def __init__(self, database: Database, data_keys: DataKeys, most: int = MOST) -> None:
+        self.data_keys = data_keys  # for what is read over them
         self._database = database
         self._free: asyncio.LifoQueue[asyncpg.Connection | None] = asyncio.LifoQueue()
         for _ in range(most):

@@ -8,14 +8,15 @@ import asyncpg
 
 from aircall_oauth.deliveries.reader.queries import item_of
 from aircall_oauth.deliveries.reader.queue import Blocked, Item, OrderKey
-from aircall_oauth.events.query import COLUMNS, event_of
+from aircall_oauth.events.query import COLUMNS, SIZE, events_of
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionOrder
 
 CHAIN = 32
 PAGE = 500
 DUE = f"""
     SELECT {COLUMNS}, attempts FROM (
-        SELECT *, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past FROM event JOIN (
+        SELECT *, sum({SIZE}) OVER (ORDER BY position) - {SIZE} AS past FROM event JOIN (
             SELECT position AS place, received_at AS day, attempts FROM parked
             WHERE subscription_id = $1 AND due_at <= statement_timestamp() AND position <> ALL ($3::bigint[])
             ORDER BY due_at LIMIT $4
@@ -46,7 +47,7 @@ DUE_CHAINS = """
         GROUP BY 1, 2 ORDER BY min(turn) LIMIT $7
     )
     SELECT {columns}, attempts FROM (
-        SELECT event.*, attempts, sum(octet_length(data)) OVER (ORDER BY position) - octet_length(data) AS past
+        SELECT event.*, attempts, sum({size}) OVER (ORDER BY position) - {size} AS past
         FROM keys
         CROSS JOIN LATERAL (SELECT due_at FROM {chain} LIMIT 1) AS head
         CROSS JOIN LATERAL (
@@ -62,13 +63,14 @@ OF_KEY = """
     ORDER BY position
 """
 DUE_INSTALLATIONS = DUE_CHAINS.format(
-    about="''", earlier_is_of_key="true", chain=OF_KEY.format(is_of_key="true"), columns=COLUMNS, most=CHAIN
+    about="''", earlier_is_of_key="true", chain=OF_KEY.format(is_of_key="true"), columns=COLUMNS, size=SIZE, most=CHAIN
 )
 DUE_SUBJECTS = DUE_CHAINS.format(
     about="subject",
     earlier_is_of_key="earlier.subject = parked.subject",
     chain=OF_KEY.format(is_of_key="subject = keys.about"),
     columns=COLUMNS,
+    size=SIZE,
     most=CHAIN,
 )
 # `released` if the first one has no due time.
@@ -104,27 +106,29 @@ class Wanted:
 
 
 async def due(
-    connection: asyncpg.Connection, subscription: Subscription, wanted: Wanted, *, most_bytes: int
+    connection: asyncpg.Connection, keys: DataKeys, subscription: Subscription, wanted: Wanted, *, most_bytes: int
 ) -> list[Item]:
     """Read parked events that are due, but for those under way; at least one, if there is one."""
     values = (subscription.id, most_bytes, wanted.under_way, wanted.limit)
-    return [_parked(row) for row in await connection.fetch(DUE, *values)]
+    return await _parked(connection, keys, await connection.fetch(DUE, *values))
 
 
 async def due_chains(
-    connection: asyncpg.Connection, subscription: Subscription, wanted: Wanted, *, most_bytes: int
+    connection: asyncpg.Connection, keys: DataKeys, subscription: Subscription, wanted: Wanted, *, most_bytes: int
 ) -> list[Item]:
     """Read the first parked events of each idle key of which the very first is due; at least one event in all."""
     statement = DUE_SUBJECTS if subscription.ordering == SubscriptionOrder.SUBJECT else DUE_INSTALLATIONS
     values = (subscription.id, most_bytes, *_columns(wanted.released), *_columns(wanted.busy), wanted.limit)
-    return [_parked(row) for row in await connection.fetch(statement, *values)]
+    return await _parked(connection, keys, await connection.fetch(statement, *values))
 
 
-async def blocked(connection: asyncpg.Connection, subscription: Subscription) -> dict[OrderKey, Blocked]:
+async def blocked(
+    connection: asyncpg.Connection, keys: DataKeys, subscription: Subscription
+) -> dict[OrderKey, Blocked]:
     """Count the parked events of each key that has any."""
     by_subject = subscription.ordering == SubscriptionOrder.SUBJECT
     if by_subject:
-        await _give_subjects(connection, subscription.id)
+        await _give_subjects(connection, keys, subscription.id)
     rows = await connection.fetch(BLOCKED_SUBJECTS if by_subject else BLOCKED_INSTALLATIONS, subscription.id)
     return {
         (row["installation_id"], row["about"]): Blocked(row["parked"], row["first"], bool(row["released"]))
@@ -138,11 +142,11 @@ async def past(connection: asyncpg.Connection, subscription: Subscription) -> se
     return {row["position"] for row in rows}
 
 
-async def _give_subjects(connection: asyncpg.Connection, subscription_id: str) -> None:
+async def _give_subjects(connection: asyncpg.Connection, keys: DataKeys, subscription_id: str) -> None:
     """Say of parked events what they are about, where an earlier version parked them and did not."""
     after = -1
     while rows := await connection.fetch(WITHOUT_SUBJECT, subscription_id, after):
-        events = [event_of(row) for row in rows]
+        events = await events_of(connection, keys, rows)
         after = events[-1].position
         abouts = [event.about for event in events]
         await connection.execute(GIVE_SUBJECTS, subscription_id, [event.position for event in events], abouts)
@@ -152,8 +156,11 @@ def _columns(keys: Sequence[OrderKey]) -> tuple[list[str], list[str]]:
     return [installation_id for installation_id, _ in keys], [about for _, about in keys]
 
 
-def _parked(row: Any) -> Item:
-    *event, attempts = row
-    item = item_of(event_of(event))
-    item.parked, item.attempts = True, attempts
-    return item
+async def _parked(connection: asyncpg.Connection, keys: DataKeys, rows: Sequence[Any]) -> list[Item]:
+    """Return the events that are not erased, with their tries; raises `DataKeyUnusable`."""
+    items = []
+    for event, row in zip(await events_of(connection, keys, rows), rows, strict=False):
+        if not event.erased:
+            items.append(item := item_of(event))
+            item.parked, item.attempts = True, row["attempts"]
+    return items

@@ -12,6 +12,7 @@ from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.events import store
 from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: one statement looks this many positions ahead.
@@ -121,11 +122,12 @@ class Checkpoint:
 
 
 async def read(
-    connection: asyncpg.Connection, wanted: Filter, after: int, *, limit: int, most_bytes: int
+    connection: asyncpg.Connection, keys: DataKeys, wanted: Filter, after: int, *, limit: int, most_bytes: int
 ) -> tuple[list[Item], int, bool]:
     """Read the next events past a position.
 
-    Returns them, the position up to which there are no others, and whether there is more to read.
+    Returns them, the position up to which there are no others, and whether there is more to read. Raises
+    `DataKeyUnusable` if the first of them does not open: the reader stops there.
     """
     # What is about the subscription itself is rare, and left out here: without conditions the statement is cheaper.
     conditions, values = replace(wanted, own_id=None).sql(first=5)
@@ -135,7 +137,7 @@ async def read(
     if end <= after:
         return [], after, False
     rows = await connection.fetch(next_events(conditions), after, end, limit, most_bytes, *values)
-    events, is_cut = page_of(rows, limit)
+    events, is_cut = await page_of(connection, keys, rows, limit)
     items = [item_of(event) for event in events if not (event.erased or wanted.is_about_itself(event))]
     if is_cut:
         return items, events[-1].position, True
@@ -143,7 +145,7 @@ async def read(
 
 
 async def read_unfiltered(
-    connection: asyncpg.Connection, after: int, *, limit: int, most_bytes: int
+    connection: asyncpg.Connection, keys: DataKeys, after: int, *, limit: int, most_bytes: int
 ) -> tuple[list[EventJson], int, bool]:
     """Read as `read` does, without a filter, and with one statement if there are any events."""
     end = after + limit + SPARE
@@ -157,7 +159,7 @@ async def read_unfiltered(
         rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
         if not rows:
             return [], end, head > end
-    events, is_cut = page_of(rows, limit)
+    events, is_cut = await page_of(connection, keys, rows, limit)
     return events, events[-1].position, is_cut
 
 

@@ -103,4 +103,6 @@ class ReadAhead:
             return self._tail.read(self._filter, after, limit=self._batch, most_bytes=room)
         self.note_memory(asked_for=room)
         async with self._connections.one() as connection:
-            return await queries.read(connection, self._filter, after, limit=self._batch, most_bytes=room)
+            return await queries.read(
+                connection, self._connections.data_keys, self._filter, after, limit=self._batch, most_bytes=room
+            )

@@ -195,7 +195,7 @@ class Reader:
         async with self._connections.one() as connection:
             if self._parked_before is None:
                 self._parked_before = await parked.past(connection, self.subscription)
-            blocked = await parked.blocked(connection, self.subscription)
+            blocked = await parked.blocked(connection, self._connections.data_keys, self.subscription)
             self._queue.count_parked(blocked, self._window.position)
         self._count_at = time.monotonic() + COUNT_BLOCKED_SECONDS
 
@@ -226,7 +226,7 @@ class Reader:
         self._read_ahead.note_memory(asked_for=most_bytes)
         read = parked.due_chains if self._queue.ordered else parked.due
         async with self._connections.one() as connection:
-            return await read(connection, self.subscription, wanted, most_bytes=most_bytes)
+            return await read(connection, self._connections.data_keys, self.subscription, wanted, most_bytes=most_bytes)
 
     def _obey(self, row: tuple[int, bool] | None) -> None:
         """Finish if the subscription was changed or is no longer active."""

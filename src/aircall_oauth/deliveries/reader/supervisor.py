@@ -69,9 +69,9 @@ class Readers:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._connections = Connections(resources.database)
+        self._connections = Connections(resources.database, resources.data_keys)
         # For leases only: they are renewed and given back on time, however long the readers' statements take.
-        self._own_connection = Connections(resources.database, most=1)
+        self._own_connection = Connections(resources.database, resources.data_keys, most=1)
         self._holder = new_id("wrk")
         # There may be two for a subscription: one that was fenced off may still be ending when the next begins.
         self._readers: set[Reader] = set()
@@ -121,7 +121,7 @@ class Readers:
             self._tail.forget()
             return False
         async with self._connections.one() as connection:
-            return await self._tail.follow(connection)
+            return await self._tail.follow(connection, self._resources.data_keys)
 
     async def _keep_positions(self, connection: asyncpg.Connection) -> None:
         """Write the positions of readers that only passed over events, in one statement."""

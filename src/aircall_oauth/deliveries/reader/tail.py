@@ -13,6 +13,7 @@ from aircall_oauth.deliveries.reader.queries import message_of
 from aircall_oauth.deliveries.reader.queue import ITEM_BYTES, Item
 from aircall_oauth.events import store
 from aircall_oauth.events.query import EventJson, Filter
+from aircall_oauth.storage.data_keys import DataKeys
 
 PAGE = 500
 MANY = 16
@@ -59,13 +60,13 @@ class Tail:
         self._events.clear()
         self._bytes, self.was_busy = 0, False
 
-    async def follow(self, connection: asyncpg.Connection) -> bool:
+    async def follow(self, connection: asyncpg.Connection, keys: DataKeys) -> bool:
         """Read the events that came since; returns whether there are more. The first call only learns the log's end."""
         head = self.head
         if head is None:
             self.start = self.head = await store.newest_position(connection)
             return False
-        events, read_to, more = await queries.read_unfiltered(connection, head, limit=PAGE, most_bytes=PAGE_BYTES)
+        events, read_to, more = await queries.read_unfiltered(connection, keys, head, limit=PAGE, most_bytes=PAGE_BYTES)
         if self.head != head:
             # Forgotten meanwhile: what was read may have been erased since.
             return True

@@ -9,6 +9,7 @@ import asyncpg
 from aircall_oauth.deliveries.reader.queries import Attempt
 from aircall_oauth.deliveries.replays.jobs import conditions_of, filters_of
 from aircall_oauth.events.query import EventJson, next_events, page_of
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscription
 
 LEASE = timedelta(seconds=15)
@@ -106,11 +107,11 @@ async def subscription_of(connection: asyncpg.Connection, replay: Replay) -> Sub
 
 
 async def next_batch(
-    connection: asyncpg.Connection, replay: Replay, subscription: Subscription
+    connection: asyncpg.Connection, keys: DataKeys, replay: Replay, subscription: Subscription
 ) -> tuple[Sequence[EventJson], int]:
     """The replay's next events past `replay.position`, and the position up to which there are no others."""
     conditions, values = conditions_of(filters_of(replay, subscription), replay.since, replay.until, first=5)
     end = min(replay.last_position, replay.position + FAR)
     rows = await connection.fetch(next_events(conditions), replay.position, end, BATCH, MOST_BYTES, *values)
-    events, is_cut = page_of(rows, BATCH)
+    events, is_cut = await page_of(connection, keys, rows, BATCH)
     return [event for event in events if not event.erased], events[-1].position if is_cut else end

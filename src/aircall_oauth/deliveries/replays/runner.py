@@ -186,7 +186,9 @@ class Job:
     async def _deliver_batch(self, subscription: Subscription, destination: Destination) -> None:
         async with self._resources.database.driver_connection() as connection:
             with database_errors():
-                events, read_to = await queries.next_batch(connection, self._replay, subscription)
+                events, read_to = await queries.next_batch(
+                    connection, self._resources.data_keys, self._replay, subscription
+                )
         if events:
             await self._deliver_all(destination, _chains(events, subscription.ordering))
         self._replay.position = read_to

@@ -3,10 +3,12 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from enum import Enum, auto
+from typing import Any
 
 import asyncpg
 import msgspec
 
+from aircall_oauth.events.store import NULL
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import DURABLY
 from aircall_oauth.storage.models.events import EventSource
@@ -20,6 +22,14 @@ PREPARE = """
     WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
 """
 
+# Each event's installation, by its webhook's token.
+OF_TOKEN = f"""LEFT JOIN LATERAL (
+            SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
+            UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
+            LIMIT 1
+        ) w ON true
+        LEFT JOIN installation i ON i.id = w.installation_id
+              AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')"""  # noqa: S608 - only constants of ours are put in
 # A fingerprint begins with the time of its event. So new fingerprints lie side by side in the index, however large it
 # is, and old ones are found by it. The time is Aircall's: a clock of ours that jumps would make a repeat a new event.
 # A repeat is answered like the event it repeats, whose commit may still be waiting for a standby. So the commit of a
@@ -27,27 +37,20 @@ PREPARE = """
 FINGERPRINT = """
     int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0)) || sha256(convert_to(i.id, 'UTF8') || a.{})
 """
-_TAKE_IN = f"""
-    WITH incoming AS MATERIALIZED (
+TAKE_IN_ANY = """
+    WITH {keys}incoming AS MATERIALIZED (
         SELECT a.*, i.id AS installation_id, i.company_id, i.owner,
-               {FINGERPRINT.format("content")} AS fingerprint,
-               sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint{{and_unkeyed}}
+               {fingerprint} AS fingerprint,
+               sha256(convert_to(i.id, 'UTF8') || a.call) AS call_fingerprint{and_other}
         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-                    $8::bytea[], $9::text[]{{unkeyed}})
-             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, subject{{named}},
-                                   number)
-        LEFT JOIN LATERAL (
-            SELECT installation_id FROM webhook WHERE token_fingerprint = a.token
-            UNION ALL SELECT installation_id FROM retired_webhook WHERE token_fingerprint = a.token
-            LIMIT 1
-        ) w ON true
-        LEFT JOIN installation i ON i.id = w.installation_id
-              AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')
+                    $8::bytea[], $9::text[]{given})
+             WITH ORDINALITY AS a (token, content, id, type, resource, occurred_at, data, call, subject{named}, number)
+        {of_token}
     ), locked AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock({locks.LOG}), {DURABLY}
+        SELECT pg_advisory_xact_lock({lock}), {durably}{held}
     ), known AS MATERIALIZED (
         SELECT DISTINCT ON (fingerprint) incoming.* FROM locked, incoming WHERE installation_id IS NOT NULL
-            {{unless_known}}
+            {unless_known}
         ORDER BY fingerprint, number
     ), new AS (
         INSERT INTO event_fingerprint (fingerprint, received_at) SELECT fingerprint, now() FROM known
@@ -60,23 +63,63 @@ _TAKE_IN = f"""
         RETURNING fingerprint, back_filled
     ), kept AS (
         INSERT INTO event (position, received_at, id, installation_id, company_id, owner, type, resource,
-                           subject, occurred_at, source, data)
+                           subject, occurred_at, source, data{stored})
         SELECT nextval('event_position'), clock_timestamp(), id, installation_id, company_id, owner, type, resource,
-               subject, occurred_at, '{EventSource.AIRCALL}', data
+               subject, occurred_at, '{source}', data{stored}
         FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
                   ON told.back_filled AND told.fingerprint = call_fingerprint
               WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
         RETURNING id
     )
     SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
-"""  # noqa: S608 - only constants of ours are put in
-TAKE_IN = _TAKE_IN.format(unkeyed="", named="", and_unkeyed="", unless_known="")
+           {refused}
+"""
+ALWAYS = {
+    "of_token": OF_TOKEN,
+    "fingerprint": FINGERPRINT.format("content"),
+    "lock": locks.LOG,
+    "durably": DURABLY,
+    "source": EventSource.AIRCALL,
+}
+TAKE_IN = TAKE_IN_ANY.format(
+    **ALWAYS, keys="", given="", named="", and_other="", held="", unless_known="", stored="", refused=""
+)
+AND_OTHER = f""",
+               {FINGERPRINT.format("other")} AS other_fingerprint"""
+UNLESS_KNOWN = "AND NOT EXISTS (SELECT FROM event_fingerprint e WHERE e.fingerprint = other_fingerprint)"
 # The same for redacted events. One that came in before a field was named has a fingerprint without a key.
-TAKE_IN_REDACTED = _TAKE_IN.format(
-    unkeyed=", $10::bytea[]",
-    named=", unkeyed",
-    and_unkeyed=f", {FINGERPRINT.format('unkeyed')} AS unkeyed_fingerprint",
-    unless_known="AND NOT EXISTS (SELECT FROM event_fingerprint e WHERE e.fingerprint = unkeyed_fingerprint)",
+TAKE_IN_REDACTED = TAKE_IN_ANY.format(
+    **ALWAYS,
+    keys="",
+    given=", $10::bytea[]",
+    named=", other",
+    and_other=AND_OTHER,
+    held="",
+    unless_known=UNLESS_KNOWN,
+    stored="",
+    refused="",
+)
+# Where events are encrypted, or were. The data keys are held before the log's lock is taken, so that what waits for a
+# key, to erase it, holds up nobody; one that is being erased is skipped. An event that is not encrypted under its
+# customer's key of this moment is refused. An event whose repeat came in before encryption was switched on, or off, is
+# recognised too: by its other hash.
+TAKE_IN_COVERED = TAKE_IN_ANY.format(
+    **ALWAYS,
+    keys="""keys AS MATERIALIZED (
+        SELECT id, installation_id, owner FROM data_key
+        WHERE id = ANY ($10::text[]) AND erased_at IS NULL FOR KEY SHARE SKIP LOCKED
+    ), """,
+    given=", $10::text[], $11::bytea[], $12::bytea[]",
+    named=", data_key, sealed, other",
+    and_other=f"""{AND_OTHER},
+               CASE WHEN a.data_key IS NULL THEN NOT $13 ELSE EXISTS (
+                   SELECT FROM keys k WHERE k.id = a.data_key AND k.installation_id = i.id
+                      AND k.owner IS NOT DISTINCT FROM i.owner
+               ) END AS fits""",  # noqa: S608 - only constants of ours are put in
+    held=", (SELECT count(*) FROM keys) AS held",
+    unless_known=f"AND fits {UNLESS_KNOWN}",
+    stored=", data_key, sealed",
+    refused=", (SELECT array_agg(number) FROM incoming WHERE installation_id IS NOT NULL AND NOT fits)",
 )
 
 # Needs of the database what a group needs: that it may write, the log's lock, and a commit.
@@ -105,23 +148,62 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     unkeyed: bytes | None = None  # where `fingerprint` is keyed: the one that it had without a key
 
 
+class Cover(msgspec.Struct, frozen=True, gc=False):
+    """What is stored of an event in place of its text and its hash; `other` is the hash it would have had otherwise.
+
+    Without a key the text is stored as it is, or, where everything is to be encrypted, the event is not.
+    """
+
+    key_id: str | None
+    sealed: bytes | None
+    content: bytes
+    other: bytes
+
+
 async def insert(
     connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str]
 ) -> tuple[Collection[int] | None, Collection[str] | None]:
     """Add a group to the log; returns the numbers (from 1) of events with an unknown token, and the ids of new ones."""
+    contents, texts = [a.fingerprint for a in arrivals], [a.data for a in arrivals]
     redacted = any(a.unkeyed is not None for a in arrivals)
     unknown, stored = await connection.fetchrow(
         TAKE_IN_REDACTED if redacted else TAKE_IN,
-        [a.token_fingerprint for a in arrivals],
-        [a.fingerprint for a in arrivals],
-        ids,
-        [a.type for a in arrivals],
-        [a.resource for a in arrivals],
-        [a.occurred_at for a in arrivals],
-        [a.data for a in arrivals],
-        [a.call for a in arrivals],
-        [a.subject for a in arrivals],
+        *_columns(arrivals, ids, contents, texts),
         *([[a.unkeyed for a in arrivals]] if redacted else []),
         timeout=ANSWER_SECONDS,
     )
     return unknown, stored
+
+
+async def insert_covered(
+    connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str], covers: Sequence[Cover], *, all_: bool
+) -> tuple[Collection[int] | None, Collection[str] | None, Collection[int] | None]:
+    """Add a group to the log as `insert` does, encrypted; with `all_`, nothing of it in clear.
+
+    Returns also the numbers of events that were not encrypted under the data key that their customer has now.
+    """
+    texts = [a.data if cover.sealed is None and not all_ else NULL for a, cover in zip(arrivals, covers, strict=True)]
+    unknown, stored, refused = await connection.fetchrow(
+        TAKE_IN_COVERED,
+        *_columns(arrivals, ids, [cover.content for cover in covers], texts),
+        [cover.key_id for cover in covers],
+        [cover.sealed for cover in covers],
+        [cover.other for cover in covers],
+        all_,
+        timeout=ANSWER_SECONDS,
+    )
+    return unknown, stored, refused
+
+
+def _columns(arrivals: Sequence[Arrival], ids: list[str], contents: list[bytes], texts: list[str]) -> tuple[Any, ...]:
+    return (
+        [a.token_fingerprint for a in arrivals],
+        contents,
+        ids,
+        [a.type for a in arrivals],
+        [a.resource for a in arrivals],
+        [a.occurred_at for a in arrivals],
+        texts,
+        [a.call for a in arrivals],
+        [a.subject for a in arrivals],
+    )

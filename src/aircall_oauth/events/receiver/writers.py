@@ -12,9 +12,19 @@ import asyncpg
 from aircall_oauth.errors import DatabaseAway, EventMalformed
 from aircall_oauth.events import store
 from aircall_oauth.events.receiver.inbox import Inbox, Waiting
-from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, PREPARE, PROVE, TakenIn, insert
-from aircall_oauth.storage import partitions
+from aircall_oauth.events.receiver.sealing import Sealer
+from aircall_oauth.events.receiver.statement import (
+    ANSWER_SECONDS,
+    PREPARE,
+    PROVE,
+    Cover,
+    TakenIn,
+    insert,
+    insert_covered,
+)
+from aircall_oauth.storage import data_keys, partitions
 from aircall_oauth.storage.commits import Commits
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import AWAY, Database, reason
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.telemetry import log
@@ -33,14 +43,19 @@ WRITERS = 2
 
 
 @asynccontextmanager
-async def open_inbox(database: Database, metrics: Metrics, commits: Commits | None = None) -> AsyncIterator[Inbox]:
-    """Open an inbox and start its writers, who tell `commits` of theirs.
+async def open_inbox(
+    database: Database, metrics: Metrics, commits: Commits | None = None, *, keys: DataKeys | None = None
+) -> AsyncIterator[Inbox]:
+    """Open an inbox and start its writers, who tell `commits` of theirs; without `keys` nothing is encrypted.
 
     At the end of the block the writers commit what still waits, then stop.
     """
     inbox = Inbox(metrics, commits or Commits())
     metrics.watch_inbox(lambda: inbox.depth)
-    writers = [asyncio.create_task(Writer(database, inbox).run()) for _ in range(WRITERS)]
+    writers = [
+        asyncio.create_task(Writer(database, inbox, None if keys is None else Sealer(keys)).run())
+        for _ in range(WRITERS)
+    ]
     watch = asyncio.create_task(_watch(inbox))
     try:
         yield inbox
@@ -64,8 +79,10 @@ async def _watch(inbox: Inbox) -> None:
 class Writer:
     """Commits groups of events over one connection that it keeps open: a pool would reset it after every group."""
 
-    def __init__(self, database: Database, inbox: Inbox) -> None:
+    def __init__(self, database: Database, inbox: Inbox, sealer: Sealer | None) -> None:
         self._database = database
+        self._sealer = sealer
+        self._covers: bool | None = None  # whether events are encrypted, or were; not known yet
         self._inbox = inbox
         self._connection: asyncpg.Connection | None = None
         self._logged_reason: str | None = None
@@ -112,7 +129,7 @@ class Writer:
         """
         while group := [entry for entry in group if entry.wanted]:
             try:
-                await self._commit(group)
+                group = await self._commit(group)
             except asyncpg.UntranslatableCharacterError as error:
                 # The database's encoding lacks a character that the event has. The event is valid, so it is retried.
                 await self._put_off(error)
@@ -123,27 +140,69 @@ class Writer:
                 await self._put_off(error)
             else:
                 self._logged_reason = None
-                return
+                if not group:
+                    return
+                await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _commit(self, group: list[Waiting]) -> None:
-        """Commit a group once, and answer its senders."""
+    async def _commit(self, group: list[Waiting]) -> list[Waiting]:
+        """Commit a group once, and answer its senders; returns those whose data key was erased meanwhile."""
         connection = await self._connected()
-        arrivals, ids = [entry.arrival for entry in group], [new_id("evt") for _ in group]
+        ids, covers = [new_id("evt") for _ in group], None
+        if self._sealer is not None and await self._must_cover(connection):
+            group, ids, covers = await self._cover(self._sealer, connection, group, ids)
+            if not group:
+                return []
         started = time.perf_counter()
         try:
-            unknown, stored = await insert(connection, arrivals, ids)
+            unknown, stored, refused = await self._insert(connection, group, ids, covers)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is not None:
                 raise
             # Only a missing partition of the day raises this error without the name of a constraint.
             await partitions.ensure(connection)
-            unknown, stored = await insert(connection, arrivals, ids)
+            unknown, stored, refused = await self._insert(connection, group, ids, covers)
         self._require_standby()
         self._inbox.proved()
         self._inbox.metrics.flushed(events=len(group), started=started)
-        _answer(group, ids, set(unknown or ()), set(stored or ()))
+        _answer(group, ids, set(unknown or ()), set(stored or ()), set(refused or ()))
         if stored:
             self._inbox.commits.note(len(stored))
+        return self._again([group[number - 1] for number in refused or ()])
+
+    async def _insert(
+        self, connection: asyncpg.Connection, group: list[Waiting], ids: list[str], covers: list[Cover] | None
+    ) -> tuple[Collection[int] | None, Collection[str] | None, Collection[int] | None]:
+        arrivals = [entry.arrival for entry in group]
+        if covers is None or self._sealer is None:
+            return *await insert(connection, arrivals, ids), None
+        return await insert_covered(connection, arrivals, ids, covers, all_=self._sealer.encrypts)
+
+    async def _must_cover(self, connection: asyncpg.Connection) -> bool:
+        """Whether events are encrypted, or were, so that repeats are recognised by either hash."""
+        if self._covers is None:
+            self._covers = (self._sealer is not None and self._sealer.encrypts) or bool(
+                await connection.fetchval(data_keys.EVER_USED, timeout=ANSWER_SECONDS)
+            )
+        return self._covers
+
+    async def _cover(
+        self, sealer: Sealer, connection: asyncpg.Connection, group: list[Waiting], ids: list[str]
+    ) -> tuple[list[Waiting], list[str], list[Cover]]:
+        """Encrypt a group, and refuse the events whose customer's key does not open: Aircall sends them again."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            covers = await sealer.cover(connection, [entry.arrival for entry in group], ids)
+        kept: list[tuple[Waiting, str, Cover]] = []
+        for entry, id_, cover in zip(group, ids, covers, strict=True):
+            if isinstance(cover, Cover):
+                kept.append((entry, id_, cover))
+            else:
+                entry.end(cover)
+        return [entry for entry, _, _ in kept], [id_ for _, id_, _ in kept], [cover for _, _, cover in kept]
+
+    def _again(self, refused: list[Waiting]) -> list[Waiting]:
+        if refused and self._sealer is not None:
+            self._sealer.forget({entry.arrival.token_fingerprint for entry in refused})
+        return refused
 
     async def _halve(self, group: list[Waiting]) -> None:
         """Commit each half of a group on its own, and so on until a refused event is alone; it is `EventMalformed`."""
@@ -177,7 +236,7 @@ class Writer:
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = connection = await self._database.connect()
-        self._standby_missed = False
+        self._standby_missed, self._covers = False, None
         connection.add_log_listener(self._on_message)
         await connection.execute(PREPARE)
         return connection
@@ -199,9 +258,16 @@ class Writer:
                 await connection.close(timeout=1.0)
 
 
-def _answer(group: list[Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str]) -> None:
-    """Answer each sender of a committed group. `unknown` are numbers in the group, from 1; `stored` are event ids."""
+def _answer(
+    group: list[Waiting], ids: list[str], unknown: Collection[int], stored: Collection[str], refused: Collection[int]
+) -> None:
+    """Answer each sender of a committed group but those `refused`.
+
+    `unknown` and `refused` are numbers in the group, from 1; `stored` are event ids.
+    """
     for number, (entry, id_) in enumerate(zip(group, ids, strict=True), start=1):
+        if number in refused:
+            continue
         if number in unknown:
             entry.end(TakenIn.UNKNOWN_TOKEN)
         else:

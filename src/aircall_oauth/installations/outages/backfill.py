@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from math import ceil, floor
 from typing import Any
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, func, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import OPERATOR, Action, Who
@@ -22,6 +23,7 @@ from aircall_oauth.aircall import calls
 from aircall_oauth.errors import (
     AircallRefused,
     BackfillPutOff,
+    DataKeyUnusable,
     InstallationNotActive,
     InstallationNotFound,
     InvalidRequest,
@@ -33,7 +35,8 @@ from aircall_oauth.installations import tokens
 from aircall_oauth.installations.outages import listing
 from aircall_oauth.installations.pool import Piece, work_off
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage import clocks, leases
+from aircall_oauth.storage import clocks, data_keys, leases
+from aircall_oauth.storage.data_keys import DataKey
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.installations import Gap, GapReason, Installation, InstallationStatus
 from aircall_oauth.telemetry import log
@@ -162,7 +165,7 @@ async def _fill(resources: Resources, gap: Gap, installation: Installation) -> A
                 return
             gap = step.gap
             yield step
-    except tokens.ASKING_ERRORS as error:
+    except (*tokens.ASKING_ERRORS, DataKeyUnusable) as error:
         await _put_off(resources, gap, error)
         if isinstance(error, AircallRefused) and error.aircall_status in tokens.DEAD_TOKEN:
             await tokens.suspect_token(resources, installation.id)
@@ -246,10 +249,26 @@ async def _keep(
         if moved is None:
             return None
         if missed:
-            await store.fill(session, moved, installation, missed, type_=calls.ENDED, resource=calls.RESOURCE)
+            key = await _data_key(resources, session, installation)
+            await store.fill(session, moved, installation, missed, key=key)
     if missed:
         moved.added = await _added(resources, moved)
     return Step(moved, total)
+
+
+async def _data_key(resources: Resources, session: AsyncSession, installation: Installation) -> DataKey | None:
+    """Return the key that its events are encrypted under, held until the transaction ends; None if they are not.
+
+    Raises `DataKeyUnusable` if it does not open, or is being erased.
+    """
+    if not resources.data_keys.encrypts:
+        return None
+    async with resources.database.driver_connection() as connection:
+        key = await resources.data_keys.current(connection, installation.id, installation.owner)
+    held = text(data_keys.HOLD).bindparams(id=key.id)
+    if await (await session.connection()).scalar(held) is None:
+        raise DataKeyUnusable
+    return key
 
 
 async def _added(resources: Resources, gap: Gap) -> int:

@@ -1,5 +1,25 @@
 """The tables. Importing any module of this package registers them all in the metadata."""
 
-from aircall_oauth.storage.models import access, aircall, console, deliveries, erasures, events, figures, installations
+from aircall_oauth.storage.models import (
+    access,
+    aircall,
+    console,
+    data_keys,
+    deliveries,
+    erasures,
+    events,
+    figures,
+    installations,
+)
 
-__all__ = ["access", "aircall", "console", "deliveries", "erasures", "events", "figures", "installations"]
+__all__ = [
+    "access",
+    "aircall",
+    "console",
+    "data_keys",
+    "deliveries",
+    "erasures",
+    "events",
+    "figures",
+    "installations",
+]

@@ -63,6 +63,9 @@ class Event(Table, table=True):
     occurred_at: datetime | None = time_column(nullable=True)
     source: str = text_column()
     data: str = text_column()
+    # Of an encrypted event: the data key, and what `data` would be; `data` is null then.
+    data_key: str | None = text_column(nullable=True)
+    sealed: bytes | None = column(LargeBinary, nullable=True)
     # Since then `data` is null: it was a person's, or kept long enough.
     erased_at: datetime | None = time_column(nullable=True)
 
@@ -131,6 +134,8 @@ class EventDraft(Table, table=True):
     times: list[datetime | None] = column(ARRAY(DateTime(timezone=True)))  # None is the time of the commit
     texts: list[str] = column(ARRAY(Text))
     subjects: list[str | None] | None = column(ARRAY(Text), nullable=True)
+    data_key: str | None = text_column(nullable=True)
+    sealed: list[bytes] | None = column(ARRAY(LargeBinary), nullable=True)
 
 
 class LogEpoch(Table, table=True):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 # Where an installation's token is kept sealed, and the purposes of fingerprints.
 TOKEN_COLUMN = "installation.token_sealed"
 CLAIM_TOKEN_COLUMN = "claim.token_sealed"
+DATA_KEY_COLUMN = "data_key.key_sealed"
 FAREWELL_TOKEN_COLUMN = "farewell.token_sealed"
 TOKEN_PURPOSE = "access-token"
 WEBHOOK_TOKEN_PURPOSE = "webhook-token"
@@ -40,6 +41,7 @@ SEALED = (
     Sealed("subscription", "old_secret_sealed"),
     Sealed("subscription", "url_sealed"),
     Sealed("erasure", "pattern_sealed"),
+    Sealed("data_key", "key_sealed"),
 )
 
 
