@@ -31,6 +31,7 @@ WRONG = {
     "client_secret": "",
     "public_url": f"ftp://{CANARY}",
     "database_url": f"mysql://{CANARY}:{CANARY}@{CANARY}/{CANARY}",
+    "database_direct_url": f"mysql://{CANARY}:{CANARY}@{CANARY}/{CANARY}",
     "secret_keys": f"k1:{SECRET_KEY},{CANARY}:{CANARY}",
     "fingerprint_key": CANARY,
     "authorize_url": f"http://{CANARY}.example.com",
@@ -272,6 +273,7 @@ def test_every_secret_can_be_in_a_file_of_its_own(environment: pytest.MonkeyPatc
     secrets = {
         "client_secret": CANARY,
         "database_url": f"postgresql://u:{CANARY}@h/d",
+        "database_direct_url": f"postgresql://u:{CANARY}@direct/d",
         "secret_keys": f"k7:{SECRET_KEY}",
         "fingerprint_key": SECRET_KEY,
         "aircall_proxy": f"http://u:{CANARY}@proxy:3128",

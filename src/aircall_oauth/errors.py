@@ -5,7 +5,8 @@
     │   ├── SettingsInvalid
     │   ├── DatabaseUnfit
     │   ├── KeysUnfit
-    │   └── PoolerRefused
+    │   ├── PoolerRefused
+    │   └── DirectElsewhere
     ├── OutputLost                    a command could not print its output
     ├── RotationUnderWay              only one runs at a time
     ├── SealError                     a sealed secret that does not open
@@ -104,13 +105,23 @@ class KeysUnfit(StartRefused):
 
 
 class PoolerRefused(StartRefused):
-    """The database is reached through a pooler in transaction mode."""
+    """A session of our own is needed, and the way there is a pooler in transaction mode."""
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(
+            f"{setting} leads through a connection pooler in transaction mode, which lends each transaction another "
+            "session. Name the way past it as AIRCALL_OAUTH_DATABASE_DIRECT_URL, or use a pool in session mode "
+            "(PgBouncer: pool_mode=session)."
+        )
+
+
+class DirectElsewhere(StartRefused):
+    """The two URLs of the database lead to two databases."""
 
     def __init__(self) -> None:
         super().__init__(
-            "AIRCALL_OAUTH_DATABASE_URL leads through a connection pooler in transaction mode, which lends each "
-            "transaction another session. Connect to PostgreSQL directly, or through a pool in session mode "
-            "(PgBouncer: pool_mode=session)."
+            "AIRCALL_OAUTH_DATABASE_DIRECT_URL leads to another database than AIRCALL_OAUTH_DATABASE_URL; it must be "
+            "the same one, past the pooler."
         )
 
 

@@ -23,6 +23,7 @@ from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Database, reason
 from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.migrations import newest_schema_version
 from aircall_oauth.storage.models.sealed import REDACTION_PURPOSE, SEALED, Sealed
 from aircall_oauth.storage.redaction import Redaction
@@ -38,7 +39,7 @@ logger = log.get(__name__)
 ROWS_PER_KEY = 5
 HASH_BYTES = 16
 # The secrets that may change while the process runs; the database's URL is read for each new connection besides.
-TAKEN_WHILE_RUNNING = ("client_secret", "console_proxy_secret", "database_url", "secret_keys")
+TAKEN_WHILE_RUNNING = ("client_secret", "console_proxy_secret", "database_direct_url", "database_url", "secret_keys")
 # How long the process waits, before it closes anything, for work that requests have left running.
 LAST_SECONDS = 10.0
 
@@ -193,8 +194,7 @@ async def open_resources(
     )
     if tracing is not None:
         own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
-    url = settings.database_url.get_secret_value()
-    database, recognition = (Database(url, again=settings.database_url_in_file) for _ in range(2))
+    database, recognition = (database_of(settings) for _ in range(2))
     aircall = Aircall(
         api_url=settings.api_url,
         client_id=settings.client_id,
@@ -238,6 +238,16 @@ def _redaction(settings: Settings, vault: Vault) -> Redaction | None:
         return base64url.encode(vault.fingerprint(text, REDACTION_PURPOSE)[:HASH_BYTES])
 
     return Redaction(settings.redact, hashed) if settings.redact else None
+
+
+def database_of(settings: Settings) -> Database:
+    """A database at the addresses of the settings; a URL in a file is read again for each new connection."""
+    pooled, direct = (
+        Route(url, partial(settings.url_in_file, name)) if (url := getattr(settings, name).get_secret_value()) else None
+        for name in ("database_url", "database_direct_url")
+    )
+    assert pooled is not None, "a required setting"
+    return Database(pooled, direct=direct)
 
 
 def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, SealedAt], None] | None = None) -> Vault:

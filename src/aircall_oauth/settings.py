@@ -250,6 +250,13 @@ class Settings(BaseSettings):
         description="PostgreSQL 15 or newer: a libpq URL, with the parameters that "
         "[the database's address](#the-databases-address) lists"
     )
+    database_direct_url: Annotated[
+        SecretStr, AfterValidator(lambda value: read_database_url(value) if value.get_secret_value() else value)
+    ] = Field(
+        SecretStr(""),
+        description="the same database past a pooler: where `…_DATABASE_URL` leads through [a pooler in transaction "
+        "mode](#a-pooler-in-between), for what needs a session of its own; empty = `…_DATABASE_URL` for all",
+    )
     secret_keys: Annotated[SecretStr, AfterValidator(_require_secret_keys)] = Field(
         description="`id:base64(32 bytes)[,id:…]`: the first key seals new secrets, the others only open those that "
         "they sealed before"
@@ -505,9 +512,16 @@ class Settings(BaseSettings):
         """The client secrets, in the order of the setting: one, or two while Aircall changes it."""
         return [SecretStr(each) for each in self.client_secret.get_secret_value().split()]
 
-    def database_url_in_file(self) -> str | None:
-        """Return the database's URL as its file has it now; None if it was in no file, or the file's is not right."""
-        path = self._files.get("database_url")
+    @property
+    def unpooled_url(self) -> str:
+        """The database's URL for what needs a session of its own."""
+        return (
+            self.database_direct_url if self.database_direct_url.get_secret_value() else self.database_url
+        ).get_secret_value()
+
+    def url_in_file(self, setting: str) -> str | None:
+        """Return a database's URL as its file has it now; None if it was in no file, or the file's is not right."""
+        path = self._files.get(setting)
         try:
             return read_database_url(SecretStr(secret_files.text_of(path) or "")).get_secret_value() if path else None
         except ValueError:

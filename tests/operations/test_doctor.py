@@ -13,7 +13,8 @@ import httpx
 import pytest
 import stamina
 
-from aircall_oauth.operations import doctor
+from aircall_oauth.cli.reference import OPERATIONS
+from aircall_oauth.operations import connections, doctor
 from aircall_oauth.operations.doctor import Finding, Level
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
@@ -62,6 +63,7 @@ async def test_a_deployment_that_is_well_is_told_so(tmp_path: Path, database_url
         (
             "settings",
             "database",
+            "connections",
             "schema",
             "keys",
             "public url",
@@ -108,6 +110,28 @@ async def test_a_database_that_is_away_behind_or_sealed_otherwise_is_found(
         assert (one.exit_code, last["check"], last["level"]) == (1, check, "problem"), one.stderr
         assert last["advice"]
         assert "c4n4ry" not in one.stdout + one.stderr
+
+
+async def test_a_server_without_room_for_our_connections_is_found(service: Service) -> None:
+    well = (await findings(service))["connections"]
+    await service.sql("ALTER DATABASE test CONNECTION LIMIT 20")
+
+    found = (await findings(service))["connections"]
+
+    assert (well.level, found.level) == (Level.OK, Level.WARNING)
+    assert "PostgreSQL allows 20, " in found.seen
+    assert "a web process opens 18 at most, a worker 16, both in one 24" in found.seen
+
+
+def test_the_documented_connections_are_those_that_are_opened() -> None:
+    page = " ".join(OPERATIONS.read_text().split())
+    web, worker, both = connections.WEB, connections.WORKER, connections.BOTH
+
+    assert f"At most {web.all} connections per web process" in page
+    assert f"{worker.all} per worker" in page
+    assert f"{both.all} for both in one" in page
+    assert f"{web.pooled} per web process, {worker.pooled} per worker, {both.pooled} for both in one" in page
+    assert f"{web.direct} per web process, {worker.direct} per worker, {both.direct} for both in one" in page
 
 
 async def test_aircall_away_is_found(service: Service) -> None:

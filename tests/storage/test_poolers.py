@@ -1,6 +1,8 @@
 """A pooler between us and PostgreSQL: in session mode it is not noticed, in transaction mode it is refused at start."""
 
 import asyncio
+import base64
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -9,18 +11,23 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import text
 
-from aircall_oauth.errors import PoolerRefused
+from aircall_oauth.errors import DirectElsewhere, PoolerRefused
 from aircall_oauth.events.notify import open_notifier, wait_for
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
-from tests.support.processes import eventually
-from tests.support.service import command_environment, run_command, run_service, settings_for
+from aircall_oauth.storage.hosts import Route
+from tests.support.processes import eventually, world
+from tests.support.service import SECRET_KEY, command_environment, run_command, run_service, settings_for
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 # It refuses root, as PostgreSQL does.
 DISGUISE = ("unshare", "--user", "--map-user=65534", "--map-group=65534") if os.geteuid() == 0 else ()
 PORT = str(free_port())
+WEBHOOK = "/aircall/webhook"
+EVENTS = 200
+NEW_KEY = base64.b64encode(b"n" * 32).decode()
 CONFIGURATION = """
 [databases]
 * = host={host} user=postgres
@@ -49,6 +56,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_in_one_line(
     told = ended.stdout + ended.stderr
     assert ended.exit_code != 0
     assert "pool_mode=session" in told
+    assert "AIRCALL_OAUTH_DATABASE_DIRECT_URL" in told
     assert "Traceback" not in told
 
 
@@ -73,6 +81,87 @@ async def test_through_a_pooler_in_session_mode_everything_works(database_url: s
     assert (answer.status_code, ready.status_code, deleted.status_code) == (200, 200, 204)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "round_robin"), [("transaction", 0), ("transaction", 1), ("session", 0)])
+async def test_a_pooler_with_a_direct_url_beside_it_passes_the_acceptance_run(
+    empty_database: str, tmp_path: Path, mode: str, round_robin: int
+) -> None:
+    async with (
+        pgbouncer(empty_database, tmp_path, mode=mode, round_robin=round_robin) as url,
+        world(tmp_path, url, DATABASE_DIRECT_URL=empty_database, METRICS_PORT="0") as it,
+    ):
+        migrated = [await run_command("migrate", environment=it.environment) for _ in range(2)]
+        process = await it.start_service("--with-worker")
+        callback = await it.browser.get(await it.consent())
+        token, partner = await it.webhook_token(), await it.partner()
+        end = (await partner.get("/v1/events")).json()["next"]
+        waiting = asyncio.create_task(partner.get("/v1/events", params={"wait": 20, "after": end}))
+        answers = await asyncio.gather(*(it.browser.post(WEBHOOK, content=_event(token, n)) for n in range(EVENTS)))
+        woken = await waiting
+        it.environment["AIRCALL_OAUTH_SECRET_KEYS"] = f"k2:{NEW_KEY},k1:{SECRET_KEY}"
+        rotated = await run_command("secrets", "rotate", environment=it.environment)
+        doctor = await run_command("doctor", "--json", environment=it.environment)
+        seen = {finding["check"]: finding for finding in json.loads(doctor.stdout)}
+        kept = await it.sql("SELECT count(*) AS n FROM event WHERE type = 'call.created'")
+        await partner.aclose()
+
+    assert [ended.exit_code for ended in migrated] == [0, 0], migrated
+    assert callback.status_code == 303
+    assert {answer.status_code for answer in answers} == {200}
+    assert (kept[0]["n"], woken.status_code, bool(woken.json()["events"])) == (EVENTS, 200, True)
+    assert rotated.exit_code == 0, rotated.stderr
+    assert mode in seen["pooler"]["seen"]
+    assert (seen["database"]["level"], seen["connections"]["level"]) == ("ok", "ok")
+    assert "error" not in {json.loads(line)["level"] for line in process.said().splitlines()}
+
+
+async def test_growth_is_notified_past_a_pooler_in_transaction_mode(database_url: str, tmp_path: Path) -> None:
+    async with pgbouncer(database_url, tmp_path, mode="transaction") as url:
+        opened = database.Database(url, direct=Route(database_url))
+        await opened.require_own_sessions()
+        async with open_notifier(opened) as notifier, opened.driver_connection() as connection:
+
+            async def rings() -> bool:
+                growth = notifier.next_growth()
+                await connection.execute("NOTIFY aircall_oauth_log")
+                return await wait_for(growth, 0.5)
+
+            await eventually(rings)
+        await opened.close()
+
+
+async def test_each_transaction_of_a_lent_session_is_told_what_holds_for_ours(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with pgbouncer(database_url, tmp_path, mode="transaction", round_robin=1) as url:
+        opened = database.Database(url, direct=Route(database_url))
+        async with opened.driver_connection() as connection:
+            # A session that this connection was never told anything in, as one that another client opened.
+            await connection.execute("RESET ALL")
+            async with connection.transaction():
+                of_driver = await connection.fetchval("SHOW idle_in_transaction_session_timeout")
+        async with opened.session() as session:
+            of_session = await (await session.connection()).scalar(text("SHOW idle_in_transaction_session_timeout"))
+        await opened.close()
+
+    assert (of_driver, of_session) == ("5s", "5s")
+
+
+async def test_a_direct_url_that_leads_through_the_pooler_too_is_refused(database_url: str, tmp_path: Path) -> None:
+    async with pgbouncer(database_url, tmp_path, mode="transaction") as url:
+        opened = database.Database(url, direct=Route(url))
+        with pytest.raises(PoolerRefused, match="AIRCALL_OAUTH_DATABASE_DIRECT_URL"):
+            await opened.require_own_sessions()
+        await opened.close()
+
+
+async def test_a_direct_url_of_another_database_is_refused(database_url: str, empty_database: str) -> None:
+    opened = database.Database(database_url, direct=Route(empty_database))
+    with pytest.raises(DirectElsewhere):
+        await opened.require_own_sessions()
+    await opened.close()
+
+
 async def test_postgresql_itself_is_taken_for_no_pooler(database_url: str) -> None:
     opened = database.Database(database_url)
 
@@ -89,8 +178,9 @@ async def test_a_pooler_with_a_single_session_is_recognised(database_url: str, t
         await opened.close()
 
 
-def _event(token: str) -> bytes:
-    return f'{{"event":"call.created","timestamp":1767261600,"token":"{token}","data":{{"id":1}}}}'.encode()
+def _event(token: str, number: int = 1) -> bytes:
+    data = f'{{"id":{number}}}'
+    return f'{{"event":"call.created","timestamp":1767261600,"token":"{token}","data":{data}}}'.encode()
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ def migrate(
     from aircall_oauth.storage import migrations
 
     wait = duration(lock_wait, "--lock-wait")
-    run(lambda settings: migrations.migrate(settings.database_url.get_secret_value(), lock_wait=wait, tell=say))
+    run(lambda settings: migrations.migrate(settings.unpooled_url, lock_wait=wait, tell=say))
     say("The schema is up to date.")
 
 

@@ -27,10 +27,11 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import tokens, views
 from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.installations.views import InstallationView
-from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.operations import connections
+from aircall_oauth.resources import Resources, database_of, open_resources
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings
 from aircall_oauth.storage import partitions
-from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.database import Sessions
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
@@ -53,6 +54,12 @@ CONSENT_SECONDS = 5.0
 GONE = {404, 410}
 CHECKS_AT_ONCE = 10
 MAX_ANSWER_BYTES = 1024
+BETWEEN = {
+    Sessions.OWN: "none at AIRCALL_OAUTH_DATABASE_URL",
+    Sessions.POOLED: "in session mode",
+    Sessions.LENT: "in transaction mode: no statement is kept prepared there",
+}
+BESIDE = "; what needs a session of its own goes by AIRCALL_OAUTH_DATABASE_DIRECT_URL"
 DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once where you resume it."
 DISABLED_ADVICE = "Its destination asked for no more events; resume it to go on where it stopped."
 FAILING_ADVICE = "GET …/attempts says how it answered; POST …/dead/retry tries again what was given up."
@@ -108,6 +115,8 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
     except NotReady as error:
         yield Finding("schema", Level.PROBLEM, error.detail, "Run `aircall-oauth migrate`.")
         return
+    for finding in await connection_findings(resources):
+        yield finding
     yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
     yield await _public_url(resources.settings)
@@ -125,7 +134,7 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
 
 
 async def _database(settings: Settings) -> Finding:
-    opened = Database(settings.database_url.get_secret_value())
+    opened = database_of(settings)
     try:
         async with opened.driver_connection() as connection:
             version = await require_fit(connection)
@@ -137,6 +146,29 @@ async def _database(settings: Settings) -> Finding:
     finally:
         await opened.close()
     return Finding("database", Level.OK, f"PostgreSQL {version} answers")
+
+
+async def connection_findings(resources: Resources) -> list[Finding]:
+    """Tell what is between us and PostgreSQL, and whether it has room for our connections."""
+    found = []
+    has_direct = bool(resources.settings.database_direct_url.get_secret_value())
+    sessions = await resources.database.pooled_sessions()
+    if sessions is not Sessions.OWN or has_direct:
+        found.append(Finding("pooler", Level.OK, BETWEEN[sessions] + (BESIDE if has_direct else "")))
+    async with resources.database.driver_connection() as connection:
+        room = await connections.room(connection)
+    web, worker, both = connections.WEB, connections.WORKER, connections.BOTH
+    seen = (
+        f"PostgreSQL allows {room.most}, {room.open} are open, {room.ours} of them ours; "
+        f"a web process opens {web.all} at most, a worker {worker.all}, both in one {both.all}"
+    )
+    if has_direct:
+        seen += f" (past the pooler {web.direct}, {worker.direct} and {both.direct} of them)"
+    needed = both.direct if has_direct else both.all
+    if room.for_us < needed:
+        advice = "Raise max_connections (or the limit of our user or database), or put a pooler in between."
+        return [*found, Finding("connections", Level.WARNING, seen, advice)]
+    return [*found, Finding("connections", Level.OK, seen)]
 
 
 async def _public_url(settings: Settings) -> Finding:

@@ -1,8 +1,9 @@
 """Connections and sessions of PostgreSQL, and its errors turned into ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import StrEnum, auto
 from typing import Any
 
 import asyncpg
@@ -15,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.errors import AppError, DatabaseAway, PoolerRefused
-from aircall_oauth.storage import database_url
+from aircall_oauth.errors import AppError, DatabaseAway, DirectElsewhere, PoolerRefused
 from aircall_oauth.storage.faults import explain, root
-from aircall_oauth.storage.hosts import Hosts
+from aircall_oauth.storage.hosts import Route
+from aircall_oauth.storage.lent import LENT, LENT_BELOW
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
@@ -39,6 +40,10 @@ NEVER_OFF = """
 """
 CLOSE_SECONDS = 3.0
 BACKEND = "SELECT pg_backend_pid()"
+# The same for two connections to one database.
+IDENTITY = """
+    SELECT pg_postmaster_start_time(), (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 # PostgreSQL rolled the transaction back because of another one: the same again may succeed.
 UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # Connection failures, and a server that is starting, stopping or full: nothing is wrong with the statement.
@@ -63,23 +68,33 @@ AWAY = (
 OF_THE_STATEMENT = (*UNDONE, asyncpg.LockNotAvailableError)
 
 
+class Sessions(StrEnum):
+    """What a connection has behind it."""
+
+    OWN = auto()  # a session of PostgreSQL's for as long as it lasts
+    POOLED = auto()  # the same, of a pooler in session mode
+    LENT = auto()  # a session for each transaction, of a pooler in transaction mode
+
+
 class Database:
-    """The connections of one process: a pool for sessions, and one of asyncpg's own for frequent statements."""
+    """The connections of one process: a pool for sessions, and one of asyncpg's own for frequent statements.
+
+    With a `direct` route the pools may go through a pooler in transaction mode; connections outside them go directly.
+    """
 
     def __init__(
         self,
-        url: str,
+        url: str | Route,
         *,
-        again: Callable[[], str | None] = lambda: None,
+        direct: Route | None = None,
         command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS,
     ) -> None:
-        """`again` is asked before each new connection; a URL that it returns takes the place of the one before."""
-        self._url, self._again = url, again
-        self._hosts = Hosts(database_url.read(url))
+        self._pooled = Route(url) if isinstance(url, str) else url
+        self._direct = direct
         self._command_timeout_seconds = command_timeout_seconds
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self._connect_durably,
+            connect_args={"async_creator_fn": self._connect_durably, **(LENT_BELOW if direct else {})},
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
@@ -92,44 +107,64 @@ class Database:
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """Open a connection of asyncpg's own, outside the pools; raises `DatabaseAway` for any failure."""
-        self._read_url_again()
-        try:
-            return await self._hosts.connect(command_timeout=self._command_timeout_seconds, **options)
-        except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
-            raise _away() from error
+        return await self._open(self._direct or self._pooled, **options)
 
-    def _read_url_again(self) -> None:
-        url = self._again()
-        if url is not None and url != self._url:
-            self._url, self._hosts = url, Hosts(database_url.read(url))
+    async def _open(self, route: Route, **options: Any) -> asyncpg.Connection:
+        try:
+            return await route.connect(command_timeout=self._command_timeout_seconds, **options)
+        except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
+            raise DatabaseAway from error
 
     async def require_own_sessions(self) -> None:
         """Check that a session lasts as long as its connection; raises `PoolerRefused` or `DatabaseAway`.
+
+        With a direct route, that one must have such sessions, and lead to the same database: raises `DirectElsewhere`.
+        """
+        if self._direct is None:
+            if await self._sessions_of(self._pooled) is Sessions.LENT:
+                raise PoolerRefused("AIRCALL_OAUTH_DATABASE_URL")
+        else:
+            if await self._sessions_of(self._direct) is Sessions.LENT:
+                raise PoolerRefused("AIRCALL_OAUTH_DATABASE_DIRECT_URL")
+            if await self._identity_of(self._direct) != await self._identity_of(self._pooled):
+                raise DirectElsewhere
+
+    async def pooled_sessions(self) -> Sessions:
+        """Tell what the pools have behind them; raises `DatabaseAway`."""
+        return await self._sessions_of(self._pooled)
+
+    async def _sessions_of(self, route: Route) -> Sessions:
+        """Tell what is behind a route.
 
         A pooler shows another process id than PostgreSQL's when a client connects. A pooler in transaction mode lends
         one session to two connections, or several sessions to one connection.
         """
         with database_errors():
-            async with self._unprepared() as first:
+            async with self._unprepared(route) as first:
                 own = await _backend(first)
                 if own == first.get_server_pid():
-                    return
-                async with self._unprepared() as second, second.transaction():
+                    return Sessions.OWN
+                async with self._unprepared(route) as second, second.transaction():
                     other = await second.fetchval(BACKEND)
-                    if other == own or await _backend(first) != own:
-                        raise PoolerRefused
+                    lent = other == own or await _backend(first) != own
+                    return Sessions.LENT if lent else Sessions.POOLED
+
+    async def _identity_of(self, route: Route) -> tuple[Any, ...]:
+        with database_errors():
+            async with self._unprepared(route) as connection:
+                return tuple(await connection.fetchrow(IDENTITY))
 
     @asynccontextmanager
-    async def _unprepared(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _unprepared(self, route: Route) -> AsyncIterator[asyncpg.Connection]:
         """Open a connection that leaves no prepared statement in a session."""
-        connection = await self.connect(statement_cache_size=0)
+        connection = await self._open(route, statement_cache_size=0)
         try:
             yield connection
         finally:
             connection.terminate()
 
     async def _connect_durably(self) -> asyncpg.Connection:
-        connection = await self.connect()
+        connection = await self._open(self._pooled, **(LENT if self._direct else {}))
         try:
             await connection.execute(NEVER_OFF)
         except (*AWAY, asyncpg.PostgresError) as error:

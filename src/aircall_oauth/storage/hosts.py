@@ -1,13 +1,14 @@
 """The servers of a database URL: each has a timeout of its own, so that one that hangs does not block the others."""
 
 import os
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from aircall_oauth.storage import epochs
+from aircall_oauth.storage import database_url, epochs
 from aircall_oauth.storage.database_url import Address
 from aircall_oauth.storage.faults import DRIVER_ERRORS
 
@@ -66,6 +67,22 @@ class Hosts:
     def _ask_first(self, dsn: str) -> None:
         first = self._dsns.index(dsn)
         self._dsns = self._dsns[first:] + self._dsns[:first]
+
+
+class Route:
+    """A way to PostgreSQL; its URL may change in its file while the process runs."""
+
+    def __init__(self, url: str, again: Callable[[], str | None] = lambda: None) -> None:
+        """`again` is asked before each new connection; a URL that it returns takes the place of the one before."""
+        self._url, self._again = url, again
+        self._hosts = Hosts(database_url.read(url))
+
+    async def connect(self, **options: Any) -> asyncpg.Connection:
+        """Connect to the first server that answers; raises the last one's error."""
+        url = self._again()
+        if url is not None and url != self._url:
+            self._url, self._hosts = url, Hosts(database_url.read(url))
+        return await self._hosts.connect(**options)
 
 
 def each_host(dsn: str) -> list[str]:
