@@ -28,9 +28,10 @@ from aircall_oauth.installations import tokens, views
 from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.operations import connections
-from aircall_oauth.resources import Resources, database_of, open_resources
+from aircall_oauth.resources import Resources, database_of, open_resources, vault_of
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings
 from aircall_oauth.storage import partitions
+from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Sessions
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
@@ -119,6 +120,8 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
         yield finding
     yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
+    for finding in await data_key_findings(resources):
+        yield finding
     yield await _public_url(resources.settings)
     yield await consent_page(resources.settings)
     yield await worker_finding(resources)
@@ -169,6 +172,19 @@ async def connection_findings(resources: Resources) -> list[Finding]:
         advice = "Raise max_connections (or the limit of our user or database), or put a pooler in between."
         return [*found, Finding("connections", Level.WARNING, seen, advice)]
     return [*found, Finding("connections", Level.OK, seen)]
+
+
+async def data_key_findings(resources: Resources) -> list[Finding]:
+    """Check that every data key opens: its customer's events are neither taken in nor read while it does not."""
+    # What does not open is said here; it is no alarm and not counted.
+    keys = DataKeys(vault_of(resources.settings))
+    async with resources.database.driver_connection() as connection:
+        damaged = await keys.unusable(connection)
+    advice = (
+        "Restore the table data_key from a backup: until then this customer's events are answered 503, and readers "
+        "stop before them (docs/privacy.md, Encrypt events at rest)."
+    )
+    return [Finding("data key", Level.PROBLEM, "it does not open", advice, each) for each in damaged]
 
 
 async def _public_url(settings: Settings) -> Finding:

@@ -22,6 +22,7 @@ from aircall_oauth.storage.models.installations import Installation, Installatio
 from aircall_oauth.storage.vault import SealedAt
 
 MOST_UNDER_WAY = 100
+LOCK = f"SELECT pg_advisory_xact_lock({locks.ERASURES})"
 POSITIONS = """
     SELECT DISTINCT place FROM erasure_part, unnest(positions) AS place
     WHERE erasure_id = $1 AND place > $2 ORDER BY place LIMIT $3
@@ -129,12 +130,16 @@ async def create_of_customer(resources: Resources, key: Caller, who: Who, instal
         position=0,
     )
     async with resources.database.session() as session:
-        driver = (await (await session.connection()).get_raw_connection()).driver_connection
+        connection = await session.connection()
+        # SQLAlchemy begins the transaction with the first statement of its own.
+        await connection.execute(text(LOCK))
+        driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None
-        await data_keys.erase(driver, installation_id, key.owner)
+        keys = await data_keys.erase(driver, installation_id, key.owner)
         # After the keys: what was encrypted under them lies before it.
         erasure.last_position = await driver.fetchval(HEAD)
         await begin(session, who, erasure)
+    resources.data_keys.forget(keys)
     return await show(resources, key, erasure.id)
 
 
@@ -153,7 +158,7 @@ async def erase_departed(resources: Resources) -> None:
 async def begin(session: AsyncSession, who: Who, erasure: Erasure) -> None:
     """Add an erasure, due at once, and a line to the audit; raises `InvalidRequest` while too many are under way."""
     connection = await session.connection()
-    await connection.execute(text(f"SELECT pg_advisory_xact_lock({locks.ERASURES})"))
+    await connection.execute(text(LOCK))
     under_way = select(func.count()).select_from(Erasure).where(col(Erasure.status) != ErasureStatus.DONE)
     if (await session.exec(under_way)).one() >= MOST_UNDER_WAY:
         raise InvalidRequest(f"{MOST_UNDER_WAY} erasures are under way. Wait until one is done.")

@@ -48,7 +48,11 @@ TAKE = """
 """
 ERASE = "UPDATE data_key SET key_sealed = NULL, erased_at = clock_timestamp() WHERE id = ANY ($1::text[])"
 EVER_USED = "SELECT EXISTS (SELECT FROM data_key)"
-ALL = "SELECT id, installation_id, key_sealed FROM data_key WHERE erased_at IS NULL AND id > $1 ORDER BY id LIMIT $2"
+PAGE = 500
+ALL = """
+    SELECT id, installation_id, owner, key_sealed, erased_at FROM data_key
+    WHERE erased_at IS NULL AND id > $1 ORDER BY id LIMIT $2
+"""
 
 
 class DataKey:
@@ -103,15 +107,16 @@ class DataKeys:
 
     async def load(self, connection: asyncpg.Connection, key_ids: Iterable[str | None]) -> None:
         """Read the keys that are not known, so that `open` opens what is encrypted under them."""
-        missing = [key_id for key_id in set(key_ids) if key_id is not None and self.known(key_id) is None]
-        if missing:
+        wanted = {key_id for key_id in key_ids if key_id is not None}
+        # Meanwhile another task may have one forgotten.
+        while missing := [key_id for key_id in wanted if self.known(key_id) is None]:
             rows = {row["id"]: row for row in await connection.fetch(READ, missing)}
             for key_id in missing:
                 self.note(key_id, rows.get(key_id))
 
     def open(self, key_id: str, installation_id: str, event_id: str, sealed: bytes) -> bytes | None:
         """Decrypt an event whose key was loaded; None where its key was erased. Raises `DataKeyUnusable`."""
-        key = self._known[key_id][0]
+        key, _ = self._known[key_id]
         if key is Lost.ERASED:
             return None
         if not isinstance(key, DataKey):
@@ -133,6 +138,14 @@ class DataKeys:
             raise DataKeyUnusable
         return found
 
+    async def unusable(self, connection: asyncpg.Connection) -> list[str]:
+        """Return the installations of which a key does not open."""
+        found, after = [], ""
+        while rows := await connection.fetch(ALL, after, PAGE):
+            after = rows[-1]["id"]
+            found += [row["installation_id"] for row in rows if self._found(row) is Lost.UNUSABLE]
+        return found
+
     def note(self, key_id: str, row: Any) -> Found:
         """Take note of a key as it was read: a row, or None where there is none."""
         found = self._found(row)
@@ -141,6 +154,11 @@ class DataKeys:
         while len(self._known) > MOST:
             self._known.popitem(last=False)
         return found
+
+    def forget(self, key_ids: Iterable[str]) -> None:
+        """Read these keys again: they were erased."""
+        for key_id in key_ids:
+            self._known.pop(key_id, None)
 
     def recognition(self, content: bytes) -> bytes:
         """Return what recognises the repeat of an encrypted event: unlike its hash, nobody can try guesses on it."""
@@ -163,11 +181,11 @@ class DataKeys:
             return Lost.UNUSABLE
 
 
-async def erase(connection: asyncpg.Connection, installation_id: str, owner: str | None) -> int:
+async def erase(connection: asyncpg.Connection, installation_id: str, owner: str | None) -> list[str]:
     """Erase the keys of an installation, or those of one owner's time; waits for what is being written under them.
 
-    Returns how many there were. In a transaction: what was encrypted under them lies before what it reads next.
+    Returns their ids. In a transaction: what was encrypted under them lies before what it reads next.
     """
     keys = [row["id"] for row in await connection.fetch(TAKE, installation_id, owner)]
     await connection.execute(ERASE, keys)
-    return len(keys)
+    return keys
