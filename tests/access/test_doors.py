@@ -24,6 +24,7 @@ IDS = {
     "replay_id": "rpl",
     "attempt_id": "att",
     "erasure_id": "era",
+    "owner": "own",
 }
 
 

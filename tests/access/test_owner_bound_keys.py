@@ -21,6 +21,7 @@ CURSORS = {
     "list_install_attempts": "att_",
     "list_audit": "1_aud_",
     "list_erasures": "era_",
+    "list_retention": "",
 }
 READING = {"GET", "HEAD", "OPTIONS"}
 
@@ -71,6 +72,7 @@ async def house(database_url: str) -> AsyncIterator[House]:
                 foreign.attempt_id,
                 foreign.erasure_id,
                 f"secret of {FOREIGN}",
+                f"secret_of_{FOREIGN}",
                 *tokens,
             ),
             *(service.aircall.companies[1].name, str(webhook_ids[0]["webhook_id"])),
@@ -93,6 +95,8 @@ async def _of(service: Service, number: int, owner: str) -> Of:
     subscription_id = await _subscribed(service, owner)
     replay_id = await _replayed(service, subscription_id)
     erasure_id = await _erased(service, owner)
+    kept = {"rules": {f"secret_of_{owner}": "3d"}}
+    assert (await (await service.partner()).put(f"/v1/retention/{owner}", json=kept)).status_code == 200
     return Of(installation_id, event["id"], owner, claim, subscription_id, replay_id, attempt["id"], erasure_id)
 
 
@@ -137,6 +141,7 @@ def _address(path: str, of: Of) -> str:
         replay_id=of.replay_id,
         attempt_id=of.attempt_id,
         erasure_id=of.erasure_id,
+        owner=of.owner,
         path="calls",
     )
 
@@ -156,6 +161,7 @@ def _bodies(operation: dict[str, Any], of: Of) -> Sequence[dict[str, Any] | None
             {"phone": "+44 20 7946 0123", "owner": of.owner},
             {"email": "mara@example.org", "installation_id": of.installation_id},
         ],
+        "set_retention": [{"rules": {"*": "1d"}}],
         "rotate_subscription_secret": [{"now": True}],
         "retry_dead_events": [{}, {"event_ids": [of.event_id]}],
     }
@@ -256,6 +262,7 @@ async def _state(house: House) -> list[Any]:
     rows = [await house.service.sql(f"SELECT * FROM {table} WHERE {key} = $1", of) for table, key in tables.items()]
     rows.append(await house.service.sql("SELECT * FROM subscription WHERE id = $1", house.foreign.subscription_id))
     rows.append(await house.service.sql("SELECT * FROM erasure WHERE owner = $1", FOREIGN))
+    rows.append(await house.service.sql("SELECT * FROM owner_retention WHERE owner = $1", FOREIGN))
     rows.append(await house.service.sql("SELECT * FROM replay WHERE id = $1", house.foreign.replay_id))
     company = house.service.aircall.companies[1]
     return [

@@ -43,6 +43,10 @@ def walk(it: Reachable, claim: str, again: str, crm: str) -> str:
         assert [one["id"] for one in client.erasures.list()] == [erasure["id"]]
         assert client.erasures.get(erasure["id"])["by"] == "phone"
         assert list(client.erasures.positions(erasure["id"])) == []
+        assert client.retention.set("acme", {"call.*": "7d"})["rules"] == {"call.*": "7d"}
+        assert [one["owner"] for one in client.retention.list()] == ["acme"]
+        client.retention.reset("acme")
+        assert client.retention.get("acme")["rules"] == {}
         assert list(client.installations.export(installation["id"]))[-1]["kind"] == "end"
         client.installations.disconnect(installation["id"])
         return secret

@@ -29,6 +29,7 @@ import type {
   Installation,
   InstallationStatus,
   Int64,
+  OwnerRetention,
   Replay,
   ReplayAnswer,
   RetryAnswer,
@@ -53,6 +54,7 @@ export class Client {
   readonly events: Events;
   readonly subscriptions: Subscriptions;
   readonly erasures: Erasures;
+  readonly retention: Retention;
 
   constructor(baseUrl: string, apiKey: string, options: Options = {}) {
     this.http = new Http(baseUrl, apiKey, options);
@@ -63,6 +65,7 @@ export class Client {
     this.events = new Events(this.http);
     this.subscriptions = new Subscriptions(this.http);
     this.erasures = new Erasures(this.http);
+    this.retention = new Retention(this.http);
   }
 
   /** Aircall's Public API as an installation sees it. */
@@ -144,6 +147,31 @@ export class Erasures {
       yield* page.positions;
       after = page.next;
     }
+  }
+}
+
+/** How long events are kept, by owner. */
+export class Retention {
+  constructor(readonly http: Http) {}
+
+  /** The owners whose events are kept by rules of their own. */
+  list(): AsyncGenerator<OwnerRetention> {
+    return pages<OwnerRetention>(this.http, "/v1/retention", {});
+  }
+
+  get(owner: string): Promise<OwnerRetention> {
+    return this.http.ask(reading(path("retention", owner))) as Promise<OwnerRetention>;
+  }
+
+  /** Replace an owner's rules, such as `{ "transcription.*": "7d" }`. */
+  set(owner: string, rules: Record<string, string>): Promise<OwnerRetention> {
+    const asked = { method: "PUT", path: path("retention", owner), body: { rules }, repeatable: true };
+    return this.http.ask(asked) as Promise<OwnerRetention>;
+  }
+
+  /** Keep an owner's events as long as all others. */
+  async reset(owner: string): Promise<void> {
+    await this.http.ask({ method: "DELETE", path: path("retention", owner), repeatable: true });
   }
 }
 

@@ -397,7 +397,21 @@ export interface NewRabbitmq {
   routing_key: string;
 }
 
+/** How long an owner's events are kept, by type; the closest type counts. */
+export interface NewRetention {
+  /** By event type, or its beginning with `*` behind it: `30d`, `12h`, `45m` or `90s` */
+  rules: Record<string, unknown>;
+}
+
 export type AuditOutcome = "done" | "refused" | "failed";
+
+export interface OwnerRetention {
+  owner: string;
+  /** How long the owner's events of these types are kept; empty: as long as all others */
+  rules: Record<string, unknown>;
+  /** When they were set; null where there are none */
+  changed_at: string | null;
+}
 
 export interface ReplayList {
   items: Array<Replay>;
@@ -486,6 +500,17 @@ export interface ReplayWindow {
 
 export interface ResendRequest {
   subscription_id: string;
+}
+
+export interface RetentionList {
+  /** `AIRCALL_OAUTH_EVENT_RETENTION`: what no rule says is kept so long */
+  longest: string;
+  /** `AIRCALL_OAUTH_EVENT_TYPE_RETENTION`: for owners without a rule for the type */
+  rules: Record<string, unknown>;
+  /** The owners with rules of their own, by name */
+  items: Array<OwnerRetention>;
+  /** The `cursor` of the next page; null at the end. */
+  next: string | null;
 }
 
 export interface RotateSecretRequest {
@@ -1079,6 +1104,10 @@ export interface Operations {
   list_erasures: "GET /v1/erasures";
   show_erasure: "GET /v1/erasures/{erasure_id}";
   list_erased_positions: "GET /v1/erasures/{erasure_id}/positions";
+  list_retention: "GET /v1/retention";
+  show_retention: "GET /v1/retention/{owner}";
+  set_retention: "PUT /v1/retention/{owner}";
+  reset_retention: "DELETE /v1/retention/{owner}";
   list_audit: "GET /v1/audit";
   livez: "GET /livez";
   readyz: "GET /readyz";

@@ -106,6 +106,10 @@ const erasure = await client.erasures.create({ call_id: 9223372036854775807n, ow
 assert.equal((await first(client.erasures.list())).id, erasure.id);
 assert.equal((await client.erasures.get(erasure.id)).by, "call");
 assert.deepEqual(await all(client.erasures.positions(erasure.id)), []);
+assert.deepEqual((await client.retention.set("acme", { "call.*": "7d" })).rules, { "call.*": "7d" });
+assert.equal((await first(client.retention.list())).owner, "acme");
+await client.retention.reset("acme");
+assert.deepEqual((await client.retention.get("acme")).rules, {});
 assert.equal((await all(client.installations.export(installation.id))).at(-1)?.kind, "end");
 await client.installations.disconnect(installation.id);
 await assert.rejects(new Client(url, "aok_nobody").installations.get(installation.id), Unauthenticated);

@@ -55,6 +55,7 @@ class Action(StrEnum):
     EVENT_RESENT = "event.resent"
     ERASURE_ASKED = "erasure.asked"  # of a person or a customer; never says whom
     ERASURE_DONE = "erasure.done"
+    RETENTION_CHANGED = "retention.changed"  # of an owner's events
     CONSOLE_LINK_MADE = "console.link_made"
     CONSOLE_SIGNED_IN = "console.signed_in"
     CONSOLE_SIGNED_OUT = "console.signed_out"

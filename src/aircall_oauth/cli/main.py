@@ -42,6 +42,7 @@ app.add_typer(events_app, name="events")
 app.add_typer(secrets_app, name="secrets")
 app.add_typer(console_app, name="console")
 app.add_typer(privacy.erasures_app, name="erasures")
+app.add_typer(privacy.retention_app, name="retention")
 app.command("audit")(audit.show_audit)
 app.command("export")(privacy.export_installation)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from aircall_oauth.privacy.erasures import ErasureView
     from aircall_oauth.privacy.people import Person
+    from aircall_oauth.privacy.retention import OwnerRetentionView
     from aircall_oauth.resources import Resources
 
     Tell = Callable[[float, str], None]
@@ -190,3 +191,63 @@ def _show_erasure(erasure: "ErasureView", *, as_json: bool) -> None:
     else:
         terminal.print_line(erasure.id)
         say(f"{erasure.status}: {erasure.erased} events erased. `aircall-oauth erasures show` says how far it is.")
+
+
+retention_app = typer.Typer(help="How long owners' events are kept.", no_args_is_help=True)
+
+
+@retention_app.command("list")
+def list_retention(as_json: AsJson = False) -> None:
+    """Show how long events are kept, and for which owners otherwise."""
+    from aircall_oauth.access import callers
+    from aircall_oauth.privacy import retention
+
+    found = with_resources(
+        lambda resources: retention.list_retention(
+            resources, callers.OPERATOR, cursor=None, limit=retention.MOST_OWNERS
+        )
+    )
+    if as_json:
+        terminal.print_json(found.model_dump(mode="json"))
+        return
+    everyone = [("(all)", "*", found.longest), *(("(all)", *rule) for rule in found.rules.items())]
+    own = [(one.owner, *rule) for one in found.items for rule in one.rules.items()]
+    terminal.print_table(("owner", "type", "kept"), (*everyone, *own))
+
+
+@retention_app.command("set")
+def set_retention(
+    owner: Annotated[str, typer.Argument(help="The owner.")],
+    rules: Annotated[list[str], typer.Argument(help="TYPE=DURATION, such as 'transcription.*=7d'; '*' is every type.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how long an owner's events are kept; what was said before is replaced."""
+    from aircall_oauth.privacy.retention import NewRetention
+
+    given = dict(rule.partition("=")[::2] for rule in rules)
+    if len(given) < len(rules):
+        raise typer.BadParameter("names a type twice", param_hint="RULES")
+    try:
+        wanted = NewRetention.model_validate({"rules": given}).rules
+    except ValueError:
+        raise typer.BadParameter("must look like 'transcription.*=7d'", param_hint="RULES") from None
+    done = with_resources(lambda resources: _keep(resources, owner, wanted))
+    if as_json:
+        terminal.print_json(done.model_dump(mode="json"))
+    else:
+        say(f"{len(done.rules)} rules.")
+
+
+@retention_app.command("reset")
+def reset_retention(owner: Annotated[str, typer.Argument(help="The owner.")]) -> None:
+    """Keep an owner's events as long as all others."""
+    with_resources(lambda resources: _keep(resources, owner, {}))
+
+
+async def _keep(resources: "Resources", owner: str, rules: dict[str, str]) -> "OwnerRetentionView":
+    from aircall_oauth.access import callers
+    from aircall_oauth.access.audit import OPERATOR
+    from aircall_oauth.privacy import retention
+
+    await resources.require_ready()
+    return await retention.change(resources, callers.OPERATOR, OPERATOR, owner, rules)

@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import partitions
-from aircall_oauth.storage.keeping import Keeping
+from aircall_oauth.storage.keeping import Keeping, KeepRule
 
 KINDS = """
     SELECT DISTINCT type, CASE WHEN owner = ANY ($1::text[]) THEN owner END AS own FROM {} WHERE erased_at IS NULL
 """
+OWN = "SELECT owner, types, seconds FROM owner_retention"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,13 @@ class Past:
 async def keeping_of(resources: Resources, connection: asyncpg.Connection) -> Keeping:
     """Return how long events are kept now."""
     settings = resources.settings
-    return Keeping(settings.event_retention, settings.event_type_retention)
+    of_owners = {row["owner"]: rules_of(row) for row in await connection.fetch(OWN)}
+    return Keeping(settings.event_retention, settings.event_type_retention, of_owners)
+
+
+def rules_of(row: Any) -> list[KeepRule]:
+    """Return the rules of a row of `owner_retention`."""
+    return [KeepRule(type_, timedelta(seconds=n)) for type_, n in zip(row["types"], row["seconds"], strict=True)]
 
 
 async def past(connection: asyncpg.Connection, day: str, keeping: Keeping, now: datetime) -> Past:

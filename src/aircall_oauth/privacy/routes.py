@@ -6,17 +6,19 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from aircall_oauth.access.dependencies import PrivacyEraser, PrivacyExporter, ResourcesDep, WhoDep
-from aircall_oauth.access.parameters import InstallationId
+from aircall_oauth.access.dependencies import PrivacyEraser, PrivacyExporter, PrivacyKeeper, ResourcesDep, WhoDep
+from aircall_oauth.access.parameters import TEXT, InstallationId
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
-from aircall_oauth.errors import ErasureNotFound, InstallationNotFound, TooManyStreams
+from aircall_oauth.errors import ErasureNotFound, InstallationNotFound, NotFound, TooManyStreams
 from aircall_oauth.events.streams import RETRY_SECONDS, Streams
-from aircall_oauth.privacy import erasures, export
+from aircall_oauth.privacy import erasures, export, retention
 from aircall_oauth.privacy.bodies import NewErasure
 from aircall_oauth.privacy.erasures import ErasedPositions, ErasureList, ErasureView
+from aircall_oauth.privacy.retention import NewRetention, OwnerRetentionView, RetentionList
 
 api = APIRouter(prefix="/v1/erasures", tags=["Privacy"], route_class=StrictRoute)
+keeping = APIRouter(prefix="/v1/retention", tags=["Privacy"], route_class=StrictRoute)
 exports = APIRouter(prefix="/v1/installations", tags=["Privacy"], route_class=StrictRoute)
 
 NDJSON = "application/x-ndjson"
@@ -119,3 +121,59 @@ async def list_erased_positions(
 ) -> ErasedPositions:
     """List which events were erased, by position: the receipt."""
     return await erasures.positions(resources, key, erasure_id, after=after, limit=limit)
+
+
+OwnerInPath = Annotated[
+    str, Path(min_length=1, max_length=255, pattern=TEXT, description="The partner's own id", examples=["acme"])
+]
+
+
+@keeping.get("", summary="List how long events are kept", responses=problems(401, 403, 422, 503))
+async def list_retention(
+    key: PrivacyKeeper,
+    resources: ResourcesDep,
+    cursor: Annotated[str | None, Query(max_length=255, pattern=TEXT, description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> RetentionList:
+    """How long events are kept: at most, by type, and for which owners otherwise.
+
+    An API key bound to an owner sees that owner's only.
+    """
+    return await retention.list_retention(resources, key, cursor=cursor, limit=limit)
+
+
+@keeping.get(
+    "/{owner:path}",
+    summary="Show how long an owner's events are kept",
+    responses=problems(401, 403, NotFound(), 422, 503),
+)
+async def show_retention(owner: OwnerInPath, key: PrivacyKeeper, resources: ResourcesDep) -> OwnerRetentionView:
+    """Show an owner's own rules; none where the owner's events are kept as long as all others."""
+    return await retention.show(resources, key, owner)
+
+
+@keeping.put(
+    "/{owner:path}",
+    summary="Say how long an owner's events are kept",
+    responses=problems(401, 403, NotFound(), 422, 503),
+)
+async def set_retention(
+    owner: OwnerInPath, body: NewRetention, key: PrivacyKeeper, who: WhoDep, resources: ResourcesDep
+) -> OwnerRetentionView:
+    """Set an owner's own rules, by event type; they go before those for all. Whatever there was before is replaced.
+
+    No time may be longer than `AIRCALL_OAUTH_EVENT_RETENTION`. A shorter time counts for what is in the log, too:
+    what is past it loses its data within minutes, and a longer time does not bring it back.
+    """
+    return await retention.change(resources, key, who, owner, body.rules)
+
+
+@keeping.delete(
+    "/{owner:path}",
+    status_code=204,
+    summary="Keep an owner's events as long as all others",
+    responses=problems(401, 403, NotFound(), 422, 503),
+)
+async def reset_retention(owner: OwnerInPath, key: PrivacyKeeper, who: WhoDep, resources: ResourcesDep) -> None:
+    """Delete an owner's own rules; done as well where there are none."""
+    await retention.change(resources, key, who, owner, {})

@@ -41,6 +41,7 @@ ROUTERS = (
     proxy.api,
     privacy.exports,
     privacy.api,
+    privacy.keeping,
     access.api,
     health.router,
 )

@@ -331,6 +331,18 @@ NewRabbitmq = TypedDict(
 )
 
 
+class NewRetention(TypedDict):
+    """How long an owner's events are kept, by type; the closest type counts."""
+
+    rules: dict[str, Any]
+
+
+class OwnerRetention(TypedDict):
+    owner: str
+    rules: dict[str, Any]
+    changed_at: str | None
+
+
 class ReplayList(TypedDict):
     items: list[Replay]
     next: str | None
@@ -401,6 +413,13 @@ ReplayWindow = TypedDict(
 
 class ResendRequest(TypedDict):
     subscription_id: str
+
+
+class RetentionList(TypedDict):
+    longest: str
+    rules: dict[str, Any]
+    items: list[OwnerRetention]
+    next: str | None
 
 
 class RotateSecretRequest(TypedDict, total=False):

@@ -33,6 +33,7 @@ class Scope(StrEnum):
     CONSOLE_ACT = "console:act"  # with console:read in it
     PAYLOADS_READ = "payloads:read"  # personal data in the console
     PRIVACY_ERASE = "privacy:erase"  # what is held about a person, or a customer
+    PRIVACY_RETENTION = "privacy:retention"  # how long an owner's events are kept
     PRIVACY_EXPORT = "privacy:export"  # all that is held about one customer, personal data included
 
 

@@ -70,6 +70,18 @@ class Event(Table, table=True):
     erased_at: datetime | None = time_column(nullable=True)
 
 
+class OwnerRetention(Table, table=True):
+    """How long an owner's events are kept, where that is not as long as all others: by type, in the same order."""
+
+    __tablename__ = "owner_retention"
+    __table_args__ = (CheckConstraint("cardinality(types) = cardinality(seconds)", name="rules"),)
+
+    owner: str = text_column(primary_key=True)
+    types: list[str] = column(ARRAY(Text))
+    seconds: list[int] = column(ARRAY(BigInteger))
+    changed_at: datetime = time_column(server_default=text("now()"))
+
+
 class EventFingerprint(Table, table=True):
     """A received event, so that its repeat is recognised."""
 

@@ -20,6 +20,7 @@ from aircall_oauth_client._async.installations import (
     AsyncInstallAttempts,
     AsyncInstallLinks,
 )
+from aircall_oauth_client._async.retention import AsyncRetention
 from aircall_oauth_client._async.subscriptions import AsyncSubscriptions
 from aircall_oauth_client._async.waiting import sleep
 from aircall_oauth_client.models import AuditLine, Installation
@@ -63,6 +64,7 @@ class AsyncClient:
         self.events = AsyncEvents(self)
         self.subscriptions = AsyncSubscriptions(self)
         self.erasures = AsyncErasures(self)
+        self.retention = AsyncRetention(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self

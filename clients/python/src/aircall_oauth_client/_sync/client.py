@@ -13,6 +13,7 @@ import httpx
 from aircall_oauth_client import errors, requests
 from aircall_oauth_client._sync.aircall import Aircall
 from aircall_oauth_client._sync.erasures import Erasures
+from aircall_oauth_client._sync.retention import Retention
 from aircall_oauth_client._sync.events import Events
 from aircall_oauth_client._sync.installations import (
     Claims,
@@ -63,6 +64,7 @@ class Client:
         self.events = Events(self)
         self.subscriptions = Subscriptions(self)
         self.erasures = Erasures(self)
+        self.retention = Retention(self)
 
     def __enter__(self) -> Client:
         return self
