@@ -180,6 +180,8 @@ class Protocol(HttpToolsProtocol):
                 self.send_400_response("Invalid HTTP request received.")
             if self._without_end > HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The request's head is too long.")
+        if self._in_body and isinstance(self.cycle, DirectCycle):
+            self.cycle.wait_for_the_rest()
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
         """Return where the current request may end, so that a later one is not parsed along with it."""
@@ -222,20 +224,30 @@ class DirectCycle:
         self._request_id = log.request_id(request_id)
         self._started = time.perf_counter()
         self.body = bytearray()
+        self._patience: asyncio.TimerHandle | None = None
 
     def hung_up(self) -> None:
         """Note that the connection is lost; an event that is complete goes its way all the same."""
         if self.more_body and not self.response_complete:
             self.response_complete = True
+            self._wait_no_longer()
             self._receiver.answered(None, started=self._started, request_id=self._request_id)
 
-    def refuse_slow(self) -> None:
-        """Refuse a body that takes too long."""
-        if self.more_body and not self.response_complete and time.perf_counter() - self._started > bodies.BODY_SECONDS:
-            self._answer(refused(BodyTooSlow(), self._request_id))
+    def wait_for_the_rest(self) -> None:
+        """Refuse the event if the rest of its body takes too long; most come as a whole, and need no timer."""
+        if self._patience is None and not self.response_complete:
+            self._patience = self._connection.loop.call_later(bodies.BODY_SECONDS, self._refuse_slow)
+
+    def _refuse_slow(self) -> None:
+        self._answer(refused(BodyTooSlow(), self._request_id))
+
+    def _wait_no_longer(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
 
     def begin(self) -> None:
         """Put the event into the inbox. It is answered later in any case: the parser is still busy with its request."""
+        self._wait_no_longer()
         try:
             self._receiver.offer(bytes(self.body)).add_done_callback(self._end)
         except Exception as error:
@@ -293,9 +305,6 @@ class BoundedServer(uvicorn.Server):
         """
         now, connections = time.monotonic(), self.server_state.connections
         http = [connection for connection in connections if isinstance(connection, HttpToolsProtocol)]
-        for connection in http:
-            if isinstance(connection.cycle, DirectCycle):
-                connection.cycle.refuse_slow()
         sending = {(connection, connection.cycle): _may_take(connection) for connection in http}
         self._sending_since = {key: self._sending_since.get(key, now) for key, seconds in sending.items() if seconds}
         for key, since in self._sending_since.items():
