@@ -162,6 +162,25 @@ async def test_a_direct_url_of_another_database_is_refused(database_url: str, em
     await opened.close()
 
 
+async def test_a_busy_pooler_in_transaction_mode_is_recognised_each_time(database_url: str, tmp_path: Path) -> None:
+    async with pgbouncer(database_url, tmp_path, mode="transaction", size=4, round_robin=1) as url:
+        opened = database.Database(url, direct=Route(database_url))
+
+        async def be_busy() -> None:
+            async with opened.driver_connection() as connection:
+                while True:
+                    await connection.fetchval("SELECT 1")
+
+        busy = [asyncio.create_task(be_busy()) for _ in range(4)]
+        seen = [await opened.pooled_sessions() for _ in range(8)]
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        await opened.close()
+
+    assert set(seen) == {database.Sessions.LENT}
+
+
 async def test_postgresql_itself_is_taken_for_no_pooler(database_url: str) -> None:
     opened = database.Database(database_url)
 

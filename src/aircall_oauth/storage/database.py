@@ -1,6 +1,7 @@
 """Connections and sessions of PostgreSQL, and its errors turned into ours."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum, auto
@@ -39,6 +40,8 @@ NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
 CLOSE_SECONDS = 3.0
+TRIES_OF_A_POOLER = 12
+JITTER_SECONDS = 0.01
 BACKEND = "SELECT pg_backend_pid()"
 # The same for two connections to one database.
 IDENTITY = """
@@ -137,17 +140,23 @@ class Database:
         """Tell what is behind a route.
 
         A pooler shows another process id than PostgreSQL's when a client connects. A pooler in transaction mode lends
-        one session to two connections, or several sessions to one connection.
+        one session to two connections, or several sessions to one connection; among busy clients it may lend the first
+        one its session again by chance, but not each time.
         """
         with database_errors():
             async with self._unprepared(route) as first:
                 own = await _backend(first)
                 if own == first.get_server_pid():
                     return Sessions.OWN
-                async with self._unprepared(route) as second, second.transaction():
-                    other = await second.fetchval(BACKEND)
-                    lent = other == own or await _backend(first) != own
-                    return Sessions.LENT if lent else Sessions.POOLED
+                async with self._unprepared(route) as second:
+                    for _ in range(TRIES_OF_A_POOLER):
+                        async with second.transaction():
+                            other = await second.fetchval(BACKEND)
+                            if other == own or await _backend(first) != own:
+                                return Sessions.LENT
+                        # Out of step with busy clients, whose turns may come round alike each time.
+                        await asyncio.sleep(random.uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret
+        return Sessions.POOLED
 
     async def _identity_of(self, route: Route) -> tuple[Any, ...]:
         with database_errors():
