@@ -173,6 +173,8 @@ def test_the_sentence_says_what_the_others_are() -> None:
         "3 in other ways."
     )
     assert said_of(connected=1) == f"{begun}."
+    without_links = Funnel({"made": 4, "connected": 2}, {"connected": 2}, 4)
+    assert _sentence(without_links, "a week", is_filtered=False).startswith("2 of 6 attempts")
 
 
 @pytest.mark.parametrize("asked", ["under_way", "under way"])

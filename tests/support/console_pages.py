@@ -14,6 +14,11 @@ DRAWS = bool(os.environ.get("AIRCALL_CONSOLE_PICTURE"))
 # Axe costs most of a page's time: each colour scheme and each width is looked at by it once.
 BY_AXE = {("light", "wide"), ("dark", "phone")}
 AXE = (Path(__file__).parents[1] / "console" / "vendored" / "axe.min.js").read_text()
+CUT = """
+    [...document.querySelectorAll("main .scroll")]
+        .filter((table) => table.offsetParent && table.scrollWidth > table.clientWidth)
+        .map((table) => [table.getAttribute("aria-label"), table.scrollWidth, table.clientWidth])
+"""
 WIDTHS = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
@@ -77,6 +82,10 @@ async def in_order(visit: Visit, says: str, *, by_axe: bool = True) -> None:
     assert await page.locator("h1").count() == 1
     assert len(await page.inner_text("p.sentence")) > 10
     assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), page.url
+    if page.viewport_size == WIDTHS["wide"]:
+        # Ids and times are read without scrolling sideways.
+        cut = await page.evaluate(CUT)
+        assert cut == [], page.url
     if by_axe:
         await page.evaluate(AXE)
         found = await page.evaluate("axe.run()")

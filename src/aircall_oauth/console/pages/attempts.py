@@ -116,7 +116,9 @@ def _bars(funnel: Funnel) -> list[Bar]:
 
 def _sentence(funnel: Funnel, span: str, *, is_filtered: bool) -> str:
     like = " like that" if is_filtered else ""
-    begun, ended_well = max(funnel.steps.values(), default=0), funnel.steps["connected"]
+    # One without a link was neither made nor opened here: no step has them all.
+    begun = max(*funnel.steps.values(), sum(funnel.endings.values()) + funnel.under_way)
+    ended_well = funnel.steps["connected"]
     if not begun:
         return f"Nobody began an install{like} within {span}."
     number = (
