@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from aircall_oauth.cli import reference
 from aircall_oauth.errors import AppError
 from aircall_oauth.events.receiver.statement import TakenIn
 from aircall_oauth.server import worker
@@ -19,6 +18,8 @@ from tests.support.tools import run, tool
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "observability"
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks.md"
+SOURCE = Path(__file__).parents[2] / "src" / "aircall_oauth"
 SELECTOR = re.compile(r"\b((?:aircall_oauth|process)_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
@@ -152,15 +153,45 @@ def test_each_alert_fires_when_it_should_and_not_before() -> None:
     run(tool("promtool", found_in="Debian's package prometheus"), "test", "rules", FOLDER / "alerts.test.yaml")
 
 
-def test_every_alert_says_what_it_means_and_what_to_do() -> None:
-    page = reference.OPERATIONS.read_text()
-    names = [rule["alert"] for rule in alerts()]
+def test_every_alert_leads_to_its_runbook_and_every_runbook_has_its_alert() -> None:
+    rules = {rule["alert"]: rule for rule in alerts()}
+    books = runbooks()
 
-    assert len(names) == len(set(names))
-    for rule in alerts():
-        assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
-        assert rule["labels"]["severity"] in {"critical", "warning"}, rule["alert"]
-        assert f"\n| `{rule['alert']}` |" in page, "docs/operations.md says what to do about each"
+    assert list(rules) == list(books), "each alert once, in the same order"
+    for name, rule in rules.items():
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}, name
+        assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
+        assert rule["labels"]["severity"] in {"critical", "warning"}, name
+        assert books[name].startswith(f"\n`{rule['labels']['severity']}`\n"), name
+
+
+def test_every_runbook_says_what_it_means_what_to_look_at_what_to_do_and_when_it_is_over() -> None:
+    for name, book in runbooks().items():
+        parts = re.findall(r"^- \*\*(.+?):\*\*\s+\S", book, re.MULTILINE)
+        assert parts == ["It means", "Look at", "Do", "It is over when"], name
+
+
+def test_what_runbooks_and_alerts_quote_is_what_the_service_says() -> None:
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    page, panels_shown = RUNBOOKS.read_text(), {panel["title"] for panel in panels()}
+    quoted = re.findall(r"`([a-z]+(?: [a-z]+)+)`", page)
+    quoted += [line for rule in alerts() for line in re.findall(r'\("([a-z ]+)"\)', rule["annotations"]["description"])]
+
+    assert len(quoted) > 10, "the pattern is wrong"
+    for line in quoted:
+        assert f'"{line}"' in source, line
+    for title in re.findall(r"dashboard's \*([^*]+)\*", page):
+        assert title in panels_shown
+    sections = {name.lower() for name in runbooks()}
+    assert set(re.findall(r"\]\(#(\w+)\)", page)) <= sections
+    for code in re.findall(r"`(\w+(?:_\w+)+)`:", page):
+        assert code in {kind.code() for kind in every_error(AppError)}, code
+
+
+def runbooks() -> dict[str, str]:
+    """The sections of the runbooks by their alert, each a text."""
+    parts = re.split(r"^### (\w+)\n", RUNBOOKS.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def test_the_panels_have_a_place_each() -> None:
