@@ -41,10 +41,10 @@ def main() -> None:
         postgres = stack.enter_context(ground.durable_postgres(folder))
         url = postgres.dsn()
         asyncio.run(ground.prepare(url))
-        api_key = asyncio.run(_api_key(url))
+        api_key = asyncio.run(api_key_for(url))
         server = stack.enter_context(ground.serving("service", folder, url))
         ground.load(server, events, ground.fresh_salt())
-        rounds = [(_read_all(server, api_key), asyncio.run(_read_bare(url))) for _ in range(ROUNDS)]
+        rounds = [(read_all(server, api_key), asyncio.run(_read_bare(url))) for _ in range(ROUNDS)]
         sys.stdout.write(
             f"\nfeed: medians of {ROUNDS} rounds, {events:,} events of 2 KB, {PAGE} a page\n"
             f"  one reader over HTTP   {statistics.median(one for one, _ in rounds):9,.0f} events/s\n"
@@ -54,12 +54,12 @@ def main() -> None:
         )
 
 
-async def _api_key(url: str) -> str:
+async def api_key_for(url: str) -> str:
     async with open_resources(ground.settings_for(url)) as resources:
         return await keys.create(resources, name="bench", scopes=[Scope.EVENTS_READ])
 
 
-def _read_all(server: Server, api_key: str) -> float:
+def read_all(server: Server, api_key: str) -> float:
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     headers = {"authorization": f"Bearer {api_key}"}
     page, count, started = Page([], 0, True), 0, time.perf_counter()

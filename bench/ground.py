@@ -68,8 +68,8 @@ def durable_postgres(folder: Path) -> Iterator[Postgres]:
         yield postgres
 
 
-def environment(url: str, port: int) -> dict[str, str]:
-    settings = SETTINGS | {"DATABASE_URL": url, "PUBLIC_URL": f"http://localhost:{port}"}
+def environment(url: str, port: int, **changes: str) -> dict[str, str]:
+    settings = SETTINGS | {"DATABASE_URL": url, "PUBLIC_URL": f"http://localhost:{port}"} | changes
     own = {f"AIRCALL_OAUTH_{name}": value for name, value in settings.items()}
     return {**os.environ, **own, "BENCH_DATABASE_URL": url, "BENCH_TOKEN": TOKEN}
 
@@ -108,13 +108,13 @@ async def prepare(url: str) -> str:
 
 
 @contextmanager
-def serving(name: str, folder: Path, url: str) -> Iterator[Server]:
-    """One of `noop`, `plain`, `service` and `subjectless` as a process, ready."""
+def serving(name: str, folder: Path, url: str, **changes: str) -> Iterator[Server]:
+    """One of `noop`, `plain`, `service` and `subjectless` as a process, ready; `changes` are other settings."""
     port = free_port()
     uvicorn = ["uvicorn", f"bench.{name}:app", "--port", str(port), "--no-access-log", "--log-level", "warning"]
     modules = {"service": "aircall_oauth", "subjectless": "bench.subjectless"}
     command = [modules[name], "serve", "--port", str(port)] if name in modules else uvicorn
-    with Child(name, command, environment(url, port), folder / f"{name}.log") as child:
+    with Child(name, command, environment(url, port, **changes), folder / f"{name}.log") as child:
         wait_until(lambda: answers(port), [child], READY_SECONDS)
         yield Server(name, port, child.pid)
 

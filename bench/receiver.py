@@ -64,7 +64,7 @@ def main() -> None:
         for made in BODIES:
             rounds = [_round(servers, options.count, made) for _ in range(options.rounds)]
             _report(f"empty house, bodies {made}", rounds)
-            _say_costs(asyncio.run(_costs(url, servers["service"], options.count, made)))
+            _say_costs(asyncio.run(costs_of(url, servers["service"], options.count, made)))
         if options.full:
             asyncio.run(_fill(url))
             _report(
@@ -98,7 +98,7 @@ def _median(rounds: list[dict[str, dict[str, Any]]], name: str, what: str) -> fl
     return float(statistics.median(each[name][what] for each in rounds))
 
 
-async def _costs(url: str, server: Server, count: int, made: str) -> dict[str, float]:
+async def costs_of(url: str, server: Server, count: int, made: str) -> dict[str, float]:
     """Statements, WAL bytes and processor time per event, at full load."""
     connection = await asyncpg.connect(url)
     try:

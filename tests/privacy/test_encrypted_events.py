@@ -207,6 +207,9 @@ async def test_a_key_that_does_not_open_stops_its_customers_readers_and_loses_no
 
     refused, taken = await tell(service, token, 1), await tell(service, others, 2)
     page, past = await page_of(service), await page_of(service, after=before)
+    (first,) = await service.sql("SELECT id, installation_id FROM event WHERE position = $1", before)
+    shown_to_people = await (await Console(service).visitor()).get(f"/events/{first['id']}")
+    export = await (await service.partner()).get(f"/v1/installations/{first['installation_id']}/export")
     async with receiver() as to, reading(service.resources):
         stopped = await subscribe(service, to.url, types=["call.ended"], **{"from": "beginning"})
         going = await subscribe(service, to.url, name="going", installations=[other], **{"from": "beginning"})
@@ -222,6 +225,8 @@ async def test_a_key_that_does_not_open_stops_its_customers_readers_and_loses_no
     assert (refused, taken, again) == ([503], [200], [200])
     assert (page.status_code, page.json()["code"]) == (503, "data_key_unusable")
     assert [e["data"]["n"] for e in past.json()["events"]] == [2]
+    assert shown_to_people.status_code == 503
+    assert '"kind":"end"' not in export.text, "it says so that it is not whole"
     assert shown["position"] < before
     assert went == [2]
     assert [e["data"]["n"] for e in await events_of(service)] == [0, 2, 1]

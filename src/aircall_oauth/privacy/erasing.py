@@ -74,6 +74,8 @@ FORGET_ATTEMPTS = f"""
         SELECT FROM installation WHERE id = $1 AND status = '{InstallationStatus.REMOVED}'
     )
 """  # noqa: S608 - only constants of ours are put in
+# What else had something of a customer: its keys, erased when the erasure began.
+OF_CUSTOMERS = {ErasureKind.INSTALLATION: ("data_key",)}
 DAYS = """
     SELECT DISTINCT day FROM erasure_part p JOIN pg_class c ON c.oid = to_regclass(p.day)
     WHERE erasure_id = $1 ORDER BY day
@@ -173,7 +175,8 @@ class Job:
         """Delete what was parked meanwhile, give the pages back, and forget whom it was about."""
         erasure_id = self._mine[0]
         async with self._resources.database.driver_connection() as connection:
-            for table in [*(row["day"] for row in await connection.fetch(DAYS, erasure_id)), "parked"]:
+            days = [row["day"] for row in await connection.fetch(DAYS, erasure_id)]
+            for table in [*days, "parked", *OF_CUSTOMERS.get(self._row["kind"], ())]:
                 await self._write(connection, KEEP, LONG_LEASE)
                 await connection.execute(f'VACUUM "{table}"')
         async with self._resources.database.session() as session:
