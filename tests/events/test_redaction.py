@@ -212,3 +212,22 @@ def test_a_field_that_cannot_be_named_is_refused_at_start(redact: str, problem: 
     with pytest.raises(ValueError, match=problem) as refused:
         settings_for("postgresql://db/x", REDACT=f"fine=drop,{redact}")
     assert "entry 1 " not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [({}, {"REDACT": "raw_digits=drop"}), ({"REDACT": "raw_digits=drop"}, {})]
+)
+async def test_an_encrypted_event_is_redacted_first_and_its_repeat_recognised_before_and_after(
+    database_url: str, before: dict[str, str], after: dict[str, str]
+) -> None:
+    async with run_service(settings_for(database_url, ENCRYPT_EVENTS="true", **before)) as service:
+        await service.install()
+        sent = body(service, '{"id": 1, "raw_digits": "+44 20 7946 0123"}')
+        assert await kept(service, sent, sent) == ["null"]
+        events = (await (await service.partner()).get("/v1/events", params={"type": "call.created"})).json()["events"]
+        assert [event["data"] for event in events] == [
+            {"id": 1} if before else {"id": 1, "raw_digits": "+44 20 7946 0123"}
+        ]
+
+    async with run_service(settings_for(database_url, ENCRYPT_EVENTS="true", **after)) as service:
+        assert len(await kept(service, sent, sent)) == 1

@@ -245,6 +245,27 @@ async def test_a_repeat_of_what_has_expired_or_gone_with_its_day_is_recognised(s
     assert len(await kept(service)) == 2
 
 
+async def test_of_an_encrypted_event_that_expires_nothing_stays_but_the_stub(database_url: str) -> None:
+    async with run_service(settings_for(database_url, ENCRYPT_EVENTS="true", **SHORT)) as service:
+        await of_a_day(service, 9, "user.created")
+        await service.install()
+        told = {"event": "transcription.created", "token": service.webhook_token(), "data": {"id": 1, "text": "Hello"}}
+        assert (await service.post_event(json.dumps(told).encode())).status_code == 200
+        assert await service.sql("SELECT 1 FROM event WHERE sealed IS NOT NULL") != []
+        nine = datetime.now(UTC).date() - 9 * DAY
+        await service.sql(
+            "UPDATE event SET received_at = $1::date + interval '13 hours' WHERE sealed IS NOT NULL", nine
+        )
+        await service.sql("UPDATE event SET position = nextval('event_position') WHERE source = 'service'")
+
+        await expiring.expire(service.resources)
+
+        (stub,) = await service.sql("SELECT data, sealed, data_key FROM event WHERE type = 'transcription.created'")
+        assert tuple(stub) == ("null", None, None)
+        page = (await (await service.partner()).get("/v1/events", params={"type": "transcription.*"})).json()
+        assert [(event["erased"], event["data"]) for event in page["events"]] == [(True, None)]
+
+
 @pytest.mark.parametrize(
     ("rules", "problem"),
     [
