@@ -31,6 +31,7 @@ SAID = {
     Scope.SUBSCRIPTIONS_BROKERS: "brokers as destinations, for a key bound to an owner",
     Scope.AUDIT_READ: "read the audit",
     Scope.PRIVACY_ERASE: "erase what is held about a person or a customer",
+    Scope.PRIVACY_RETENTION: "say how long an owner's events are kept",
     Scope.PRIVACY_EXPORT: "read all that is held about a customer",
     Scope.CONSOLE_READ: "look at the console",
     Scope.CONSOLE_ACT: "look and act in the console",
