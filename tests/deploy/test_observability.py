@@ -134,13 +134,12 @@ async def test_every_door_has_its_counter_of_failures_from_the_start(database_ur
         document = service.app.openapi()
 
     failures = {
-        (sample.labels["path"], sample.labels["method"])
+        (sample.labels["path"].replace(":path}", "}"), sample.labels["method"])
         for family in families
         for sample in family.samples
         if sample.name == "aircall_oauth_http_requests_total" and sample.labels["status"] == "500"
     }
-    templates = {path.replace("{path}", "{path:path}"): item for path, item in document["paths"].items()}
-    doors = {(path, method.upper()) for path, item in templates.items() for method in item}
+    doors = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
     assert doors - failures == set()
 
 
