@@ -71,7 +71,11 @@ async def follow(service: Service, seen: list[int], done: asyncio.Event) -> None
     partner, after = await service.partner(), 0
     while True:
         last = done.is_set()
-        page = (await partner.get("/v1/events", params={"after": after, "limit": 500})).json()
+        answer = await partner.get("/v1/events", params={"after": after, "limit": 500})
+        if answer.status_code == 503:
+            await asyncio.sleep(0.2)
+            continue
+        page = answer.json()
         seen += [event["position"] for event in page["events"]]
         after = page["next"]
         if last and not page["more"]:
@@ -81,7 +85,12 @@ async def follow(service: Service, seen: list[int], done: asyncio.Event) -> None
 
 async def tell_more(service: Service) -> None:
     for n in range(EVENTS, EVENTS + LATER):
-        assert (await service.post_event(told(service, n))).status_code == 200
+        answer = await service.post_event(told(service, n))
+        while answer.status_code == 503:
+            # As Aircall does: what is turned away is sent again.
+            await asyncio.sleep(0.2)
+            answer = await service.post_event(told(service, n))
+        assert answer.status_code == 200
         await asyncio.sleep(0.01)
 
 
