@@ -407,7 +407,8 @@ class Settings(BaseSettings):
     )
     direct_receiver: bool = Field(
         True,
-        description="answer small events before ASGI, at half the cost; off: every request takes the usual way",
+        description="answer small events inside the HTTP protocol, which costs less; off: every request takes the way "
+        "through ASGI",
     )
     traces: bool = Field(
         False,
