@@ -13,7 +13,6 @@ import httpx
 from aircall_oauth_client import errors, requests
 from aircall_oauth_client._sync.aircall import Aircall
 from aircall_oauth_client._sync.erasures import Erasures
-from aircall_oauth_client._sync.retention import Retention
 from aircall_oauth_client._sync.events import Events
 from aircall_oauth_client._sync.installations import (
     Claims,
@@ -21,6 +20,7 @@ from aircall_oauth_client._sync.installations import (
     InstallAttempts,
     InstallLinks,
 )
+from aircall_oauth_client._sync.retention import Retention
 from aircall_oauth_client._sync.subscriptions import Subscriptions
 from aircall_oauth_client._sync.waiting import sleep
 from aircall_oauth_client.models import AuditLine, Installation
