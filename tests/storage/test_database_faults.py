@@ -16,6 +16,7 @@ from sqlmodel import select
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import Database, database_errors, reason
 from tests.support.brokers import Certificate
 from tests.support.odd_servers import refusing_postgres, silent_postgres, tls_door
@@ -280,8 +281,10 @@ async def test_a_migration_that_waits_for_another_one_ends_on_sigterm(empty_data
     assert (said, more) == (b"Another migration is under way; waiting for it.\n", b"")
 
 
-@pytest.mark.parametrize("how", ["driver_connection", "session", "connect"])
-async def test_a_cancelled_task_ends_although_its_rollback_fails(service: Service, how: str) -> None:
+@pytest.mark.parametrize("how", ["driver_connection", "session", "connect", "while it connects"])
+async def test_a_cancelled_task_ends_although_its_rollback_fails(
+    service: Service, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database, begun = service.resources.database, asyncio.Event()
 
     async def lose(connection: asyncpg.Connection) -> None:
@@ -306,6 +309,14 @@ async def test_a_cancelled_task_ends_although_its_rollback_fails(service: Servic
                     connection = await database.connect()
                     async with connection.transaction():
                         await lose(connection)
+            case "while it connects":
+                monkeypatch.setattr(epochs, "notice", lose_in_transaction)
+                await database.connect()
+
+    async def lose_in_transaction(connection: asyncpg.Connection) -> None:
+        if asyncio.current_task() is task:
+            async with connection.transaction():
+                await lose(connection)
 
     async def work_on() -> None:
         while True:

@@ -116,7 +116,7 @@ class Database:
         try:
             return await route.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
-            raise DatabaseAway from error
+            raise _away() from error
 
     async def require_own_sessions(self) -> None:
         """Check that a session lasts as long as its connection; raises `PoolerRefused` or `DatabaseAway`.
