@@ -24,6 +24,8 @@ TAKEN := $(foreach name,$(filter-out $(OF_MAKE),$(.VARIABLES)),$(if $(filter com
 CONSOLE := $(if $(filter command,$(origin AIRCALL_OAUTH_CONSOLE_PORT)),$(AIRCALL_OAUTH_CONSOLE_PORT),$(CONSOLE_PORT))
 ASKED := "$(PORT)" "$(AIRCALL_PORT)" "$(RECEIVER_PORT)" "$(CONSOLE)"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Where it is set, each process compiles this project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)

@@ -20,3 +20,9 @@ async def delivering(database_url: str) -> AsyncIterator[Service]:
 @pytest.fixture
 def console(service: Service) -> Console:
     return Console(service)
+
+
+@pytest.fixture
+def shared_console(shared_service: Service) -> Console:
+    """The console over the service that all tests of a module share."""
+    return Console(shared_service)

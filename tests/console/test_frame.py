@@ -44,8 +44,8 @@ def filled_in(path: str) -> str:
 
 
 @pytest.mark.parametrize("path", sorted(set(routes("GET"))))
-async def test_no_page_is_shown_to_who_is_not_signed_in(console: Console, path: str) -> None:
-    async with console.stranger() as browser:
+async def test_no_page_is_shown_to_who_is_not_signed_in(shared_console: Console, path: str) -> None:
+    async with shared_console.stranger() as browser:
         answer = await browser.get(filled_in(path))
 
     assert answer.status_code == 303
@@ -54,8 +54,8 @@ async def test_no_page_is_shown_to_who_is_not_signed_in(console: Console, path: 
 
 
 @pytest.mark.parametrize("path", sorted(set(routes("POST"))))
-async def test_nothing_is_done_for_who_is_not_signed_in(console: Console, path: str) -> None:
-    async with console.stranger() as browser:
+async def test_nothing_is_done_for_who_is_not_signed_in(shared_console: Console, path: str) -> None:
+    async with shared_console.stranger() as browser:
         answer = await browser.post(filled_in(path))
 
     assert answer.status_code == 401
@@ -64,15 +64,15 @@ async def test_nothing_is_done_for_who_is_not_signed_in(console: Console, path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(set(routes("POST")) - OWN))
-async def test_who_may_only_look_does_nothing(console: Console, path: str) -> None:
-    browser = await console.visitor("anna", LOOKING)
-    before = await console.service.sql("SELECT count(*) FROM audit")
+async def test_who_may_only_look_does_nothing(shared_console: Console, path: str) -> None:
+    browser = await shared_console.visitor("anna", LOOKING)
+    before = await shared_console.service.sql("SELECT count(*) FROM audit")
 
     answer = await browser.post(filled_in(path))
 
     assert answer.status_code == 403
     assert "console:act" in answer.text or "payloads:read" in answer.text
-    assert await console.service.sql("SELECT count(*) FROM audit") == before
+    assert await shared_console.service.sql("SELECT count(*) FROM audit") == before
 
 
 @pytest.mark.parametrize(
@@ -287,14 +287,14 @@ async def test_no_refusal_is_shown_as_an_error_of_the_consoles(console: Console)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(set(routes("GET"))))
-async def test_a_page_answers_head_as_it_answers_get(console: Console, path: str) -> None:
-    anna, address = await console.visitor(), filled_in(path)
+async def test_a_page_answers_head_as_it_answers_get(shared_console: Console, path: str) -> None:
+    anna, address = await shared_console.visitor(), filled_in(path)
 
     got, head = await anna.get(address), await anna.head(address)
 
     assert head.status_code == got.status_code
     assert head.headers["content-type"] == got.headers["content-type"] if "content-type" in got.headers else True
-    assert (await console.stranger().head(address)).headers["location"].startswith("/sign-in")
+    assert (await shared_console.stranger().head(address)).headers["location"].startswith("/sign-in")
 
 
 async def test_asking_for_the_head_of_a_link_does_not_use_it_up(console: Console) -> None:

@@ -17,7 +17,7 @@ from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.worker import CHORES
 from aircall_oauth.storage.models.base import now
 from tests.support.many_installations import FIRST_COMPANY, install_many, our_webhook
-from tests.support.service import Service, ToAircall, ToApp, run_service, settings_for
+from tests.support.service import Service, ToAircall, run_service, settings_for
 
 MANY = 1000
 LIMIT = 60
@@ -109,10 +109,10 @@ class Day:
 
 @asynccontextmanager
 async def nobody_here(service: Service) -> AsyncIterator[None]:
-    app = ToApp.app
-    ToApp.app = Response(status_code=503)
+    app = service.to_app.app
+    service.to_app.app = Response(status_code=503)
     yield
-    ToApp.app = app
+    service.to_app.app = app
 
 
 @asynccontextmanager

@@ -70,6 +70,7 @@ class Service:
     resources: Resources
     aircall: PretendAircall
     browser: httpx.AsyncClient
+    to_app: "ToApp"
 
     @property
     def settings(self) -> Settings:
@@ -182,21 +183,22 @@ class Service:
 @asynccontextmanager
 async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIterator[Service]:
     """The service and its pretend Aircall, each reaching the other's doors without a network."""
+    to_app = ToApp()
     aircall = PretendAircall(
         client_id=CLIENT_ID,
         client_secret=CLIENT_SECRET,
         redirect_uris=[settings.redirect_uri],
         base_url=AIRCALL_URL,
         webhook_attempt_pause=0.01,
-        transport=ToApp(),
+        transport=to_app,
     )
     to_aircall = ToAircall(create_aircall_app(aircall))
     async with open_resources(settings, aircall_transport=to_aircall, span_exporter=span_exporter) as resources:
         app = create_app(lambda: _already_open(resources))
-        ToApp.app = app
+        to_app.app = app
         browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
         async with app.router.lifespan_context(app), browser:
-            yield Service(app, resources, aircall, browser)
+            yield Service(app, resources, aircall, browser, to_app)
     await aircall.close()
 
 
