@@ -3,7 +3,7 @@
     AppError
     ├── StartRefused                  the process does not start
     │   ├── SettingsInvalid
-    │   ├── DatabaseUnfit
+    │   ├── DatabaseUnfit · RoleRefused
     │   ├── KeysUnfit
     │   ├── PoolerRefused
     │   └── DirectElsewhere
@@ -98,6 +98,10 @@ class DatabaseUnfit(StartRefused):
     def __init__(self, seen: str, advice: str) -> None:
         self.seen, self.advice = seen, advice
         super().__init__(f"The database cannot be used. {seen} {advice}")
+
+
+class RoleRefused(StartRefused):
+    """This role can't be given the service's rights."""
 
 
 class KeysUnfit(StartRefused):

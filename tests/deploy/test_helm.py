@@ -131,6 +131,18 @@ def test_each_secret_may_be_in_a_secret_of_its_own() -> None:
 
 
 @pytest.mark.deploy
+def test_only_the_migration_has_the_owners_url() -> None:
+    documents = rendered(values=ROOT / "deploy" / "helm" / "values" / "two-roles.yaml")
+    job = documents["Job", "aircall-oauth-migrate"]["spec"]["template"]["spec"]["containers"][0]
+    given = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in job["env"] if "valueFrom" in each}
+    has_it = {kind for (kind, _), each in documents.items() if "aircall-db-owner" in json.dumps(each)}
+
+    owners = {"name": "aircall-db-owner", "key": "uri"}
+    assert given == {"AIRCALL_OAUTH_DATABASE_URL": owners, "AIRCALL_OAUTH_DATABASE_DIRECT_URL": owners}
+    assert has_it == {"Job"}
+
+
+@pytest.mark.deploy
 def test_no_way_in_leads_to_the_console() -> None:
     documents = rendered(
         "--set", "ingress.enabled=true,ingress.host=a.example.com,httpRoute.enabled=true,service.port=80"

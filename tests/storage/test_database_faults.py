@@ -150,6 +150,8 @@ async def test_a_user_who_may_only_change_rows_is_told_so(postgres: Postgres, se
     for line in [*said, working]:
         assert "'shop' does not own its tables (alembic_version, event)" in line
         assert "owner" in line
+    # All that it lacks is to make and drop days.
+    assert "lacks EXECUTE on make_log_days(integer), EXECUTE on drop_log_day(date)." in said[1]
 
 
 async def test_an_error_nobody_thought_of_is_one_line_too(service: Service) -> None:

@@ -14,6 +14,8 @@ async def set_a_clock(database_url: str) -> None:
         CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS
             'SELECT pg_catalog.now() + (SELECT ahead FROM public.clock)';
         ALTER DATABASE test SET search_path = public, pg_catalog;
+        ALTER FUNCTION make_log_days SET search_path = public, pg_catalog;
+        ALTER FUNCTION drop_log_day SET search_path = public, pg_catalog;
         """
     )
     await connection.close()

@@ -73,10 +73,20 @@ def work() -> None:
 @app.command()
 def migrate(
     lock_wait: Annotated[str, typer.Option(help="How long to retry for a table that is in use.")] = "2m",
+    print_grants: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE",
+            help="Change nothing: print the SQL after which this role of PostgreSQL's can run the service.",
+        ),
+    ] = None,
 ) -> None:
     """Bring the database's schema up to date; safe to run from many pods at once, and while events come in."""
     from aircall_oauth.storage import migrations
 
+    if print_grants is not None:
+        terminal.write(run(lambda settings: migrations.grants(settings.unpooled_url, print_grants)))
+        return
     wait = duration(lock_wait, "--lock-wait")
     run(lambda settings: migrations.migrate(settings.unpooled_url, lock_wait=wait, tell=say))
     say("The schema is up to date.")

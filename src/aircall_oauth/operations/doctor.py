@@ -30,7 +30,7 @@ from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.operations import connections
 from aircall_oauth.resources import Resources, database_of, open_resources, vault_of
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings
-from aircall_oauth.storage import partitions
+from aircall_oauth.storage import partitions, rights
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Sessions
 from aircall_oauth.storage.faults import explain
@@ -116,7 +116,7 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
     except NotReady as error:
         yield Finding("schema", Level.PROBLEM, error.detail, "Run `aircall-oauth migrate`.")
         return
-    for finding in await connection_findings(resources):
+    for finding in [*await connection_findings(resources), *await rights_findings(resources)]:
         yield finding
     yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
@@ -172,6 +172,18 @@ async def connection_findings(resources: Resources) -> list[Finding]:
         advice = "Raise max_connections (or the limit of our user or database), or put a pooler in between."
         return [*found, Finding("connections", Level.WARNING, seen, advice)]
     return [*found, Finding("connections", Level.OK, seen)]
+
+
+async def rights_findings(resources: Resources) -> list[Finding]:
+    """Tell what a role that owns nothing may do beyond what it needs for a start; nothing of an owner."""
+    async with resources.database.driver_connection() as connection:
+        standing = await rights.standing(connection)
+    if standing.owns:
+        return []
+    return [
+        Finding("rights", Level.OK, f"{standing.role!r} reads and writes rows, and owns nothing"),
+        *(Finding("rights", Level.WARNING, seen, advice) for seen, advice in standing.doubts()),
+    ]
 
 
 async def data_key_findings(resources: Resources) -> list[Finding]:

@@ -23,7 +23,8 @@ FILES = (
 )
 RIGHTS = (
     f"The user of {SETTING} must own the service's tables and be allowed to create in their schema: as the database's "
-    "owner, GRANT CREATE, USAGE ON SCHEMA public TO that user."
+    "owner, GRANT CREATE, USAGE ON SCHEMA public TO that user. Or it has what `aircall-oauth migrate --print-grants` "
+    "prints (docs/database.md)."
 )
 TLS = f"Look at sslmode and sslrootcert in {SETTING}, and at the server's certificate."
 

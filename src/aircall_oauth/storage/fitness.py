@@ -1,12 +1,15 @@
 """Checks that the service can work with a database: for `migrate`, every start, and `doctor`."""
 
+from typing import Any
+
 import asyncpg
 
 from aircall_oauth.errors import DatabaseUnfit
+from aircall_oauth.storage import rights
 
 OLDEST_POSTGRESQL = 150000
 ENCODING = "UTF8"
-# Days of the log are made and dropped while the service runs, so its user must own them and be able to create.
+# Who migrates must own the tables and be able to create some; who runs the service may do with rights on them.
 FOUND = """
     SELECT current_setting('server_version_num')::int AS version_number,
            current_setting('server_version') AS version,
@@ -23,6 +26,26 @@ FOUND = """
 async def require_fit(connection: asyncpg.Connection) -> str:
     """Return PostgreSQL's version; raises `DatabaseUnfit` for a database that the service cannot work with."""
     found = await connection.fetchrow(FOUND)
+    _require_postgresql(found)
+    if found["of_others"] is None:
+        _require_ownership(found)
+    elif lacked := await rights.lacked(connection):
+        raise DatabaseUnfit(
+            f"{found['role']!r} does not own its tables ({found['of_others']}), and lacks {rights.in_short(lacked)}.",
+            f"Connect as their owner, or run as their owner what `aircall-oauth migrate --print-grants "
+            f"{found['role']}` prints (docs/database.md).",
+        )
+    return str(found["version"])
+
+
+async def require_fit_to_migrate(connection: asyncpg.Connection) -> None:
+    """Raise `DatabaseUnfit` for a database that cannot be migrated, or not by the connection's role."""
+    found = await connection.fetchrow(FOUND)
+    _require_postgresql(found)
+    _require_ownership(found)
+
+
+def _require_postgresql(found: Any) -> None:
     if found["version_number"] < OLDEST_POSTGRESQL:
         raise DatabaseUnfit(f"It is PostgreSQL {found['version']}.", "PostgreSQL 15 or newer is needed.")
     if found["encoding"] != ENCODING:
@@ -35,6 +58,9 @@ async def require_fit(connection: asyncpg.Connection) -> str:
             f"No schema in the search_path of {found['role']!r} is there, or may be used.",
             f'CREATE SCHEMA … AUTHORIZATION "{found["role"]}", or correct the search_path.',
         )
+
+
+def _require_ownership(found: Any) -> None:
     if not found["may_create"]:
         raise DatabaseUnfit(
             f"{found['role']!r} may not create tables in the schema {found['schema']!r}.",
@@ -45,4 +71,3 @@ async def require_fit(connection: asyncpg.Connection) -> str:
             f"{found['role']!r} does not own its tables ({found['of_others']}).",
             f'Connect as their owner, or GRANT their owner TO "{found["role"]}".',
         )
-    return str(found["version"])

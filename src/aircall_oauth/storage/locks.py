@@ -1,12 +1,13 @@
 """PostgreSQL's advisory locks: every number that this service takes one under.
 
-A number never changes: two versions of the service may run at the same time, and migration 0010 has `LOG` written out.
+A number never changes: two versions of the service may run at the same time, and migrations have `LOG` (0010) and
+`LOG_DAYS` (0028) written out.
 """
 
 # Of 64 bits: one lock for the whole database.
 # Held from drawing an event's position until its commit, so that positions commit in order (`events/store`).
 LOG = 0x61697263616C6C2D6C6F67 & 0x7FFFFFFFFFFFFFFF  # "aircall-log"
-# Held while a missing day of the log is made, so that two processes do not make the same one (`storage/partitions`).
+# Held while a missing day of the log is made, so that two processes do not make the same one (migration 0028).
 LOG_DAYS = 0x6576656E742D64  # "event-d"
 # Held while an epoch of the log is begun, so that a restored log begins one and not several (`storage/epochs`).
 LOG_EPOCHS = 0x65706F63682D6C6F67 & 0x7FFFFFFFFFFFFFFF  # "epoch-log"

@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aircall_oauth.storage import rights
 from aircall_oauth.storage.database import Database, database_errors
-from aircall_oauth.storage.fitness import require_fit
+from aircall_oauth.storage.fitness import require_fit_to_migrate
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -53,7 +54,7 @@ async def migrate(
     try:
         await database.require_own_sessions()
         async with database.driver_connection() as connection:
-            await require_fit(connection)
+            await require_fit_to_migrate(connection)
         version = await database.schema_version()
     finally:
         await database.close()
@@ -63,3 +64,13 @@ async def migrate(
         config = alembic_config(url, lock_wait=lock_wait, tell=tell)
         with database_errors():
             await asyncio.to_thread(alembic.command.upgrade, config, "head")
+
+
+async def grants(url: str, role: str) -> str:
+    """Return the SQL that lets a role run the service without owning anything."""
+    database = Database(url)
+    try:
+        async with database.driver_connection() as connection:
+            return await rights.script(connection, role)
+    finally:
+        await database.close()

@@ -1,5 +1,7 @@
 """The log's days: each is a partition, made ahead, or at once if it is missing, and dropped when it is old.
 
+Both are done by functions that run with their owner's rights (migration 0028), so the service need not own the log.
+
 There is no default partition: rows in it would keep their day from ever being made. Instead the writer that meets a
 missing day makes it, so that no event is refused for it: on a fresh day, after a month without a worker, under a clock
 that jumps.
@@ -9,17 +11,18 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
-from aircall_oauth.storage import locks
-
 MADE_AHEAD = timedelta(days=7)
-LOCK_TIMEOUT = "300ms"
+# Waits for other processes that make days, and makes those that are missing then.
+MAKE = "SELECT make_log_days($1)"
+# Waits for its lock for 300 ms, and notes the last position that is dropped.
+DROP = "SELECT drop_log_day($1)"
 # Reads the catalogue instead of `to_regclass`, which may remember a day as missing that another process has made.
-DAYS = """
-    SELECT to_char(day, 'YYYYMMDD') AS suffix, day::date AS day
-    FROM generate_series(date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC'),
-                         date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') + $1::interval, '1 day') AS day
-    WHERE 'event_' || to_char(day, 'YYYYMMDD') NOT IN (
-        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'event'::regclass)
+IS_ANY_MISSING = """
+    SELECT EXISTS (
+        SELECT FROM generate_series(0, $1) AS n
+        WHERE 'event_' || to_char((clock_timestamp() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD') NOT IN (
+            SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = 'event'::regclass))
 """
 PRESENT = """
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -40,14 +43,10 @@ DAYS_AHEAD = """
 
 async def ensure(connection: asyncpg.Connection, *, ahead: timedelta = MADE_AHEAD) -> int:
     """Make the missing days from today on, and return how many. Inserts go on meanwhile."""
-    if not await connection.fetch(DAYS, ahead):
+    if not await connection.fetchval(IS_ANY_MISSING, ahead.days):
         return 0
-    async with connection.transaction():
-        await connection.execute(f"SELECT pg_advisory_xact_lock({locks.LOG_DAYS})")
-        missing = await connection.fetch(DAYS, ahead)
-        for row in missing:
-            await _make(connection, row["suffix"], row["day"])
-    return len(missing)
+    made: int = await connection.fetchval(MAKE, ahead.days)
+    return made
 
 
 async def ended_before(connection: asyncpg.Connection, moment: datetime) -> list[str]:
@@ -83,37 +82,13 @@ async def drop(connection: asyncpg.Connection, name: str) -> None:
     All other statements on the log queue behind this one while it waits for its lock, so it waits for a moment only; a
     day that is in use is dropped the next time.
     """
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        await _remember_the_end(connection, name)
-        await connection.execute(f"DROP TABLE {name}")
+    await connection.execute(DROP, _day_of(name))
 
 
 async def days_ahead(connection: asyncpg.Connection) -> int:
     """Return how many days are there from today on, today included, until the first missing one."""
     ahead: int = await connection.fetchval(DAYS_AHEAD)
     return ahead
-
-
-async def _make(connection: asyncpg.Connection, suffix: str, day: date) -> None:
-    # Attaching takes a lock that lets inserts through; making a partition in one statement would not.
-    await connection.execute(
-        f"""
-        CREATE TABLE event_{suffix} (LIKE event INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
-        ALTER TABLE event ATTACH PARTITION event_{suffix}
-            FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00');
-        """
-    )
-
-
-async def _remember_the_end(connection: asyncpg.Connection, name: str) -> None:
-    """Note the last position that is dropped: a reader before it must be told that it missed events."""
-    await connection.execute(
-        f"""
-        INSERT INTO log_start (dropped_to) SELECT max(position) FROM {name} HAVING count(*) > 0
-        ON CONFLICT (one) DO UPDATE SET dropped_to = greatest(log_start.dropped_to, excluded.dropped_to)
-        """
-    )
 
 
 def _day_of(name: str) -> date:
