@@ -146,10 +146,15 @@ def _plans(log: str) -> Iterator[dict[str, Any]]:
 
 def _scans(node: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield how many rows each scan of a plan has read, and what it is."""
-    if name := node.get("Relation Name"):
+    # A bitmap's index has no relation, and what it gives is read too.
+    if "Relation Name" in node or "Index Name" in node:
+        name = node.get("Relation Name", "")
         left_out = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
         index = f" by {node['Index Name']}" if "Index Name" in node else ""
-        yield round((node["Actual Rows"] + left_out) * node["Actual Loops"]), f"{node['Node Type']} {name}{index}"
+        yield (
+            round((node["Actual Rows"] + left_out) * node["Actual Loops"]),
+            " ".join(f"{node['Node Type']} {name}{index}".split()),
+        )
     for each in node.get("Plans", []):
         yield from _scans(each)
 

@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 
+from aircall_oauth.console.pages import event as event_page
+from aircall_oauth.console.pages import events as events_page
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage.models.access import Scope
 from tests.support.consoles import LOOKING, Console, words
@@ -102,6 +104,42 @@ async def test_events_are_found_by_type_call_owner_customer_and_time(console: Co
     assert dict(parse_qsl(shown[1])) == asked
 
 
+async def test_a_search_ends_after_so_many_positions_and_says_what_it_left(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_page, "MOST_SEARCHED", 4)
+    await tell(console.service, 1, type_="user.created")
+    await fill(console.service, 7)
+    anna = await console.visitor()
+
+    pages = [await anna.get("/events?type=user.*")]
+    while "Search further back" in pages[-1].text:
+        pages.append(await anna.get(link(pages[-1], "Search further back")))
+
+    assert [len(ids(page)) for page in pages] == [0, 1, 0]
+    assert "No event like that down to here" in words(pages[0])
+    assert re.search(r"What came in before [-0-9: ]+ was not searched yet", words(pages[0]))
+    assert "there are no more" not in words(pages[0])
+
+
+async def test_an_owners_events_are_those_of_its_customers_until_all_are_asked_for(console: Console) -> None:
+    service = console.service
+    await service.sql("UPDATE installation SET owner = 'acme'")
+    await tell(service, 1)
+    former = await newest_id(service)
+    await service.sql("UPDATE event SET installation_id = 'ins_' || repeat('0', 32) WHERE id = $1", former)
+    now = await tell_of(service, {"id": 5})
+    anna = await console.visitor()
+
+    page = await anna.get("/events?owner=acme")
+    everything = await anna.get(link(page, "searched for in the log itself"))
+
+    assert ids(page) == [now]
+    assert "Searched are the customers that acme has now." in words(page)
+    assert ids(everything) == [now, former]
+    assert "Searched are" not in words(everything)
+
+
 @pytest.mark.parametrize(
     "query",
     ["typ=call.*", "call_id=-1", "call_id=1&subject=call:1", "since=yesterday", "installation_id=x", "before=x"],
@@ -169,6 +207,36 @@ async def test_an_event_shows_what_became_of_it_for_each_destination(console: Co
     assert "others filter: types, filter: owners user.*" in said
     assert page.text.count('<svg class="lane"') == 2
     assert "/calls/5" == link(page, "Everything of this call")
+
+
+async def test_an_event_of_many_destinations_shows_some_at_a_time_the_undelivered_first(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_page, "LANES", 2)
+    monkeypatch.setattr(event_page, "OTHERS", 1)
+    service = console.service
+    for name, types in (("a", []), ("b", []), ("c", []), ("x", ["user.*"]), ("y", ["user.*"])):
+        await subscribe(service, "https://203.0.114.7/hook", name=name, types=types)
+    told = await tell_of(service, {"id": 5})
+    await service.sql(
+        "INSERT INTO attempt (position, event_id, subscription_id, at, outcome, milliseconds) "
+        "SELECT e.position, e.id, s.id, now(), 'delivered', 1 FROM event e, subscription s "
+        "WHERE e.id = $1 AND s.name = 'a'",
+        told,
+    )
+    anna = await console.visitor()
+
+    first = await anna.get(f"/events/{told}")
+    second = await anna.get(link(first, "Next page"))
+    others = await anna.get(f"/events/{told}?skip_others=1")
+
+    lanes = r'<h3><a href="/destinations/sub_\w+">(\w)</a>'
+    assert "Delivered to 1 of the 3 destinations it goes to; waiting for b and 1 more." in words(first)
+    assert re.findall(lanes, first.text) == ["b", "c"]
+    assert "Destinations 1 to 2 of 3, those that have not got it first." in words(first)
+    assert re.findall(lanes, second.text) == ["a"]
+    assert "x filter: types" in words(first)
+    assert "y filter: types" in words(others)
 
 
 async def test_an_event_from_before_a_destination_says_so(console: Console) -> None:

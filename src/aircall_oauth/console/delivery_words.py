@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from aircall_oauth.console.times import ago, length
 from aircall_oauth.console.words import Standing, count, many
-from aircall_oauth.deliveries.of_event import DeliveryStatus, Journey, LeftOut, Reason
+from aircall_oauth.deliveries.of_event import Delivery, DeliveryStatus, Journey, LeftOut, Reason
 from aircall_oauth.deliveries.troubled import Lately
 from aircall_oauth.deliveries.views import COUNTED, MOST_BESIDE, SubscriptionView
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
@@ -156,17 +156,15 @@ def _last_error(view: SubscriptionView, now: datetime | None) -> str:
     return f" Its last failure: {outcome(view.last_error)}{since}."
 
 
-def of_deliveries(journeys: Sequence[Journey], left_out: Sequence[LeftOut]) -> str:
+def of_deliveries(deliveries: Sequence[Delivery], left_out: Sequence[LeftOut]) -> str:
     """Say in one sentence what became of an event."""
-    if not journeys and not left_out:
+    if not deliveries and not left_out:
         return "It is in the log; there is no destination yet that it could go to."
-    if not journeys:
+    if not deliveries:
         return f"It is in the log; none of the {count(len(left_out), 'destination')} wants it."
-    by_status = {
-        status: [each.delivery.name for each in journeys if each.delivery.status == status] for status in DeliveryStatus
-    }
+    by_status = {status: [each.name for each in deliveries if each.status == status] for status in DeliveryStatus}
     done = len(by_status[DeliveryStatus.DELIVERED])
-    said = [f"Delivered to {done} of the {count(len(journeys), 'destination')} it goes to"]
+    said = [f"Delivered to {done} of the {count(len(deliveries), 'destination')} it goes to"]
     for status, what in (
         (DeliveryStatus.DEAD, "given up on for"),
         (DeliveryStatus.PARKED, "tried again for"),

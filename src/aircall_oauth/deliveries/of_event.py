@@ -89,29 +89,33 @@ TRIES = f"""
     SELECT event_id, subscription_id, at, outcome, milliseconds, replay_id FROM attempt
     WHERE event_id = ANY ($1::text[]) ORDER BY id DESC LIMIT {MOST_TRIES}
 """
+# The same for some subscriptions only.
+TRIES_FOR = TRIES.replace("ORDER BY", "AND subscription_id = ANY ($2::text[]) ORDER BY")
 DUE = "SELECT subscription_id, due_at FROM parked WHERE subscription_id = ANY ($1::text[]) AND position = $2"
 OTHERS = f"""
     SELECT id, name, types, owners, installations, created_at FROM subscription
     WHERE ($1::text IS NULL OR owners = ARRAY[$1]) AND id <> ALL ($2::text[]) ORDER BY id LIMIT {MOST_LEFT_OUT}
 """
-# The limit of one row keeps PostgreSQL from reading all of `parked` for a join.
+# The limit of one row keeps PostgreSQL from reading all of `parked` for a join. The tries are those of the event, read
+# once: for each subscription anew, the index of a subscription's tries would be read, with all that it was tried with.
 # A parked or dead event has a row, a tried one its attempts; for the rest the position and the filter decide.
 OF_EACH = f"""
+    WITH tried AS MATERIALIZED (
+        SELECT subscription_id, array_agg(outcome ORDER BY id DESC) AS outcomes, max(at) AS last_at
+        FROM attempt WHERE event_id = $1 GROUP BY 1
+    )
     SELECT s.id, s.name,
         CASE WHEN p.dead_at IS NOT NULL THEN '{DeliveryStatus.DEAD}'
              WHEN p.position IS NOT NULL THEN '{DeliveryStatus.PARKED}'
              WHEN 'delivered' = ANY (a.outcomes) THEN '{DeliveryStatus.DELIVERED}' ELSE '{DeliveryStatus.WAITING}' END,
-        cardinality(a.outcomes), a.outcomes[1], a.last_at
+        coalesce(cardinality(a.outcomes), 0), a.outcomes[1], a.last_at
     FROM event e CROSS JOIN subscription s CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns
     LEFT JOIN LATERAL (
         SELECT * FROM parked WHERE subscription_id = s.id AND position = e.position LIMIT 1
     ) AS p ON true
-    CROSS JOIN LATERAL (
-        SELECT coalesce(array_agg(outcome ORDER BY id DESC), '{{}}') AS outcomes, max(at) AS last_at
-        FROM attempt WHERE event_id = e.id AND subscription_id = s.id
-    ) AS a
+    LEFT JOIN tried AS a ON a.subscription_id = s.id
     WHERE e.id = $1 AND ($2::text IS NULL OR s.owners = ARRAY[$2]) AND (
-        p.position IS NOT NULL OR cardinality(a.outcomes) > 0 OR (
+        p.position IS NOT NULL OR a.subscription_id IS NOT NULL OR (
             s.position < e.position AND {query.wanted_by("s", "e", "patterns")}
         )
     )
@@ -126,14 +130,14 @@ async def of_each_subscription(resources: Resources, key: Caller, event_id: str)
     return [Delivery(*row) for row in rows]
 
 
-async def journeys(resources: Resources, key: Caller, event: EventJson) -> list[Journey]:
-    """Return what became of an event, for each subscription that wants it or was sent it, try by try."""
-    deliveries = await of_each_subscription(resources, key, event.id)
+async def journeys(resources: Resources, event: EventJson, deliveries: Sequence[Delivery]) -> list[Journey]:
+    """Return what became of an event for some of its subscriptions, try by try."""
     ids = [each.subscription_id for each in deliveries]
     async with resources.database.driver_connection() as connection:
         due = dict(await connection.fetch(DUE, ids, event.position))
+        rows = await connection.fetch(TRIES_FOR, [event.id], ids)
     tried = defaultdict(list)
-    for one in await tries_of(resources, [event.id]):
+    for one in (Try(*row) for row in reversed(rows)):
         tried[one.subscription_id].append(one)
     return [Journey(each, tried[each.subscription_id], due.get(each.subscription_id)) for each in deliveries]
 

@@ -2,34 +2,43 @@
 
 import json
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import ValidationError
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action
 from aircall_oauth.console import acts, corrections, delivery_words, masks, waterfall
 from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.charts import number
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.routing import OwnRoute, PageRoute
 from aircall_oauth.console.visitors import TO_DISCLOSE
 from aircall_oauth.deliveries import of_event
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
-from aircall_oauth.deliveries.of_event import Journey
+from aircall_oauth.deliveries.of_event import DeliveryStatus, Journey
 from aircall_oauth.deliveries.replays import resend
 from aircall_oauth.deliveries.replays.bodies import Resend
 from aircall_oauth.events import feed
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.storage.models.events import EventSource
 
+MOST_SKIPPED = 100_000
+
 router = APIRouter(route_class=PageRoute)
 looking = APIRouter(route_class=OwnRoute)
 
+Skip = Annotated[int, Query(ge=0, le=MOST_SKIPPED)]
 EventId = Annotated[str, Path(pattern=r"^evt_[0-9a-f]{32}$")]
 
 # A list of more is no help: then the id is typed in.
 MOST_CHOICES = 300
 MOST_DIGITS = 100
+# So many destinations that get an event are shown at once, and so many that do not: each is drawn.
+LANES, OTHERS = 20, 50
+# Who goes on waiting, or waits in vain, comes first.
+URGENCY = (DeliveryStatus.DEAD, DeliveryStatus.PARKED, DeliveryStatus.WAITING, DeliveryStatus.DELIVERED)
 SOURCES: dict[str, str] = {
     EventSource.AIRCALL: "Aircall sent it",
     EventSource.BACKFILL: "Aircall told it when it was asked: it had been missed",
@@ -38,9 +47,10 @@ SOURCES: dict[str, str] = {
 
 
 @router.get("/events/{event_id}")
-async def show_event(page: PageDep, event_id: EventId) -> Response:
+async def show_event(page: PageDep, event_id: EventId, skip: Skip = 0, skip_others: Skip = 0) -> Response:
     """What became of this event?"""
-    return await _shown(page, await feed.find_event(page.resources, page.caller, event_id), revealed=False)
+    event = await feed.find_event(page.resources, page.caller, event_id)
+    return await _shown(page, event, skip, skip_others, revealed=False)
 
 
 @looking.post("/events/{event_id}/reveal")
@@ -92,23 +102,38 @@ async def send_again(page: ActingPage, event_id: EventId, form: Form) -> Respons
     )
 
 
-async def _shown(page: Page, event: EventJson, *, revealed: bool) -> Response:
-    journeys = await of_event.journeys(page.resources, page.caller, event)
-    ids = [each.delivery.subscription_id for each in journeys]
-    others = await of_event.left_out(page.resources, page.caller, event, ids)
+async def _shown(page: Page, event: EventJson, skip: int = 0, skip_others: int = 0, *, revealed: bool) -> Response:
+    deliveries = await of_event.of_each_subscription(page.resources, page.caller, event.id)
+    deliveries.sort(key=lambda each: URGENCY.index(each.status))
+    others = await of_event.left_out(page.resources, page.caller, event, [each.subscription_id for each in deliveries])
+    shown = await of_event.journeys(page.resources, event, deliveries[skip : skip + LANES])
     data = json.loads(bytes(event.data), parse_int=_whole)
     return page.show(
         "event.html",
         title=event.type,
-        sentence=delivery_words.of_deliveries(journeys, others),
+        sentence=delivery_words.of_deliveries(deliveries, others),
         event=event,
         source=SOURCES.get(event.source, event.source),
-        journeys=[_lane(each, event) for each in journeys],
-        left_out=[(each, delivery_words.why_not(each)) for each in others],
+        journeys=[_lane(each, event) for each in shown],
+        part=_part(page, event, "skip", skip, LANES, len(deliveries)),
+        left_out=[(each, delivery_words.why_not(each)) for each in others[skip_others : skip_others + OTHERS]],
+        others=_part(page, event, "skip_others", skip_others, OTHERS, len(others)),
         data=data if revealed else masks.masked(data),
         revealed=revealed,
         curl=acts.curl(page.settings.public_url, "GET", f"/v1/events/{event.id}"),
     )
+
+
+def _part(page: Page, event: EventJson, name: str, skip: int, most: int, count: int) -> dict[str, Any]:
+    """Return which part of a list is shown, in words, and the addresses of the next part and of the first."""
+    given = {each: value for each, value in page.request.query_params.items() if each != name}
+    address = f"/events/{event.id}"
+    first, last = f"{address}?{urlencode(given)}" if given else address, min(skip + most, count)
+    return {
+        "said": f"{number(skip + 1)} to {number(last)} of {number(count)}" if last < count or skip else None,
+        "older": f"{address}?{urlencode(given | {name: skip + most})}" if last < count else None,
+        "newest": first if skip else None,
+    }
 
 
 def _whole(digits: str) -> int | str:

@@ -1,5 +1,6 @@
 """The log of events, newest first, and what follows it live."""
 
+from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -22,7 +23,12 @@ from aircall_oauth.storage.models.base import now
 router = APIRouter(route_class=PageRoute)
 
 PER_PAGE = 50
-OFF = "off"
+# A page is searched for so long, and no further back than so many positions where no index helps.
+MOST_SECONDS = 0.15
+MOST_SEARCHED = 200_000
+# The events of an owner with no more customers than these are read along their index.
+MOST_CUSTOMERS = 100
+OFF, FORMER = "off", "too"
 
 Position = Annotated[int | None, Query(ge=0, le=LAST_POSITION)]
 
@@ -50,10 +56,14 @@ async def list_events(
     wanted: Asked,
     before: Position = None,
     live: Annotated[str | None, Query(pattern=f"^{OFF}$")] = None,
+    former: Annotated[str | None, Query(pattern=f"^{FORMER}$")] = None,
 ) -> Response:
     """What came in?"""
     head = await newest.head(page.resources)
-    found = await newest.read_back(page.resources, page.caller, Search(PER_PAGE, *wanted, before))
+    search = Search(PER_PAGE, *wanted, before, MOST_SECONDS, MOST_SEARCHED)
+    search, of_now = (search, False) if former else await _of_customers(page, search)
+    found = await newest.read_back(page.resources, page.caller, search)
+    is_cut = found.more and len(found.events) < PER_PAGE
     read_to = max([head, *(event.position for event in found.events)])
     is_first = before is None and wanted[1].until is None
     chosen = dict(page.request.query_params)
@@ -61,6 +71,9 @@ async def list_events(
         "events.html",
         title="Events",
         sentence=_sentence(page, len(found.events), found.more, before),
+        searched_since=await newest.received_from(page.resources, found.next) if is_cut else None,
+        former=page.link(former=FORMER, before=None) if of_now else None,
+        owner=search.filter.owners[0] if of_now else None,
         events=found.events,
         chosen=chosen,
         most=PER_PAGE,
@@ -74,6 +87,15 @@ async def list_events(
         curl=acts.curl(page.settings.public_url, "GET", _api_path(chosen)),
         command=_command(chosen),
     )
+
+
+async def _of_customers(page: Page, search: Search) -> tuple[Search, bool]:
+    """Return a search for one owner's events as one of the customers that the owner has now, if there are any."""
+    owners, asked_for = search.filter.owners, search.filter.installations
+    if len(owners) != 1 or asked_for:
+        return search, False
+    found = await newest.customers_of(page.resources, owners[0], most=MOST_CUSTOMERS)
+    return (replace(search, filter=replace(search.filter, installations=found)), True) if found else (search, False)
 
 
 @router.get("/events/tail")
@@ -104,13 +126,14 @@ def _tail(page: Page, after: int) -> str:
 
 
 def _page_link(page: Page, path: str = "/events", **more: str) -> str:
-    kept = {name: value for name, value in page.request.query_params.items() if name not in {"after", "live", "before"}}
+    left_out = {"after", "live", "before", "former"}
+    kept = {name: value for name, value in page.request.query_params.items() if name not in left_out}
     return f"{path}?{urlencode(kept | more)}" if kept or more else path
 
 
 def _api_path(chosen: dict[str, str]) -> str:
     """Return the API's request with the same filter, its times written out."""
-    kept = {name: value for name, value in chosen.items() if name != "live"}
+    kept = {name: value for name, value in chosen.items() if name not in {"live", "former"}}
     times = {name: acts.in_utc(kept.get(name)) for name in ("since", "until")}
     types = [("type", each) for each in _types(kept.pop("type", ""))]
     given = {"order": "desc", "limit": PER_PAGE} | kept | {name: at for name, at in times.items() if at}
@@ -133,10 +156,11 @@ def _types(text: str) -> list[str]:
 
 
 def _sentence(page: Page, found: int, more: bool, before: int | None) -> str:
-    filtered = bool(set(page.request.query_params) - {"before", "live"})
+    filtered = bool(set(page.request.query_params) - {"before", "live", "former"})
     like = " like that" if filtered else ""
-    if not found and more:
-        return f"No event{like} down to here: the log goes on, look further back."
+    if more and found < PER_PAGE:
+        some = words.count(found, "event") if found else "No event"
+        return f"{some}{like} down to here: the log goes on, look further back."
     if not found:
         return f"The log has no event{like}." if before is None else f"The log has no older event{like}."
     if more:
