@@ -55,6 +55,18 @@ class AuditPage(BaseModel):
     next: str | None = Field(description="The `cursor` of the next page; null at the end.")
 
 
+# Whether there are lines with a text as their actor, as their owner, as their request; of one owner only, if $2 is one.
+SEEN = "($2::text IS NULL OR audit.owner = $2)"
+HOLDS = f"""
+    SELECT EXISTS (SELECT FROM audit WHERE {SEEN} AND actor = ANY (
+               ARRAY[$1, '{PERSON}' || $1]
+               || ARRAY(SELECT id FROM api_key WHERE name = $1 AND ($2::text IS NULL OR api_key.owner = $2))
+           )),
+           EXISTS (SELECT FROM audit WHERE {SEEN} AND audit.owner = $1),
+           EXISTS (SELECT FROM audit WHERE {SEEN} AND request_id = $1)
+"""  # noqa: S608 - only constants of ours are put in
+
+
 @dataclass(frozen=True)
 class Asked:
     """Which lines: what is empty or None leaves nothing out."""
@@ -107,6 +119,13 @@ async def page(resources: Resources, key: Caller, asked: Asked, *, limit: int) -
         rows = (await session.exec(query)).all()
     items = [_line(key, row) for row in rows[:limit]]
     return AuditPage(items=items, next=_cursor(items[-1]) if len(rows) > limit else None)
+
+
+async def holds(resources: Resources, key: Caller, text: str) -> tuple[bool, bool, bool]:
+    """Tell whether there are lines of an actor of this name, of this owner, and of a request with this id."""
+    async with resources.database.driver_connection() as connection:
+        actor, owner, request = await connection.fetchrow(HOLDS, text, key.owner)
+    return actor, owner, request
 
 
 async def newest(resources: Resources, key: Caller, asked: Asked, *, limit: int) -> list[AuditLine]:

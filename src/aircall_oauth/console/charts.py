@@ -1,11 +1,12 @@
 """Charts, drawn as SVG here: no script, axes with units and the time zone, tooltips, and the numbers as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
 from math import ceil, floor, log10
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from aircall_oauth.telemetry.text import readable
 
@@ -15,6 +16,8 @@ TICKS_OF_VALUES = 4
 LABELS_OF_TIME = 6
 # A table of more rows than these helps no one; neighbours are then put together.
 MOST_ROWS = 48
+# So many charts are remembered as they were drawn, of 40 KB each.
+MOST_DRAWN = 32
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,20 @@ class Chart:
 
 
 def draw(chart: Chart, zone: tzinfo) -> Markup:
-    """Return a figure: the picture, its legend, and its numbers behind a "show the numbers"."""
+    """Return a figure: the picture, its legend, and its numbers behind a "show the numbers".
+
+    The same chart is drawn once: what it shows changes once a minute, and many look at it.
+    """
+    series = tuple(replace(each, values=tuple(each.values)) for each in chart.series)
+    return _figure(replace(chart, moments=tuple(chart.moments), series=series), zone)
+
+
+@lru_cache(MOST_DRAWN)
+def _figure(chart: Chart, zone: tzinfo) -> Markup:
     chart, name = _readable(chart), str(zone)
     top = _top(chart)
-    parts = [_grid(top), _axis_of_time(chart, zone), *(_drawn(chart, each, top, zone) for each in chart.series)]
+    times = _times(chart, zone)
+    parts = [_grid(top), _axis_of_time(chart, zone), *(_drawn(chart, each, top, times) for each in chart.series)]
     picture = Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}: {}. The numbers are in the table below.">{}</svg>'
     ).format(WIDTH, HEIGHT, chart.title, _summary(chart), Markup("").join(parts))
@@ -146,11 +159,11 @@ def _axis_of_time(chart: Chart, zone: tzinfo) -> Markup:
     return Markup("").join(labels)
 
 
-def _drawn(chart: Chart, series: Series, top: float, zone: tzinfo) -> Markup:
-    return _bars(chart, series, top, zone) if chart.bars else _line(chart, series, top, zone)
+def _drawn(chart: Chart, series: Series, top: float, times: Sequence[str]) -> Markup:
+    return _bars(chart, series, top, times) if chart.bars else _line(chart, series, top, times)
 
 
-def _line(chart: Chart, series: Series, top: float, zone: tzinfo) -> Markup:
+def _line(chart: Chart, series: Series, top: float, times: Sequence[str]) -> Markup:
     """Return a line, interrupted where nothing is known, with a wide invisible mark on each value for its tooltip."""
     pieces, piece = list[str](), list[str]()
     for index, value in enumerate(series.values):
@@ -159,7 +172,7 @@ def _line(chart: Chart, series: Series, top: float, zone: tzinfo) -> Markup:
         else:
             piece.append(f"{_x(chart, index):.1f},{_y(value, top):.1f}")
     drawn = [_piece(points, series.colour) for points in [*pieces, " ".join(piece)] if points]
-    return Markup("").join([*drawn, *_tips(chart, series, top, zone)])
+    return Markup("").join([*drawn, _tips(chart, series, top, times)])
 
 
 def _piece(points: str, colour: int) -> Markup:
@@ -170,40 +183,43 @@ def _piece(points: str, colour: int) -> Markup:
     return Markup('<circle class="dot c{}" cx="{}" cy="{}" r="2.5"/>').format(colour, x, y)
 
 
-def _tips(chart: Chart, series: Series, top: float, zone: tzinfo) -> list[Markup]:
-    return [
-        Markup('<circle class="tip c{}" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(
-            series.colour, _x(chart, index), _y(value, top), _said(chart, series, index, zone)
-        )
-        for index, value in enumerate(series.values)
-        if value is not None
-    ]
-
-
-def _bars(chart: Chart, series: Series, top: float, zone: tzinfo) -> Markup:
-    width = (WIDTH - LEFT - RIGHT) / max(1, len(chart.moments))
-    each = width * 0.8 / len(chart.series)
-    beside = list(chart.series).index(series) * each
-    return Markup("").join(
-        Markup(
-            '<rect class="bar c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-        ).format(
-            series.colour,
-            _x(chart, index) - width * 0.4 + beside,
-            _y(value, top),
-            max(each, 1),
-            _y(0, top) - _y(value, top),
-            _said(chart, series, index, zone),
-        )
+def _tips(chart: Chart, series: Series, top: float, times: Sequence[str]) -> Markup:
+    said = _said(chart, series)
+    return _joined(
+        f'<circle class="tip c{series.colour}" cx="{_x(chart, index):.1f}" cy="{_y(value, top):.1f}" r="5">'
+        f"<title>{times[index]}: {number(value)}{said}</title></circle>"
         for index, value in enumerate(series.values)
         if value is not None
     )
 
 
-def _said(chart: Chart, series: Series, index: int, zone: tzinfo) -> str:
-    value = series.values[index]
-    at = chart.moments[index].astimezone(zone)
-    return f"{at:%Y-%m-%d %H:%M} {zone}: {number(value)} {chart.unit}, {series.name}"
+def _bars(chart: Chart, series: Series, top: float, times: Sequence[str]) -> Markup:
+    width = (WIDTH - LEFT - RIGHT) / max(1, len(chart.moments))
+    each = width * 0.8 / len(chart.series)
+    beside, said = list(chart.series).index(series) * each, _said(chart, series)
+    return _joined(
+        f'<rect class="bar c{series.colour}" x="{_x(chart, index) - width * 0.4 + beside:.1f}" '
+        f'y="{_y(value, top):.1f}" width="{max(each, 1):.1f}" height="{_y(0, top) - _y(value, top):.1f}">'
+        f"<title>{times[index]}: {number(value)}{said}</title></rect>"
+        for index, value in enumerate(series.values)
+        if value is not None
+    )
+
+
+def _said(chart: Chart, series: Series) -> str:
+    """Return what is said of each value of a series, behind its time and itself."""
+    return escape(f" {chart.unit}, {series.name}")
+
+
+def _times(chart: Chart, zone: tzinfo) -> list[str]:
+    """Return each moment of a chart in words, escaped."""
+    name = escape(str(zone))
+    return [f"{moment.astimezone(zone):%Y-%m-%d %H:%M} {name}" for moment in chart.moments]
+
+
+def _joined(parts: Iterable[str]) -> Markup:
+    """Return what is made of numbers and of escaped text only; escaping each part again costs more than all else."""
+    return Markup("".join(parts))  # noqa: S704 - see above
 
 
 def _summary(chart: Chart) -> str:
@@ -230,11 +246,12 @@ def _table(chart: Chart, zone: tzinfo) -> Markup:
     every = max(1, ceil(len(chart.moments) / MOST_ROWS))
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(each.name) for each in chart.series)
     rows = [
-        Markup('<tr><th scope="row">{:%Y-%m-%d %H:%M}</th>{}</tr>').format(
-            chart.moments[index].astimezone(zone),
-            Markup("").join(
-                Markup("<td>{}</td>").format(number(_most(each.values[index : index + every]))) for each in chart.series
-            ),
+        _joined(
+            [
+                f'<tr><th scope="row">{chart.moments[index].astimezone(zone):%Y-%m-%d %H:%M}</th>',
+                *(f"<td>{number(_most(each.values[index : index + every]))}</td>" for each in chart.series),
+                "</tr>",
+            ]
         )
         for index in range(0, len(chart.moments), every)
     ]

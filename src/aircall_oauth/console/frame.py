@@ -57,8 +57,10 @@ MOST_FIELDS = 200
 
 def _plainly(value: Any) -> Any:
     """Show invisible and control characters of every text as escapes: nothing that comes from outside hides."""
+    if type(value) is not str or value.isprintable():
+        return value
     # The space between thousands counts as invisible, and is harmless.
-    return THOUSANDS.join(map(readable, value.split(THOUSANDS))) if type(value) is str else value
+    return THOUSANDS.join(map(readable, value.split(THOUSANDS)))
 
 
 _environment = Environment(

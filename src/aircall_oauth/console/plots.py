@@ -43,12 +43,16 @@ class Day:
 
 async def of_the_day(resources: Resources) -> list[Chart]:
     """Return the plots of the last 24 hours: events in, deliveries, and the oldest event that waited."""
-    return [await _events(resources), *await of_destination(resources, ALL)]
+    days = await _days(resources, [WEB, WORKER])
+    return [await _events(resources, days[WEB]), *await _of(resources, ALL, days[WORKER])]
 
 
-async def of_destination(resources: Resources, subscription_id: str, made_at: datetime | None = None) -> list[Chart]:
-    """Return the plots of one destination, or of all together: deliveries, and the oldest event that waited."""
-    day = await _day(resources, WORKER, made_at)
+async def of_destination(resources: Resources, subscription_id: str, made_at: datetime) -> list[Chart]:
+    """Return the plots of one destination: deliveries, and the oldest event that waited."""
+    return await _of(resources, subscription_id, (await _days(resources, [WORKER], made_at))[WORKER])
+
+
+async def _of(resources: Resources, subscription_id: str, day: Day) -> list[Chart]:
     return [await _deliveries(resources, subscription_id, day), await _oldest(resources, subscription_id, day)]
 
 
@@ -77,8 +81,7 @@ async def events_a_minute(resources: Resources) -> float:
     return found.get(STORED, [0])[0] / (LATELY / MINUTE)
 
 
-async def _events(resources: Resources) -> Chart:
-    day = await _day(resources, WEB)
+async def _events(resources: Resources, day: Day) -> Chart:
     points = await _read(resources, day, Name.ACKS, None)
     stored = [point for point in points if point.label == STORED]
     not_taken = [point for point in points if point.label not in {STORED, REPEATED}]
@@ -91,14 +94,14 @@ async def _events(resources: Resources) -> Chart:
     return _chart("Events in", "a minute", day, series, "24 hours, in all", said)
 
 
-async def _day(resources: Resources, role: str, made_at: datetime | None = None) -> Day:
-    """Return the steps of the last 24 hours, until the last minute that is written down by now."""
+async def _days(resources: Resources, roles: list[str], made_at: datetime | None = None) -> dict[str, Day]:
+    """Return the steps of the last 24 hours, until the last minute that is written down by now, for some roles."""
     async with resources.database.driver_connection() as connection:
         until: datetime = await connection.fetchval(LAST_MINUTE, WRITTEN_WITHIN)
     moments = [until - DAY + n * STEP for n in range(DAY // STEP)]
-    alive = await figures.series(resources.database, Name.ALIVE, [role], moments[0], until, STEP, origin=moments[0])
-    known = frozenset(point.at for point in alive if made_at is None or point.at + STEP > made_at)
-    return Day(moments, known)
+    alive = await figures.series(resources.database, Name.ALIVE, roles, moments[0], until, STEP, origin=moments[0])
+    points = [point for point in alive if made_at is None or point.at + STEP > made_at]
+    return {role: Day(moments, frozenset(point.at for point in points if point.label == role)) for role in roles}
 
 
 async def _read(resources: Resources, day: Day, name: Name, labels: list[str] | None) -> list[Point]:

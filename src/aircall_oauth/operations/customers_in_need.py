@@ -98,10 +98,9 @@ LOOKED_FOR = (
 async def look(resources: Resources) -> list[Need]:
     """Return what customers need a person for; raises `DatabaseAway`."""
     needs = []
-    for cause, level, statement, what, advice in LOOKED_FOR:
-        async with resources.database.driver_connection() as connection:
-            rows = await connection.fetch(statement)
-        if rows:
-            named = tuple(Touched(row[0], row[1]) for row in rows[:MOST_NAMED])
-            needs.append(Need(cause, level, what, advice, rows[0][2], named, len(rows)))
+    async with resources.database.driver_connection() as connection:
+        for cause, level, statement, what, advice in LOOKED_FOR:
+            if rows := await connection.fetch(statement):
+                named = tuple(Touched(row[0], row[1]) for row in rows[:MOST_NAMED])
+                needs.append(Need(cause, level, what, advice, rows[0][2], named, len(rows)))
     return needs

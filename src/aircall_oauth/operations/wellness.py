@@ -39,7 +39,7 @@ class Wellness:
 async def examine(resources: Resources) -> Wellness:
     """Look at everything that the database knows; raises `DatabaseAway`."""
     measured = await measure.read(resources, most_beside=measure.FEW_BESIDE)
-    worker = await _worker(resources)
+    worker = await _worker(resources, measured.days_ahead)
     ack_seconds = await _slow_ack_seconds(resources)
     needs = [] if worker is None else [worker]
     if ack_seconds is not None and ack_seconds >= SLOW_SECONDS:
@@ -51,9 +51,9 @@ async def examine(resources: Resources) -> Wellness:
     return Wellness(measured, ordered, worker is None, ack_seconds, sum(waits.values(), Waiting()))
 
 
-async def _worker(resources: Resources) -> Need | None:
+async def _worker(resources: Resources, days_ahead: int) -> Need | None:
     """Return that no worker runs, where none was counted lately or its work is overdue."""
-    found = await doctor.worker_finding(resources)
+    found = await doctor.worker_finding(resources, days_ahead=days_ahead)
     seen_at = await figures.last(resources.database, Name.ALIVE, "worker")
     is_gone = seen_at is not None and seen_at < now() - WORKER_GONE_AFTER
     if found.level == Level.OK and not is_gone:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from aircall_oauth.access import audit_lines
-from aircall_oauth.access.audit_lines import Asked
 from aircall_oauth.console import words
 from aircall_oauth.console.frame import NAVIGATION, PageDep, guarded
 from aircall_oauth.console.parameters import Text
@@ -147,12 +146,14 @@ def _calls(wanted: str) -> list[Found]:
 
 async def _audited(page: PageDep, wanted: str) -> list[Found]:
     """Offer the audit of an actor, an owner, or a request whose id the caller chose."""
-    found = []
-    for kind, asked, name in (
-        ("Person or key in the audit", Asked(actor=wanted), "actor"),
-        ("Owner in the audit", Asked(owner=wanted), "owner"),
-        ("Request in the audit", Asked(request_id=wanted), "request_id"),
-    ):
-        if (await audit_lines.page(page.resources, page.caller, asked, limit=1)).items:
-            found.append(Found(kind, wanted, f"/audit?{name}={quote(wanted, safe='')}"))
-    return found
+    kinds = (
+        ("Person or key in the audit", "actor"),
+        ("Owner in the audit", "owner"),
+        ("Request in the audit", "request_id"),
+    )
+    held = await audit_lines.holds(page.resources, page.caller, wanted)
+    return [
+        Found(kind, wanted, f"/audit?{name}={quote(wanted, safe='')}")
+        for (kind, name), is_held in zip(kinds, held, strict=True)
+        if is_held
+    ]
