@@ -75,12 +75,21 @@ def find_binaries() -> Path:
 class Postgres:
     """One private server. It ends with `stop()`, or when this process ends in any way."""
 
-    def __init__(self, data_dir: Path, *, durable: bool, port: int | None, binaries: Path | None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        durable: bool,
+        port: int | None,
+        binaries: Path | None,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
         self.data_dir = data_dir.absolute()
         self.cluster = self.data_dir / "cluster"
         self.log = self.data_dir / "postgres.log"
         self.port = port
         self._durable = durable
+        self._start_seconds = start_seconds
         self._binaries = binaries or find_binaries()
         self._socket_dir = _socket_base() / f"aircall-oauth-{secrets.token_hex(6)}"
         self._server: subprocess.Popen[bytes] | None = None
@@ -88,14 +97,22 @@ class Postgres:
         self._lock: int | None = None
 
     @classmethod
-    def start(cls, data_dir: Path, *, durable: bool, port: int | None = None, binaries: Path | None = None) -> Self:
+    def start(
+        cls,
+        data_dir: Path,
+        *,
+        durable: bool,
+        port: int | None = None,
+        binaries: Path | None = None,
+        start_seconds: float = START_SECONDS,
+    ) -> Self:
         """Start on `data_dir`, made on first use, and return once queries are answered.
 
         Without `durable` a crash of the machine may lose everything. `port` also opens 127.0.0.1, to every user of this
-        machine. `binaries` replaces what `find_binaries` finds. Blocks; may be called in any thread. Raises
-        `PostgresError`.
+        machine. `binaries` replaces what `find_binaries` finds. A start that has a backup's log to replay needs more
+        than the usual `start_seconds`. Blocks; may be called in any thread. Raises `PostgresError`.
         """
-        server = cls(data_dir, durable=durable, port=port, binaries=binaries)
+        server = cls(data_dir, durable=durable, port=port, binaries=binaries, start_seconds=start_seconds)
         server.restart()
         return server
 
@@ -206,7 +223,7 @@ class Postgres:
         server = self._spawn(disguise)
         while not self._is_ready():
             waited = time.monotonic() - began
-            if server.poll() is None and waited < START_SECONDS:
+            if server.poll() is None and waited < self._start_seconds:
                 time.sleep(STEP_SECONDS)
             elif server.poll() is not None and self._meets_leftovers() and waited < LEFTOVER_SECONDS:
                 time.sleep(STEP_SECONDS)
