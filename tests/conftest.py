@@ -125,7 +125,14 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 @pytest.fixture(scope="module")
 async def shared_service(postgres: Postgres) -> AsyncIterator[Service]:
     """The same for all tests of a module: for those that leave nothing behind that another one would notice."""
-    async with migrated_database(postgres, "shared") as url, run_service(settings_for(url)) as running:
+    async with lasting_service(postgres) as running:
+        yield running
+
+
+@asynccontextmanager
+async def lasting_service(server: Postgres, **changes: str) -> AsyncIterator[Service]:
+    """A service over a database of its own, for a module whose tests share it: `changes` are its settings."""
+    async with migrated_database(server, "shared") as url, run_service(settings_for(url, **changes)) as running:
         yield running
 
 

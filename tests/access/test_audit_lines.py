@@ -126,18 +126,18 @@ async def test_pages_skip_no_line_and_repeat_none_though_many_are_of_one_moment(
         ({"actor": "\0"}, "query.actor"),
     ],
 )
-async def test_what_no_filter_can_mean_is_refused(service: Service, query: dict[str, str], why: str) -> None:
-    answer = await (await service.partner()).get("/v1/audit", params=query)
+async def test_what_no_filter_can_mean_is_refused(shared_service: Service, query: dict[str, str], why: str) -> None:
+    answer = await (await shared_service.partner()).get("/v1/audit", params=query)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert why in answer.json()["detail"]
 
 
-async def test_only_a_key_with_the_scope_reads_it(service: Service) -> None:
-    everything_else = await service.partner(*(scope for scope in Scope if scope != Scope.AUDIT_READ))
+async def test_only_a_key_with_the_scope_reads_it(shared_service: Service) -> None:
+    everything_else = await shared_service.partner(*(scope for scope in Scope if scope != Scope.AUDIT_READ))
 
     refused = await everything_else.get("/v1/audit")
-    read = await (await service.partner(Scope.AUDIT_READ)).get("/v1/audit")
+    read = await (await shared_service.partner(Scope.AUDIT_READ)).get("/v1/audit")
 
     assert (refused.status_code, read.status_code) == (403, 200)
     assert "audit:read" in refused.json()["detail"]

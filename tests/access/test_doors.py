@@ -51,8 +51,8 @@ class Endless:
             yield PIECE
 
 
-async def test_a_misspelt_filter_is_refused_and_the_right_one_named(service: Service) -> None:
-    ours, partner = await service.install(), await service.partner()
+async def test_a_misspelt_filter_is_refused_and_the_right_one_named(shared_service: Service) -> None:
+    ours, partner = await shared_service.install(), await shared_service.partner()
 
     answer = await partner.get("/v1/events", params={"installation_ids": ours})
 
@@ -62,8 +62,8 @@ async def test_a_misspelt_filter_is_refused_and_the_right_one_named(service: Ser
     )
 
 
-async def test_no_door_of_ours_takes_a_parameter_it_does_not_know(service: Service) -> None:
-    partner = await service.partner()
+async def test_no_door_of_ours_takes_a_parameter_it_does_not_know(shared_service: Service) -> None:
+    partner = await shared_service.partner()
 
     for method, path in doors():
         answer = await partner.request(method, path, params={"zzz": "1"}, json={} if method != "GET" else None)
@@ -72,8 +72,8 @@ async def test_no_door_of_ours_takes_a_parameter_it_does_not_know(service: Servi
         assert answer.json()["detail"].startswith("query.zzz: there is no such parameter here; there is "), path
 
 
-async def test_a_parameter_that_means_one_value_is_not_given_twice(service: Service) -> None:
-    partner = await service.partner()
+async def test_a_parameter_that_means_one_value_is_not_given_twice(shared_service: Service) -> None:
+    partner = await shared_service.partner()
 
     twice = await partner.get("/v1/events", params=[("limit", "1"), ("limit", "1000")])
     types = await partner.get("/v1/events", params=[("type", "call.*"), ("type", "user.*")])
@@ -82,15 +82,15 @@ async def test_a_parameter_that_means_one_value_is_not_given_twice(service: Serv
     assert types.status_code == 200
 
 
-async def test_a_secret_in_place_of_a_name_is_not_repeated(service: Service) -> None:
-    answer = await (await service.partner()).get(f"/v1/events?{SECRET}")
+async def test_a_secret_in_place_of_a_name_is_not_repeated(shared_service: Service) -> None:
+    answer = await (await shared_service.partner()).get(f"/v1/events?{SECRET}")
 
     assert answer.status_code == 422
     assert SECRET not in answer.text
 
 
-async def test_what_is_asked_of_aircall_is_aircalls_business(service: Service) -> None:
-    installation_id, partner = await service.install(), await service.partner()
+async def test_what_is_asked_of_aircall_is_aircalls_business(shared_service: Service) -> None:
+    installation_id, partner = await shared_service.install(), await shared_service.partner()
 
     answer = await partner.get(f"/v1/installations/{installation_id}/aircall/calls?per_page=2&zzz=1&zzz=2")
 
@@ -108,8 +108,8 @@ async def test_what_is_asked_of_aircall_is_aircalls_business(service: Service) -
         (f"/v1/subscriptions/{SUBSCRIPTION}/dead/retry", {"event_ids": []}),
     ],
 )
-async def test_no_door_takes_a_field_it_does_not_know(service: Service, path: str, body: dict[str, Any]) -> None:
-    answer = await (await service.partner()).post(path, json=body | {"returnTo": SECRET})
+async def test_no_door_takes_a_field_it_does_not_know(shared_service: Service, path: str, body: dict[str, Any]) -> None:
+    answer = await (await shared_service.partner()).post(path, json=body | {"returnTo": SECRET})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert "has a field that is not known here" in answer.json()["detail"]
@@ -117,20 +117,20 @@ async def test_no_door_takes_a_field_it_does_not_know(service: Service, path: st
 
 
 @pytest.mark.parametrize("key", [None, "Bearer nobody", "Basic x"])
-async def test_nothing_of_a_body_is_read_without_a_key(service: Service, key: str | None) -> None:
+async def test_nothing_of_a_body_is_read_without_a_key(shared_service: Service, key: str | None) -> None:
     headers = {"content-type": "application/json"} | ({"authorization": key} if key else {})
 
     for method, path in [*doors(), *doors(to_aircall=True)]:
         body = Endless()
-        answer = await service.browser.request(method, path, content=body, headers=headers)
+        answer = await shared_service.browser.request(method, path, content=body, headers=headers)
 
         assert answer.status_code == 401, (method, path)
         assert body.read == 0, (method, path)
 
 
-async def test_a_body_of_unknown_length_is_bounded_at_every_door(service: Service) -> None:
-    await service.install()
-    partner = await service.partner()
+async def test_a_body_of_unknown_length_is_bounded_at_every_door(shared_service: Service) -> None:
+    await shared_service.install()
+    partner = await shared_service.partner()
 
     read = {}
     for method, path in doors():

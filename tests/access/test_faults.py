@@ -39,15 +39,15 @@ QUERIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "name", "value", "said"), BODIES)
-async def test_a_field_of_a_body(service: Service, path: str, name: str, value: Any, said: str) -> None:
-    answer = await (await service.partner()).post(path, json=OURS | {name: value})
+async def test_a_field_of_a_body(shared_service: Service, path: str, name: str, value: Any, said: str) -> None:
+    answer = await (await shared_service.partner()).post(path, json=OURS | {name: value})
 
     assert (answer.status_code, answer.json()["detail"]) == (422, said)
 
 
 @pytest.mark.parametrize(("path", "name", "value", "said"), QUERIES)
-async def test_a_parameter(service: Service, path: str, name: str, value: str, said: str) -> None:
-    answer = await (await service.partner()).get(path, params={name: value})
+async def test_a_parameter(shared_service: Service, path: str, name: str, value: str, said: str) -> None:
+    answer = await (await shared_service.partner()).get(path, params={name: value})
 
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(said)
@@ -64,8 +64,8 @@ async def test_a_parameter(service: Service, path: str, name: str, value: str, s
         (b"{}", "body.kind: is required"),
     ],
 )
-async def test_a_body_as_a_whole(service: Service, content: bytes, said: str) -> None:
-    partner = await service.partner()
+async def test_a_body_as_a_whole(shared_service: Service, content: bytes, said: str) -> None:
+    partner = await shared_service.partner()
 
     answer = await partner.post("/v1/subscriptions", content=content, headers={"content-type": "application/json"})
 
@@ -81,7 +81,7 @@ async def test_a_body_as_a_whole(service: Service, content: bytes, said: str) ->
         ({"dry_run": True}, "body: needs a beginning: `since` (a time) or `from` (a position)"),
     ],
 )
-async def test_a_body_that_may_be_one_of_several(service: Service, body: dict[str, Any], said: str) -> None:
-    answer = await (await service.partner()).post(REPLAY, json=body)
+async def test_a_body_that_may_be_one_of_several(shared_service: Service, body: dict[str, Any], said: str) -> None:
+    answer = await (await shared_service.partner()).post(REPLAY, json=body)
 
     assert (answer.status_code, answer.json()["detail"]) == (422, said)

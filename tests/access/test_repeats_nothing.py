@@ -84,9 +84,9 @@ def requests(path: str, operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=[f"{m} {p}" for m, p, _ in OPERATIONS])
 async def test_no_refusal_of_any_door_repeats_what_was_sent(
-    service: Service, method: str, path: str, operation: dict[str, Any]
+    shared_service: Service, method: str, path: str, operation: dict[str, Any]
 ) -> None:
-    partner = await service.partner()
+    partner = await shared_service.partner()
     refused = 0
 
     for request in requests(path, operation):
@@ -100,8 +100,8 @@ async def test_no_refusal_of_any_door_repeats_what_was_sent(
     assert refused or path in {"/livez", "/readyz"} or method == "head"
 
 
-async def test_a_kind_that_is_not_known_is_told_by_those_that_are(service: Service) -> None:
-    partner = await service.partner()
+async def test_a_kind_that_is_not_known_is_told_by_those_that_are(shared_service: Service) -> None:
+    partner = await shared_service.partner()
 
     answer = await partner.post("/v1/subscriptions", json={"name": "x", "kind": CANARY, "url": "https://203.0.114.7/"})
 
@@ -109,8 +109,8 @@ async def test_a_kind_that_is_not_known_is_told_by_those_that_are(service: Servi
     assert answer.json()["detail"] == "body.kind: must be one of http, nats, rabbitmq, kafka"
 
 
-async def test_a_field_that_is_not_known_is_answered_with_the_nearest_that_is(service: Service) -> None:
-    partner, body = await service.partner(), subscription_body("https://203.0.114.7/", name="x")
+async def test_a_field_that_is_not_known_is_answered_with_the_nearest_that_is(shared_service: Service) -> None:
+    partner, body = await shared_service.partner(), subscription_body("https://203.0.114.7/", name="x")
 
     near = await partner.post("/v1/subscriptions", json=body | {"type": ["call.*"]})
     far = await partner.post("/v1/subscriptions", json=body | {CANARY: 1})

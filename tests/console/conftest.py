@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aircall_oauth.sandbox.postgres import Postgres
+from tests.conftest import lasting_service
 from tests.support.consoles import Console
 from tests.support.receivers import LOOPBACK
 from tests.support.service import Service, run_service, settings_for
@@ -13,6 +15,14 @@ from tests.support.service import Service, run_service, settings_for
 async def delivering(database_url: str) -> AsyncIterator[Service]:
     """A service that may deliver to this machine, with an installation; nothing reads for its destinations."""
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
+        await running.install()
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def shared_delivering(postgres: Postgres) -> AsyncIterator[Service]:
+    """The same for all tests of a module: for those that leave nothing behind that another one would notice."""
+    async with lasting_service(postgres, ALLOWED_PRIVATE_RANGES=LOOPBACK) as running:
         await running.install()
         yield running
 

@@ -27,6 +27,11 @@ def service(delivering: Service) -> Service:
     return delivering
 
 
+@pytest.fixture(scope="module")
+def shared_service(shared_delivering: Service) -> Service:
+    return shared_delivering
+
+
 async def audited(service: Service, action: str) -> list[Any]:
     return await service.sql("SELECT actor, outcome, details FROM audit WHERE action = $1 ORDER BY at", action)
 
@@ -312,10 +317,10 @@ async def test_a_replay_is_stopped(console: Console) -> None:
     ],
 )
 async def test_a_window_that_is_not_right_is_said_beside_its_field(
-    console: Console, asked: dict[str, str], field: str, why: str
+    shared_console: Console, asked: dict[str, str], field: str, why: str
 ) -> None:
-    partner = await subscribe(console.service, AWAY)
-    anna = await console.visitor()
+    partner = await subscribe(shared_console.service, AWAY)
+    anna = await shared_console.visitor()
     address = f"/destinations/{partner.id}/replay"
 
     for page in (await anna.get(address, params={"per_second": "50"} | asked), await anna.post(address, data=asked)):
@@ -325,7 +330,7 @@ async def test_a_window_that_is_not_right_is_said_beside_its_field(
         assert why in html.unescape(found[1])
         for name, value in asked.items():
             assert fields(page)[name] == value, "what was filled in is there again"
-    assert await console.service.sql("SELECT 1 FROM replay") == []
+    assert await shared_console.service.sql("SELECT 1 FROM replay") == []
 
 
 async def test_a_replay_is_for_customers_by_their_ids_or_their_companies(console: Console) -> None:
@@ -424,8 +429,8 @@ async def test_what_others_wrote_is_shown_escaped(console: Console) -> None:
 
 
 @pytest.mark.parametrize("act", ["", "/test", "/edit", "/retry", "/replay", f"/replays/rpl_{'0' * 32}"])
-async def test_a_destination_that_does_not_exist_has_a_page(console: Console, act: str) -> None:
-    anna = await console.visitor()
+async def test_a_destination_that_does_not_exist_has_a_page(shared_console: Console, act: str) -> None:
+    anna = await shared_console.visitor()
 
     for name in (f"sub_{'0' * 32}", "sub_1"):
         page = await anna.get(f"/destinations/{name}{act}")

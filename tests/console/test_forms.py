@@ -22,6 +22,11 @@ def service(delivering: Service) -> Service:
     return delivering
 
 
+@pytest.fixture(scope="module")
+def shared_service(shared_delivering: Service) -> Service:
+    return shared_delivering
+
+
 def fault(page: httpx.Response, field: str) -> str:
     """What is said beside a field."""
     found = re.search(rf'<p class="fault" id="e-{field}">([^<]*)</p>', page.text)
@@ -49,9 +54,9 @@ def fault(page: httpx.Response, field: str) -> str:
     ],
 )
 async def test_a_new_destination_is_checked_as_the_api_checks_it(
-    console: Console, wrong: dict[str, str], field: str, said: str
+    shared_console: Console, wrong: dict[str, str], field: str, said: str
 ) -> None:
-    anna = await console.visitor()
+    anna = await shared_console.visitor()
 
     page = await anna.post("/destinations/new", data=NEW | {"types": "user.*"} | wrong)
 
@@ -62,7 +67,7 @@ async def test_a_new_destination_is_checked_as_the_api_checks_it(
     for name, value in (NEW | wrong).items():
         if name in {"name", "url"} and value:
             assert f'value="{value}"' in page.text, "what was typed is there again"
-    assert await console.service.sql("SELECT 1 FROM subscription") == []
+    assert await shared_console.service.sql("SELECT 1 FROM subscription") == []
 
 
 async def test_a_destination_is_made_once_and_its_events_come(console: Console) -> None:
@@ -125,9 +130,9 @@ async def test_an_event_or_destination_that_is_misspelt_is_said_beside_its_field
     ],
 )
 async def test_what_is_wrong_with_a_key_is_said_beside_its_field(
-    console: Console, wrong: dict[str, str], field: str, said: str
+    shared_console: Console, wrong: dict[str, str], field: str, said: str
 ) -> None:
-    anna = await console.visitor()
+    anna = await shared_console.visitor()
 
     page = await anna.post("/keys/new", data={"name": "crm", "scopes": "events:read"} | wrong)
 
@@ -144,10 +149,10 @@ async def test_what_is_wrong_with_a_key_is_said_beside_its_field(
     ],
 )
 async def test_what_is_wrong_with_a_window_to_fill_is_said_beside_its_field(
-    console: Console, wrong: dict[str, str], field: str, said: str
+    shared_console: Console, wrong: dict[str, str], field: str, said: str
 ) -> None:
-    (row,) = await console.service.sql("SELECT id FROM installation")
-    anna = await console.visitor()
+    (row,) = await shared_console.service.sql("SELECT id FROM installation")
+    anna = await shared_console.visitor()
 
     page = await anna.post(f"/customers/{row['id']}/backfill", data=wrong)
 
@@ -155,8 +160,8 @@ async def test_what_is_wrong_with_a_window_to_fill_is_said_beside_its_field(
     assert said in fault(page, field)
 
 
-async def test_a_destination_that_does_not_exist_has_a_page_beside_the_one_to_make_one(console: Console) -> None:
-    anna = await console.visitor()
+async def test_a_destination_that_does_not_exist_has_a_page_beside_the_one_to_make_one(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
 
     assert (await anna.get(f"/destinations/{new_id('sub')}")).status_code == 404
     assert (await anna.get("/destinations/old")).status_code == 404

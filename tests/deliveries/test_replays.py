@@ -119,14 +119,16 @@ async def test_a_dry_run_counts_and_starts_nothing(service: Service) -> None:
         ({}, "needs a beginning"),
     ],
 )
-async def test_what_is_not_bounded_and_named_is_refused(service: Service, body: dict[str, Any], why: str) -> None:
-    partner = await subscribe(service, "https://203.0.114.7/hook")
+async def test_what_is_not_bounded_and_named_is_refused(
+    shared_service: Service, body: dict[str, Any], why: str
+) -> None:
+    partner = await subscribe(shared_service, "https://203.0.114.7/hook")
 
     answer = await replay(partner, **body)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert why in answer.json()["detail"]
-    assert await service.sql("SELECT 1 FROM replay") == []
+    assert await shared_service.sql("SELECT 1 FROM replay") == []
 
 
 async def test_one_event_that_fails_is_given_up_once_others_arrive(

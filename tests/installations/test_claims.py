@@ -17,8 +17,10 @@ from dirty_equals import IsStr
 
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.installations.oauth import claims, links
+from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import Claim
+from tests.conftest import lasting_service
 from tests.support.service import PUBLIC_URL, Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"
@@ -36,6 +38,12 @@ async def running(database_url: str, **changes: str) -> AsyncIterator[Service]:
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with running(database_url) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+async def shared_service(postgres: Postgres) -> AsyncIterator[Service]:
+    async with lasting_service(postgres, RETURN_URLS=f"{HOME},{OTHER_HOME}") as it:
         yield it
 
 
@@ -218,10 +226,10 @@ async def test_a_claim_that_comes_too_late_is_refused(service: Service) -> None:
 
 
 @pytest.mark.parametrize("claim", ["x", "A" * 43, "aok_nothing", "ä" * 255])
-async def test_a_claim_that_was_never_given_is_refused(service: Service, claim: str) -> None:
-    await service.install_by_link("acme")
+async def test_a_claim_that_was_never_given_is_refused(shared_service: Service, claim: str) -> None:
+    await shared_service.install_by_link("acme")
 
-    answer = await service.claim(claim, "acme")
+    answer = await shared_service.claim(claim, "acme")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "claim_not_found")
     assert claim not in answer.text
@@ -232,23 +240,23 @@ async def test_a_claim_that_was_never_given_is_refused(service: Service, claim: 
     [{}, {"claim": "x"}, {"owner": "x"}, {"claim": "", "owner": "a"}, {"claim": "x", "owner": ""}]
     + [{"claim": "x", "owner": owner} for owner in ("a\0b", "o" * 256, None, 1, ["a"], "\ud800")],
 )
-async def test_a_claim_that_cannot_be_one_is_refused(service: Service, body: dict[str, Any]) -> None:
-    partner = await service.partner()
+async def test_a_claim_that_cannot_be_one_is_refused(shared_service: Service, body: dict[str, Any]) -> None:
+    partner = await shared_service.partner()
 
     answer = await partner.post("/v1/claims", content=json.dumps(body), headers={"content-type": "application/json"})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
-async def test_an_owners_own_key_acts_for_that_owner_only(service: Service) -> None:
-    claim = await service.install_by_link("acme")
-    partner = await service.partner(owner="globex")
+async def test_an_owners_own_key_acts_for_that_owner_only(shared_service: Service) -> None:
+    claim = await shared_service.install_by_link("acme")
+    partner = await shared_service.partner(owner="globex")
 
     link = await partner.post("/v1/install-links", json={"owner": "acme"})
     own_link = await partner.post("/v1/install-links", json={"owner": "globex"})
-    foreign = await service.claim(claim, "acme", partner)
-    in_own_name = await service.claim(claim, "globex", partner)
-    own = await service.claim(claim, "acme", await service.partner(owner="acme"))
+    foreign = await shared_service.claim(claim, "acme", partner)
+    in_own_name = await shared_service.claim(claim, "globex", partner)
+    own = await shared_service.claim(claim, "acme", await shared_service.partner(owner="acme"))
 
     assert [(answer.status_code, answer.json()["code"]) for answer in (link, foreign)] == [
         (403, "owner_not_allowed")
@@ -258,12 +266,12 @@ async def test_an_owners_own_key_acts_for_that_owner_only(service: Service) -> N
     assert (own.status_code, own.json()["owner"]) == (200, "acme")
 
 
-async def test_the_doors_need_the_scope_to_write(service: Service) -> None:
-    reader = await service.partner(*(scope for scope in Scope if scope != Scope.INSTALLATIONS_WRITE))
+async def test_the_doors_need_the_scope_to_write(shared_service: Service) -> None:
+    reader = await shared_service.partner(*(scope for scope in Scope if scope != Scope.INSTALLATIONS_WRITE))
 
     for door, body in {"install-links": {"owner": "a"}, "claims": {"claim": "x", "owner": "a"}}.items():
         assert (await reader.post(f"/v1/{door}", json=body)).status_code == 403
-        assert (await service.browser.post(f"/v1/{door}", json=body)).status_code == 401
+        assert (await shared_service.browser.post(f"/v1/{door}", json=body)).status_code == 401
 
 
 async def test_opening_a_link_writes_nothing_and_needs_no_database(service: Service) -> None:
@@ -310,25 +318,25 @@ async def test_of_many_browsers_with_one_link_at_once_one_has_it(service: Servic
     assert len(await service.sql("SELECT * FROM claim WHERE claimed_at IS NULL")) == 1
 
 
-async def test_a_repeated_callback_brings_the_same_claim_home_until_it_is_used(service: Service) -> None:
-    link, browser, code = await service.link(), service.new_browser(), service.aircall.grant()
+async def test_a_repeated_callback_brings_the_same_claim_home_until_it_is_used(shared_service: Service) -> None:
+    link, browser, code = await shared_service.link(), shared_service.new_browser(), shared_service.aircall.grant()
     departure = await browser.get(link)
     state = parse_qs(urlsplit(departure.headers["location"]).query)["state"][0]
 
-    answers = await asyncio.gather(*(service.return_with(browser, state=state, code=code) for _ in range(5)))
+    answers = await asyncio.gather(*(shared_service.return_with(browser, state=state, code=code) for _ in range(5)))
     (home,) = {answer.headers["location"] for answer in answers}
-    await service.claim(parse_qs(urlsplit(home).query)["claim"][0], "acme")
-    afterwards = await service.return_with(browser, state=state, code=code)
+    await shared_service.claim(parse_qs(urlsplit(home).query)["claim"][0], "acme")
+    afterwards = await shared_service.return_with(browser, state=state, code=code)
 
     assert home.startswith(f"{HOME}?claim=")
     assert afterwards.headers["location"] == HOME
 
 
-async def test_a_link_is_still_good_after_an_admin_declined(service: Service) -> None:
-    link, browser = await service.link(), service.new_browser()
+async def test_a_link_is_still_good_after_an_admin_declined(shared_service: Service) -> None:
+    link, browser = await shared_service.link(), shared_service.new_browser()
 
-    declined = await come_back(service, link, browser, error="access_denied")
-    accepted = await come_back(service, link, browser, code=service.aircall.grant())
+    declined = await come_back(shared_service, link, browser, error="access_denied")
+    accepted = await come_back(shared_service, link, browser, code=shared_service.aircall.grant())
 
     assert declined.headers["location"].startswith(f"{HOME}?error=declined&attempt=")
     assert accepted.headers["location"].startswith(f"{HOME}?claim=")
@@ -338,9 +346,9 @@ def links_to_the_plain_door(answer: httpx.Response) -> bool:
     return f'href="{PUBLIC_URL}/aircall/oauth/install"' in answer.text
 
 
-async def test_a_link_that_is_no_good_is_told_so(service: Service) -> None:
-    good = (await service.link()).partition("link=")[2]
-    vault = service.resources.vault
+async def test_a_link_that_is_no_good_is_told_so(shared_service: Service) -> None:
+    good = (await shared_service.link()).partition("link=")[2]
+    vault = shared_service.resources.vault
 
     def sealed(content: Any, purpose: str = links.PURPOSE) -> str:
         return vault.seal_message(msgspec.json.encode(content), purpose)
@@ -357,7 +365,7 @@ async def test_a_link_that_is_no_good_is_told_so(service: Service) -> None:
 
     for title, given in wrong.items():
         for link in given:
-            answer = await service.browser.get(f"/aircall/oauth/install?link={link}")
+            answer = await shared_service.browser.get(f"/aircall/oauth/install?link={link}")
 
             assert (answer.status_code, f"<h1>{title}</h1>" in answer.text) == (400, True), (title, link)
             assert "set-cookie" not in answer.headers
@@ -365,11 +373,11 @@ async def test_a_link_that_is_no_good_is_told_so(service: Service) -> None:
             assert "evil" not in answer.text
 
 
-async def test_a_link_that_is_too_old_goes_home(service: Service) -> None:
+async def test_a_link_that_is_too_old_goes_home(shared_service: Service) -> None:
     past = msgspec.json.encode([f"lnk_{'0' * 32}", "acme", int(time.time()) - 1, HOME])
 
-    answer = await service.browser.get(
-        "/aircall/oauth/install", params={"link": service.resources.vault.seal_message(past, links.PURPOSE)}
+    answer = await shared_service.browser.get(
+        "/aircall/oauth/install", params={"link": shared_service.resources.vault.seal_message(past, links.PURPOSE)}
     )
 
     assert answer.status_code == 303
@@ -377,16 +385,16 @@ async def test_a_link_that_is_too_old_goes_home(service: Service) -> None:
     assert "set-cookie" not in answer.headers
 
 
-async def test_a_link_leads_to_an_address_on_the_list_only(service: Service) -> None:
-    partner = await service.partner()
+async def test_a_link_leads_to_an_address_on_the_list_only(shared_service: Service) -> None:
+    partner = await shared_service.partner()
 
     for address in ("https://evil.example.com", f"{HOME}/", HOME.upper(), "", "javascript:alert(1)"):
         answer = await partner.post("/v1/install-links", json={"owner": "acme", "return_to": address})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), address
 
-    browser = service.new_browser()
-    link = await service.link(return_to=OTHER_HOME)
-    home = await come_back(service, link, browser, code=service.aircall.grant())
+    browser = shared_service.new_browser()
+    link = await shared_service.link(return_to=OTHER_HOME)
+    home = await come_back(shared_service, link, browser, code=shared_service.aircall.grant())
     assert re.fullmatch(re.escape(OTHER_HOME) + r"&claim=[A-Za-z0-9_-]{43}", home.headers["location"])
 
 

@@ -63,11 +63,11 @@ def test_a_strict_validator_finds_nothing() -> None:
     ids=lambda each: each if isinstance(each, str) else "",
 )
 async def test_the_scope_that_an_operation_names_is_the_one_it_needs(
-    service: Service, method: str, path: str, operation: dict[str, Any]
+    shared_service: Service, method: str, path: str, operation: dict[str, Any]
 ) -> None:
     (needed,) = operation["security"][0]["api_key"]
     ids = {name: f"{prefix}_{'0' * 32}" for name, prefix in IDS.items()}
-    without = await service.partner(*(scope for scope in Scope if scope != needed))
+    without = await shared_service.partner(*(scope for scope in Scope if scope != needed))
     body = BODIES.get(operation["operationId"], {}) if "requestBody" in operation else None
 
     answer = await without.request(method, path.format(path="calls", **ids), json=body)
