@@ -1,6 +1,7 @@
 """A database that cannot be used is one line: what, and what to do; a fault that lasts is told from an outage."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -16,10 +17,12 @@ from sqlmodel import select
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage import database as storage_database
 from aircall_oauth.storage import epochs
 from aircall_oauth.storage.database import Database, database_errors, reason
 from tests.support.brokers import Certificate
 from tests.support.odd_servers import refusing_postgres, silent_postgres, tls_door
+from tests.support.processes import eventually
 from tests.support.service import Service, command_environment, run_command, start_command, tcp_door
 
 SETTING = "AIRCALL_OAUTH_DATABASE_URL"
@@ -332,3 +335,26 @@ async def test_a_cancelled_task_ends_although_its_rollback_fails(
         await asyncio.wait([task])
 
     assert task.cancelled()
+
+
+async def test_a_connection_whose_opening_is_cancelled_is_closed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "NEVER_OFF", "SELECT pg_sleep(60)")
+    opened, looking = Database(database_url), await asyncpg.connect(database_url)
+
+    async def borrow() -> None:
+        async with opened.driver_connection():
+            raise AssertionError("it was lent")
+
+    borrowing = asyncio.create_task(borrow())
+    try:
+        await eventually(lambda: looking.fetch("SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"))
+        borrowing.cancel()
+        with suppress(asyncio.CancelledError):
+            await borrowing
+    finally:
+        await opened.close()
+        await looking.close()
+    # What is left open is told by the garbage collector, as an error of the test.
+    gc.collect()

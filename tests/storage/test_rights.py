@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 
 from aircall_oauth.errors import DatabaseUnfit, NotReady, RoleRefused
-from aircall_oauth.events import retention
 from aircall_oauth.operations import doctor
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.server import worker
 from aircall_oauth.storage import migrations
 from tests.support.service import command_environment, run_command, run_service, settings_for
 
@@ -117,7 +117,8 @@ async def test_a_role_that_reads_and_writes_rows_runs_the_service_past_its_days(
 
         body = {"event": "call.created", "token": service.webhook_token(), "data": {"id": 1}}
         answer = await service.post_event(json.dumps(body).encode())
-        await retention.drop_days(service.resources)
+        for chore in worker.CHORES:
+            await chore.work(service.resources)
         partner = await service.partner()
         deleted = await partner.delete(f"/v1/installations/{installation_id}")
         events = (await partner.get("/v1/events")).json()["events"]

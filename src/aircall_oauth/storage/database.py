@@ -179,6 +179,10 @@ class Database:
         except (*AWAY, asyncpg.PostgresError) as error:
             connection.terminate()
             raise _away() from error
+        except BaseException:
+            # Cancelled: nobody else has it yet, so nobody else would close it.
+            connection.terminate()
+            raise
         return connection
 
     @asynccontextmanager

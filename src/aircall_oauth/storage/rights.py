@@ -26,7 +26,8 @@ LACKED = """
     SELECT 'SELECT on ' || relname FROM pg_inherits JOIN pg_class ON oid = inhrelid
     WHERE inhparent = to_regclass('event') AND NOT has_table_privilege(oid, 'SELECT')
     UNION ALL
-    SELECT 'USAGE on ' || $3 WHERE NOT has_sequence_privilege(to_regclass($3), 'USAGE')
+    SELECT needed || ' on ' || $3 FROM unnest('{USAGE,SELECT}'::text[]) AS needed
+    WHERE NOT has_sequence_privilege(to_regclass($3), needed)
     UNION ALL
     SELECT 'EXECUTE on ' || named FROM unnest($4::text[]) AS named
     WHERE NOT has_function_privilege(to_regprocedure(named), 'EXECUTE')
@@ -140,13 +141,13 @@ def _lines(found: Any) -> list[str]:
             f"REVOKE {', '.join(right for right in ROWS if right not in rights)} ON {schema}.{table} FROM {role};"
             for table, rights in LESS.items()
         ),
-        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role};",
+        f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role};",
         f"REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC;",
         f"GRANT EXECUTE ON FUNCTION {functions} TO {role};",
     ]
     for owner in found["owners"]:
         later = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT"
-        lines += [f"{later} {on_rows} ON TABLES TO {role};", f"{later} USAGE ON SEQUENCES TO {role};"]
+        lines += [f"{later} {on_rows} ON TABLES TO {role};", f"{later} USAGE, SELECT ON SEQUENCES TO {role};"]
     return [*lines, "COMMIT;"]
 
 
