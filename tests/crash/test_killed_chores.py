@@ -59,7 +59,7 @@ class Play:
         for _ in range(MOST_RUNS):
             await self.stage.sql(self.scene.later)
             self.stage.aircall = same_again(self.stage.aircall, self.settings)
-            await self.stage.perform(self.scene.chore)
+            await self.stage.go_on(self.scene.chore)
             if not await self.stage.ask(self.scene.left):
                 return
         pytest.fail("the chore never comes to its end")

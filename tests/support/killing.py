@@ -21,13 +21,13 @@ import httpx
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
-from aircall_oauth.server.worker import CHORES
+from aircall_oauth.server.worker import CHORES, Chore
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
 from tests.support.forked import fork
 from tests.support.gates import Gate, aircall_door, through
 from tests.support.processes import eventually
-from tests.support.service import AIRCALL_URL, CLIENT_ID, CLIENT_SECRET, settings_for, tcp_door, until
+from tests.support.service import AIRCALL_URL, CLIENT_ID, CLIENT_SECRET, ToAircall, settings_for, tcp_door, until
 
 START_SECONDS = 60.0
 RUN_SECONDS = 60.0
@@ -44,6 +44,7 @@ class Stage:
     database_url: str  # PostgreSQL's own address
     aircall: PretendAircall
     folder: Path
+    changes: dict[str, str]
     doors: dict[str, str] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
 
@@ -74,6 +75,13 @@ class Stage:
         await self._left_alone()
         return gate
 
+    async def go_on(self, chore: str) -> None:
+        """A worker that nothing happens to does this chore once; in this process, for that is quicker."""
+        settings = settings_for(self.database_url, **self.changes)
+        to_aircall = ToAircall(create_aircall_app(self.aircall))
+        async with open_resources(settings, aircall_transport=to_aircall) as resources:
+            await _chore(chore).work(resources)
+
     async def sql(self, script: str) -> None:
         """Time goes by, or something happens."""
         connection = await asyncpg.connect(self.database_url)
@@ -102,7 +110,7 @@ class Stage:
 @asynccontextmanager
 async def stage(database_url: str, aircall: PretendAircall, folder: Path, **changes: str) -> AsyncIterator[Stage]:
     """A stage over this database, which may be another one of this name for each performance."""
-    it = Stage(database_url, aircall, folder)
+    it = Stage(database_url, aircall, folder, changes)
     name = urlsplit(database_url).path.removeprefix("/")
     async with (
         tcp_door(database_url, between=through(lambda: it.gate)) as database_port,
@@ -139,11 +147,15 @@ def _work(stage: Connection, doors: dict[str, str], chore: str, output: str) -> 
 
 
 async def _do(stage: Connection, settings: Settings, name: str) -> None:
-    (chore,) = [chore for chore in CHORES if chore.name == name]
     # To read the machine's certificates takes longer than most chores, and this Aircall has none.
     plain = httpx.AsyncHTTPTransport(verify=False)
     async with open_resources(settings, aircall_transport=plain) as resources:
         await resources.require_ready()
         stage.send_bytes(b"open")
         stage.recv_bytes()
-        await chore.work(resources)
+        await _chore(name).work(resources)
+
+
+def _chore(name: str) -> Chore:
+    (chore,) = [chore for chore in CHORES if chore.name == name]
+    return chore
