@@ -1,7 +1,8 @@
-"""A thousand installations on a bad day, with Aircall counting sixty requests a minute for each company."""
+"""Many installations on a bad day, with Aircall counting sixty requests a minute for each company."""
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -19,7 +20,8 @@ from aircall_oauth.storage.models.base import now
 from tests.support.many_installations import FIRST_COMPANY, install_many, our_webhook
 from tests.support.service import Service, ToAircall, run_service, settings_for
 
-MANY = 1000
+# More of them, such as 1000, take as much longer. A multiple of 20.
+MANY = int(os.environ.get("INSTALLATIONS", "200"))
 LIMIT = 60
 AWAY = timedelta(hours=12)
 # Every installation is looked at at least so often.
@@ -140,10 +142,9 @@ async def told_once(service: Service) -> set[int]:
     return set(told)
 
 
-# A minute and a half of CPU: beside other work it takes longer than other tests may.
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-async def test_a_thousand_installations_are_whole_again_soon_after_a_bad_day(busy: Service) -> None:
+@pytest.mark.timeout(600)
+async def test_many_installations_are_whole_again_soon_after_a_bad_day(busy: Service) -> None:
     """Twelve hours away; then a quarter of an hour, in each minute of which two workers do all that is due."""
     day, clock, asked = Day(busy), Minutes(busy), Counter[tuple[int, int]]()
     await heartbeat.beat(busy.resources)

@@ -4,12 +4,12 @@ import base64
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.documented import DOCS, blocks, shell
+from tests.support.quick_commands import quick_commands
 from tests.support.service import command_environment, run_service, settings_for
 from tests.support.tools import miss
 
@@ -21,7 +21,7 @@ PAGES = [
 DOCKER = """#!/bin/sh
 case "$*" in
   "compose up --build --detach") test -s docker-compose.yml && test -s .env ;;
-  "compose run --rm service "*) shift 4; exec {python} -m aircall_oauth "$@" ;;
+  "compose run --rm service "*) shift 4; exec aircall-oauth "$@" ;;
   *) echo "unknown: $*" >&2; exit 1 ;;
 esac
 """
@@ -34,12 +34,16 @@ async def test_the_blocks_make_keys_start_ask_the_doctor_and_list(database_url: 
     for name in (".env.example", "docker-compose.yml"):
         shutil.copy(ROOT / name, tmp_path)
     docker = tmp_path / "docker"
-    docker.write_text(DOCKER.format(python=sys.executable))
+    docker.write_text(DOCKER)
     docker.chmod(0o755)
     environment = command_environment(database_url) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     copying, keys, starting, doctor, shown, creating, installs, events = blocks(DOCS / "going-live.md")
 
-    async with run_service(settings_for(database_url)) as service, shell(tmp_path, environment) as terminal:
+    async with (
+        run_service(settings_for(database_url)) as service,
+        quick_commands(tmp_path),
+        shell(tmp_path, environment) as terminal,
+    ):
         await service.install()
         await terminal.read([copying, keys])
         made = [base64.b64decode(line) for line in terminal.said.split()]

@@ -18,6 +18,7 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.storage.models.installations import RHYTHM_HOURS
 from tests.support.forked import WebProcess
+from tests.support.quick_commands import quick_commands
 from tests.support.receivers import LOOPBACK, answer_with, receiver, subscribe
 from tests.support.service import Service, command_environment, run_service, settings_for
 
@@ -113,11 +114,12 @@ async def desk(database_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
         receiver() as bad,
         reading(service.resources),
         replaying(service.resources),
+        quick_commands(tmp_path) as programs,
     ):
         bad.answer = answer_with(503)
         names = await happen(service, good.url, bad.url)
         await process.start()
-        path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        path = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
         try:
             yield Desk({**environment, **names, "SERVICE": process.url, "PATH": path})
         finally:

@@ -44,39 +44,36 @@ async def tables(url: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "elsewhere"),
-    [
-        ("AIRCALL_OAUTH_DATABASE_URL", {}),
-        ("aircall_oauth_database_url", {"PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}),
-    ],
-)
-async def test_an_exported_database_is_left_alone_and_that_is_said(
-    empty_database: str, name: str, elsewhere: dict[str, str]
-) -> None:
-    environment = surroundings(**{name: with_password(empty_database)}, **elsewhere)
+async def test_an_exported_database_is_left_alone_and_that_is_said(empty_database: str) -> None:
+    exported = with_password(empty_database)
+    named = {"AIRCALL_OAUTH_DATABASE_URL": exported, "aircall_oauth_database_url": exported}
+    elsewhere = {"PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}
 
-    ended = await run_command("dev", "--demo", environment=environment)
+    ended = await run_command("dev", "--demo", environment=surroundings(**named, **elsewhere))
 
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert await tables(empty_database) == 0
-    (said,) = [line for line in ended.stdout.splitlines() if name in line]
-    assert said.startswith("  Ignored, though set: ")
-    assert "--database-url" in said
+    for name in named:
+        (said,) = [line for line in ended.stdout.splitlines() if name in line]
+        assert said.startswith("  Ignored, though set: ")
+        assert "--database-url" in said
     assert CANARY not in ended.stdout
 
 
 @pytest.mark.slow
-async def test_a_database_that_is_asked_for_is_used_and_named_without_its_password(empty_database: str) -> None:
-    ended = await run_command(
-        "dev", "--demo", "--database-url", with_password(empty_database), environment=surroundings()
-    )
+async def test_what_is_asked_for_is_used(empty_database: str) -> None:
+    """A database, named without its password, and a setting, beside any local return address."""
+    asked = ("--database-url", with_password(empty_database), "--take", "RETURN_URLS")
+    environment = surroundings(RETURN_URLS="https://app.example.com/done")
+
+    ended = await run_command("dev", "--demo", *asked, environment=environment)
 
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert await tables(empty_database) > 0
     assert re.search(r"^  Database: /.*/aircall-oauth-[0-9a-f]+/empty, as you asked;", ended.stdout, re.MULTILINE)
     assert "Ignored" not in ended.stdout
     assert CANARY not in ended.stdout
+    assert "http://localhost:*" in ended.stdout
 
 
 async def test_an_address_that_is_none_is_wrong_usage() -> None:
@@ -117,16 +114,6 @@ async def test_what_is_no_setting_or_the_sandboxs_own_is_refused_by_name(name: s
     assert ended.exit_code == 1
     assert name in ended.stderr
     assert CANARY not in ended.stderr + ended.stdout
-
-
-@pytest.mark.slow
-async def test_a_setting_that_was_given_is_taken_beside_any_local_return_address() -> None:
-    url = "https://app.example.com/done"
-
-    ended = await run_command(*("dev", "--demo", "--take", "RETURN_URLS"), environment=surroundings(RETURN_URLS=url))
-
-    assert (ended.exit_code, ended.stderr) == (0, "")
-    assert "http://localhost:*" in ended.stdout
 
 
 SIGNAL_IN_A_FINALIZER = """
