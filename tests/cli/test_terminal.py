@@ -13,6 +13,7 @@ from fcntl import ioctl
 import pytest
 
 from tests.support.service import Ended, Service, command_environment, run_command
+from tests.support.spawning import spawn
 
 NAMES = [
     "ACME [/] Ltd",
@@ -35,9 +36,7 @@ async def on_a_terminal(*arguments: str, environment: dict[str, str], columns: i
     """What the command prints on a terminal so wide."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aircall_oauth", *arguments), env=environment, stdout=theirs, stderr=theirs
-    )
+    process = await spawn("aircall_oauth", *arguments, environment=environment, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = await asyncio.to_thread(_read_to_the_end, ours)
     assert await process.wait() == 0, shown

@@ -197,30 +197,38 @@ console.log(JSON.stringify({ location: gone.headers.get("location"), statuses, t
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["documented", "fetch"])
-async def test_the_typescript_block_compiles_strictly_connects_and_takes(
-    compiled: Path, reachable: Reachable, empty_database: str, tmp_path: Path, file: str
-) -> None:
+@pytest.fixture(scope="module")
+def typescript(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the TypeScript blocks, compiled strictly."""
+    folder = tmp_path_factory.mktemp("typescript")
     block, of_fetch = of("TypeScript", "typescript")
-    modules = tmp_path / "node_modules"
+    modules = folder / "node_modules"
     modules.mkdir()
     (modules / "aircall-oauth-client").symlink_to(CLIENT)
     for name in ("express", "pg", "@types"):
         (modules / name).symlink_to(CLIENT / "node_modules" / name)
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "documented.ts").write_text(BEFORE + block.text + AFTER)
-    (tmp_path / "fetch.ts").write_text(BEFORE_FETCH + of_fetch.text + AFTER_FETCH)
+    (folder / "package.json").write_text('{"type": "module"}')
+    files = [folder / "documented.ts", folder / "fetch.ts"]
+    files[0].write_text(BEFORE + block.text + AFTER)
+    files[1].write_text(BEFORE_FETCH + of_fetch.text + AFTER_FETCH)
     options = ["--strict", "--module", "nodenext", "--target", "es2022", "--skipLibCheck"]
     options += ["--typeRoots", str(modules / "@types"), "--types", "node"]
     compiler = CLIENT / "node_modules" / "typescript" / "bin" / "tsc"
-    await asyncio.to_thread(run, node(), compiler, *options, tmp_path / f"{file}.ts", seconds=120)
+    run(node(), compiler, *options, *files, seconds=120)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["documented", "fetch"])
+async def test_the_typescript_block_compiles_strictly_connects_and_takes(
+    typescript: Path, reachable: Reachable, empty_database: str, file: str
+) -> None:
     url = urlsplit(empty_database)
     deliveries = [(headers, body.decode()) for headers, body in (signed("ins_1", 7), signed("ins_1", 7), ({}, b"{}"))]
 
     process = await asyncio.create_subprocess_exec(
-        *(node(), str(tmp_path / f"{file}.js")),
-        cwd=tmp_path,
+        *(node(), str(typescript / f"{file}.js")),
+        cwd=typescript,
         env={
             "PATH": os.environ["PATH"],
             "SERVICE_URL": reachable.url,
