@@ -72,7 +72,7 @@ async def clone(tmp_path: Path) -> AsyncIterator[Clone]:
     # What was downloaded before need not be again.
     caches = {"PIP_CACHE_DIR": Path.home() / ".cache" / "pip", "npm_config_cache": Path.home() / ".npm"}
     caches["npm_config_userconfig"] = Path.home() / ".npmrc"
-    environment |= {name: str(cache) for name, cache in caches.items()}
+    environment |= {name: str(cache) for name, cache in caches.items()} | {"PIP_NO_COMPILE": "1"}
     async with shell(folder, environment) as terminal:
         yield Clone(folder, environment, f"http://localhost:{ports[1]}", terminal)
 
