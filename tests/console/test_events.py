@@ -51,7 +51,7 @@ async def tried(partner: Partner, times: int = 1) -> None:
 
 
 def ids(page: httpx.Response) -> list[str]:
-    return re.findall(r'<th scope="row"><a href="/events/(evt_\w+)"', page.text)
+    return re.findall(r'<th [^>]*scope="row"><a href="/events/(evt_\w+)"', page.text)
 
 
 def link(page: httpx.Response, text: str) -> str:
@@ -355,6 +355,8 @@ async def test_a_call_is_shown_from_ring_to_delivery(console: Console) -> None:
     assert "No event of it was back-filled" in said
     audit = await anna.get(link(page, "the requests around this call"))
     assert audit.status_code == 200
+    assert (await anna.get(f"/search?q={number}")).headers["location"] == f"/calls/{number}"
+    assert "Nothing is called" in words(await anna.get("/search?q=33612345678")), "a phone number, perhaps"
 
 
 async def test_a_back_filled_call_names_its_gap(console: Console) -> None:

@@ -287,8 +287,8 @@ async def test_the_audit_is_filtered_and_comes_as_csv(console: Console) -> None:
         {"installation_id": installation},
     ):
         page = await anna.get("/audit", params=query)
-        assert "installation.checked" in page.text.partition("<tbody>")[2]
-        assert "console.link_made" not in page.text.partition("<tbody>")[2]
+        assert "installation.checked" in page.text.partition("<tbody")[2]
+        assert "console.link_made" not in page.text.partition("<tbody")[2]
     table = await anna.get("/audit.csv", params={"actor": "ben"})
     assert table.headers["content-type"].startswith("text/csv")
     assert table.text.count("person:ben") == 2
@@ -310,7 +310,7 @@ async def test_the_audit_says_what_kind_each_actor_is(console: Console) -> None:
     page = await anna.get("/audit")
     rows = list(csv.DictReader((await anna.get("/audit.csv")).text.splitlines()))
 
-    shown = re.findall(r'<span class="badge ">([\w ]+)</span>(?: (\w+))?', page.text.partition("<tbody>")[2])
+    shown = re.findall(r'<span class="badge ">([\w ]+)</span>(?: (\w+))?', page.text.partition("<tbody")[2])
     assert set(shown) == {("API key", "anna"), ("person", "anna"), ("command line", ""), ("service", "")}
     assert {(row["actor"][:4], row["actor_kind"]) for row in rows} == {
         *(("key_", "API key"), ("pers", "person"), ("oper", "command line"), ("serv", "service")),
@@ -328,7 +328,7 @@ async def test_the_audit_has_pages(console: Console) -> None:
     seen, path = 0, "/audit?action=token.read"
     while path:
         page = await anna.get(path)
-        seen += page.text.count("<td>token.read")
+        seen += page.text.count('data-label="Action">token.read')
         found = re.search(r'rel="next" href="([^"]+)"', page.text)
         path = html.unescape(found[1]) if found else ""
 

@@ -17,10 +17,11 @@ AWAY = "https://203.0.114.7/hook"
 # By what a line of the page is known.
 SHOWN = {
     "/audit": r'href="/audit\?request_id=(req_\w+)"',
-    "/events": r'<th scope="row"><a href="/events/(evt_\w+)"',
-    "/attempts": r'<th scope="row"><a class="id" href="/attempts/(\w+)"',
+    "/events": r'<th [^>]*scope="row"><a href="/events/(evt_\w+)"',
+    "/customers": r'<th [^>]*scope="row" class="name"><a href="/customers/(ins_\w+)"',
+    "/attempts": r'<th [^>]*scope="row"><a class="id" href="/attempts/(\w+)"',
 }
-KNOWN_BY = {"/audit": "request_id", "/events": "id", "/attempts": "reference"}
+KNOWN_BY = {"/audit": "request_id", "/events": "id", "/customers": "id", "/attempts": "reference"}
 
 
 @pytest.fixture
@@ -61,6 +62,9 @@ async def scene(console: Console) -> tuple[Browser, list[str]]:
         "/events?type=call.*,installation.connected",
         f"/events?installation_id={installation['id']}&since=2020-01-01T00:00",
         "/events?until=2020-01-01T00:00",
+        "/customers",
+        "/customers?status=active",
+        "/customers?status=removed&owner=acme+inc",
         "/attempts",
         "/attempts?owner=acme+inc",
         "/attempts?ending=under_way&since=2020-01-01T00:00",

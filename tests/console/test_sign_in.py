@@ -369,7 +369,9 @@ async def test_operators_of_the_proxy_act_and_the_audit_names_them(database_url:
 
         assert (refused.status_code, done.status_code) == (403, 200)
         (line,) = await service.sql("SELECT actor, address FROM audit WHERE action = 'console.session_revoked'")
-        assert (line["actor"], line["address"]) == ("person:ben@example.com", "10.1.2.3")
+        assert (line["actor"], line["address"]) == ("proxied:ben@example.com", "10.1.2.3")
+        said = words(await ben.get("/audit?actor=ben@example.com"))
+        assert "person, by the proxy ben@example.com from 10.1.2.3 console.session_revoked" in said
 
 
 async def test_a_proxy_without_a_long_secret_stops_the_start(database_url: str) -> None:

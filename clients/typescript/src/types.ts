@@ -24,7 +24,7 @@ export interface Attempt {
 export interface AuditLine {
   id: string;
   at: string;
-  /** An API key's id; `person:` with a name: in the console; `operator`: the command line; `service`: a chore */
+  /** An API key's id; `person:` with a name: in the console, by a link; `proxied:` with a name: there, as its authenticating proxy says; `operator`: the command line; `service`: a chore */
   actor: string;
   /** The API key's name */
   actor_name: string | null;

@@ -78,7 +78,8 @@ class Who:
     request_id: str | None = None
 
 
-PERSON = "person:"  # in front of the name of a person in the console
+# In front of a person's name in the console: signed in by a link, or named by the authenticating proxy.
+PERSON, PROXIED = "person:", "proxied:"
 OPERATOR = Who("operator")  # at the command line
 SERVICE = Who("service")  # a chore of the worker
 

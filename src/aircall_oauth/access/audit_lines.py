@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import col, select
 
-from aircall_oauth.access.audit import OPERATOR, PERSON, SERVICE, Action, Outcome
+from aircall_oauth.access.audit import OPERATOR, PERSON, PROXIED, SERVICE, Action, Outcome
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey, Audit
@@ -32,8 +32,8 @@ class AuditLine(BaseModel):
     id: str = Field(examples=["aud_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"])
     at: datetime
     actor: str = Field(
-        description="An API key's id; `person:` with a name: in the console; `operator`: the command line; `service`: "
-        "a chore",
+        description="An API key's id; `person:` with a name: in the console, by a link; `proxied:` with a name: there, "
+        "as its authenticating proxy says; `operator`: the command line; `service`: a chore",
         examples=["key_019aaf0c8f7e7d1bb6c4f3a2d1e0c9b8"],
     )
     actor_name: str | None = Field(description="The API key's name", examples=["crm"])
@@ -59,7 +59,7 @@ class AuditPage(BaseModel):
 SEEN = "($2::text IS NULL OR audit.owner = $2)"
 HOLDS = f"""
     SELECT EXISTS (SELECT FROM audit WHERE {SEEN} AND actor = ANY (
-               ARRAY[$1, '{PERSON}' || $1]
+               ARRAY[$1, '{PERSON}' || $1, '{PROXIED}' || $1]
                || ARRAY(SELECT id FROM api_key WHERE name = $1 AND ($2::text IS NULL OR api_key.owner = $2))
            )),
            EXISTS (SELECT FROM audit WHERE {SEEN} AND audit.owner = $1),
@@ -152,9 +152,16 @@ def as_csv(lines: Iterable[AuditLine]) -> str:
 
 def kind_of(actor: str) -> str:
     """Return what an actor is: an API key may have a person's name."""
+    if actor.startswith(PROXIED):
+        return "person, by the proxy"
     if actor.startswith(PERSON):
         return "person"
     return {OPERATOR.actor: "command line", SERVICE.actor: "service"}.get(actor, "API key")
+
+
+def name_of(actor: str) -> str:
+    """Return the name of a person, without what stands before it in the audit."""
+    return actor.removeprefix(PERSON).removeprefix(PROXIED)
 
 
 def _cell(value: Any) -> str:
@@ -196,7 +203,7 @@ async def _ids(session: Any, key: Caller, actor: str) -> list[str]:
     named = select(ApiKey.id).where(ApiKey.name == actor)
     if key.owner is not None:
         named = named.where(ApiKey.owner == key.owner)
-    return [actor, f"{PERSON}{actor}", *(await session.exec(named)).all()]
+    return [actor, f"{PERSON}{actor}", f"{PROXIED}{actor}", *(await session.exec(named)).all()]
 
 
 def _line(key: Caller, row: Any) -> AuditLine:

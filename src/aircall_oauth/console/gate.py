@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import Request
 
-from aircall_oauth.access.audit import PERSON, Who
+from aircall_oauth.access.audit import PROXIED, Who
 from aircall_oauth.console import sessions
 from aircall_oauth.console.visitors import SCOPES, Visitor
 from aircall_oauth.errors import CrossSiteRefused, OtherHostRefused, SignInNeeded
@@ -114,7 +114,7 @@ def _of_the_proxy(request: Request, settings: Settings) -> Visitor | None:
         return None
     name = names[0].strip()
     scopes = SCOPES if name in settings.console_proxy_operators else settings.console_proxy_scopes
-    return Visitor(f"{PERSON}{name}", name, frozenset(map(str, scopes)))
+    return Visitor(f"{PROXIED}{name}", name, frozenset(map(str, scopes)))
 
 
 def _is_within(host: str, networks: list[str]) -> bool:

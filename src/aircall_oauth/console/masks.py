@@ -76,11 +76,13 @@ def masked(value: Any, name: str = "") -> Any:
             return value
 
 
-def subject(value: str) -> str:
-    """Return what an event is about, with what follows its kind hidden unless it is an id."""
+def subject(value: str, *, is_number: bool) -> str:
+    """Return what an event is about, with what follows its kind hidden unless it is an id.
+
+    Aircall's ids are numbers in its JSON (`is_number`); digits in a text may be a phone number.
+    """
     kind, _, about = value.partition(":")
-    is_id = PLAIN.fullmatch(about) or FORMS["call_id"].fullmatch(about) or ID.fullmatch(about)
-    return value if is_id else f"{kind}:{text(about)}"
+    return value if is_number or PLAIN.fullmatch(about) or ID.fullmatch(about) else f"{kind}:{text(about)}"
 
 
 def text(value: str) -> str:

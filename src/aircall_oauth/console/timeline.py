@@ -97,8 +97,9 @@ def _gap(gap: Gap) -> Moment:
 
 
 def _act(line: AuditLine) -> Moment:
-    kind, name = audit_lines.kind_of(line.actor), line.actor_name or line.actor.removeprefix("person:")
-    actor = {"person": name, "API key": f"the API key {name}"}.get(kind, f"the {kind}")
+    kind, name = audit_lines.kind_of(line.actor), line.actor_name or audit_lines.name_of(line.actor)
+    named = {"person": name, "person, by the proxy": f"{name}, by the proxy", "API key": f"the API key {name}"}
+    actor = named.get(kind, f"the {kind}")
     outcome = "" if line.outcome == "done" else f", {line.outcome}"
     what = ACTIONS.get(line.action, line.action)
     return Moment(line.at, what, f"by {actor}{outcome}", "" if line.outcome == "done" else "bad")

@@ -21,6 +21,7 @@ WINDOW = 50_000
 # A statement that takes a tenth of the search's time lets the next one search twice as many.
 QUICK_SHARE = 10
 FIRST_FROM = "SELECT received_at FROM event WHERE position >= $1 ORDER BY position LIMIT 1"
+HAS_SUBJECT = "SELECT EXISTS (SELECT FROM event WHERE subject = $1)"
 OF_OWNER = "SELECT id FROM installation WHERE owner = $1 ORDER BY id LIMIT $2"
 
 
@@ -101,6 +102,12 @@ async def _walk(
         if time.monotonic() - started < seconds / QUICK_SHARE:
             width *= 2
     return rows, end, full
+
+
+async def has_subject(resources: Resources, subject: str) -> bool:
+    """Whether the log has an event about this."""
+    async with resources.database.driver_connection() as connection:
+        return bool(await connection.fetchval(HAS_SUBJECT, subject))
 
 
 async def received_from(resources: Resources, position: int) -> datetime | None:

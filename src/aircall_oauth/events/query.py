@@ -53,6 +53,11 @@ class EventJson(msgspec.Struct, omit_defaults=True):
         """
         return self.subject or payloads.subject(self.resource, _id_in(self.data)) or self.resource or ""
 
+    @property
+    def has_number_as_id(self) -> bool:
+        """Whether its payload's `id` is a number, as Aircall's ids are."""
+        return isinstance(_id_in(self.data), int)
+
 
 class _WithId(msgspec.Struct):
     id: int | str | None = None

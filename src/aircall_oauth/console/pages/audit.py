@@ -60,6 +60,7 @@ async def show_audit(page: PageDep, wanted: Wanted) -> Response:
         sentence=_sentence(len(found.items), found.next is not None),
         lines=found.items,
         kind_of=audit_lines.kind_of,
+        name_of=audit_lines.name_of,
         chosen=dict(page.request.query_params),
         actions=ACTIONS,
         csv=page.link(cursor=None).replace("/audit", "/audit.csv", 1),

@@ -3,15 +3,16 @@
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Response
 from markupsafe import Markup
 
 from aircall_oauth.access.parameters import ID
 from aircall_oauth.aircall import budget
-from aircall_oauth.console import charts, timeline, words
-from aircall_oauth.console.frame import PageDep, zone_of
+from aircall_oauth.console import acts, charts, timeline, words
+from aircall_oauth.console.frame import Page, PageDep, zone_of
 from aircall_oauth.console.parameters import InstallationId, Text
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.events import newest
@@ -69,7 +70,23 @@ async def list_customers(
         owner=owner,
         older=page.link(cursor=found.next) if found.next else None,
         newest=page.link(cursor=None) if cursor else None,
+        **_shell(page, owner, status, cursor, is_search=bool(q) or status == SILENT),
     )
+
+
+def _shell(page: Page, owner: str | None, status: str | None, cursor: str | None, *, is_search: bool) -> dict[str, Any]:
+    """Return the request and the command with the same filter; neither searches names, nor for who is silent."""
+    if is_search:
+        return {"curl": None, "command": None}
+    asked = {"owner": owner, "status": status, "cursor": cursor}
+    query = urlencode({name: value for name, value in asked.items() if value})
+    path = f"/v1/installations?{query}" if query else "/v1/installations"
+    return {
+        "curl": acts.curl(page.settings.public_url, "GET", path),
+        "command": None
+        if cursor
+        else acts.command("installations", "list", options={"owner": owner, "status": status}),
+    }
 
 
 @router.get("/customers/{installation_id}")
@@ -95,6 +112,8 @@ async def show_customer(page: PageDep, installation_id: InstallationId) -> Respo
         recent=recent.events,
         acts=_acts(view.status),
         budget=_budget(spent, closed_seconds, page.settings.aircall_rate_per_minute),
+        curl=acts.curl(page.settings.public_url, "GET", f"/v1/installations/{view.id}"),
+        command=acts.command("installations", "show", view.id),
     )
 
 

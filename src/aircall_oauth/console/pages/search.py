@@ -14,6 +14,7 @@ from aircall_oauth.console.parameters import Text
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.deliveries import views as subscriptions
 from aircall_oauth.errors import InstallAttemptNotFound
+from aircall_oauth.events import newest
 from aircall_oauth.installations import views
 from aircall_oauth.installations.attempts import views as attempts
 from aircall_oauth.installations.attempts.recording import REFERENCE
@@ -88,7 +89,7 @@ async def _named(page: PageDep, wanted: str, most: int) -> list[Found]:
         *await _owners(page, wanted, most),
         *await _attempts(page, wanted),
         *await _destinations(page, wanted, most),
-        *_calls(wanted),
+        *await _calls(page, wanted),
     ]
 
 
@@ -137,9 +138,12 @@ async def _attempts(page: PageDep, wanted: str) -> list[Found]:
     return [Found("Attempt", each.reference, f"/attempts/{each.reference}", words.of_attempt(each).word)]
 
 
-def _calls(wanted: str) -> list[Found]:
-    """Offer the page of a call; 64-bit ids stay exact, since they are never numbers here."""
-    if not CALL.fullmatch(wanted) or "/events" not in NAVIGATION:
+async def _calls(page: PageDep, wanted: str) -> list[Found]:
+    """Offer the page of a call that the log has: other digits may be a phone number.
+
+    64-bit ids stay exact, since they are never numbers here.
+    """
+    if not CALL.fullmatch(wanted) or not await newest.has_subject(page.resources, f"call:{wanted}"):
         return []
     return [Found("Call", wanted, f"/calls/{wanted}", "everything with this call id")]
 
