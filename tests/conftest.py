@@ -130,9 +130,9 @@ async def shared_service(postgres: Postgres) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def lasting_service(server: Postgres, **changes: str) -> AsyncIterator[Service]:
-    """A service over a database of its own, for a module whose tests share it: `changes` are its settings."""
-    async with migrated_database(server, "shared") as url, run_service(settings_for(url, **changes)) as running:
+async def lasting_service(server: Postgres, name: str = "shared", **changes: str) -> AsyncIterator[Service]:
+    """A service over the database `name`, for a module whose tests share it: `changes` are its settings."""
+    async with migrated_database(server, name) as url, run_service(settings_for(url, **changes)) as running:
         yield running
 
 

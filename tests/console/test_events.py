@@ -26,6 +26,11 @@ def service(delivering: Service) -> Service:
     return delivering
 
 
+@pytest.fixture(scope="module")
+def shared_service(shared_delivering: Service) -> Service:
+    return shared_delivering
+
+
 async def tell_of(service: Service, data: dict[str, Any], type_: str = "call.created") -> str:
     """One event; its id."""
     resource = type_.partition(".")[0]
@@ -144,8 +149,8 @@ async def test_an_owners_events_are_those_of_its_customers_until_all_are_asked_f
     "query",
     ["typ=call.*", "call_id=-1", "call_id=1&subject=call:1", "since=yesterday", "installation_id=x", "before=x"],
 )
-async def test_an_address_that_is_not_right_has_a_page(console: Console, query: str) -> None:
-    anna = await console.visitor()
+async def test_an_address_that_is_not_right_has_a_page(shared_console: Console, query: str) -> None:
+    anna = await shared_console.visitor()
 
     page = await anna.get(f"/events?{query}")
 
@@ -376,8 +381,8 @@ async def test_a_back_filled_call_names_its_gap(console: Console) -> None:
 
 
 @pytest.mark.parametrize("path", ["/events/evt_" + "0" * 32, "/calls/4711", "/calls/99999999999999999999", "/events/x"])
-async def test_what_does_not_exist_has_a_page(console: Console, path: str) -> None:
-    anna = await console.visitor()
+async def test_what_does_not_exist_has_a_page(shared_console: Console, path: str) -> None:
+    anna = await shared_console.visitor()
 
     page = await anna.get(path)
 

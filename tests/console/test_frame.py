@@ -1,7 +1,7 @@
 """What holds for every page: who may act, whose forms are taken, what stands in the headers, how errors look."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,9 +13,11 @@ from aircall_oauth.console import corrections, frame
 from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
+from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.models.base import new_id
+from tests.conftest import lasting_service
 from tests.support.consoles import FORM_TOKEN, LOOKING, Console, words
-from tests.support.service import run_service, settings_for
+from tests.support.service import Service, run_service, settings_for
 
 OPEN = {"/sign-in", "/sign-in/link/{secret}", "/sign-in/kept"}
 # What every visitor may do for themselves.
@@ -92,18 +94,21 @@ async def test_who_may_only_look_does_nothing(shared_console: Console, path: str
         ({}, False),
     ],
 )
-async def test_only_the_consoles_own_forms_are_taken(console: Console, headers: dict[str, str], allowed: bool) -> None:
-    signed_in = await console.visitor()
+async def test_only_the_consoles_own_forms_are_taken(
+    shared_console: Console, headers: dict[str, str], allowed: bool
+) -> None:
+    person = new_id("anna")
+    signed_in = await shared_console.visitor(person)
     cookie = f"{COOKIE}={signed_in.cookies[COOKIE]}"
-    (row,) = await console.service.sql("SELECT id FROM console_session")
+    (row,) = await shared_console.service.sql("SELECT id FROM console_session WHERE person = $1", person)
     address = f"/sessions/{row['id']}/revoke"
     (token,) = FORM_TOKEN.findall((await signed_in.get(address)).text)
-    transport = httpx.ASGITransport(console.app)
+    transport = httpx.ASGITransport(shared_console.app)
     async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as browser:
         answer = await browser.post(address, headers={"cookie": cookie, **headers}, data={"form_token": token})
 
     assert answer.status_code == (200 if allowed else 403)
-    left = await console.service.sql("SELECT id FROM console_session")
+    left = await shared_console.service.sql("SELECT id FROM console_session WHERE person = $1", person)
     assert len(left) == (0 if allowed else 1)
 
 
@@ -133,24 +138,32 @@ async def test_only_the_consoles_own_forms_are_taken(console: Console, headers: 
         ("", False),
     ],
 )
-async def test_a_name_that_is_not_the_consoles_leads_to_nothing(database_url: str, host: str, allowed: bool) -> None:
+async def test_a_name_that_is_not_the_consoles_leads_to_nothing(named: Service, host: str, allowed: bool) -> None:
     """A site whose name resolves to this machine would be of one origin with the console."""
-    async with run_service(settings_for(database_url, CONSOLE_URL="https://console.example.com")) as service:
-        console = Console(service)
-        anna, stranger = await console.visitor(), console.stranger()
-        link, headers = await console.link("ben"), {"host": host}
-        asset = re.findall(r'"(/assets/[^"]+)"', (await anna.get("/sessions")).text)[0]
+    console = Console(named)
+    anna, stranger = await console.visitor(), console.stranger()
+    link, headers = await console.link("ben"), {"host": host}
+    asset = re.findall(r'"(/assets/[^"]+)"', (await anna.get("/sessions")).text)[0]
+    signed_in = await named.sql("SELECT id, person FROM console_session ORDER BY id")
 
-        answers = [await anna.get(path, headers=headers) for path in ("/sessions", "/nothing", asset)]
-        answers += [await stranger.get("/sign-in", headers=headers), await stranger.get(link, headers=headers)]
-        answers.append(await anna.post("/sign-out", headers=headers | {"origin": f"https://{host}"}))
+    answers = [await anna.get(path, headers=headers) for path in ("/sessions", "/nothing", asset)]
+    answers += [await stranger.get("/sign-in", headers=headers), await stranger.get(link, headers=headers)]
+    answers.append(await anna.post("/sign-out", headers=headers | {"origin": f"https://{host}"}))
 
-        assert [answer.status_code == 421 for answer in answers] == [not allowed] * len(answers)
-        if not allowed:
-            assert "AIRCALL_OAUTH_CONSOLE_URL" in words(answers[0])
-            assert "anna" not in answers[0].text
-            people = await service.sql("SELECT person FROM console_session")
-            assert [row["person"] for row in people] == ["anna"], "nobody is signed in or out"
+    assert [answer.status_code == 421 for answer in answers] == [not allowed] * len(answers)
+    if not allowed:
+        assert "AIRCALL_OAUTH_CONSOLE_URL" in words(answers[0])
+        assert "anna" not in answers[0].text
+        assert "anna" in {row["person"] for row in signed_in}
+        people = await named.sql("SELECT id, person FROM console_session ORDER BY id")
+        assert people == signed_in, "nobody is signed in or out"
+
+
+@pytest.fixture(scope="module")
+async def named(postgres: Postgres) -> AsyncIterator[Service]:
+    """A service whose console has a name."""
+    async with lasting_service(postgres, "named", CONSOLE_URL="https://console.example.com") as running:
+        yield running
 
 
 async def test_an_authenticating_proxy_may_name_any_host(database_url: str) -> None:
@@ -164,16 +177,16 @@ async def test_an_authenticating_proxy_may_name_any_host(database_url: str) -> N
         assert (await console.stranger(address="10.2.2.3").get("/sessions", headers=headers)).status_code == 421
 
 
-async def test_another_site_can_sign_nobody_in(console: Console) -> None:
-    async with console.stranger() as browser:
+async def test_another_site_can_sign_nobody_in(shared_console: Console) -> None:
+    async with shared_console.stranger() as browser:
         answer = await browser.post("/sign-in", data={"api_key": "x"}, headers={"sec-fetch-site": "cross-site"})
 
     assert answer.status_code == 403
     assert "did not come from the console" in answer.text
 
 
-async def test_every_answer_is_guarded(console: Console) -> None:
-    stranger, anna = console.stranger(), await console.visitor()
+async def test_every_answer_is_guarded(shared_console: Console) -> None:
+    stranger, anna = shared_console.stranger(), await shared_console.visitor()
     answers = [
         await stranger.get("/"),
         await stranger.get("/sign-in"),
@@ -196,21 +209,21 @@ async def test_every_answer_is_guarded(console: Console) -> None:
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-async def test_no_style_or_script_stands_in_a_page_and_none_comes_from_elsewhere(console: Console) -> None:
-    anna = await console.visitor()
+async def test_no_style_or_script_stands_in_a_page_and_none_comes_from_elsewhere(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
     for path in ("/", "/sessions", "/zone"):
         page = (await anna.get(path)).text
         assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", page)
         assert not re.findall(r'(?:src|href|action)="(?!/|#)[^"]*"', page)
 
 
-async def test_our_own_files_have_their_hash_in_the_name_and_are_kept_for_good(console: Console) -> None:
-    anna = await console.visitor()
+async def test_our_own_files_have_their_hash_in_the_name_and_are_kept_for_good(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
     page = (await anna.get("/")).text
     assets = set(re.findall(r'"(/assets/[^"]+)"', page))
 
     assert len(assets) == 4
-    async with console.stranger() as browser:
+    async with shared_console.stranger() as browser:
         for path in assets:
             answer = await browser.get(path)
             assert answer.status_code == 200
@@ -219,8 +232,10 @@ async def test_our_own_files_have_their_hash_in_the_name_and_are_kept_for_good(c
     assert wrong.status_code == 404
 
 
-async def test_an_address_that_is_not_there_and_a_parameter_that_is_not_known_have_pages(console: Console) -> None:
-    anna = await console.visitor()
+async def test_an_address_that_is_not_there_and_a_parameter_that_is_not_known_have_pages(
+    shared_console: Console,
+) -> None:
+    anna = await shared_console.visitor()
 
     nothing = await anna.get("/nothing")
     unknown = await anna.get("/sessions?ownr=acme")
@@ -234,8 +249,8 @@ async def test_an_address_that_is_not_there_and_a_parameter_that_is_not_known_ha
         assert "<nav" in page.text, "the menu is there, to go on from"
 
 
-async def test_the_fields_that_a_form_left_empty_are_not_in_the_address(console: Console) -> None:
-    anna = await console.visitor()
+async def test_the_fields_that_a_form_left_empty_are_not_in_the_address(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
 
     answer = await anna.get("/zone?next=%2Fsessions&x=&y=+")
 
@@ -266,12 +281,12 @@ async def test_what_can_not_be_done_is_no_error_of_the_consoles_and_has_a_way_on
     assert "GET" in (await anna.post("/")).headers["allow"]
 
 
-async def test_no_refusal_is_shown_as_an_error_of_the_consoles(console: Console) -> None:
+async def test_no_refusal_is_shown_as_an_error_of_the_consoles(shared_console: Console) -> None:
     """Each kind of refusal that there is, one that is added tomorrow too."""
-    anna = await console.visitor()
+    anna = await shared_console.visitor()
     kinds = [kind for kind in AppError.every() if kind.status < 500 and kind.__module__ == AppError.__module__]
 
-    @console.app.get("/refused/{number}")
+    @shared_console.app.get("/refused/{number}")
     async def refuse(number: int) -> None:
         error = kinds[number].__new__(kinds[number])
         error.detail = kinds[number].title()
@@ -297,9 +312,9 @@ async def test_a_page_answers_head_as_it_answers_get(shared_console: Console, pa
     assert (await shared_console.stranger().head(address)).headers["location"].startswith("/sign-in")
 
 
-async def test_asking_for_the_head_of_a_link_does_not_use_it_up(console: Console) -> None:
-    link = await console.link()
-    async with console.stranger() as browser:
+async def test_asking_for_the_head_of_a_link_does_not_use_it_up(shared_console: Console) -> None:
+    link = await shared_console.link()
+    async with shared_console.stranger() as browser:
         assert (await browser.head(link)).status_code == 403
         assert (await browser.get(link)).status_code == 303
 
@@ -316,9 +331,9 @@ async def test_without_the_database_a_page_says_what_to_do(console: Console) -> 
     assert (await anna.get("/")).status_code == 200
 
 
-async def test_an_error_of_ours_is_a_page_without_its_details(console: Console) -> None:
-    anna = await console.visitor()
-    broken: FastAPI = console.app
+async def test_an_error_of_ours_is_a_page_without_its_details(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
+    broken: FastAPI = shared_console.app
 
     @broken.get("/broken")
     async def fail() -> None:
@@ -364,16 +379,16 @@ async def test_times_are_shown_in_the_zone_that_was_chosen(console: Console) -> 
     assert (await anna.post("/zone", data={"zone": "Nowhere/At all"})).status_code == 422
 
 
-async def test_a_huge_form_is_refused(console: Console) -> None:
-    anna = await console.visitor()
+async def test_a_huge_form_is_refused(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
 
     for body in (b"x=" + b"y" * 70_000, b"&".join(b"a=%d" % n for n in range(1000)), b"a=" + b"\xff"):
         answer = await anna.post("/zone", content=body)
         assert answer.status_code == 422
 
 
-async def test_errors_are_in_the_consoles_words(console: Console) -> None:
-    anna, ben = await console.visitor(), await console.visitor("ben", LOOKING)
+async def test_errors_are_in_the_consoles_words(shared_console: Console) -> None:
+    anna, ben = await shared_console.visitor(), await shared_console.visitor("ben", LOOKING)
     nothing = new_id("sub")
 
     missing = await anna.get(f"/destinations/{nothing}")

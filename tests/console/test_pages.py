@@ -370,23 +370,23 @@ async def test_a_key_is_made_shown_once_and_revoked(console: Console) -> None:
         {"name": "x", "scopes": "console:read", "owner": "acme"},
     ],
 )
-async def test_a_wrong_key_is_asked_for_again_and_not_made(console: Console, wrong: dict[str, str]) -> None:
-    anna = await console.visitor()
+async def test_a_wrong_key_is_asked_for_again_and_not_made(shared_console: Console, wrong: dict[str, str]) -> None:
+    anna = await shared_console.visitor()
 
     answer = await anna.post("/keys/new", data=wrong)
 
     assert answer.status_code == 422
     assert "Not done:" in words(answer)
-    assert await console.service.sql("SELECT id FROM api_key") == []
+    assert await shared_console.service.sql("SELECT id FROM api_key") == []
 
 
-async def test_nobody_gives_a_key_more_than_they_have(console: Console) -> None:
-    ben = await console.visitor("ben", (Scope.CONSOLE_READ, Scope.CONSOLE_ACT))
+async def test_nobody_gives_a_key_more_than_they_have(shared_console: Console) -> None:
+    ben = await shared_console.visitor("ben", (Scope.CONSOLE_READ, Scope.CONSOLE_ACT))
 
     answer = await ben.post("/keys/new", data={"name": "x", "scopes": "payloads:read"})
 
     assert answer.status_code == 422
-    assert await console.service.sql("SELECT id FROM api_key") == []
+    assert await shared_console.service.sql("SELECT id FROM api_key") == []
 
 
 async def test_the_vault_counts_secrets_by_key(console: Console) -> None:

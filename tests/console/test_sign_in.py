@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,12 +16,15 @@ from aircall_oauth.console import sessions
 from aircall_oauth.console.brake import SignInBrake
 from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.errors import ConsoleError, OwnerNotAllowed, SignInRefused
+from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import Scope
+from tests.conftest import lasting_service
 from tests.support.consoles import LOOKING, Console, words
 from tests.support.service import Service, run_service, settings_for
 
 PROXY_SECRET = "a secret between the proxy and the console"
+PROXY = {"CONSOLE_PROXY": "10.1.0.0/16", "CONSOLE_PROXY_SECRET": PROXY_SECRET}
 FROM_PROXY = {"x-console-secret": PROXY_SECRET, "x-forwarded-user": "ben@example.com"}
 
 
@@ -28,8 +32,8 @@ async def new_key(service: Service, *scopes: Scope, name: str = "night shift") -
     return await keys.create(service.resources, name=name, scopes=scopes)
 
 
-async def test_who_is_not_signed_in_is_sent_to_sign_in_and_then_back(console: Console) -> None:
-    async with console.stranger() as browser:
+async def test_who_is_not_signed_in_is_sent_to_sign_in_and_then_back(shared_console: Console) -> None:
+    async with shared_console.stranger() as browser:
         answer = await browser.get("/sessions?x=1")
         nowhere = await browser.get("/there/is/no/such/page")
 
@@ -38,9 +42,9 @@ async def test_who_is_not_signed_in_is_sent_to_sign_in_and_then_back(console: Co
     assert nowhere.status_code == 303, "which pages there are is no stranger's business"
 
 
-async def test_a_link_signs_one_person_in_once(console: Console) -> None:
-    link = await console.link("anna")
-    async with console.stranger() as first, console.stranger() as second:
+async def test_a_link_signs_one_person_in_once(shared_console: Console) -> None:
+    link = await shared_console.link("anna")
+    async with shared_console.stranger() as first, shared_console.stranger() as second:
         answer = await first.get(link, follow_redirects=True)
         again = await second.get(link)
 
@@ -70,9 +74,9 @@ async def test_a_link_lasts_a_minute(console: Console) -> None:
     assert await console.service.sql("SELECT id FROM console_session") == []
 
 
-async def test_what_only_looks_ahead_does_not_use_a_link_up(console: Console) -> None:
-    link = await console.link()
-    async with console.stranger() as browser:
+async def test_what_only_looks_ahead_does_not_use_a_link_up(shared_console: Console) -> None:
+    link = await shared_console.link()
+    async with shared_console.stranger() as browser:
         for headers in ({"sec-purpose": "prefetch;prerender"}, {"sec-fetch-site": "cross-site"}):
             assert (await browser.get(link, headers=headers)).status_code == 403
 
@@ -120,9 +124,9 @@ async def test_an_api_key_with_the_scope_signs_in_and_the_audit_names_it(console
 
 
 @pytest.mark.parametrize("scopes", [[Scope.EVENTS_READ], [Scope.PAYLOADS_READ], [Scope.TOKENS_READ]])
-async def test_a_key_without_the_scope_does_not_sign_in(console: Console, scopes: list[Scope]) -> None:
-    secret = await new_key(console.service, *scopes)
-    async with console.stranger() as browser:
+async def test_a_key_without_the_scope_does_not_sign_in(shared_console: Console, scopes: list[Scope]) -> None:
+    secret = await new_key(shared_console.service, *scopes)
+    async with shared_console.stranger() as browser:
         answer = await browser.post("/sign-in", data={"api_key": secret})
 
         assert answer.status_code == 403
@@ -163,15 +167,15 @@ async def test_a_session_lasts_twelve_hours(console: Console) -> None:
     assert (await browser.get("/sessions")).status_code == 303
 
 
-async def test_signing_out_ends_the_session_and_not_only_the_cookie(console: Console) -> None:
-    browser = await console.visitor()
+async def test_signing_out_ends_the_session_and_not_only_the_cookie(shared_console: Console) -> None:
+    browser = await shared_console.visitor()
     cookie = browser.cookies[COOKIE]
 
     answer = await browser.post("/sign-out")
 
     assert answer.status_code == 303
     assert COOKIE not in browser.cookies
-    thief = console.stranger(cookie=f"{COOKIE}={cookie}")
+    thief = shared_console.stranger(cookie=f"{COOKIE}={cookie}")
     assert (await thief.get("/sessions")).status_code == 303
 
 
@@ -208,9 +212,9 @@ async def test_a_person_has_a_bounded_number_of_sessions(console: Console) -> No
     assert len(await sessions.list_all(console.service.resources)) == sessions.MOST_SESSIONS
 
 
-async def test_failed_sign_ins_are_braked_and_good_ones_do_not_count(console: Console) -> None:
-    secret = await new_key(console.service, Scope.CONSOLE_READ)
-    async with console.stranger(address="8.8.8.8") as browser:
+async def test_failed_sign_ins_are_braked_and_good_ones_do_not_count(shared_console: Console) -> None:
+    secret = await new_key(shared_console.service, Scope.CONSOLE_READ)
+    async with shared_console.stranger(address="8.8.8.8") as browser:
         for _ in range(12):
             good = await browser.post("/sign-in", data={"api_key": secret})
             assert good.status_code == 303
@@ -234,11 +238,11 @@ async def statuses(browser: httpx.AsyncClient, key: str, times: int) -> list[int
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "10.0.0.7", "2001:db8::1"])
-async def test_a_right_key_is_let_in_while_the_brake_holds(console: Console, address: str) -> None:
+async def test_a_right_key_is_let_in_while_the_brake_holds(shared_console: Console, address: str) -> None:
     clock = Clock()
-    console.app.state.brake = SignInBrake(clock)
-    secret = await new_key(console.service, Scope.CONSOLE_READ)
-    async with console.stranger(address=address) as browser, console.stranger(address="8.8.4.4") as other:
+    shared_console.app.state.brake = SignInBrake(clock)
+    secret = await new_key(shared_console.service, Scope.CONSOLE_READ)
+    async with shared_console.stranger(address=address) as browser, shared_console.stranger(address="8.8.4.4") as other:
         failed = await statuses(browser, "aok_wrong", 12)
         right = await statuses(browser, secret, 1)
         after = await statuses(browser, "aok_wrong", 1)
@@ -249,10 +253,10 @@ async def test_a_right_key_is_let_in_while_the_brake_holds(console: Console, add
     assert (after, elsewhere) == ([403], [403]), "its address is as before; others' never had a part in it"
 
 
-async def test_a_flood_from_everywhere_costs_few_look_ups_and_ends_with_time(console: Console) -> None:
+async def test_a_flood_from_everywhere_costs_few_look_ups_and_ends_with_time(shared_console: Console) -> None:
     clock = Clock()
-    console.app.state.brake = SignInBrake(clock)
-    secret = await new_key(console.service, Scope.CONSOLE_READ)
+    shared_console.app.state.brake = SignInBrake(clock)
+    secret = await new_key(shared_console.service, Scope.CONSOLE_READ)
     asked = 0
 
     async def counted(*_: Any) -> None:
@@ -263,9 +267,9 @@ async def test_a_flood_from_everywhere_costs_few_look_ups_and_ends_with_time(con
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "sign_in_by_key", counted)
         for n in range(60):
-            async with console.stranger(address=f"8.8.{n}.8") as one:
+            async with shared_console.stranger(address=f"8.8.{n}.8") as one:
                 await statuses(one, "aok_wrong", 1)
-    async with console.stranger(address="9.9.9.9") as late:
+    async with shared_console.stranger(address="9.9.9.9") as late:
         at_once = await statuses(late, secret, 1)
         clock.now += 0.1
         soon = await statuses(late, secret, 1)
@@ -284,9 +288,9 @@ def test_the_brake_keeps_few_addresses() -> None:
 
 
 @pytest.mark.parametrize("next_", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"])
-async def test_signing_in_leads_to_no_other_site(console: Console, next_: str) -> None:
-    secret = await new_key(console.service, Scope.CONSOLE_READ)
-    async with console.stranger() as browser:
+async def test_signing_in_leads_to_no_other_site(shared_console: Console, next_: str) -> None:
+    secret = await new_key(shared_console.service, Scope.CONSOLE_READ)
+    async with shared_console.stranger() as browser:
         answer = await browser.post("/sign-in", params={"next": next_}, data={"api_key": secret})
         landed = await browser.get("/sign-in/kept", params={"next": next_})
 
@@ -294,8 +298,8 @@ async def test_signing_in_leads_to_no_other_site(console: Console, next_: str) -
     assert landed.headers["location"] == "/"
 
 
-async def test_a_browser_that_does_not_keep_the_cookie_is_told_why(console: Console) -> None:
-    async with console.stranger() as browser:
+async def test_a_browser_that_does_not_keep_the_cookie_is_told_why(shared_console: Console) -> None:
+    async with shared_console.stranger() as browser:
         answer = await browser.get("/sign-in/kept")
 
     assert answer.status_code == 403
@@ -303,7 +307,7 @@ async def test_a_browser_that_does_not_keep_the_cookie_is_told_why(console: Cons
 
 
 def with_proxy(database_url: str, **changes: str) -> Settings:
-    return settings_for(database_url, CONSOLE_PROXY="10.1.0.0/16", CONSOLE_PROXY_SECRET=PROXY_SECRET, **changes)
+    return settings_for(database_url, **PROXY, **changes)
 
 
 async def through_proxy(console: Console, address: str = "10.1.2.3", **headers: str) -> httpx.Response:
@@ -311,13 +315,19 @@ async def through_proxy(console: Console, address: str = "10.1.2.3", **headers: 
         return await browser.get("/sessions")
 
 
-async def test_the_proxy_says_who_the_person_is(database_url: str) -> None:
-    async with run_service(with_proxy(database_url)) as service:
-        answer = await through_proxy(Console(service), **FROM_PROXY)
+@pytest.fixture(scope="module")
+async def proxied(postgres: Postgres) -> AsyncIterator[Service]:
+    """A service whose console believes a proxy."""
+    async with lasting_service(postgres, "proxied", **PROXY) as running:
+        yield running
 
-        assert answer.status_code == 200
-        assert "ben@example.com" in answer.text
-        assert "read-only" in answer.text
+
+async def test_the_proxy_says_who_the_person_is(proxied: Service) -> None:
+    answer = await through_proxy(Console(proxied), **FROM_PROXY)
+
+    assert answer.status_code == 200
+    assert "ben@example.com" in answer.text
+    assert "read-only" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -334,26 +344,24 @@ async def test_the_proxy_says_who_the_person_is(database_url: str) -> None:
         ("not an address", FROM_PROXY),
     ],
 )
-async def test_a_forged_proxy_header_opens_nothing(database_url: str, address: str, headers: dict[str, str]) -> None:
-    async with run_service(with_proxy(database_url)) as service:
-        answer = await through_proxy(Console(service), address, **headers)
+async def test_a_forged_proxy_header_opens_nothing(proxied: Service, address: str, headers: dict[str, str]) -> None:
+    answer = await through_proxy(Console(proxied), address, **headers)
 
     assert answer.status_code == 303
     assert answer.headers["location"].startswith("/sign-in")
 
 
-async def test_without_the_setting_no_proxy_is_believed(console: Console) -> None:
+async def test_without_the_setting_no_proxy_is_believed(shared_console: Console) -> None:
     for secret in ("", PROXY_SECRET):
-        answer = await through_proxy(console, **FROM_PROXY | {"x-console-secret": secret})
+        answer = await through_proxy(shared_console, **FROM_PROXY | {"x-console-secret": secret})
         assert answer.status_code == 303
 
 
-async def test_two_names_are_none(database_url: str) -> None:
-    async with run_service(with_proxy(database_url)) as service:
-        browser = Console(service).stranger(address="10.1.2.3")
-        twice = [*FROM_PROXY.items(), ("x-forwarded-user", "root@example.com")]
+async def test_two_names_are_none(proxied: Service) -> None:
+    browser = Console(proxied).stranger(address="10.1.2.3")
+    twice = [*FROM_PROXY.items(), ("x-forwarded-user", "root@example.com")]
 
-        assert (await browser.get("/sessions", headers=twice)).status_code == 303
+    assert (await browser.get("/sessions", headers=twice)).status_code == 303
 
 
 async def test_operators_of_the_proxy_act_and_the_audit_names_them(database_url: str) -> None:

@@ -228,11 +228,11 @@ async def test_replay_moves_the_reader_by_position_or_by_time(service: Service) 
         {"secret": "whsec_mine"},
     ],
 )
-async def test_what_is_not_valid_is_refused(service: Service, wrong: dict[str, Any]) -> None:
-    answer = await create(service, **wrong)
+async def test_what_is_not_valid_is_refused(shared_service: Service, wrong: dict[str, Any]) -> None:
+    answer = await create(shared_service, **wrong)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert await service.sql("SELECT 1 FROM subscription") == []
+    assert await shared_service.sql("SELECT 1 FROM subscription") == []
 
 
 BROKERS: list[dict[str, Any]] = [

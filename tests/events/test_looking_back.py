@@ -139,8 +139,8 @@ async def test_a_page_in_order_ends_where_its_span_ends(service: Service) -> Non
         ({"installation": "ins_" + "0" * 32, "installation_id": "ins_" + "0" * 32}, "old name"),
     ],
 )
-async def test_what_does_not_go_together_is_refused(service: Service, params: dict[str, Any], said: str) -> None:
-    partner = await service.partner()
+async def test_what_does_not_go_together_is_refused(shared_service: Service, params: dict[str, Any], said: str) -> None:
+    partner = await shared_service.partner()
 
     refused = await partner.get("/v1/events", params=params)
 

@@ -167,12 +167,12 @@ async def test_a_person_is_found_by_each_kind_of_pattern(service: Service, asked
 
 
 @pytest.mark.parametrize("phone", ["", "1", "+", "123456", "()", "Mara"])
-async def test_a_wrong_pattern_is_refused_and_nothing_is_begun(service: Service, phone: str) -> None:
-    answer = await (await service.partner()).post("/v1/erasures", json={"phone": phone})
+async def test_a_wrong_pattern_is_refused_and_nothing_is_begun(shared_service: Service, phone: str) -> None:
+    answer = await (await shared_service.partner()).post("/v1/erasures", json={"phone": phone})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert "Mara" not in answer.text
-    assert await service.sql("SELECT 1 FROM erasure") == []
+    assert await shared_service.sql("SELECT 1 FROM erasure") == []
 
 
 async def test_a_body_must_name_one_person_and_scopes_and_owners_are_kept_to(service: Service) -> None:

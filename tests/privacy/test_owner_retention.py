@@ -8,15 +8,24 @@ import pytest
 from aircall_oauth.events import retention
 from aircall_oauth.privacy import expiring
 from aircall_oauth.privacy import retention as owners
+from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.models.access import Scope
+from tests.conftest import lasting_service
 from tests.privacy.test_retention import days, is_now, kept, of_a_day
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
+
+RETENTION = {"EVENT_RETENTION": "60d", "EVENT_TYPE_RETENTION": "*=30d,transcription.*=7d"}
 
 
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
-    settings = settings_for(database_url, EVENT_RETENTION="60d", EVENT_TYPE_RETENTION="*=30d,transcription.*=7d")
-    async with run_service(settings) as it:
+    async with run_service(settings_for(database_url, **RETENTION)) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+async def shared_service(postgres: Postgres) -> AsyncIterator[Service]:
+    async with lasting_service(postgres, **RETENTION) as it:
         yield it
 
 
@@ -135,11 +144,11 @@ async def test_every_change_is_in_the_audit(service: Service) -> None:
         {"rules": {"call.*": "7d"}, "owner": "acme"},
     ],
 )
-async def test_wrong_rules_are_refused(service: Service, body: dict[str, object]) -> None:
-    answer = await (await service.partner()).put("/v1/retention/acme", json=body)
+async def test_wrong_rules_are_refused(shared_service: Service, body: dict[str, object]) -> None:
+    answer = await (await shared_service.partner()).put("/v1/retention/acme", json=body)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert await service.sql("SELECT 1 FROM owner_retention") == []
+    assert await shared_service.sql("SELECT 1 FROM owner_retention") == []
 
 
 async def test_no_more_owners_have_rules_than_there_may_be(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
