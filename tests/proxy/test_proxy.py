@@ -1,13 +1,15 @@
 """Asking Aircall through us: what is passed on and what is not, and that nothing leads anywhere else."""
 
 import asyncio
+import itertools
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -17,15 +19,18 @@ from aircall_oauth.access import keys, rules
 from aircall_oauth.aircall import relay, transport
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.app import create_app
 from aircall_oauth.server.protocol import BoundedServer, Protocol
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
+from tests.conftest import migrated_database
 from tests.support.service import Service, loop_turns, settings_for, until
 
 TOKEN = "c4n4ry-access-token"
+COMPANY_IDS = itertools.count(71000)
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 HANG_UP = b""
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -91,6 +96,7 @@ class Aircall:
     def __init__(self) -> None:
         self.answers: list[bytes | Script] = []
         self.received: list[bytes] = []
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def asked(self) -> list[str]:
@@ -98,6 +104,7 @@ class Aircall:
         return [request.split(b"\r\n")[0].decode() for request in self.received]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -112,6 +119,14 @@ class Aircall:
                 if answer == HANG_UP or b"connection: close" in (answer if isinstance(answer, bytes) else b""):
                     break
         writer.close()
+        self._writers.discard(writer)
+
+    async def begin_anew(self) -> None:
+        """Forget what was asked and told, and hang up, so that no connection is left from before."""
+        self.answers, self.received = [], []
+        for writer in self._writers:
+            writer.close()
+        await loop_turns()
 
 
 def _usual(head: bytes) -> bytes:
@@ -129,10 +144,10 @@ async def _rest(head: bytes, reader: asyncio.StreamReader) -> bytes:
 class World:
     """The service over real HTTP, in front of an Aircall that says what the test wants."""
 
-    def __init__(self, aircall: Aircall, resources: Resources, url: str, api_key: str, installation_id: str) -> None:
-        self.aircall = aircall
-        self.resources = resources
+    def __init__(self, place: "Place", api_key: str, installation_id: str, company_id: int) -> None:
+        self.aircall, self.resources, url = place
         self.installation_id = installation_id
+        self.company_id = company_id
         self.port = int(url.rpartition(":")[2])
         self.door = f"/v1/installations/{installation_id}/aircall"
         self.key = api_key
@@ -157,29 +172,62 @@ class World:
         writer.close()
         return answer
 
+    async def status(self) -> str:
+        """The installation's."""
+        (row,) = await self.sql("SELECT status FROM installation WHERE id = $1", self.installation_id)
+        status: str = row["status"]
+        return status
+
     async def sql(self, statement: str, *values: Any) -> list[Any]:
         async with self.resources.database.driver_connection() as connection:
             return list(await connection.fetch(statement, *values))
 
 
+class Place(NamedTuple):
+    """What several worlds may stand on, one after another."""
+
+    aircall: Aircall
+    resources: Resources
+    url: str
+
+    @asynccontextmanager
+    async def world(self) -> AsyncIterator[World]:
+        """A world whose installation, company and API key no other has."""
+        await self.aircall.begin_anew()
+        company_id = next(COMPANY_IDS)
+        installation_id = await connected(self.resources, company_id)
+        api_key = await keys.create(self.resources, name=installation_id, scopes=[Scope.AIRCALL_CALL])
+        world = World(self, api_key, installation_id, company_id)
+        async with world.client:
+            yield world
+
+
 @asynccontextmanager
-async def a_world(database_url: str, **changes: str) -> AsyncIterator[World]:
+async def a_place(database_url: str, **changes: str) -> AsyncIterator[Place]:
     aircall = Aircall()
     server = await asyncio.start_server(aircall.serve, "127.0.0.1", 0)
     api_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    async with open_resources(settings_for(database_url, API_URL=api_url, **changes)) as resources:
-        installation_id = await connected(resources)
-        api_key = await keys.create(resources, name="test", scopes=[Scope.AIRCALL_CALL])
-        async with listening(resources) as url:
-            world = World(aircall, resources, url, api_key, installation_id)
-            async with world.client:
-                yield world
+    settings = settings_for(database_url, API_URL=api_url, **changes)
+    async with open_resources(settings) as resources, listening(resources) as url:
+        yield Place(aircall, resources, url)
     server.close()
 
 
+@asynccontextmanager
+async def a_world(database_url: str, **changes: str) -> AsyncIterator[World]:
+    async with a_place(database_url, **changes) as place, place.world() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+async def place(postgres: Postgres) -> AsyncIterator[Place]:
+    async with migrated_database(postgres, "proxy") as url, a_place(url) as it:
+        yield it
+
+
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    async with a_world(database_url) as it:
+async def world(place: Place) -> AsyncIterator[World]:
+    async with place.world() as it:
         yield it
 
 
@@ -679,7 +727,8 @@ async def test_a_read_is_asked_once_more_where_the_connection_broke(world: World
 
         assert got.status_code == 200
         assert len(world.aircall.received) == 2 * number
-        (row,) = await world.sql("SELECT sum(s) AS n FROM budget, unnest(spent) AS s")
+        spent = "SELECT sum(s) AS n FROM budget, unnest(spent) AS s WHERE company_id = $1"
+        (row,) = await world.sql(spent, world.company_id)
         assert row["n"] == 2 * number
 
 
@@ -876,14 +925,14 @@ async def test_a_caller_who_hangs_up_harms_nobody(world: World) -> None:
 @pytest.mark.parametrize("status", ["unclaimed", "unauthorized", "removed"])
 async def test_only_an_active_installation_may_be_asked_as(world: World, status: str) -> None:
     erased = ", token_sealed = NULL, token_fingerprint = NULL" if status == "removed" else ""
-    await world.sql(f"UPDATE installation SET status = $1{erased}", status)
+    await world.sql(f"UPDATE installation SET status = $1{erased} WHERE id = $2", status, world.installation_id)
 
     got = await world.ask()
 
     assert (got.status_code, got.json()["code"]) == (409, "installation_not_active")
     assert ("install again" in got.json()["detail"]) == (status == "unauthorized")
     assert world.aircall.received == []
-    assert await world.sql("SELECT * FROM audit WHERE installation_id IS NOT NULL") == []
+    assert await world.sql("SELECT * FROM audit WHERE installation_id = $1", world.installation_id) == []
 
 
 async def test_an_installation_that_is_not_there_is_404(world: World) -> None:
@@ -927,8 +976,9 @@ async def test_each_request_leaves_a_line_in_the_audit_that_says_what_kind_it_wa
     for method in ("GET", "HEAD", "POST", "DELETE"):
         await world.ask(method, "calls/4711?secret=c4n4ry", headers={"x-request-id": f"trace-{method}"})
 
-    rows = await world.sql("SELECT * FROM audit WHERE installation_id IS NOT NULL ORDER BY at, id")
-    (key,) = await world.sql("SELECT id FROM api_key")
+    lines = "SELECT * FROM audit WHERE installation_id = $1 ORDER BY at, id"
+    rows = await world.sql(lines, world.installation_id)
+    (key,) = await world.sql("SELECT id FROM api_key WHERE name = $1", world.installation_id)
     assert [(row["action"], row["request_id"]) for row in rows] == [
         ("aircall.read", "trace-GET"),
         ("aircall.read", "trace-HEAD"),
@@ -940,13 +990,14 @@ async def test_each_request_leaves_a_line_in_the_audit_that_says_what_kind_it_wa
     }
 
 
-async def test_no_request_is_passed_on_that_leaves_no_line(world: World) -> None:
-    await world.sql("ALTER TABLE audit RENAME TO gone")
+async def test_no_request_is_passed_on_that_leaves_no_line(database_url: str) -> None:
+    async with a_world(database_url) as world:
+        await world.sql("ALTER TABLE audit RENAME TO gone")
 
-    got = await world.ask()
+        got = await world.ask()
 
-    assert got.status_code == 500
-    assert world.aircall.received == []
+        assert got.status_code == 500
+        assert world.aircall.received == []
 
 
 async def test_without_a_database_nobody_is_asked(service: Service) -> None:
@@ -961,17 +1012,17 @@ async def test_without_a_database_nobody_is_asked(service: Service) -> None:
     assert asked == len(service.aircall.requests)
 
 
-async def test_the_pretend_aircall_is_asked_as_the_installation(service: Service) -> None:
-    installation_id = await service.install()
-    call_id = await service.aircall.place_call()
-    partner = await service.partner(Scope.AIRCALL_CALL)
+async def test_the_pretend_aircall_is_asked_as_the_installation(shared_service: Service) -> None:
+    installation_id = await shared_service.install()
+    call_id = await shared_service.aircall.place_call()
+    partner = await shared_service.partner(Scope.AIRCALL_CALL)
     door = f"/v1/installations/{installation_id}/aircall"
 
     company = await partner.get(f"{door}/company")
     call = await partner.get(f"{door}/calls/{call_id}")
     page = await partner.get(f"{door}/calls", params={"per_page": 1})
 
-    assert company.json()["company"]["name"] == service.aircall.companies[0].name
+    assert company.json()["company"]["name"] == shared_service.aircall.companies[0].name
     assert call.json()["call"]["id"] == call_id
     assert len(page.json()["calls"]) == 1
 
@@ -994,14 +1045,15 @@ async def test_a_token_that_died_is_found_out_by_the_first_request(service: Serv
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refusal_that_a_second_look_does_not_confirm_is_aircalls_answer(world: World, status: int) -> None:
-    me = b'{"integration": {"id": 70077, "company_id": 70077, "active": true, "number_ids": []}}'
+    integration = {"id": world.company_id, "company_id": world.company_id, "active": True, "number_ids": []}
+    me = json.dumps({"integration": integration}).encode()
     world.aircall.answers = [answer(status, body=b'{"message": "Forbidden"}'), answer(200, body=me)]
 
     got = await world.ask()
 
     assert (got.status_code, got.content) == (status, b'{"message": "Forbidden"}')
     assert world.aircall.asked[1] == "GET /v1/integrations/me HTTP/1.1"
-    assert [row["status"] for row in await world.sql("SELECT status FROM installation")] == ["active"]
+    assert await world.status() == "active"
 
 
 async def test_a_version_in_the_path_takes_the_place_of_the_usual_one(world: World) -> None:
@@ -1046,7 +1098,7 @@ async def test_a_missing_ai_plan_makes_no_token_suspect(world: World, path: str)
     assert got.startswith(b"HTTP/1.1 403 ")
     assert got.endswith(b'{"error": "no plan"}')
     assert len(world.aircall.received) == 1
-    assert [row["status"] for row in await world.sql("SELECT status FROM installation")] == ["active"]
+    assert await world.status() == "active"
 
 
 @pytest.mark.parametrize("path", ["calls/1/tags", "calls/1", "calls/transcription", "transcription", "v2/users"])
@@ -1059,10 +1111,10 @@ async def test_a_refusal_anywhere_else_makes_a_token_suspect(world: World, path:
     assert world.aircall.asked[1] == "GET /v1/integrations/me HTTP/1.1"
 
 
-async def test_the_pretend_aircall_has_both_versions_and_no_ai_plan(service: Service) -> None:
-    installation_id = await service.install()
-    call_id = await service.aircall.place_call()
-    partner = await service.partner(Scope.AIRCALL_CALL)
+async def test_the_pretend_aircall_has_both_versions_and_no_ai_plan(shared_service: Service) -> None:
+    installation_id = await shared_service.install()
+    call_id = await shared_service.aircall.place_call()
+    partner = await shared_service.partner(Scope.AIRCALL_CALL)
     door = f"/v1/installations/{installation_id}/aircall"
 
     users = await partner.get(f"{door}/v2/users")
