@@ -9,6 +9,7 @@ import stamina
 
 from aircall_oauth.installations.oauth import flow, grant, saving
 from aircall_oauth.sandbox.aircall.faults import How
+from tests.support.processes import eventually
 from tests.support.service import Service, until
 
 SOON = 1.5
@@ -51,8 +52,12 @@ async def test_an_install_goes_on_when_its_browser_has_its_answer(service: Servi
 
     answer = await asyncio.wait_for(service.return_with(state=begun, code=code), 60)
     slow.go_on.set()
-    again = await service.return_with(state=begun, code=code)
 
+    async def reloaded() -> httpx.Response | None:
+        again = await service.return_with(state=begun, code=code)
+        return None if again.status_code == 409 else again
+
+    again = await eventually(reloaded)
     assert (answer.status_code, "Reload this page" in answer.text) == (409, True)
     assert again.status_code == 303
     assert await flows(service) == ["connected"]
@@ -61,7 +66,11 @@ async def test_an_install_goes_on_when_its_browser_has_its_answer(service: Servi
     assert kept["status"] == "active"
 
 
-async def test_a_webhook_that_takes_long_keeps_no_browser_waiting(service: Service) -> None:
+@pytest.mark.slow
+async def test_a_webhook_that_takes_long_keeps_no_browser_waiting(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "ANSWER_SECONDS", 4 * SOON, raising=False)
     slow = Slow(service, "/v1/webhooks")
     begun = await service.begin()
 
