@@ -29,6 +29,7 @@ from aircall_oauth.storage import locks, migrations
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
+from tests.conftest import lasting_service
 from tests.support.processes import eventually
 from tests.support.service import Service, run_service, settings_for, until
 from tests.support.serving import over_http
@@ -46,6 +47,8 @@ FULL_DISK = (
     "CREATE TRIGGER full_disk BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION full_disk()",
 )
 T = TypeVar("T")
+WAYS = ["asgi", "direct"]
+NO_EVENTS = "WITH all_known AS (DELETE FROM event_fingerprint) DELETE FROM event"
 # Aircall waits five seconds; an answer has to be on its way before.
 ANSWER_SECONDS = 4.8
 
@@ -147,14 +150,36 @@ class _Log(msgspec.Struct):
     events: list[_Read]
 
 
-@pytest.fixture(params=["asgi", "direct"])
-async def connected(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    """The service with one installation, met by each of its two ways for events.
+@pytest.fixture(scope="module")
+async def shared_service(postgres: Postgres) -> AsyncIterator[Service]:
+    """A service with one installation: for tests that leave nothing but events behind."""
+    async with lasting_service(postgres) as running:
+        await running.install()
+        yield running
+
+
+@pytest.fixture(params=WAYS)
+async def connected(shared_service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    """The service with one installation and no event yet, met by each of its two ways for events.
 
     `service.webhook_token()` is the token of its webhook.
     """
+    await shared_service.sql(NO_EVENTS)
+    async with met_by(request.param, shared_service) as met:
+        yield met
+
+
+@pytest.fixture(params=WAYS)
+async def alone(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    """The same for one test only, which may break it."""
     await service.install()
-    if request.param == "asgi":
+    async with met_by(request.param, service) as met:
+        yield met
+
+
+@asynccontextmanager
+async def met_by(way: str, service: Service) -> AsyncIterator[Service]:
+    if way == "asgi":
         yield service
     else:
         async with over_http(service) as served:
@@ -282,38 +307,38 @@ async def test_an_unknown_token_is_refused_and_nothing_kept(connected: Service) 
 
 
 @pytest.mark.slow
-async def test_an_event_that_was_refused_for_its_token_is_kept_once_the_token_is_known(connected: Service) -> None:
-    (before,) = await connected.sql("SELECT token_fingerprint FROM webhook")
-    await connected.sql("UPDATE webhook SET token_fingerprint = NULL")
-    early = await connected.post_event(_event(connected))
+async def test_an_event_that_was_refused_for_its_token_is_kept_once_the_token_is_known(alone: Service) -> None:
+    (before,) = await alone.sql("SELECT token_fingerprint FROM webhook")
+    await alone.sql("UPDATE webhook SET token_fingerprint = NULL")
+    early = await alone.post_event(_event(alone))
 
-    await connected.sql("UPDATE webhook SET token_fingerprint = $1", before["token_fingerprint"])
-    again = await connected.post_event(_event(connected))
+    await alone.sql("UPDATE webhook SET token_fingerprint = $1", before["token_fingerprint"])
+    again = await alone.post_event(_event(alone))
 
     assert [early.status_code, again.status_code] == [401, 200]
-    assert await _stored(connected) == 1
+    assert await _stored(alone) == 1
 
 
 @pytest.mark.parametrize("status", ["removed", "unclaimed"])
-async def test_an_event_of_an_installation_that_is_not_in_use_is_refused(connected: Service, status: str) -> None:
+async def test_an_event_of_an_installation_that_is_not_in_use_is_refused(alone: Service, status: str) -> None:
     if status == "removed":
-        await connected.sql("UPDATE installation SET status = 'removed', token_sealed = NULL, token_fingerprint = NULL")
+        await alone.sql("UPDATE installation SET status = 'removed', token_sealed = NULL, token_fingerprint = NULL")
     else:
-        await connected.sql("UPDATE installation SET status = $1", status)
+        await alone.sql("UPDATE installation SET status = $1", status)
 
-    answer = await connected.post_event(_event(connected))
+    answer = await alone.post_event(_event(alone))
 
     assert answer.status_code == 401
-    assert await _stored(connected) == 0
+    assert await _stored(alone) == 0
 
 
-async def test_an_event_of_an_installation_whose_token_no_longer_works_is_kept(connected: Service) -> None:
-    await connected.sql("UPDATE installation SET status = 'unauthorized'")
+async def test_an_event_of_an_installation_whose_token_no_longer_works_is_kept(alone: Service) -> None:
+    await alone.sql("UPDATE installation SET status = 'unauthorized'")
 
-    answer = await connected.post_event(_event(connected))
+    answer = await alone.post_event(_event(alone))
 
     assert answer.status_code == 200
-    assert await _stored(connected) == 1
+    assert await _stored(alone) == 1
 
 
 async def test_an_event_is_of_the_installation_whose_webhook_it_came_through(service: Service) -> None:
@@ -442,13 +467,13 @@ async def test_the_same_event_of_two_installations_is_two_events(service: Servic
     assert await _stored(service) == 2
 
 
-async def test_the_token_is_nowhere_in_the_database(connected: Service) -> None:
-    token = connected.webhook_token()
+async def test_the_token_is_nowhere_in_the_database(alone: Service) -> None:
+    token = alone.webhook_token()
     for path in SAMPLES[:5]:
-        await connected.post_event(SAMPLE_TOKEN.sub(token.encode(), path.read_bytes()))
-    await connected.post_event(b"{" + _event(connected))
+        await alone.post_event(SAMPLE_TOKEN.sub(token.encode(), path.read_bytes()))
+    await alone.post_event(b"{" + _event(alone))
 
-    rows = await _everything(connected)
+    rows = await _everything(alone)
 
     assert any('"call_uuid"' in row for row in rows)
     forms = [token, token.encode().hex(), base64.b64encode(token.encode()).decode().rstrip("=")]
@@ -493,14 +518,14 @@ async def test_with_a_database_that_stands_still_aircall_is_told_to_repeat(own_p
         assert await _stored(service) == 1
 
 
-async def test_with_the_log_locked_for_long_aircall_is_told_to_repeat(connected: Service) -> None:
-    async with _log_locked(connected):
-        answer = await _answered_in_time(connected.post_event(_event(connected)))
-    again = await connected.post_event(_event(connected))
+async def test_with_the_log_locked_for_long_aircall_is_told_to_repeat(alone: Service) -> None:
+    async with _log_locked(alone):
+        answer = await _answered_in_time(alone.post_event(_event(alone)))
+    again = await alone.post_event(_event(alone))
 
     assert answer.status_code == 503
     assert again.status_code == 200
-    assert await _stored(connected) == 1
+    assert await _stored(alone) == 1
 
 
 async def test_a_full_inbox_says_so_at_once_and_loses_nothing(
@@ -518,29 +543,29 @@ async def test_a_full_inbox_says_so_at_once_and_loses_nothing(
 
 
 async def test_an_event_that_the_database_refuses_fails_no_other(
-    connected: Service, monkeypatch: pytest.MonkeyPatch
+    alone: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "MAX_GROUP", 8)
-    await connected.sql("ALTER TABLE event ADD CHECK (data NOT IN ('7', '8', '19'))")
-    async with _log_locked(connected):
-        posts = [asyncio.create_task(connected.post_event(body)) for body in _events(connected, 40)]
-        await until(lambda: connected.app.state.inbox.depth == 24)
+    await alone.sql("ALTER TABLE event ADD CHECK (data NOT IN ('7', '8', '19'))")
+    async with _log_locked(alone):
+        posts = [asyncio.create_task(alone.post_event(body)) for body in _events(alone, 40)]
+        await until(lambda: alone.app.state.inbox.depth == 24)
     answers = await asyncio.gather(*posts)
 
     assert [400 if number in {7, 8, 19} else 200 for number in range(40)] == [a.status_code for a in answers]
-    assert await _stored(connected) == 37
+    assert await _stored(alone) == 37
 
 
-async def test_a_database_that_can_not_right_now_refuses_no_event(connected: Service) -> None:
+async def test_a_database_that_can_not_right_now_refuses_no_event(alone: Service) -> None:
     for statement in FULL_DISK:
-        await connected.sql(statement)
-    answers = await _answered_in_time(asyncio.gather(*map(connected.post_event, _events(connected, 10))))
-    await connected.let_pass("full_disk")
-    again = await asyncio.gather(*map(connected.post_event, _events(connected, 10)))
+        await alone.sql(statement)
+    answers = await _answered_in_time(asyncio.gather(*map(alone.post_event, _events(alone, 10))))
+    await alone.let_pass("full_disk")
+    again = await asyncio.gather(*map(alone.post_event, _events(alone, 10)))
 
     assert [503] * 10 == [answer.status_code for answer in answers]
     assert [200] * 10 == [answer.status_code for answer in again]
-    assert await _stored(connected) == 10
+    assert await _stored(alone) == 10
 
 
 async def test_who_hangs_up_stops_no_commit(connected: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,7 +638,7 @@ def _damaged_event(draw: st.DrawFn) -> bytes:
 @given(body=st.binary(max_size=200) | _like_an_event() | _damaged_event())
 @example(body=b'{"event":"a","token":"TOKEN","data":1,"timestamp":1%s}' % (b"0" * 400))
 async def test_no_body_breaks_the_door_and_none_is_accepted_without_being_kept(connected: Service, body: bytes) -> None:
-    await connected.sql("TRUNCATE event, event_fingerprint")
+    await connected.sql(NO_EVENTS)
 
     answer = await _post_with_token(connected, body)
 
@@ -629,7 +654,7 @@ async def test_no_body_breaks_the_door_and_none_is_accepted_without_being_kept(c
 @given(data=JSON)
 async def test_any_data_is_kept_byte_for_byte(connected: Service, data: Any) -> None:
     text = json.dumps(data, ensure_ascii=False)
-    await connected.sql("TRUNCATE event, event_fingerprint")
+    await connected.sql(NO_EVENTS)
 
     answer = await connected.post_event(_envelope(connected.webhook_token(), text.encode()))
 
