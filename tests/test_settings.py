@@ -200,7 +200,7 @@ def test_secrets_are_read_from_a_mounted_folder(environment: pytest.MonkeyPatch,
     assert settings.client_secret.get_secret_value() == CANARY
     assert settings.database_url.get_secret_value() == f"postgresql://u:{CANARY}@h/d"
     assert settings.sealing_keys == {"k7": b"k" * 32}
-    assert settings.fingerprint_key_bytes == b"f" * 32
+    assert settings.fingerprint_keys == [b"f" * 32]
     assert settings.return_urls == ["https://a.example.com"]
 
 
@@ -410,6 +410,8 @@ def test_the_first_secret_key_comes_first() -> None:
         (base64.b64encode(b"f" * 16).decode(), " must be 32 bytes, base64-encoded"),
         ("?" * 44, " is not base64"),
         ("", " must be 32 bytes, base64-encoded"),
+        (f"{SECRET_KEY},?", " entry 2: is not base64"),
+        (f"{SECRET_KEY}, {SECRET_KEY}", " has the same key twice"),
     ],
 )
 def test_a_wrong_fingerprint_key_is_refused(environment: pytest.MonkeyPatch, key: str, complaint: str) -> None:

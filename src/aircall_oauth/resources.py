@@ -169,7 +169,8 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
         except SealError as error:
             refusal = error
             continue
-        if row.fingerprint is not None and vault.fingerprint(opened, sealed.purpose) != row.fingerprint:
+        known = (vault.fingerprint(opened, sealed.purpose), *vault.older_fingerprints(opened, sealed.purpose))
+        if row.fingerprint is not None and row.fingerprint not in known:
             raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
         return
     if isinstance(refusal, SealKeyMissing):
@@ -252,7 +253,8 @@ def database_of(settings: Settings) -> Database:
 
 def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, SealedAt], None] | None = None) -> Vault:
     """A vault with the keys of the settings."""
-    return Vault(settings.sealing_keys, settings.fingerprint_key_bytes, on_refusal=on_refusal)
+    first, *older = settings.fingerprint_keys
+    return Vault(settings.sealing_keys, first, older_fingerprint_keys=older, on_refusal=on_refusal)
 
 
 def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:

@@ -107,9 +107,21 @@ def _decoded_key(text: str) -> bytes:
     return key
 
 
-def _require_key(value: SecretStr) -> SecretStr:
-    _decoded_key(value.get_secret_value())
+def _require_keys(value: SecretStr) -> SecretStr:
+    """Require one key, or several different ones, separated by commas."""
+    entries = _entries(value)
+    for number, entry in enumerate(entries, start=1):
+        try:
+            _decoded_key(entry)
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}" if len(entries) > 1 else str(error)) from None
+    if len(set(entries)) < len(entries):
+        raise ValueError("has the same key twice")
     return value
+
+
+def _entries(value: SecretStr) -> list[str]:
+    return [entry.strip() for entry in value.get_secret_value().split(",")]
 
 
 def _require_secret_keys(value: SecretStr) -> SecretStr:
@@ -261,8 +273,9 @@ class Settings(BaseSettings):
         description="`id:base64(32 bytes)[,id:…]`: the first key seals new secrets, the others only open those that "
         "they sealed before"
     )
-    fingerprint_key: Annotated[SecretStr, AfterValidator(_require_key)] = Field(
-        description="base64 of 32 bytes: the key of the fingerprints that recognise API keys and webhook tokens"
+    fingerprint_key: Annotated[SecretStr, AfterValidator(_require_keys)] = Field(
+        description="`base64(32 bytes)[,base64…]`: the key of the fingerprints that recognise API keys and webhook "
+        "tokens; while it is changed, the new one first, and the old one for what has not got a new fingerprint yet"
     )
     authorize_url: WebUrl = Field(
         "https://dashboard-v2.aircall.io/oauth/authorize",
@@ -540,8 +553,9 @@ class Settings(BaseSettings):
         return {key_id: _decoded_key(text) for key_id, text in entries}
 
     @property
-    def fingerprint_key_bytes(self) -> bytes:
-        return _decoded_key(self.fingerprint_key.get_secret_value())
+    def fingerprint_keys(self) -> list[bytes]:
+        """The keys of fingerprints: the first makes them, the others are those of before."""
+        return [_decoded_key(entry) for entry in _entries(self.fingerprint_key)]
 
     @classmethod
     def settings_customise_sources(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import asyncpg
 from sqlalchemy import or_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
@@ -29,6 +30,7 @@ STILL_OPENS = """
         SELECT FROM api_key WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
     )
 """
+FINGERPRINT_ANEW = "UPDATE api_key SET fingerprint = $2 WHERE id = $1"
 NOTE_USE = "UPDATE api_key SET last_used_at = now() WHERE id = $1"
 
 
@@ -82,11 +84,24 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
     async with resources.recognition.driver_connection() as connection:
         row = await connection.fetchrow(RECOGNISE, fingerprint)
         if row is None:
+            row = await _recognise_by_older(resources, connection, secret, fingerprint)
+        if row is None:
             return None
         *of_the_key, used_lately = row
         if not used_lately:
             await connection.execute(NOTE_USE, row["id"])
     return Caller(*of_the_key)
+
+
+async def _recognise_by_older(
+    resources: Resources, connection: asyncpg.Connection, secret: str, fingerprint: bytes
+) -> asyncpg.Record | None:
+    """Look an API key up by an older key's fingerprints; one that is found gets the first key's."""
+    for older in resources.vault.older_fingerprints(secret, API_KEY_PURPOSE):
+        if (row := await connection.fetchrow(RECOGNISE, older)) is not None:
+            await connection.execute(FINGERPRINT_ANEW, row["id"], fingerprint)
+            return row
+    return None
 
 
 async def still_opens(resources: Resources, key: Caller) -> bool:

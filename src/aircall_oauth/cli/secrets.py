@@ -37,5 +37,7 @@ def rotate_secrets() -> None:
     say(f"{done.done} sealed anew under {key_ids[0]!r}.")
     for key_id in key_ids[1:]:
         say(f"{key_id!r} has {in_use.get(key_id, 0)} left." if in_use.get(key_id) else f"{key_id!r} has nothing left.")
+    if done.fingerprints:
+        say(f"{done.fingerprints} tokens have fingerprints of the first fingerprint key now.")
     if done.broken:
         fail(f"{len(done.broken)} do not open and were left: {', '.join(sorted(map(str, done.broken))[:5])}")

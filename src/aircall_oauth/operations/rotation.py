@@ -35,6 +35,7 @@ class Rotation:
     total: int = 0
     done: int = 0
     broken: set[SealedAt] = field(default_factory=set)
+    fingerprints: int = 0  # tokens that were recognised by an older key's fingerprint
 
 
 Report = Callable[[Rotation], None]
@@ -59,6 +60,11 @@ async def rotate(resources: Resources, report: Report, who: Who = OPERATOR) -> R
             await _record(resources, who)
         while sum([await _pass(connection, resources.vault, sealed, rotation, report) for sealed in SEALED]):
             pass
+        if resources.vault.changes_fingerprints:
+            for sealed in SEALED:
+                rotation.fingerprints += await _fingerprint_anew(connection, resources.vault, sealed)
+            if rotation.fingerprints and not rotation.total:
+                await _record(resources, who)
     return rotation
 
 
@@ -112,6 +118,29 @@ async def _pass(
     return found
 
 
+async def _fingerprint_anew(connection: asyncpg.Connection, vault: Vault, sealed: Sealed) -> int:
+    """Give a column's secrets the first key's fingerprints; returns how many had an older key's."""
+    after, done = "", 0
+    while sealed.fingerprint and (rows := await connection.fetch(_with_fingerprints(sealed), after, BATCH)):
+        after = rows[-1]["id"]
+        anew = [
+            (row["id"], row["held"], fingerprint)
+            for row in rows
+            if (fingerprint := _fingerprint_of(vault, sealed, row)) not in {None, row["known"]}
+        ]
+        if anew:
+            done += await connection.fetchval(_replace_fingerprints(sealed), *map(list, zip(*anew, strict=True)))
+    return done
+
+
+def _fingerprint_of(vault: Vault, sealed: Sealed, row: asyncpg.Record) -> bytes | None:
+    """Return the fingerprint of a row's secret; None if that does not open."""
+    try:
+        return vault.fingerprint(vault.open(row["held"], SealedAt(sealed.place, row["id"])), sealed.purpose)
+    except SealError:
+        return None
+
+
 def _anew(vault: Vault, place: SealedAt, held: str, rotation: Rotation) -> tuple[str, str, str] | None:
     """Return a row's id, its present value and its new one; None where the value does not open."""
     if place in rotation.broken:
@@ -136,6 +165,25 @@ def _replace(sealed: Sealed) -> str:
         WITH replaced AS (
             UPDATE {sealed.table} AS t SET {sealed.column} = anew.sealed
             FROM unnest($1::text[], $2::text[], $3::text[]) AS anew (id, held, sealed)
+            WHERE t.id = anew.id AND t.{sealed.column} = anew.held
+            RETURNING 1
+        )
+        SELECT count(*) FROM replaced
+    """
+
+
+def _with_fingerprints(sealed: Sealed) -> str:
+    return f"""
+        SELECT id, {sealed.column} AS held, {sealed.fingerprint} AS known FROM {sealed.table}
+        WHERE {sealed.column} IS NOT NULL AND id > $1 ORDER BY id LIMIT $2
+    """
+
+
+def _replace_fingerprints(sealed: Sealed) -> str:
+    return f"""
+        WITH replaced AS (
+            UPDATE {sealed.table} AS t SET {sealed.fingerprint} = anew.fingerprint
+            FROM unnest($1::text[], $2::text[], $3::bytea[]) AS anew (id, held, fingerprint)
             WHERE t.id = anew.id AND t.{sealed.column} = anew.held
             RETURNING 1
         )

@@ -7,7 +7,7 @@ derived from the configured one.
 
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -46,13 +46,15 @@ class Vault:
         sealing_keys: dict[str, bytes],
         fingerprint_key: bytes,
         *,
+        older_fingerprint_keys: Sequence[bytes] = (),
         on_refusal: Callable[[SealError, SealedAt], None] | None = None,
     ) -> None:
         self._on_refusal = on_refusal
         self._sealing_keys = sealing_keys
-        self._fingerprint_key = fingerprint_key
+        self._older = older_fingerprint_keys
         self._cipher = cache(self._make_cipher)
         self._fingerprint_subkey = cache(lambda purpose: _derive(fingerprint_key, f"fingerprint/{purpose}"))
+        self._older_subkeys = cache(lambda purpose: [_derive(key, f"fingerprint/{purpose}") for key in self._older])
 
     def take_keys(self, sealing_keys: dict[str, bytes]) -> None:
         """Seal and open with these keys from now on."""
@@ -92,8 +94,16 @@ class Vault:
 
     def fingerprint(self, secret: str | SecretStr, purpose: str) -> bytes:
         """Return 32 bytes that recognise a secret without revealing it (HMAC-SHA256, with a key per purpose)."""
-        clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
-        return hmac.digest(self._fingerprint_subkey(purpose), clear.encode(errors="surrogatepass"), "sha256")
+        return _digest(self._fingerprint_subkey(purpose), secret)
+
+    @property
+    def changes_fingerprints(self) -> bool:
+        """Whether there may be fingerprints of an older key."""
+        return bool(self._older)
+
+    def older_fingerprints(self, secret: str | SecretStr, purpose: str) -> list[bytes]:
+        """Return the fingerprints by which a secret was recognised before the key was changed."""
+        return [_digest(key, secret) for key in self._older_subkeys(purpose)]
 
     def _seal(self, clear: bytes, *, purpose: str, associated: str) -> str:
         key_id = next(iter(self._sealing_keys))
@@ -130,6 +140,11 @@ def _read_envelope(sealed: str) -> tuple[str, bytes]:
 
 def _associated(key_id: str, place: str) -> bytes:
     return f"aircall-oauth/{VERSION}/{key_id}/{place}".encode()
+
+
+def _digest(key: bytes, secret: str | SecretStr) -> bytes:
+    clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+    return hmac.digest(key, clear.encode(errors="surrogatepass"), "sha256")
 
 
 def _derive(key: bytes, info: str) -> bytes:

@@ -45,7 +45,9 @@ class LargeBodies:
             return await asyncio.to_thread(envelope.read, body)
 
     async def _is_any_known(self, resources: Resources, tokens: Collection[str]) -> bool:
-        fingerprints = [resources.vault.fingerprint(token, WEBHOOK_TOKEN_PURPOSE) for token in tokens]
+        vault = resources.vault
+        fingerprints = [vault.fingerprint(token, WEBHOOK_TOKEN_PURPOSE) for token in tokens]
+        fingerprints += [older for token in tokens for older in vault.older_fingerprints(token, WEBHOOK_TOKEN_PURPOSE)]
         with database_errors():
             async with asyncio.timeout(ANSWER_SECONDS), self._asking:
                 await resources.require_ready()

@@ -148,9 +148,10 @@ async def _refuse_mixed_up(
     resources: Resources, session: AsyncSession, installation: Installation, token: SecretStr
 ) -> None:
     """Refuse a token that is another installation's: it would give one customer's calls to another."""
-    fingerprint = resources.vault.fingerprint(token, TOKEN_PURPOSE)
+    vault = resources.vault
+    fingerprints = [vault.fingerprint(token, TOKEN_PURPOSE), *vault.older_fingerprints(token, TOKEN_PURPOSE)]
     another = select(Installation.id).where(
-        col(Installation.token_fingerprint) == fingerprint, col(Installation.id) != installation.id
+        col(Installation.token_fingerprint).in_(fingerprints), col(Installation.id) != installation.id
     )
     if (await session.exec(another)).first() is not None:
         raise _mixed_up(installation.id)
