@@ -53,7 +53,8 @@ NAVIGATION = {
     "/sessions": "Signed in",
 }
 ROW = re.compile(r"<tr[ >].*?</tr>", re.DOTALL)
-CELL = re.compile(r"<(t[dh])([ >])")
+CELL = re.compile(r"<(td|th)(?=[ >])")
+CELL_ROLES = {"td": "cell", "th": "rowheader"}
 THOUSANDS = "\u202f"
 MOST_FORM_BYTES = 64 * 1024
 MOST_FIELDS = 200
@@ -128,21 +129,19 @@ def _in_words(value: Any) -> str:
 
 def _cells(rows: Markup, columns: Sequence[str]) -> Markup:
     """Return a table's rows with each cell's column and role: a phone shows them as cards, which are no table to it."""
+    labels = [_label(column) for column in columns]
 
     def labelled(row: re.Match[str]) -> str:
-        names = iter(columns)
-        return CELL.sub(lambda cell: _cell(cell[1], cell[2], next(names, "")), row[0]).replace(
-            "<tr", '<tr role="row"', 1
-        )
+        left = iter(labels)
+        told = CELL.sub(lambda cell: f'<{cell[1]} role="{CELL_ROLES[cell[1]]}"{next(left, "")}', row[0])
+        return told.replace("<tr", '<tr role="row"', 1)
 
     # What comes from outside is escaped by now, so each `<td` is a cell of ours.
-    return Markup(ROW.sub(labelled, rows))  # noqa: S704 - see above
+    return Markup(ROW.sub(labelled, str(rows)))  # noqa: S704 - see above
 
 
-def _cell(tag: str, rest: str, column: str) -> str:
-    role = "rowheader" if tag == "th" else "cell"
-    label = "" if column.startswith("(") else f' data-label="{escape(column.removeprefix("#"))}"'
-    return f'<{tag} role="{role}"{label}{rest}'
+def _label(column: str) -> str:
+    return "" if column.startswith("(") else f' data-label="{escape(column.removeprefix("#"))}"'
 
 
 _environment.filters |= {

@@ -155,7 +155,7 @@ async def _audited(page: PageDep, wanted: str) -> list[Found]:
         ("Owner in the audit", "owner"),
         ("Request in the audit", "request_id"),
     )
-    held = await audit_lines.holds(page.resources, page.caller, wanted)
+    held = await audit_lines.holds(page.resources, wanted)
     return [
         Found(kind, wanted, f"/audit?{name}={quote(wanted, safe='')}")
         for (kind, name), is_held in zip(kinds, held, strict=True)
