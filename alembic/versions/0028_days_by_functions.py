@@ -80,12 +80,25 @@ DROP = """
     $drop_log_day$
 """
 FUNCTIONS = "make_log_days(integer), drop_log_day(date)"
+# Where a superuser, or a member of the tables' owner, migrates: the days stay their owner's.
+TO_THE_OWNER = """
+    DO $$
+    DECLARE
+        keeper regrole := (SELECT relowner FROM pg_class WHERE oid = 'event'::regclass);
+    BEGIN
+        IF keeper::text <> quote_ident(current_user) THEN
+            EXECUTE format('ALTER FUNCTION make_log_days(integer) OWNER TO %s', keeper);
+            EXECUTE format('ALTER FUNCTION drop_log_day(date) OWNER TO %s', keeper);
+        END IF;
+    END $$
+"""
 
 
 def upgrade() -> None:
     for function in (MAKE, DROP):
         op.execute(function.format(log=_log()))
     op.execute(f"REVOKE ALL ON FUNCTION {FUNCTIONS} FROM PUBLIC")
+    op.execute(TO_THE_OWNER)
 
 
 def _log() -> str:

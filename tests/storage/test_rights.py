@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import alembic.command
 import asyncpg
 import pytest
 
@@ -188,3 +189,21 @@ async def test_grants_name_a_role_that_is_not_there_and_wait_for_the_tables(role
     assert 'CREATE ROLE "ne""w" LOGIN' in await migrations.grants(roles.owner, 'ne"w')
     with pytest.raises(NotReady):
         await migrations.grants(roles.admin, "clerk")
+
+
+async def test_days_stay_their_owners_though_a_superuser_migrates(postgres: Postgres, database_url: str) -> None:
+    """As where the tables were given to the service's role after the first migration."""
+    await asyncio.to_thread(alembic.command.downgrade, migrations.alembic_config(database_url), "0027")
+    days = await run_sql(database_url, ALL_DAYS)
+    tables = [each["day"] for each in days] + ["event", "log_start", "alembic_version"]
+    owned = [f"ALTER TABLE {table} OWNER TO holder" for table in tables]
+    await run_sql(database_url, "CREATE ROLE holder LOGIN", "GRANT CREATE ON SCHEMA public TO holder", *owned, ALL_DAYS)
+    try:
+        await migrations.migrate(database_url)
+        made = await run_sql(database_url.replace("postgres@", "holder@"), "SELECT make_log_days(9)")
+    finally:
+        await run_sql(
+            database_url, "REASSIGN OWNED BY holder TO postgres", "DROP OWNED BY holder", "DROP ROLE holder", ALL_DAYS
+        )
+
+    assert made[0]["make_log_days"] == 2

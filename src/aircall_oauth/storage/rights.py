@@ -58,8 +58,7 @@ GRANTED = """
            EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS is_there,
            (SELECT rolname FROM pg_roles WHERE rolname = $1 AND pg_has_role(oid, log.relowner, 'USAGE')) AS owner,
            (SELECT array_agg(DISTINCT quote_ident(rolname)) FROM pg_roles
-            WHERE oid IN (log.relowner, (SELECT proowner FROM pg_proc
-                                         WHERE oid = to_regprocedure('make_log_days(integer)')))) AS owners,
+            WHERE oid = log.relowner OR rolname = current_user) AS owners,
            current_setting('server_version_num')::int >= $2 AS has_maintain
     FROM (VALUES (1)) AS one LEFT JOIN pg_class AS log ON log.oid = to_regclass('event')
 """
