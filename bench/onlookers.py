@@ -1,6 +1,7 @@
 """What ten people who refresh the console every five seconds cost the receiver, in one run: with and without them.
 
 python -m bench.onlookers [--rounds 6] [--count 10000]
+python -m bench.onlookers --views 60     the service's processor time for a view of each page, which others disturb less
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--views", type=int, default=0)
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
@@ -43,6 +45,9 @@ def main() -> None:
         server = stack.enter_context(_serving(folder, url, console_port))
         cookie = _signed_in(console_port, api_key)
         ground.load(server, 500, ground.fresh_salt())
+        if options.views:
+            _views(server, console_port, cookie, options.views)
+            return
         ratios, shown = [], 0
         for number in range(options.rounds):
             rates = {}
@@ -54,6 +59,19 @@ def main() -> None:
     low, high = min(ratios), max(ratios)
     print(f"{PEOPLE} people, a page each every {EVERY_SECONDS:g} s: {shown} pages in {options.rounds} rounds")
     print(f"acks/s, watched / not watched {statistics.median(ratios):.3f}   ({low:.3f} to {high:.3f})")
+
+
+def _views(server: Server, port: int, cookie: str, views: int) -> None:
+    spent = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"cookie": cookie}, trust_env=False) as browser:
+        for page in PAGES:
+            browser.get(page, timeout=30.0)
+            before = ground.busy_seconds(server.pid)
+            for _ in range(views):
+                assert browser.get(page, timeout=30.0).status_code == 200
+            spent.append(1000 * (ground.busy_seconds(server.pid) - before) / views)
+            print(f"{page:<20}{spent[-1]:6.1f} ms")
+    print(f"mean of the pages   {statistics.mean(spent):6.1f} ms of the service's processor time")
 
 
 @contextmanager
