@@ -13,7 +13,9 @@ from aircall_oauth.aircall.budget import SECONDS, Told
 from aircall_oauth.errors import BudgetSpent, DatabaseAway
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.ports import free_port
+from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.database import Database
+from tests.conftest import migrated_database
 from tests.support.processes import World, world
 from tests.support.service import Service, database_away, run_service, settings_for
 
@@ -21,11 +23,19 @@ COMPANY = 70077
 LIMIT = 60
 
 
+@pytest.fixture(scope="module")
+async def lasting(postgres: Postgres) -> AsyncIterator[Database]:
+    async with migrated_database(postgres, "budget") as url:
+        opened = Database(url)
+        yield opened
+        await opened.close()
+
+
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    await opened.close()
+async def database(lasting: Database) -> Database:
+    """A database in which nothing was spent."""
+    await sql(lasting, "DELETE FROM budget")
+    return lasting
 
 
 async def drawn(database: Database, times: int, *, chore: bool = False, calls: int = 1, limit: int = LIMIT) -> int:
@@ -250,10 +260,12 @@ async def test_what_a_chore_asks_again_because_aircall_failed_is_counted(service
     assert asked == await sql(service.resources.database, "SELECT sum(n) FROM budget, unnest(spent) AS n")
 
 
-async def test_without_a_database_nothing_is_granted(database: Database, database_url: str) -> None:
+async def test_without_a_database_nothing_is_granted(database_url: str) -> None:
+    database = Database(database_url)
     async with database_away(database_url):
         with pytest.raises(DatabaseAway):
             await budget.draw(database, COMPANY, per_minute=LIMIT)
+    await database.close()
 
 
 async def test_a_chore_that_finds_the_budget_spent_asks_nothing_and_comes_back(database_url: str) -> None:

@@ -44,8 +44,8 @@ async def test_types_are_told_by_name_or_by_how_they_begin(service: Service) -> 
     assert await read("%") == []
 
 
-async def test_types_are_bounded_however_they_are_separated(service: Service) -> None:
-    partner = await service.partner()
+async def test_types_are_bounded_however_they_are_separated(shared_service: Service) -> None:
+    partner = await shared_service.partner()
     lists = [",".join(f"t{ten}{one}*" for one in range(10)) for ten in range(11)]
 
     for door in ("/v1/events", "/v1/events/stream"):

@@ -238,23 +238,23 @@ async def test_who_declines_is_told_so_and_nothing_is_kept(service: Service) -> 
     assert tuple(kept) == ("ended", "declined", None)
 
 
-async def test_a_declined_flow_cannot_be_turned_into_a_yes(service: Service) -> None:
-    begun = await service.begin()
-    await service.return_with(state=begun, error="access_denied")
+async def test_a_declined_flow_cannot_be_turned_into_a_yes(shared_service: Service) -> None:
+    begun = await shared_service.begin()
+    await shared_service.return_with(state=begun, error="access_denied")
 
-    answer = await service.return_with(state=begun, code=service.aircall.grant())
-
-    page(answer, 200, DECLINED)
-    assert (exchanges(service), await nothing_stored(service)) == (0, True)
-
-
-async def test_a_code_beside_an_error_is_not_used(service: Service) -> None:
-    begun = await service.begin()
-
-    answer = await service.return_with(state=begun, code=service.aircall.grant(), error="access_denied")
+    answer = await shared_service.return_with(state=begun, code=shared_service.aircall.grant())
 
     page(answer, 200, DECLINED)
-    assert exchanges(service) == 0
+    assert (exchanges(shared_service), await nothing_stored(shared_service)) == (0, True)
+
+
+async def test_a_code_beside_an_error_is_not_used(shared_service: Service) -> None:
+    begun = await shared_service.begin()
+
+    answer = await shared_service.return_with(state=begun, code=shared_service.aircall.grant(), error="access_denied")
+
+    page(answer, 200, DECLINED)
+    assert exchanges(shared_service) == 0
 
 
 @pytest.mark.parametrize(
@@ -272,16 +272,16 @@ async def test_a_code_beside_an_error_is_not_used(service: Service) -> None:
     ],
 )
 async def test_other_errors_on_the_redirect_each_have_their_page(
-    service: Service, error: str, status: int, title: str
+    shared_service: Service, error: str, status: int, title: str
 ) -> None:
-    begun = await service.begin()
+    begun = await shared_service.begin()
 
-    answers = [await service.return_with(state=begun, error=error) for _ in range(2)]
+    answers = [await shared_service.return_with(state=begun, error=error) for _ in range(2)]
 
     for answer in answers:
         text = page(answer, status, title)
         assert offers_to_start_again(text) == (title != APP_REFUSED)
-    assert (exchanges(service), await nothing_stored(service)) == (0, True)
+    assert (exchanges(shared_service), await nothing_stored(shared_service)) == (0, True)
 
 
 async def test_a_wrong_client_secret_is_the_apps_fault_not_the_admins(database_url: str) -> None:
@@ -485,17 +485,17 @@ async def test_no_page_repeats_what_it_was_given(service: Service) -> None:
         assert begun not in told
 
 
-async def test_the_link_to_start_again_starts_again(service: Service) -> None:
-    text = (await service.return_with(state="x", code="y")).text
+async def test_the_link_to_start_again_starts_again(shared_service: Service) -> None:
+    text = (await shared_service.return_with(state="x", code="y")).text
     (link,) = re.findall(r'<a [^>]*href="([^"]+)"', text)
 
-    answer = await service.browser.get(link)
+    answer = await shared_service.browser.get(link)
 
     assert (answer.status_code, "/oauth/authorize?" in answer.headers["location"]) == (303, True)
 
 
-async def test_an_unknown_address_beside_the_doors_is_a_page(service: Service) -> None:
-    answer = await service.browser.get("/aircall/oauth/elsewhere")
+async def test_an_unknown_address_beside_the_doors_is_a_page(shared_service: Service) -> None:
+    answer = await shared_service.browser.get("/aircall/oauth/elsewhere")
 
     assert answer.status_code == 404
     assert "Nothing to see here" in answer.text

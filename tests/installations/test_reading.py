@@ -135,8 +135,8 @@ async def test_a_key_of_an_owner_reads_the_events_of_that_owner_only(
     assert [(event["installation_id"], event["owner"]) for event in page["events"]] == [(installations[1], "globex")]
 
 
-async def test_an_id_that_cannot_be_one_is_refused(service: Service) -> None:
-    partner = await service.partner()
+async def test_an_id_that_cannot_be_one_is_refused(shared_service: Service) -> None:
+    partner = await shared_service.partner()
     wrong = ["x", "ins_", "ins_" + "0" * 31, "ins_" + "0" * 33, "ins_" + "G" * 32, "evt_" + "0" * 32, "%00", "%0A"]
 
     for installation_id in (*wrong, "ins_" + "0" * 32 + "%0A"):
@@ -148,8 +148,8 @@ async def test_an_id_that_cannot_be_one_is_refused(service: Service) -> None:
             assert "path.installation_id" in answer.json()["detail"]
 
 
-async def test_a_parameter_that_cannot_be_right_is_refused(service: Service) -> None:
-    partner = await service.partner()
+async def test_a_parameter_that_cannot_be_right_is_refused(shared_service: Service) -> None:
+    partner = await shared_service.partner()
     wrong = {
         "/v1/installations": [
             *("owner=%00", "owner=a%00b", "owner=" + "x" * 256, "status=%00", "status=gone", "status="),
@@ -171,8 +171,8 @@ async def test_a_parameter_that_cannot_be_right_is_refused(service: Service) -> 
             assert f"query.{query.partition('=')[0]}" in answer.json()["detail"]
 
 
-async def test_bytes_that_are_no_text_are_no_trouble(service: Service) -> None:
-    partner = await service.partner()
+async def test_bytes_that_are_no_text_are_no_trouble(shared_service: Service) -> None:
+    partner = await shared_service.partner()
 
     for query in ("owner=%ED%A0%80", "owner=%FF", "owner=%F0%9F%98%80", "owner=%2500", "&&"):
         assert (await partner.get(f"/v1/installations?{query}")).status_code == 200, query
@@ -307,10 +307,10 @@ async def test_every_reader_sees_an_event_in_the_same_form(service: Service) -> 
     }
 
 
-async def test_a_key_needs_the_scope_of_the_door(service: Service) -> None:
+async def test_a_key_needs_the_scope_of_the_door(shared_service: Service) -> None:
     for door, scope in DOORS.items():
-        with_all_others = await service.partner(*(other for other in Scope if other != scope))
-        with_it = await service.partner(scope)
+        with_all_others = await shared_service.partner(*(other for other in Scope if other != scope))
+        with_it = await shared_service.partner(scope)
 
         refused, admitted = await with_all_others.get(door), await with_it.get(door)
 
@@ -346,9 +346,9 @@ async def test_a_wrong_key_is_answered_as_none_is(service: Service) -> None:
             assert _without_request_id(answer) == _without_request_id(none), authorization
 
 
-async def test_without_a_key_nothing_is_learned_about_the_parameters(service: Service) -> None:
+async def test_without_a_key_nothing_is_learned_about_the_parameters(shared_service: Service) -> None:
     for door in ("/v1/installations?limit=0", "/v1/installations/x", "/v1/installations/x/token", "/v1/events?after=x"):
-        assert (await service.browser.get(door)).status_code == 401, door
+        assert (await shared_service.browser.get(door)).status_code == 401, door
 
 
 async def test_a_key_that_is_revoked_or_past_its_time_stops_at_once(service: Service) -> None:
@@ -382,8 +382,8 @@ async def test_when_a_key_was_last_used_is_noted_and_not_at_every_request(servic
     assert await last_used_at() > first
 
 
-async def test_one_key_serves_many_at_once(service: Service) -> None:
-    partner = await service.partner(Scope.EVENTS_READ)
+async def test_one_key_serves_many_at_once(shared_service: Service) -> None:
+    partner = await shared_service.partner(Scope.EVENTS_READ)
 
     answers = await asyncio.gather(*(partner.get("/v1/events") for _ in range(30)))
 

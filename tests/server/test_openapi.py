@@ -112,11 +112,11 @@ def _examples(part: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any],
             yield from _examples(each, f"{place}/{name}")
 
 
-async def test_the_example_of_a_refusal_is_what_a_door_answers(service: Service) -> None:
+async def test_the_example_of_a_refusal_is_what_a_door_answers(shared_service: Service) -> None:
     refusals = dict(_operations())["GET /v1/installations/{installation_id}"]["responses"]
     path = f"/v1/installations/{new_id('ins')}"
 
-    answers = [await service.browser.get(path), await (await service.partner()).get(path)]
+    answers = [await shared_service.browser.get(path), await (await shared_service.partner()).get(path)]
 
     for status, answer in zip(("401", "404"), answers, strict=True):
         example = refusals[status]["content"]["application/problem+json"]["example"]
@@ -130,8 +130,8 @@ def test_an_example_of_a_refusal_stands_under_its_own_status() -> None:
                 assert (str(example["status"]), example["type"].rpartition(":")[2]) == (status, example["code"]), door
 
 
-async def test_the_document_is_served(service: Service) -> None:
-    answer = await service.browser.get("/openapi.json")
+async def test_the_document_is_served(shared_service: Service) -> None:
+    answer = await shared_service.browser.get("/openapi.json")
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == json.loads(COMMITTED.read_text())
@@ -233,8 +233,8 @@ def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> None:
             assert re.fullmatch(r"[A-Za-z0-9._-]+", name), name
 
 
-async def test_the_documentation_is_shown_without_asking_anybody_else(service: Service) -> None:
-    page = await service.browser.get("/docs")
+async def test_the_documentation_is_shown_without_asking_anybody_else(shared_service: Service) -> None:
+    page = await shared_service.browser.get("/docs")
 
     # Relative, so that a proxy may show it under any path.
     assert page.status_code == 200
@@ -244,7 +244,7 @@ async def test_the_documentation_is_shown_without_asking_anybody_else(service: S
     assets = re.findall(r'(?:src|href)="([^"]*)"', page.text)
     assert assets == Contains("docs/assets/swagger-ui-bundle.js", "docs/assets/swagger-ui.css")
     for asset in assets:
-        answer = await service.browser.get(asset)
+        answer = await shared_service.browser.get(asset)
         assert answer.status_code == 200, asset
         assert len(answer.content) > 500
         assert answer.headers["content-type"].split(";")[0] in {
@@ -252,11 +252,15 @@ async def test_the_documentation_is_shown_without_asking_anybody_else(service: S
         }
 
 
-async def test_the_document_needs_no_key_and_holds_no_setting(service: Service) -> None:
-    answer: httpx.Response = await service.new_browser().get("/openapi.json")
+async def test_the_document_needs_no_key_and_holds_no_setting(shared_service: Service) -> None:
+    answer: httpx.Response = await shared_service.new_browser().get("/openapi.json")
 
     assert answer.status_code == 200
-    for value in (service.settings.public_url, service.settings.client_id, service.settings.api_url):
+    for value in (
+        shared_service.settings.public_url,
+        shared_service.settings.client_id,
+        shared_service.settings.api_url,
+    ):
         assert value not in answer.text
 
 
