@@ -29,7 +29,7 @@ from tests.privacy.test_encrypted_events import (
 )
 from tests.privacy.test_encrypted_events import service as service  # noqa: PLC0414 - one that encrypts
 from tests.privacy.test_erasures import carry_out, dump, erase
-from tests.support.service import Service, run_service, settings_for
+from tests.support.service import SECRET_KEY, Service, run_service, settings_for
 
 KEYS = "SELECT id, installation_id, owner, key_sealed, erased_at FROM data_key ORDER BY id"
 
@@ -161,8 +161,10 @@ async def test_an_owners_erasure_leaves_what_another_owner_had_before(service: S
 
 async def test_keys_are_sealed_anew_while_events_come_in(service: Service) -> None:
     token, url = service.webhook_token(), service.settings.database_url.get_secret_value()
-    async with run_service(settings_for(url, SECRET_KEYS=BOTH, ENCRYPT_EVENTS="true")) as newer:
-        sending = asyncio.gather(tell(service, token, *range(20)), tell(newer, token, *range(20, 40)))
+    knowing = settings_for(url, SECRET_KEYS=f"k1:{SECRET_KEY},{NEW}", ENCRYPT_EVENTS="true")
+    newest = settings_for(url, SECRET_KEYS=BOTH, ENCRYPT_EVENTS="true")
+    async with run_service(knowing) as older, run_service(newest) as newer:
+        sending = asyncio.gather(tell(older, token, *range(20)), tell(newer, token, *range(20, 40)))
         await rotation.rotate(newer.resources, silently)
         answers = await sending
         await rotation.rotate(newer.resources, silently)

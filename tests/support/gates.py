@@ -30,6 +30,8 @@ NOTHING_OPEN = ord("I")
 BEGIN = re.compile(r"\W*BEGIN\b", re.IGNORECASE)
 COMMIT = re.compile(r"\W*COMMIT\b", re.IGNORECASE)
 READS = re.compile(r"\W*(SELECT|SHOW|ROLLBACK)\b", re.IGNORECASE)
+# Functions that change something, and commit with their statement.
+CALLS = re.compile(r"SELECT (make_log_days|drop_log_day)\(")
 DRAWS = re.compile(r"\s*INSERT INTO budget\b")
 
 
@@ -81,7 +83,7 @@ class Conversation:
             self._changes = False
         elif COMMIT.match(said):
             return said if self._changes else None
-        elif said and not READS.match(said) and not DRAWS.match(said):
+        elif CALLS.match(said) or (said and not READS.match(said) and not DRAWS.match(said)):
             self._changes = True
             return None if self.in_transaction else said
         return None
