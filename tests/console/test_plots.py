@@ -16,6 +16,7 @@ from aircall_oauth.operations.figures import Keeper
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
 from aircall_oauth.telemetry.figures import ALL, Name
+from tests.support.clocks import early_in_a_minute
 from tests.support.consoles import Console, words
 from tests.support.receivers import Partner, subscribe, tell
 from tests.support.service import Service, run_service, settings_for
@@ -26,6 +27,7 @@ HOSTILE = 'x\x1b[31m\u202e"><script>'
 
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
+    await early_in_a_minute()
     async with run_service(settings_for(database_url)) as running:
         await running.install()
         yield running

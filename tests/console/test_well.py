@@ -10,6 +10,7 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
 from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Name
+from tests.support.clocks import early_in_a_minute
 from tests.support.consoles import Console, words
 from tests.support.receivers import answer_with, fill, receiver, subscribe, tell
 from tests.support.service import Service, until
@@ -18,7 +19,8 @@ AWAY = "https://203.0.114.7/hook"
 
 
 @pytest.fixture
-def service(delivering: Service) -> Service:
+async def service(delivering: Service) -> Service:
+    await early_in_a_minute()
     return delivering
 
 
