@@ -21,7 +21,7 @@ from tests.support.many_installations import FIRST_COMPANY, install_many, our_we
 from tests.support.service import Service, ToAircall, run_service, settings_for
 
 # More of them, such as 1000, take as much longer. A multiple of 20.
-MANY = int(os.environ.get("INSTALLATIONS", "200"))
+MANY = int(os.environ.get("INSTALLATIONS", "100"))
 LIMIT = 60
 AWAY = timedelta(hours=12)
 # Every installation is looked at at least so often.

@@ -42,20 +42,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @dataclass
 class Clone:
-    """A fresh clone whose `make run` takes free ports, and the terminal in which it runs."""
+    """A fresh clone in which `make run` is running, on free ports."""
 
     folder: Path
     environment: dict[str, str]
     aircall: str
-    terminal: Shell
-
-    async def run(self) -> None:
-        await self.terminal.read(FIRST_EVENT[:1])
-        await says(self.terminal, "Ctrl-C stops everything.")
 
 
-@pytest.fixture
-async def clone(tmp_path: Path) -> AsyncIterator[Clone]:
+@pytest.fixture(scope="module")
+async def clone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clone]:
+    tmp_path = tmp_path_factory.mktemp("path")
     folder, home, programs = (tmp_path / name for name in ("my clone", "home", "programs"))
     shutil.copytree(ROOT / "clients", folder / "clients", ignore=shutil.ignore_patterns("node_modules", "dist"))
     home.mkdir()
@@ -73,8 +69,11 @@ async def clone(tmp_path: Path) -> AsyncIterator[Clone]:
     caches = {"PIP_CACHE_DIR": Path.home() / ".cache" / "pip", "npm_config_cache": Path.home() / ".npm"}
     caches["npm_config_userconfig"] = Path.home() / ".npmrc"
     environment |= {name: str(cache) for name, cache in caches.items()} | {"PIP_NO_COMPILE": "1"}
+    environment |= {f"npm_config_{name}": "false" for name in ("audit", "fund", "progress", "update_notifier")}
     async with shell(folder, environment) as terminal:
-        yield Clone(folder, environment, f"http://localhost:{ports[1]}", terminal)
+        await terminal.read(FIRST_EVENT[:1])
+        await says(terminal, "Ctrl-C stops everything.")
+        yield Clone(folder, environment, f"http://localhost:{ports[1]}")
 
 
 async def says(terminal: Shell, wanted: str) -> str:
@@ -117,7 +116,6 @@ async def connect(clone: Clone, app: str) -> int:
 
 
 async def test_the_first_event_is_read_as_the_page_says(clone: Clone) -> None:
-    await clone.run()
     async with shell(clone.folder, clone.environment) as terminal:
         *looking, asking, shown = FIRST_EVENT[1:]
         await terminal.read(looking)
@@ -137,7 +135,6 @@ async def test_the_app_of_the_page_connects_takes_each_event_once_and_asks_airca
     if language == "TypeScript":
         tool("npm")
     assert len(app.text.splitlines()) <= LINES_OF_AN_APP
-    await clone.run()
     port = free_port()
     url = f"http://localhost:{port}"
     async with shell(clone.folder, clone.environment, {"3000": str(port), "3001": str(port)}) as terminal:
