@@ -77,13 +77,14 @@ bench: setup ## measure against a no-op and a plain handler, in one run (some mi
 	$(BIN)/python -m bench.upkeep
 	$(BIN)/python -m bench.start
 
-check: setup ## everything CI checks: format, lint, types, floors, tests (migration lint among them)
+check: setup ## everything CI checks: format, lint, floors, types, tests (migration lint among them)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/mypy --python-version 3.10 clients/python/src
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory test-all
+	@# The types beside the tests, which leave a core to them now and then.
+	@{ $(BIN)/mypy && $(BIN)/mypy --python-version 3.10 clients/python/src; } & types=$$!; \
+	$(MAKE) --no-print-directory test-all; tests=$$?; \
+	wait $$types || { echo "mypy found wrong types, told above." >&2; exit 1; }; exit $$tests
 
 format: setup ## put the code in form
 	$(BIN)/ruff format .
