@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from aircall_oauth.cli import reference
 from aircall_oauth.errors import DatabaseAway, SettingsInvalid
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.secret_files import environment_name
 from aircall_oauth.settings import Settings, secret_settings
 from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.secret_files import environment_name
 from tests.support.service import FINGERPRINT_KEY, SECRET_KEY, environment_for, settings_for, tcp_door
 
 SOMEWHERE = "postgresql://db.example.com/aircall"

@@ -26,12 +26,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aircall_oauth import secret_files
 from aircall_oauth.errors import SettingsInvalid
-from aircall_oauth.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, environment_name
-from aircall_oauth.storage import database_url, keeping, redaction
+from aircall_oauth.storage import database_url, keeping, redaction, secret_files
 from aircall_oauth.storage.keeping import KeepRule
 from aircall_oauth.storage.redaction import Redact
+from aircall_oauth.storage.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, environment_name
 
 KEY_BYTES = 32
 NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"

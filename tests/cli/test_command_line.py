@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.secret_files import environment_name
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import API_KEY_PREFIX
+from aircall_oauth.storage.secret_files import environment_name
 from tests.support.service import Service, command_environment, run_command, start_command
 from tests.support.spawning import Running
 

@@ -75,8 +75,8 @@ def test_rendering_keeps_the_network_policy_to_our_pods() -> None:
 
 
 def test_every_variable_that_is_set_is_a_setting() -> None:
-    from aircall_oauth.secret_files import SECRETS_DIR, environment_name
     from aircall_oauth.settings import Settings
+    from aircall_oauth.storage.secret_files import SECRETS_DIR, environment_name
 
     known = {environment_name(field) for field in Settings.model_fields} | {SECRETS_DIR}
     files = [DOCKERFILE, COMPOSE, *_manifest_files()]
@@ -87,8 +87,8 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
 
 
 def test_the_example_deployment_sets_every_required_setting() -> None:
-    from aircall_oauth.secret_files import environment_name
     from aircall_oauth.settings import Settings
+    from aircall_oauth.storage.secret_files import environment_name
 
     required = {environment_name(name) for name, f in Settings.model_fields.items() if f.is_required()}
     secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text())["stringData"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from aircall_oauth.secret_files import SECRETS_DIR, environment_name
 from aircall_oauth.settings import DURATION_UNITS, Settings
+from aircall_oauth.storage.secret_files import SECRETS_DIR, environment_name
 from aircall_oauth.telemetry.metrics import PREFIX, Measurement, Metrics
 
 ROOT = Path(__file__).parents[3]

@@ -25,9 +25,9 @@ from aircall_oauth.sandbox.ports import LAST_PORT, find_taken, free_port, is_por
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError
 from aircall_oauth.sandbox.stopping import Stop
 from aircall_oauth.sandbox.story import Addresses, Story
-from aircall_oauth.secret_files import environment_name
 from aircall_oauth.settings import ANY_LOCAL, Settings
 from aircall_oauth.storage import migrations
+from aircall_oauth.storage.secret_files import environment_name
 from aircall_oauth.telemetry.text import readable
 
 SERVICE_PORT = 8000
