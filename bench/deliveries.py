@@ -19,8 +19,6 @@ from typing import Any
 import asyncpg
 import httpx
 
-from aircall_oauth.access import keys
-from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
@@ -233,9 +231,7 @@ def serving_with_worker(folder: Path, url: str) -> Iterator[Server]:
 
 
 async def api_key_of(url: str) -> str:
-    async with open_resources(ground.settings_for(url)) as resources:
-        scopes = [Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE]
-        return await keys.create(resources, name="bench", scopes=scopes)
+    return await ground.api_key(url, Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE)
 
 
 def _options() -> argparse.Namespace:

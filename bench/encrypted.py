@@ -16,8 +16,9 @@ from pathlib import Path
 
 import asyncpg
 
+from aircall_oauth.storage.models.access import Scope
 from bench import ground
-from bench.feed import api_key_for, read_all
+from bench.feed import read_all
 from bench.ground import Server
 from bench.receiver import costs_of
 
@@ -81,7 +82,7 @@ async def _make(url: str, *names: str) -> None:
 async def _prepared(url: str) -> str:
     """A migrated database; an API key for it."""
     await ground.prepare(url)
-    return await api_key_for(url)
+    return await ground.api_key(url, Scope.EVENTS_READ)
 
 
 async def _bytes(url: str) -> float:

@@ -16,8 +16,6 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from aircall_oauth.access import keys
-from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server
@@ -41,7 +39,7 @@ def main() -> None:
         postgres = stack.enter_context(ground.durable_postgres(folder))
         url = postgres.dsn()
         asyncio.run(ground.prepare(url))
-        api_key = asyncio.run(api_key_for(url))
+        api_key = asyncio.run(ground.api_key(url, Scope.EVENTS_READ))
         server = stack.enter_context(ground.serving("service", folder, url))
         ground.load(server, events, ground.fresh_salt())
         rounds = [(read_all(server, api_key), asyncio.run(_read_bare(url))) for _ in range(ROUNDS)]
@@ -52,11 +50,6 @@ def main() -> None:
             f"  ratio                  {statistics.median(one / two for one, two in rounds):9.2f}\n"
             f"  memory of the process  {ground.resident_megabytes(server):9.0f} MB\n"
         )
-
-
-async def api_key_for(url: str) -> str:
-    async with open_resources(ground.settings_for(url)) as resources:
-        return await keys.create(resources, name="bench", scopes=[Scope.EVENTS_READ])
 
 
 def read_all(server: Server, api_key: str) -> float:

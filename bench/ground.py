@@ -14,12 +14,14 @@ from typing import Any
 import asyncpg
 import httpx
 
-from aircall_oauth.resources import vault_of
+from aircall_oauth.access import keys
+from aircall_oauth.resources import open_resources, vault_of
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations
+from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
@@ -77,6 +79,12 @@ def environment(url: str, port: int, **changes: str) -> dict[str, str]:
 def settings_for(url: str) -> Settings:
     named = SETTINGS | {"DATABASE_URL": url, "PUBLIC_URL": "http://localhost:8000"}
     return Settings.model_validate({name.lower(): value for name, value in named.items()})
+
+
+async def api_key(database_url: str, *scopes: Scope) -> str:
+    """Make an API key with these scopes; its secret."""
+    async with open_resources(settings_for(database_url)) as resources:
+        return await keys.create(resources, name="bench", scopes=scopes)
 
 
 async def prepare(url: str) -> str:

@@ -18,8 +18,6 @@ from pathlib import Path
 
 import httpx
 
-from aircall_oauth.access import keys
-from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
@@ -41,7 +39,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
         url = stack.enter_context(ground.durable_postgres(folder)).dsn()
         asyncio.run(ground.prepare(url))
-        api_key, console_port = asyncio.run(_api_key(url)), free_port()
+        api_key, console_port = asyncio.run(ground.api_key(url, Scope.CONSOLE_READ)), free_port()
         server = stack.enter_context(_serving(folder, url, console_port))
         cookie = _signed_in(console_port, api_key)
         ground.load(server, 500, ground.fresh_salt())
@@ -122,11 +120,6 @@ def _signed_in(port: int, api_key: str) -> str:
     if "set-cookie" not in answer.headers:
         sys.exit(f"not signed in: {answer.status_code}")
     return answer.headers["set-cookie"].partition(";")[0]
-
-
-async def _api_key(url: str) -> str:
-    async with open_resources(ground.settings_for(url)) as resources:
-        return await keys.create(resources, name="bench", scopes=[Scope.CONSOLE_READ])
 
 
 if __name__ == "__main__":

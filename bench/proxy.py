@@ -16,8 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aircall_oauth.access import keys
-from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
@@ -36,7 +34,7 @@ def main() -> None:
         ground.SETTINGS |= {"API_URL": api_url, "AIRCALL_RATE_PER_MINUTE": "100000"}
         os.environ["BENCH_API_URL"] = api_url
         installation_id = asyncio.run(ground.prepare(url))
-        api_key = asyncio.run(_api_key(url))
+        api_key = asyncio.run(ground.api_key(url, Scope.AIRCALL_CALL))
         names = ("passthrough", "service")
         servers = {name: stack.enter_context(ground.serving(name, folder, url)) for name in names}
         path = f"/v1/installations/{installation_id}/aircall/calls?page=1&per_page=50"
@@ -57,11 +55,6 @@ def _answering(folder: Path) -> Iterator[str]:
     with Child("answering", ["bench.answering", str(port)], dict(os.environ), folder / "answering.log") as child:
         wait_until(lambda: ground.answers(port), [child], ground.READY_SECONDS)
         yield f"http://127.0.0.1:{port}/v1"
-
-
-async def _api_key(url: str) -> str:
-    async with open_resources(ground.settings_for(url)) as resources:
-        return await keys.create(resources, name="bench", scopes=[Scope.AIRCALL_CALL])
 
 
 def _ask(server: Server, path: str, api_key: str, connections: int, count: int) -> dict[str, Any]:

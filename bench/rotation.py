@@ -18,8 +18,7 @@ from pathlib import Path
 
 import asyncpg
 
-from aircall_oauth.access import keys
-from aircall_oauth.resources import open_resources, vault_of
+from aircall_oauth.resources import vault_of
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
@@ -55,7 +54,7 @@ def main() -> None:
             "SECRET_KEYS": f"{NEW_KEY},{ground.SETTINGS['SECRET_KEYS']}",
             "TOKEN_READS_PER_MINUTE": "100000",
         }
-        api_key = asyncio.run(_api_key(url))
+        api_key = asyncio.run(ground.api_key(url, Scope.TOKENS_READ))
         server = stack.enter_context(ground.serving("service", folder, url))
         _say(f"\nrotation of {rows:,} rows, {READERS} readers of tokens and one writer of the same rows beside it")
         _rotate_beside(server, url, api_key, ids)
@@ -124,11 +123,6 @@ async def _fill(url: str, count: int) -> list[str]:
     await connection.execute("ANALYZE installation")
     await connection.close()
     return ids
-
-
-async def _api_key(url: str) -> str:
-    async with open_resources(ground.settings_for(url)) as resources:
-        return await keys.create(resources, name="bench", scopes=[Scope.TOKENS_READ])
 
 
 def _say(line: str) -> None:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import httpx
 
-from aircall_oauth.access import keys
-from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import Child
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
@@ -41,7 +39,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
         url = stack.enter_context(ground.durable_postgres(folder)).dsn()
         asyncio.run(ground.prepare(url))
-        api_key, sink_port = asyncio.run(_api_key(url)), free_port()
+        api_key, sink_port = asyncio.run(ground.api_key(url, *SCOPES)), free_port()
         stack.enter_context(Child("sink", ["bench.sink", str(sink_port)], dict(os.environ), folder / "sink.log"))
         server = stack.enter_context(serving_with_worker(folder, url))
         house = House(folder, url, server, sink_port, api_key)
@@ -98,11 +96,6 @@ async def _readers(house: House, api_key: str, after: int, count: int) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*waiting, return_exceptions=True)
     _say(f"{still} × reader that waits: {before:.1f} → {most:.1f} MB, {(most - before) / count * 1000:.0f} KB each")
-
-
-async def _api_key(url: str) -> str:
-    async with open_resources(ground.settings_for(url)) as resources:
-        return await keys.create(resources, name="bench", scopes=SCOPES)
 
 
 def _say(line: str) -> None:
