@@ -1,7 +1,6 @@
 """A real PostgreSQL for every test process, a fresh migrated database for every test, and one honest Aircall."""
 
 import asyncio
-import gc
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ import asyncpg
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.server.web import collect_less
 from aircall_oauth.storage import migrations, partitions
 from aircall_oauth.telemetry import log
 from tests.support.service import Service, run_service, settings_for
@@ -26,17 +26,13 @@ if find_spec("sniffio") is None:
 # Where files cost nothing: each test has a database made of some three hundred.
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
-# As the service's processes have it.
-YOUNG_OBJECTS = 10_000
 # Those that this process's server has.
 _templates: set[str] = set()
 
 
 def pytest_collection_finish() -> None:
     """Keep the garbage collector off the modules that have been read: scanning them is a tenth of a test's time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
+    collect_less()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -80,6 +80,7 @@ class Stage:
         settings = settings_for(self.database_url, **self.changes)
         to_aircall = ToAircall(create_aircall_app(self.aircall))
         async with open_resources(settings, aircall_transport=to_aircall) as resources:
+            await resources.require_ready()
             await _chore(chore).work(resources)
 
     async def sql(self, script: str) -> None:

@@ -112,7 +112,8 @@ async def _pass(
         after = rows[-1]["id"]
         anew = [one for row_id, held in rows if (one := _anew(vault, SealedAt(sealed.place, row_id), held, rotation))]
         if anew:
-            rotation.done += await connection.fetchval(_replace(sealed), *map(list, zip(*anew, strict=True)))
+            replace = _replace(sealed, sealed.column, "text")
+            rotation.done += await connection.fetchval(replace, *map(list, zip(*anew, strict=True)))
         found += len(anew)
         report(rotation)
     return found
@@ -129,7 +130,8 @@ async def _fingerprint_anew(connection: asyncpg.Connection, vault: Vault, sealed
             if (fingerprint := _fingerprint_of(vault, sealed, row)) not in {None, row["known"]}
         ]
         if anew:
-            done += await connection.fetchval(_replace_fingerprints(sealed), *map(list, zip(*anew, strict=True)))
+            replace = _replace(sealed, sealed.fingerprint, "bytea")
+            done += await connection.fetchval(replace, *map(list, zip(*anew, strict=True)))
     return done
 
 
@@ -160,11 +162,12 @@ def _batch(sealed: Sealed) -> str:
     return f"SELECT id, {sealed.column} FROM {sealed.table} WHERE {_is_old(sealed)} AND id > $2 ORDER BY id LIMIT $3"
 
 
-def _replace(sealed: Sealed) -> str:
+def _replace(sealed: Sealed, column: str, kind: str) -> str:
+    """Return the statement that writes a column of rows whose secret is as it was read: ids, secrets, new values."""
     return f"""
         WITH replaced AS (
-            UPDATE {sealed.table} AS t SET {sealed.column} = anew.sealed
-            FROM unnest($1::text[], $2::text[], $3::text[]) AS anew (id, held, sealed)
+            UPDATE {sealed.table} AS t SET {column} = anew.value
+            FROM unnest($1::text[], $2::text[], $3::{kind}[]) AS anew (id, held, value)
             WHERE t.id = anew.id AND t.{sealed.column} = anew.held
             RETURNING 1
         )
@@ -176,18 +179,6 @@ def _with_fingerprints(sealed: Sealed) -> str:
     return f"""
         SELECT id, {sealed.column} AS held, {sealed.fingerprint} AS known FROM {sealed.table}
         WHERE {sealed.column} IS NOT NULL AND id > $1 ORDER BY id LIMIT $2
-    """
-
-
-def _replace_fingerprints(sealed: Sealed) -> str:
-    return f"""
-        WITH replaced AS (
-            UPDATE {sealed.table} AS t SET {sealed.fingerprint} = anew.fingerprint
-            FROM unnest($1::text[], $2::text[], $3::bytea[]) AS anew (id, held, fingerprint)
-            WHERE t.id = anew.id AND t.{sealed.column} = anew.held
-            RETURNING 1
-        )
-        SELECT count(*) FROM replaced
     """
 
 

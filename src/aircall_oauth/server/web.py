@@ -28,7 +28,7 @@ YOUNG_OBJECTS = 10_000
 def web_server(app: App, resources: Resources) -> "Server":
     """Build a server for the application, and prepare the process for many connections."""
     _allow_many_connections()
-    _collect_less()
+    collect_less()
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -85,7 +85,7 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _collect_less() -> None:
+def collect_less() -> None:
     """Keep the garbage collector off the objects that exist by now: they stay, and scanning them costs every event."""
     gc.collect()
     gc.freeze()
