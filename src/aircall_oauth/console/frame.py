@@ -168,7 +168,7 @@ _environment.globals |= {
 
 @dataclass(frozen=True)
 class Page:
-    """A request for a page: who asks, and what it needs to answer."""
+    """A request for a page: its visitor, and what it needs to answer."""
 
     request: Request
     resources: Resources

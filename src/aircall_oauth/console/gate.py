@@ -1,4 +1,4 @@
-"""The console's gate: recognises who asks, by cookie or by an authenticating proxy; refuses other hosts and sites."""
+"""The console's gate: recognises visitors, by cookie or by an authenticating proxy; refuses other hosts and sites."""
 
 import ipaddress
 import re
@@ -29,7 +29,7 @@ def resources_of(request: Request) -> Resources:
 
 
 async def admit(request: Request) -> Visitor:
-    """Return who asks; raises `SignInNeeded`."""
+    """Return the visitor; raises `SignInNeeded`."""
     visitor = await visitor_of(request)
     if visitor is None:
         raise SignInNeeded

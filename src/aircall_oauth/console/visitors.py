@@ -1,4 +1,4 @@
-"""Who looks at the console, what each may do there, and what each may hand on: never more than a session holds."""
+"""The visitors of the console: what each may do there, and what each may hand on, never more than a session holds."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from aircall_oauth.errors import ConsoleError, PayloadsHidden, PayloadsNeeded, R
 from aircall_oauth.storage.models.access import Scope
 
 SCOPES = (Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ)
-# What a person who only looks may ask the functions of the API for.
+# What a person with the right to look only may ask the functions of the API for.
 READING = [scope for scope in Scope if scope.endswith(":read") and scope not in {Scope.TOKENS_READ, *SCOPES}]
 ACTING = [scope for scope in Scope if scope not in {Scope.TOKENS_READ, *SCOPES}]
 # What an act needs; one that can bring payloads out of the console needs both.
@@ -36,7 +36,7 @@ class SigningKey:
 
 @dataclass(frozen=True)
 class Visitor:
-    """A person who is signed in. `actor` is what the audit calls the person; without a session, a proxy vouches."""
+    """A signed-in person. `actor` is what the audit calls the person; without a session, a proxy vouches."""
 
     actor: str
     person: str
@@ -83,5 +83,5 @@ class Visitor:
     def _holds(self, scope: Scope) -> bool:
         if not self.acts or (scope not in SHOWING_NO_PAYLOADS and not self.reveals):
             return False
-        # Who may act may look: such a key need not name both.
+        # To act includes to look: such a key need not name both.
         return self.key is None or scope in self.key.scopes or scope == Scope.CONSOLE_READ

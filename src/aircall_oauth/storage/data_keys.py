@@ -1,7 +1,7 @@
 """Encrypts events at rest: each customer's under a data key of its own, which the vault seals.
 
 A data key belongs to an installation while one owner has it. An erased key leaves its row, without the key: so an event
-whose key was erased is told from one whose key is damaged. AES-256-GCM with a random nonce; the key's id, the
+with an erased key is told from one with a damaged key. AES-256-GCM with a random nonce; the key's id, the
 installation and the event are associated data, so what is moved to another row does not open there.
 """
 
@@ -115,7 +115,7 @@ class DataKeys:
                 self.note(key_id, rows.get(key_id))
 
     def open(self, key_id: str, installation_id: str, event_id: str, sealed: bytes) -> bytes | None:
-        """Decrypt an event whose key was loaded; None where its key was erased. Raises `DataKeyUnusable`."""
+        """Decrypt an event after its key was loaded; None where its key was erased. Raises `DataKeyUnusable`."""
         key, _ = self._known[key_id]
         if key is Lost.ERASED:
             return None

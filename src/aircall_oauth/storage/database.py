@@ -180,7 +180,7 @@ class Database:
             connection.terminate()
             raise _away() from error
         except BaseException:
-            # Cancelled: nobody else has it yet, so nobody else would close it.
+            # Cancelled: nothing else has it yet, so nothing else would close it.
             connection.terminate()
             raise
         return connection

@@ -9,7 +9,7 @@ from aircall_oauth.storage import rights
 
 OLDEST_POSTGRESQL = 150000
 ENCODING = "UTF8"
-# Who migrates must own the tables and be able to create some; who runs the service may do with rights on them.
+# The role that migrates must own the tables and may create some; for the service rights on them are enough.
 FOUND = """
     SELECT current_setting('server_version_num')::int AS version_number,
            current_setting('server_version') AS version,

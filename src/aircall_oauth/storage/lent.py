@@ -1,4 +1,4 @@
-"""Connections whose session is lent for each transaction: through a pooler in transaction mode."""
+"""Connections that are lent a session for each transaction: through a pooler in transaction mode."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ MOST_CHOICES = 300
 MOST_DIGITS = 100
 # So many destinations that get an event are shown at once, and so many that do not: each is drawn.
 LANES, OTHERS = 20, 50
-# Who goes on waiting, or waits in vain, comes first.
+# Destinations that go on waiting, or wait in vain, come first.
 URGENCY = (DeliveryStatus.DEAD, DeliveryStatus.PARKED, DeliveryStatus.WAITING, DeliveryStatus.DELIVERED)
 SOURCES: dict[str, str] = {
     EventSource.AIRCALL: "Aircall sent it",

@@ -32,7 +32,7 @@ OF_TOKEN = f"""LEFT JOIN LATERAL (
               AND i.status IN ('{InstallationStatus.ACTIVE}', '{InstallationStatus.UNAUTHORIZED}')"""  # noqa: S608 - only constants of ours are put in
 # A fingerprint begins with the time of its event. So new fingerprints lie side by side in the index, however large it
 # is, and old ones are found by it. The time is Aircall's: a clock of ours that jumps would make a repeat a new event.
-# A repeat is answered like the event it repeats, whose commit may still be waiting for a standby. So the commit of a
+# A repeat is answered like the event it repeats: that one's commit may still wait for a standby. So the commit of a
 # repeat waits for the same (`DURABLY`).
 FINGERPRINT = """
     int8send(coalesce(extract(epoch FROM a.occurred_at)::bigint, 0)) || sha256(convert_to(i.id, 'UTF8') || a.{})
@@ -100,7 +100,7 @@ TAKE_IN_REDACTED = TAKE_IN_ANY.format(
     refused="",
 )
 # Where events are encrypted, or were. The data keys are held before the log's lock is taken, so that what waits for a
-# key, to erase it, holds up nobody; one that is being erased is skipped. An event that is not encrypted under its
+# key, to erase it, holds up nothing; one that is being erased is skipped. An event that is not encrypted under its
 # customer's key of this moment is refused. An event whose repeat came in before encryption was switched on, or off, is
 # recognised too: by its other hash.
 TAKE_IN_COVERED = TAKE_IN_ANY.format(

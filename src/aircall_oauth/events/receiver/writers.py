@@ -34,7 +34,7 @@ logger = log.get(__name__)
 
 # The row itself is wrong, so every try would fail. Other errors may be temporary: a full disk, a deadlock, a restart.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# The function in PostgreSQL's source that waits for a standby. It identifies a warning, whose text may be translated.
+# The function in PostgreSQL's source that waits for a standby. It identifies a warning: the text may be translated.
 WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 PAUSE_SECONDS = 0.05
 RECONNECT_SECONDS = 1.0
@@ -46,7 +46,7 @@ WRITERS = 2
 async def open_inbox(
     database: Database, metrics: Metrics, commits: Commits | None = None, *, keys: DataKeys | None = None
 ) -> AsyncIterator[Inbox]:
-    """Open an inbox and start its writers, who tell `commits` of theirs; without `keys` nothing is encrypted.
+    """Open an inbox and start its writers, which tell `commits` of theirs; without `keys` nothing is encrypted.
 
     At the end of the block the writers commit what still waits, then stop.
     """
@@ -125,7 +125,7 @@ class Writer:
     async def _keep(self, group: list[Waiting]) -> None:
         """Commit a group: retry while the database is away, and split the group if PostgreSQL refuses one of its rows.
 
-        Before each try, drop the events whose sender was told to send them again.
+        Before each try, drop the events that Aircall was told to send again.
         """
         while group := [entry for entry in group if entry.wanted]:
             try:
@@ -188,7 +188,7 @@ class Writer:
     async def _cover(
         self, sealer: Sealer, connection: asyncpg.Connection, group: list[Waiting], ids: list[str]
     ) -> tuple[list[Waiting], list[str], list[Cover]]:
-        """Encrypt a group, and refuse the events whose customer's key does not open: Aircall sends them again."""
+        """Encrypt a group, and refuse the events of a customer whose key does not open: Aircall sends them again."""
         async with asyncio.timeout(ANSWER_SECONDS):
             covers = await sealer.cover(connection, [entry.arrival for entry in group], ids)
         kept: list[tuple[Waiting, str, Cover]] = []
