@@ -193,7 +193,7 @@ class Campaign:
             self.records.windows.append(Window(hostile, tuple(latencies)))
 
     async def _look(self) -> None:
-        self.records.stored = await evidence.the_log(self.fleet)
+        self.records.stored = await evidence.the_log(self.fleet.sql)
         self.records.standings = await evidence.standings(self.fleet)
 
 
@@ -233,7 +233,7 @@ async def run(plan: Plan, folder: Path) -> Records:
         stack.push_async_callback(hostile.close)
         tokens = Tokens(it.state_file, f"{it.url}/aircall/webhook")
         tokens.read()
-        senders = Senders(it.url, tokens, TOLD, records, it.now, plan.seed)
+        senders = Senders(it.url, tokens.of, TOLD, records, it.now, plan.seed)
         some = destinations.some(plan.seed, it.now)
         client = await stack.enter_async_context(a_client(it.url, headers=key))
         await stack.enter_async_context(subscribed(some, client))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ INSTALLATIONS = """
 """
 
 
-async def the_log(it: Fleet) -> list[Stored]:
+async def the_log(sql: Callable[[str], Awaitable[list[Any]]]) -> list[Stored]:
     """Every row of it."""
-    return [_row(row) for row in await it.sql(ROWS)]
+    return [_row(row) for row in await sql(ROWS)]
 
 
 async def standings(it: Fleet) -> list[Standing]:

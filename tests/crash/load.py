@@ -55,22 +55,37 @@ class Senders:
     """Aircall, as far as it tells events: each to whichever web is ready, again until it is acknowledged."""
 
     def __init__(
-        self, url: str, tokens: Tokens, companies: Sequence[int], records: Records, now: Callable[[], float], seed: str
+        self,
+        url: str,
+        token_of: Callable[[int], str | None],
+        companies: Sequence[int],
+        records: Records,
+        now: Callable[[], float],
+        seed: str,
+        *,
+        per_id: int = EVENTS_PER_ID,
     ) -> None:
         self.on_their_way: set[asyncio.Task[None]] = set()
         self._door = f"{url}/aircall/webhook"
-        self._tokens = tokens
+        self._token_of = token_of
         self._companies = companies
         self._records = records
         self._now = now
+        self._per_id = per_id
         self._chance = random.Random(f"{seed} load")
+        self._until = 0.0
+
+    def end(self) -> None:
+        """Send no more events; those on their way may still arrive."""
+        self._until = self._now()
 
     async def send(self, per_second: float, until: float) -> None:
         """An event every so often. While very many wait to be acknowledged, no more are added."""
         began, count = self._now(), 0
+        self._until = until
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector) as session:
-            while self._now() < until:
+            while self._now() < self._until:
                 await asyncio.sleep(max(began + count / per_second - self._now(), 0))
                 count += 1
                 if len(self.on_their_way) < MOST_ON_THEIR_WAY:
@@ -96,7 +111,7 @@ class Senders:
             "resource": type_.partition(".")[0],
             "event": type_,
             "timestamp": int(time.time()),
-            "data": {"id": number // EVENTS_PER_ID, "campaign": number, "text": FILLER},
+            "data": {"id": number // self._per_id, "campaign": number, "text": FILLER},
         }
         repeats = 1 + (self._chance.randrange(ONE_IN_REPEATED) == 0)
         acknowledged = 0
@@ -109,7 +124,7 @@ class Senders:
     async def _try(self, session: aiohttp.ClientSession, number: int, company: int, event: dict[str, Any]) -> bool:
         """One attempt; whether it was acknowledged."""
         began, status = self._now(), None
-        body = json.dumps({**event, "token": self._tokens.of(company) or "none yet"})
+        body = json.dumps({**event, "token": self._token_of(company) or "none yet"})
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 headers = {"content-type": "application/json"}

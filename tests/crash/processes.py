@@ -167,7 +167,7 @@ class Fleet:
         """Note what the processes themselves called a failure, and PostgreSQL's deadlocks."""
         self._note_deadlocks()
         for member in self.members:
-            self.records.failures.extend(f"{member.name}: {line}" for line in _failures(member.log))
+            self.records.failures.extend(f"{member.name}: {line}" for line in failures_in(member.log))
 
     def _note_deadlocks(self) -> None:
         """Its log begins anew with each start, and its statistics with each crash."""
@@ -182,7 +182,7 @@ class Fleet:
 PROXY = "/v1/installations/{installation_id}/aircall/{path:path}"
 
 
-def _failures(log: Path) -> Iterator[str]:
+def failures_in(log: Path) -> Iterator[str]:
     """The doors that answered 500, and each exception that nothing expected: its last line and where it was."""
     if not log.exists():
         return

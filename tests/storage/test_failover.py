@@ -1,19 +1,14 @@
 """Two servers in one address: the one that hangs does not keep the other from being asked."""
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.hosts import each_host
 from tests.support.processes import eventually
 from tests.support.service import Service, run_service, settings_for
-from tests.support.standbys import sql, with_standby
+from tests.support.standbys import hanging, sql, with_standby
 
 # The promise is ten; a machine that is busy with other things may take as long again.
 RECOVERED_SECONDS = 20.0
@@ -29,7 +24,7 @@ async def test_events_are_taken_in_soon_after_the_standby_of_a_primary_that_hang
             token = service.webhook_token()
             assert (await service.post_event(_event(token, 1))).status_code == 200
 
-            with _hanging(primary, await sql(primary, "SELECT pid FROM pg_stat_activity")):
+            with hanging(primary, await sql(primary, "SELECT pid FROM pg_stat_activity")):
                 assert (await service.post_event(_event(token, 2))).status_code == 503
                 await sql(standby, "SELECT pg_promote()")
                 await eventually(lambda: _accepted(service, token), RECOVERED_SECONDS)
@@ -60,26 +55,6 @@ async def _accepted(service: Service, token: str) -> bool:
 
 async def _is_ready(service: Service) -> bool:
     return (await service.browser.get("/readyz")).status_code == 200
-
-
-@contextmanager
-def _hanging(server: Postgres, sessions: list[dict[str, int]]) -> Iterator[None]:
-    """The server keeps its connections and takes new ones, and does nothing with them."""
-    pids = [server.pid, *(row["pid"] for row in sessions)]
-    stopped = [pid for pid in pids if _told(pid, signal.SIGSTOP)]
-    try:
-        yield
-    finally:
-        for pid in stopped:
-            _told(pid, signal.SIGCONT)
-
-
-def _told(pid: int, number: signal.Signals) -> bool:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _event(token: str, number: int) -> bytes:

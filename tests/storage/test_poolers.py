@@ -4,11 +4,7 @@ import asyncio
 import base64
 import json
 import os
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -18,28 +14,14 @@ from aircall_oauth.events.notify import open_notifier, wait_for
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
 from aircall_oauth.storage.hosts import Route
+from tests.support.poolers import PGBOUNCER, pgbouncer
 from tests.support.processes import eventually, world
 from tests.support.service import SECRET_KEY, command_environment, run_command, run_service, settings_for
 
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-# It refuses root, as PostgreSQL does.
-DISGUISE = ("unshare", "--user", "--map-user=65534", "--map-group=65534") if os.geteuid() == 0 else ()
 PORT = str(free_port())
 WEBHOOK = "/aircall/webhook"
 EVENTS = 200
 NEW_KEY = base64.b64encode(b"n" * 32).decode()
-CONFIGURATION = """
-[databases]
-* = host={host} user=postgres
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = {mode}
-default_pool_size = {size}
-server_round_robin = {round_robin}
-"""
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="needs Debian's pgbouncer")
 
@@ -200,34 +182,3 @@ async def test_a_pooler_with_a_single_session_is_recognised(database_url: str, t
 def _event(token: str, number: int = 1) -> bytes:
     data = f'{{"id":{number}}}'
     return f'{{"event":"call.created","timestamp":1767261600,"token":"{token}","data":{data}}}'.encode()
-
-
-@asynccontextmanager
-async def pgbouncer(
-    database_url: str, folder: Path, *, mode: str, size: int = 40, round_robin: int = 0
-) -> AsyncIterator[str]:
-    """A real PgBouncer before the database; its address."""
-    assert PGBOUNCER is not None
-    url, port = urlsplit(database_url), free_port()
-    host = parse_qs(url.query)["host"][0]
-    file, log = folder / "pgbouncer.ini", folder / "pgbouncer.log"
-    file.write_text(CONFIGURATION.format(host=host, port=port, mode=mode, size=size, round_robin=round_robin))
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*DISGUISE, PGBOUNCER, str(file), stdout=output, stderr=output)
-    try:
-
-        async def listens() -> bool:
-            assert process.returncode is None, log.read_text()
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                return False
-            writer.close()
-            return True
-
-        await eventually(listens)
-        yield f"postgresql://postgres@127.0.0.1:{port}{url.path}?sslmode=disable"
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()

@@ -201,9 +201,11 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, database_url: str, *, more_companies: int = 0, **changes: str) -> AsyncIterator[World]:
+async def world(
+    folder: Path, database_url: str, *, more_companies: int = 0, service_url: str = "", **changes: str
+) -> AsyncIterator[World]:
     """Aircall runs, the service is yet to be started; in the end all that was started is stopped."""
-    service_url, aircall_url = (f"http://localhost:{free_port()}" for _ in range(2))
+    service_url, aircall_url = service_url or f"http://localhost:{free_port()}", f"http://localhost:{free_port()}"
     addresses = {
         "PUBLIC_URL": service_url,
         "AUTHORIZE_URL": f"{aircall_url}/oauth/authorize",

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,14 +26,16 @@ async def with_standby(
     binaries: Path | None = None,
     synchronous: bool = True,
     ports: tuple[int | None, int | None] = (None, None),
+    migrated: bool = True,
 ) -> AsyncIterator[tuple[Postgres, Postgres]]:
-    """A migrated primary and its standby; a commit waits for both where they are `synchronous`."""
+    """A primary and its standby; a commit waits for both where they are `synchronous`."""
     binaries = binaries or find_binaries()
     primary = await asyncio.to_thread(
         Postgres.start, folder / "primary", durable=True, port=ports[0], binaries=binaries
     )
     try:
-        await migrations.migrate(primary.dsn())
+        if migrated:
+            await migrations.migrate(primary.dsn())
         await asyncio.to_thread(_copy, primary, folder / "standby", binaries)
         standby = await asyncio.to_thread(
             Postgres.start, folder / "standby", durable=True, port=ports[1], binaries=binaries
@@ -48,6 +51,26 @@ async def with_standby(
             await asyncio.to_thread(standby.stop)
     finally:
         await asyncio.to_thread(primary.stop)
+
+
+@contextmanager
+def hanging(server: Postgres, sessions: list[dict[str, int]]) -> Iterator[None]:
+    """The server keeps its connections and takes new ones, and does nothing with them."""
+    pids = [server.pid, *(row["pid"] for row in sessions)]
+    stopped = [pid for pid in pids if _told(pid, signal.SIGSTOP)]
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            _told(pid, signal.SIGCONT)
+
+
+def _told(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 async def sql(postgres: Postgres, statement: str) -> list[asyncpg.Record]:

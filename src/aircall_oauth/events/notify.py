@@ -28,6 +28,8 @@ BUSY_EVENTS = 16
 BUSY_PAUSE_SECONDS = 0.02
 POLL_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
+# What takes longer is a server that hangs: readers are better told by another one.
+ANSWER_SECONDS = 5.0
 
 
 class Notifier:
@@ -99,12 +101,15 @@ async def _listen(
 ) -> None:
     while True:
         try:
-            connection = await database.connect()
+            generation, connection = database.generation, await database.connect()
             commits.announced_by = connection.get_server_pid()
             try:
                 for channel, receive in channels.items():
                     await connection.add_listener(channel, receive)
                 await _notify_and_poll(connection, notifier, commits)
+            except AWAY as error:
+                database.broke(error, generation)
+                raise
             finally:
                 connection.terminate()
         except (*AWAY, DatabaseAway, asyncpg.PostgresError) as error:
@@ -118,10 +123,11 @@ async def _notify_and_poll(connection: asyncpg.Connection, notifier: Notifier, c
     newest = -1
     while True:
         if events := await commits.next(POLL_SECONDS):
-            await connection.execute(f"NOTIFY {CHANNEL}")
+            await connection.execute(f"NOTIFY {CHANNEL}", timeout=ANSWER_SECONDS)
             await asyncio.sleep(BUSY_PAUSE_SECONDS if events >= BUSY_EVENTS else PAUSE_SECONDS)
         else:
-            found = await store.newest_position(connection)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found = await store.newest_position(connection)
             if found != newest:
                 notifier.notify()
             newest = found

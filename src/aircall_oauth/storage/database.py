@@ -107,6 +107,16 @@ class Database:
         event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
         event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
         self._driver_pool: asyncpg.Pool | None = None
+        # How many times a connection was found broken that was opened after the one before was.
+        self.generation = 0
+
+    def broke(self, error: BaseException | None, generation: int) -> None:
+        """Take note that a connection broke, which was opened in a generation: all others of its time are in doubt.
+
+        So their keepers open new ones, and do not wait until each has failed as well, as with a server that hangs.
+        """
+        if generation == self.generation and not isinstance(root(error), OF_THE_STATEMENT):
+            self.generation += 1
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """Open a connection of asyncpg's own, outside the pools; raises `DatabaseAway` for any failure."""

@@ -3,13 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import asyncpg
 
+from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Database, database_errors
 
 MOST = 4
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A connection, and the database's generation when it was opened."""
+
+    connection: asyncpg.Connection
+    generation: int
 
 
 class Connections:
@@ -18,29 +28,41 @@ class Connections:
     def __init__(self, database: Database, data_keys: DataKeys, most: int = MOST) -> None:
         self.data_keys = data_keys  # for what is read over them
         self._database = database
-        self._free: asyncio.LifoQueue[asyncpg.Connection | None] = asyncio.LifoQueue()
+        self._free: asyncio.LifoQueue[Kept | None] = asyncio.LifoQueue()
         for _ in range(most):
             self._free.put_nowait(None)
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection for a statement or two; raises `DatabaseAway`."""
-        connection = await self._free.get()
+        kept = self._sound(await self._free.get())
         try:
             with database_errors():
-                if connection is None or connection.is_closed():
-                    connection = await self._database.connect()
-                yield connection
-        except BaseException:
-            if connection is not None:
-                connection.terminate()
-            connection = None
+                kept = kept or await self._open()
+                yield kept.connection
+        except BaseException as error:
+            if kept is not None:
+                kept.connection.terminate()
+                if isinstance(error, DatabaseAway):
+                    self._database.broke(error.__cause__, kept.generation)
+            kept = None
             raise
         finally:
-            self._free.put_nowait(connection)
+            self._free.put_nowait(kept)
+
+    def _sound(self, kept: Kept | None) -> Kept | None:
+        """Drop a connection that is closed, or of the time of one that broke."""
+        if kept is None or (kept.generation == self._database.generation and not kept.connection.is_closed()):
+            return kept
+        kept.connection.terminate()
+        return None
+
+    async def _open(self) -> Kept:
+        generation = self._database.generation
+        return Kept(await self._database.connect(), generation)
 
     async def close(self) -> None:
         while not self._free.empty():
-            connection = self._free.get_nowait()
-            if connection is not None:
-                connection.terminate()
+            kept = self._free.get_nowait()
+            if kept is not None:
+                kept.connection.terminate()

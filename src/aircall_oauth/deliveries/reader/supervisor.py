@@ -39,6 +39,8 @@ BUSY_PAUSE_SECONDS = 0.02
 LEFT_TO_OTHERS_SECONDS = 20.0
 # The holder stops a little before another worker may take its lease.
 LEASE_SECONDS = leases.LENGTH.total_seconds() - 1.0
+# Sooner than a lease ends that was renewed before: one more try fits in.
+ANSWER_SECONDS = 5.0
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=1)
 WELL_SECONDS = 300.0  # after a reader that lasted so long, the pauses begin anew
@@ -157,7 +159,7 @@ class Readers:
 
     async def _renew_and_claim(self) -> None:
         asked_at = time.monotonic()
-        async with self._own_connection.one() as connection:
+        async with self._own_connection.one() as connection, asyncio.timeout(ANSWER_SECONDS):
             if asked_at >= self._renew_at:
                 self._renew_at = asked_at + leases.RENEW_SECONDS
                 await self._renew(connection, asked_at)

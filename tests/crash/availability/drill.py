@@ -1,0 +1,104 @@
+"""Performs drills and says what they found."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from tests.crash.availability.figures import broken, figures
+from tests.crash.availability.rows import ROWS, Row
+from tests.crash.availability.stage import staged
+from tests.crash.processes import failures_in
+
+PER_SECOND = 100.0
+CALM_SECONDS = 2.0
+COLUMNS = {
+    "fault": "fault",
+    "lasted": "lasted, s",
+    "first_ack_after_fault": "first ack after the fault, s",
+    "first_ack_after_cure": "after the cure, s",
+    "longest_without_ack": "longest without an ack, s",
+    "home_after_cure": "all well after the cure, s",
+    "acknowledged": "acknowledged",
+    "refused_answers": "not acknowledged at once",
+    "lost": "acknowledged and lost",
+    "delivered_twice": "delivered twice",
+    "missing": "not delivered",
+}
+
+
+async def perform(rows: Sequence[Row], folder: Path, *, pace: float, calm: float = CALM_SECONDS) -> dict[str, Any]:
+    """Let these happen one after the other to one stage; figures, and the promises that were broken."""
+    async with staged(rows[0].ground, folder, pace=pace) as stage:
+        for row in rows:
+            await asyncio.sleep(calm)
+            try:
+                await row.happens(stage, row.seconds)
+                await stage.comes_home()
+            except TimeoutError:
+                stage.records.failures.append(f"{row.name}: not well again by itself")
+        await asyncio.sleep(calm)
+        stage.senders.end()
+        await stage.settle()
+        for member in stage.members:
+            if member.ended_by_itself:
+                stage.records.failures.append(f"{member.name} ended by itself")
+            stage.records.failures.extend(f"{member.name}: {line}" for line in failures_in(member.log))
+        told = [f"{verdict.promise}: {'; '.join(verdict.broken[:3])}" for verdict in broken(stage)]
+        return {"figures": figures(stage), "broken": told}
+
+
+def main() -> int:
+    """The command `deploy/drills/availability`."""
+    parser = argparse.ArgumentParser(description="Break PostgreSQL under load in one of the ways it breaks.")
+    parser.add_argument("rows", nargs="+", choices=[*ROWS, "all"], metavar="ROW", help=f"{', '.join(ROWS)}, or all")
+    parser.add_argument("--pace", type=float, default=PER_SECOND, help=f"events per second ({PER_SECOND:g})")
+    parser.add_argument("--seconds", type=float, help="how long each fault lasts, if not as long as it would by itself")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--keep", type=Path, help="keep every process's log in this folder")
+    asked = parser.parse_args()
+    chosen = [ROWS[name] for name in (ROWS if "all" in asked.rows else asked.rows)]
+    if asked.seconds:
+        chosen = [replace(row, seconds=asked.seconds) for row in chosen]
+    with tempfile.TemporaryDirectory(prefix="availability-", ignore_cleanup_errors=True) as temporary:
+        try:
+            found = uvloop.run(_each(chosen, asked.keep or Path(temporary), asked.pace))
+        except asyncio.CancelledError:
+            return 128 + signal.SIGTERM
+    print(json.dumps(found, indent=2) if asked.json else _table(found))
+    return 1 if any(one["broken"] for one in found) else 0
+
+
+async def _each(rows: Sequence[Row], folder: Path, pace: float) -> list[dict[str, Any]]:
+    this = asyncio.current_task()
+    assert this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    found = []
+    for row in rows:
+        print(f"{row.name} …", file=sys.stderr, flush=True)
+        os.makedirs(folder / row.name, exist_ok=True)  # noqa: PTH103
+        found.append({"row": row.name, **await perform([row], folder / row.name, pace=pace)})
+    return found
+
+
+def _table(found: Sequence[dict[str, Any]]) -> str:
+    lines = []
+    for one in found:
+        lines.append(one["row"])
+        for row in one["figures"]:
+            lines += [f"  {COLUMNS[name]:32}{_shown(value)}" for name, value in row.items() if name in COLUMNS]
+        lines += [f"  BROKEN: {broken_}" for broken_ in one["broken"]]
+    return os.linesep.join(lines)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

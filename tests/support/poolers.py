@@ -1,0 +1,96 @@
+"""A real PgBouncer before a database."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from aircall_oauth.sandbox.ports import free_port
+from tests.support.processes import eventually
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+# It refuses root, as PostgreSQL does.
+DISGUISE = ("unshare", "--user", "--map-user=65534", "--map-group=65534") if os.geteuid() == 0 else ()
+CONFIGURATION = """
+[databases]
+* = host={host} port={server_port} user={user}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {mode}
+default_pool_size = {size}
+server_round_robin = {round_robin}
+"""
+
+
+class PgBouncer:
+    """One PgBouncer; it can be killed, and started again at the same address."""
+
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        *,
+        mode: str,
+        size: int = 40,
+        round_robin: int = 0,
+        user: str = "postgres",
+    ) -> None:
+        url, query = urlsplit(database_url), parse_qs(urlsplit(database_url).query)
+        self._port = free_port()
+        self._file, self._log = folder / "pgbouncer.ini", folder / "pgbouncer.log"
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = f"postgresql://{user}@127.0.0.1:{self._port}{url.path}?sslmode=disable"
+        self._file.write_text(
+            CONFIGURATION.format(
+                host=query["host"][0],
+                server_port=query.get("port", ["5432"])[0],
+                user=user,
+                port=self._port,
+                mode=mode,
+                size=size,
+                round_robin=round_robin,
+            )
+        )
+
+    async def start(self) -> None:
+        """Start it, and return once it listens."""
+        assert PGBOUNCER is not None
+        command = (*DISGUISE, PGBOUNCER, str(self._file))
+        with self._log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+        await eventually(self._listens)
+
+    async def kill(self) -> None:
+        """Every connection through it breaks. Does nothing where it does not run."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, self._log.read_text()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+
+@asynccontextmanager
+async def pgbouncer(
+    database_url: str, folder: Path, *, mode: str, size: int = 40, round_robin: int = 0
+) -> AsyncIterator[str]:
+    """A PgBouncer for as long as the block lasts; its address."""
+    it = PgBouncer(database_url, folder, mode=mode, size=size, round_robin=round_robin)
+    try:
+        await it.start()
+        yield it.url
+    finally:
+        await it.kill()
