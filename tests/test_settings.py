@@ -34,6 +34,14 @@ WRONG = {
     "database_direct_url": f"mysql://{CANARY}:{CANARY}@{CANARY}/{CANARY}",
     "secret_keys": f"k1:{SECRET_KEY},{CANARY}:{CANARY}",
     "fingerprint_key": CANARY,
+    "vault_addr": f"http://{CANARY}.example.com",
+    "vault_role": f"{CANARY} {CANARY}",
+    "vault_token": f"{CANARY} {CANARY}",
+    "vault_namespace": f"{CANARY} {CANARY}",
+    "vault_cacert": f"/nowhere/{CANARY}",
+    "vault_auth_mount": f"{CANARY}//",
+    "vault_jwt_file": CANARY,
+    "key_service_timeout": CANARY,
     "authorize_url": f"http://{CANARY}.example.com",
     "api_url": f"https://x.example.com?{CANARY}",
     "success_url": f"https://{CANARY}:{CANARY}@x.example.com",
@@ -276,6 +284,7 @@ def test_every_secret_can_be_in_a_file_of_its_own(environment: pytest.MonkeyPatc
         "database_direct_url": f"postgresql://u:{CANARY}@direct/d",
         "secret_keys": f"k7:{SECRET_KEY}",
         "fingerprint_key": SECRET_KEY,
+        "vault_token": CANARY,
         "aircall_proxy": f"http://u:{CANARY}@proxy:3128",
         "deliveries_proxy": f"http://u:{CANARY}@proxy:3129",
         "console_proxy_secret": CANARY * 10,
@@ -385,6 +394,9 @@ def test_no_env_file_is_read_by_chance(environment: pytest.MonkeyPatch, tmp_path
         ("k1:" + SECRET_KEY.replace("=", "!"), " entry 1: is not base64"),
         ("k1:" + base64.urlsafe_b64encode(b"\xff" * 32).decode(), " entry 1: is not base64"),
         (SECRET_KEY, " entry 1 must look like id:base64, the id of A-Z a-z 0-9 _ -"),
+        ("k1:vault:transit/k:v1:AAAA", " entry 1: must look like vault:MOUNT/KEY:CIPHERTEXT"),
+        ("vault:transit/k:vault:v1:AAAA", " entry 1 must begin with an id: id:vault:…"),
+        ("k1:awskms:alias/k:%", " entry 1: must look like awskms:KEY:CIPHERTEXT"),
         (f"k.1:{SECRET_KEY}", " entry 1 must look like id:base64, the id of A-Z a-z 0-9 _ -"),
         (f"k1:{SECRET_KEY},", " entry 2 must look like id:base64, the id of A-Z a-z 0-9 _ -"),
         ("", " entry 1 must look like id:base64, the id of A-Z a-z 0-9 _ -"),
@@ -694,3 +706,29 @@ def test_the_example_environment_names_what_docker_compose_asks_for() -> None:
 
     assert asked
     assert asked <= set(re.findall(r"^(\w+)=$", reference.env_example(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({}, "VAULT_ADDR is missing: a key of AIRCALL_OAUTH_SECRET_KEYS is wrapped by Vault"),
+        (
+            {"VAULT_ADDR": "https://v:8200"},
+            "VAULT_TOKEN is missing: set it, or AIRCALL_OAUTH_VAULT_ROLE to log in with",
+        ),
+        (
+            {"VAULT_ADDR": "https://v:8200", "VAULT_TOKEN": "t", "VAULT_ROLE": "r"},
+            "VAULT_TOKEN and AIRCALL_OAUTH_VAULT_ROLE are both set: keep one of them",
+        ),
+    ],
+)
+def test_a_wrapped_key_needs_a_way_to_its_service(
+    environment: pytest.MonkeyPatch, changes: dict[str, str], complaint: str
+) -> None:
+    environment.setenv("AIRCALL_OAUTH_SECRET_KEYS", "k1:vault:transit/k:vault:v1:AAAA")
+    for name, value in changes.items():
+        environment.setenv(environment_name(name.lower()), value)
+
+    (problem,) = problems()
+
+    assert problem.startswith(f"AIRCALL_OAUTH_{complaint}")

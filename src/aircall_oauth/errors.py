@@ -4,7 +4,7 @@
     ├── StartRefused                  the process does not start
     │   ├── SettingsInvalid
     │   ├── DatabaseUnfit · RoleRefused
-    │   ├── KeysUnfit
+    │   ├── KeysUnfit · KeyServiceFailed
     │   ├── PoolerRefused
     │   └── DirectElsewhere
     ├── OutputLost                    a command could not print its output
@@ -106,6 +106,18 @@ class RoleRefused(StartRefused):
 
 class KeysUnfit(StartRefused):
     """The configured keys cannot open what is stored."""
+
+
+class KeyServiceFailed(StartRefused):
+    """A key service did not wrap or unwrap a key."""
+
+    def __init__(self, seen: str, advice: str) -> None:
+        self.seen, self.advice = seen, advice
+        super().__init__(f"{seen}. {advice}")
+
+    def about(self, which: str) -> "KeyServiceFailed":
+        """Return this error with the name of the key that it is about."""
+        return KeyServiceFailed(f"{which[0].upper()}{which[1:]} can't be had: {self.seen}", self.advice)
 
 
 class PoolerRefused(StartRefused):

@@ -17,7 +17,7 @@ from aircall_oauth.aircall.relay import Relay
 from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.http_client import trust
-from aircall_oauth.settings import Settings
+from aircall_oauth.settings import KEY_SERVICE_SETTINGS, Settings
 from aircall_oauth.storage import base64url, partitions
 from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.data_keys import DataKeys
@@ -39,7 +39,10 @@ logger = log.get(__name__)
 ROWS_PER_KEY = 5
 HASH_BYTES = 16
 # The secrets that may change while the process runs; the database's URL is read for each new connection besides.
-TAKEN_WHILE_RUNNING = ("client_secret", "console_proxy_secret", "database_direct_url", "database_url", "secret_keys")
+TAKEN_WHILE_RUNNING = (
+    *("client_secret", "console_proxy_secret", "database_direct_url", "database_url", "secret_keys"),
+    *KEY_SERVICE_SETTINGS,
+)
 # How long the process waits, before it closes anything, for work that requests have left running.
 LAST_SECONDS = 10.0
 
@@ -137,11 +140,11 @@ class Resources:
     async def take_secrets(self, fresh: Settings) -> list[str]:
         """Use the secrets of fresh settings, those of `TAKEN_WHILE_RUNNING`, from now on; returns which have changed.
 
-        Raises `KeysUnfit` if they do not open what is stored, or `DatabaseAway` where that can't be told; all stay as
-        they were then.
+        Raises `KeysUnfit` if they do not open what is stored, or `DatabaseAway` or `KeyServiceFailed` where that can't
+        be told; all stay as they were then.
         """
         changed = [name for name in TAKEN_WHILE_RUNNING if getattr(fresh, name) != getattr(self.settings, name)]
-        settings = self.settings.with_new(fresh, changed)
+        settings = await self.settings.with_new(fresh, changed).with_unwrapped_keys(self.settings)
         if "secret_keys" in changed:
             await self._check_keys(settings)
             self.vault.take_keys(settings.sealing_keys)
@@ -185,10 +188,11 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
 async def open_resources(
     settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None, span_exporter: Any = None
 ) -> AsyncIterator[Resources]:
-    """Open what a process works with; raises `DatabaseUnfit`, `KeysUnfit` or `PoolerRefused`.
+    """Open what a process works with; raises `KeyServiceFailed`, `DatabaseUnfit`, `KeysUnfit` or `PoolerRefused`.
 
     A database that can't be reached, or is not migrated yet, does not stop the process: it becomes ready later.
     """
+    settings = await settings.with_unwrapped_keys()
     tracing = _tracing(span_exporter) if settings.traces else None
     own_transport, callers_transport = (
         (aircall_transport, aircall_transport) if aircall_transport else _transports(settings)

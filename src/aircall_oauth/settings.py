@@ -3,15 +3,14 @@
 Every problem is reported at once, with the setting's name but without its value, which may be a secret.
 """
 
-import base64
-import binascii
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,6 +21,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -30,9 +30,11 @@ from aircall_oauth.errors import SettingsInvalid
 from aircall_oauth.storage import database_url, keeping, redaction, secret_files
 from aircall_oauth.storage.keeping import KeepRule
 from aircall_oauth.storage.redaction import Redact
-from aircall_oauth.storage.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, environment_name
+from aircall_oauth.storage.secret_files import FILE_SUFFIX, PREFIX, SECRETS_DIR, InFiles, environment_name
+from aircall_oauth.wrapping import keys as wrapped_keys
+from aircall_oauth.wrapping.access import Access
+from aircall_oauth.wrapping.entries import Entry, Service, Wrapped, read_list
 
-KEY_BYTES = 32
 NEWER_AUTHORIZE_URL = "https://dashboard.aircall.io/oauth/authorize"
 MAX_PAGE_CHARACTERS = 100_000
 # An entry of `return_urls` that allows every port and path of this machine, for developers.
@@ -42,6 +44,18 @@ LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 # One host of a database URL, with or without a port: a name, an IPv4 address, an IPv6 address in brackets, or a Unix
 # socket's folder as %2Fvar%2Frun.
 HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@\s]+)(:[0-9]{1,5})?")
+# The settings that hold keys, and whether their entries have ids.
+KEY_LISTS = {"secret_keys": True, "fingerprint_key": False}
+KEY_SERVICE_SETTINGS = (
+    "vault_addr",
+    "vault_role",
+    "vault_token",
+    "vault_namespace",
+    "vault_cacert",
+    "vault_auth_mount",
+    "vault_jwt_file",
+    "key_service_timeout",
+)
 DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -95,48 +109,15 @@ def read_database_url(value: SecretStr) -> SecretStr:
     return SecretStr(f"postgresql://{rest}")
 
 
-def _decoded_key(text: str) -> bytes:
-    """Return the 32 bytes of a base64 text; raises `ValueError`."""
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("is not base64") from None
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"must be {KEY_BYTES} bytes, base64-encoded")
-    return key
-
-
 def _require_keys(value: SecretStr) -> SecretStr:
     """Require one key, or several different ones, separated by commas."""
-    entries = _entries(value)
-    for number, entry in enumerate(entries, start=1):
-        try:
-            _decoded_key(entry)
-        except ValueError as error:
-            raise ValueError(f"entry {number}: {error}" if len(entries) > 1 else str(error)) from None
-    if len(set(entries)) < len(entries):
-        raise ValueError("has the same key twice")
+    read_list(value.get_secret_value(), with_ids=False)
     return value
-
-
-def _entries(value: SecretStr) -> list[str]:
-    return [entry.strip() for entry in value.get_secret_value().split(",")]
 
 
 def _require_secret_keys(value: SecretStr) -> SecretStr:
     """Require `id:key` entries, separated by commas, each with an id of its own."""
-    seen: set[str] = set()
-    for number, entry in enumerate(value.get_secret_value().split(","), start=1):
-        key_id, separator, text = entry.strip().partition(":")
-        if not separator or not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", key_id):
-            raise ValueError(f"entry {number} must look like id:base64, the id of A-Z a-z 0-9 _ -")
-        try:
-            _decoded_key(text)
-        except ValueError as error:
-            raise ValueError(f"entry {number}: {error}") from None
-        if key_id in seen:
-            raise ValueError(f"entry {number} repeats an id")
-        seen.add(key_id)
+    read_list(value.get_secret_value(), with_ids=True)
     return value
 
 
@@ -202,6 +183,43 @@ def _readable_file(value: str) -> str:
     return value
 
 
+def _reaches_vault(value: str, info: ValidationInfo) -> str:
+    """Require Vault's address where one of the keys is wrapped by it."""
+    for setting, with_ids in KEY_LISTS.items():
+        text = info.data[setting].get_secret_value() if setting in info.data else None
+        for entry in read_list(text, with_ids=with_ids) if text and not value else []:
+            if isinstance(entry.key, Wrapped) and entry.key.by.service is Service.VAULT:
+                raise ValueError(f"is missing: a key of {environment_name(setting)} is wrapped by Vault")
+    return value and _base_url(value)
+
+
+def _logs_in_to_vault(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    """Require one way to log in to Vault, where it has an address."""
+    token = value.get_secret_value()
+    if token and info.data.get("vault_role"):
+        raise ValueError("and AIRCALL_OAUTH_VAULT_ROLE are both set: keep one of them")
+    if info.data.get("vault_addr") and not token and not info.data.get("vault_role", True):
+        raise ValueError("is missing: set it, or AIRCALL_OAUTH_VAULT_ROLE to log in with the pod's own token")
+    if not re.fullmatch(r"[!-~]*", token):
+        raise ValueError("must be printable ASCII without spaces")
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _authorities(value: str) -> str:
+    """Require a file of certificates that can be read."""
+    try:
+        ssl.create_default_context(cafile=value)
+    except (OSError, ValueError):
+        raise ValueError("must name a readable file of certificates (PEM)") from None
+    return value
+
+
 def _ip_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
@@ -234,19 +252,42 @@ Proxy = Annotated[SecretStr, AfterValidator(_proxy)]
 OptionalBaseUrl = Annotated[str, AfterValidator(lambda value: value and _base_url(value))]
 PersonName = Annotated[str, Field(min_length=1, max_length=255)]
 ConsoleScope = Literal["console:read", "console:act", "payloads:read"]
+OptionalAuthorities = Annotated[str, AfterValidator(lambda value: value and _authorities(value))]
 NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
 
 
-class Settings(BaseSettings):
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+class _Read(BaseSettings):
+    """What is read from arguments and the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_white_space_around(cls, value: Any) -> Any:
+        """Remove white space around every value, such as the newline at the end of a mounted file."""
+        return value.strip() if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from arguments, then from the environment; never from a `.env` file that happens to be there."""
+        return (named["init_settings"], named["env_settings"])
+
+
+class Settings(_Read):
     """The service's settings.
 
     `python -m aircall_oauth.cli.reference --write` writes these fields to `docs/operations.md` and `.env.example`.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, frozen=True)
-
     # The files that settings were read from, by setting: they may change while the process runs.
     _files: dict[str, Path] = PrivateAttr(default_factory=dict)
+    # The keys that were wrapped, by the text of their entries.
+    _unwrapped: dict[str, bytes] = PrivateAttr(default_factory=dict)
 
     client_id: str = Field(min_length=1, description="OAuth client id, from Aircall")
     client_secret: NonEmptySecret = Field(
@@ -270,11 +311,44 @@ class Settings(BaseSettings):
     )
     secret_keys: Annotated[SecretStr, AfterValidator(_require_secret_keys)] = Field(
         description="`id:base64(32 bytes)[,id:…]`: the first key seals new secrets, the others only open those that "
-        "they sealed before"
+        "they sealed before; each may be [wrapped](keys.md)"
     )
     fingerprint_key: Annotated[SecretStr, AfterValidator(_require_keys)] = Field(
         description="`base64(32 bytes)[,base64…]`: the key of the fingerprints that recognise API keys and webhook "
         "tokens; while it is changed, the new one first, and the old one for what has not got a new fingerprint yet"
+    )
+    vault_addr: Annotated[str, AfterValidator(_reaches_vault)] = Field(
+        "",
+        validate_default=True,
+        description="Vault's or OpenBao's address, where [it has wrapped a key](keys.md); empty = it has not. AWS KMS "
+        "has no setting here: its library finds `AWS_REGION` and credentials as everywhere",
+    )
+    vault_role: Annotated[str, Field(pattern=r"^[!-~]{0,255}$")] = Field(
+        "", description="the role by which to log in there with the pod's own token; empty = by `…_VAULT_TOKEN`"
+    )
+    vault_token: Annotated[SecretStr, AfterValidator(_logs_in_to_vault)] = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="a token of Vault's that may decrypt with the keys' Transit key; not with `…_VAULT_ROLE`",
+    )
+    vault_namespace: Annotated[str, Field(pattern=r"^[!-~]{0,255}$")] = Field(
+        "", description="the namespace there; empty = none"
+    )
+    vault_cacert: OptionalAuthorities = Field(
+        "", description="a file with the authorities of its certificate, besides the machine's own; empty = those alone"
+    )
+    vault_auth_mount: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*$")] = Field(
+        "kubernetes", description="where the auth method of `…_VAULT_ROLE`, Kubernetes or JWT, is mounted"
+    )
+    vault_jwt_file: Annotated[Path, AfterValidator(_absolute)] = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount/token"), description="the file of the pod's own token"
+    )
+    key_service_timeout: Annotated[
+        timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
+    ] = Field(
+        timedelta(seconds=10),
+        le=timedelta(minutes=5),
+        description="how long a start goes on asking the service that has wrapped a key",
     )
     authorize_url: WebUrl = Field(
         "https://dashboard-v2.aircall.io/oauth/authorize",
@@ -470,12 +544,6 @@ class Settings(BaseSettings):
         "json", description="`json`: one JSON object on each line; `console`: text for people"
     )
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _without_white_space_around(cls, value: Any) -> Any:
-        """Remove white space around every value, such as the newline at the end of a mounted file."""
-        return value.strip() if isinstance(value, str) else value
-
     @field_validator("event_type_retention")
     @classmethod
     def _within_the_retention(cls, value: list[KeepRule], info: ValidationInfo) -> list[KeepRule]:
@@ -548,20 +616,40 @@ class Settings(BaseSettings):
     @property
     def sealing_keys(self) -> dict[str, bytes]:
         """The keys by id, in the order of the setting: the first one seals, each opens what it has sealed."""
-        entries = (entry.strip().split(":", 1) for entry in self.secret_keys.get_secret_value().split(","))
-        return {key_id: _decoded_key(text) for key_id, text in entries}
+        return {str(entry.key_id): self._clear(entry) for entry in self.key_list("secret_keys")}
 
     @property
     def fingerprint_keys(self) -> list[bytes]:
         """The keys of fingerprints: the first makes them, the others are those of before."""
-        return [_decoded_key(entry) for entry in _entries(self.fingerprint_key)]
+        return [self._clear(entry) for entry in self.key_list("fingerprint_key")]
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from arguments, then from the environment; never from a `.env` file that happens to be there."""
-        return (named["init_settings"], named["env_settings"])
+    def key_list(self, setting: str) -> list[Entry]:
+        return read_list(getattr(self, setting).get_secret_value(), with_ids=KEY_LISTS[setting])
+
+    @property
+    def wrapped_keys(self) -> dict[str, Wrapped]:
+        """The keys that a key service has wrapped, by what an error calls them."""
+        return {
+            f"{'the key' if entry.key_id is None else f'the key {entry.key_id!r}'} of {environment_name(setting)}": key
+            for setting in KEY_LISTS
+            for entry in self.key_list(setting)
+            if isinstance(key := entry.key, Wrapped)
+        }
+
+    async def with_unwrapped_keys(self, before: Self | None = None) -> Self:
+        """Return these settings with their wrapped keys unwrapped; raises `KeyServiceFailed`.
+
+        Asks the key services only for those that neither these settings nor those of before have unwrapped already.
+        """
+        known = self._unwrapped | (before._unwrapped if before else {})
+        asked = {name: wrapped for name, wrapped in self.wrapped_keys.items() if str(wrapped) not in known}
+        known |= await wrapped_keys.unwrap(asked, access(self)) if asked else {}
+        settings = self.model_copy()
+        settings._unwrapped = {text: known[text] for text in map(str, self.wrapped_keys.values())}
+        return settings
+
+    def _clear(self, entry: Entry) -> bytes:
+        return self._unwrapped[str(entry.key)] if isinstance(entry.key, Wrapped) else entry.key
 
     @classmethod
     def load(cls) -> Self:
@@ -570,16 +658,39 @@ class Settings(BaseSettings):
         The error names every problem. A variable of the environment counts before a file of the same name.
         """
         files = secret_files.in_files(cls.model_fields, secret_settings())
-        problems = [*files.problems, *_unknown_names(os.environ, secret_files.mounted_names())]
-        try:
-            settings = cls(**files.texts)
-        except ValidationError as error:
-            found: list[dict[str, Any]] = [dict(e) for e in error.errors(include_url=False)]
-            problems += [_problem(each) for each in found if each["loc"][0] not in files.refused]
-        if problems:
-            raise SettingsInvalid(sorted(set(problems)))
+        unknown = _unknown_names(os.environ, secret_files.mounted_names())
+        settings = _read(cls, files, unknown)
         settings._files.update(files.paths)
         return settings
+
+    @classmethod
+    def load_some(cls, names: Iterable[str]) -> Any:
+        """Read these settings only, for a command that does without the others; raises `SettingsInvalid`."""
+        fields: dict[str, Any] = {
+            name: (field.annotation, field) for name in names if (field := cls.model_fields[name])
+        }
+        some = create_model("SomeSettings", __base__=_Read, **fields)
+        return _read(some, secret_files.in_files(fields, set(fields) & set(secret_settings())), [])
+
+
+def access(settings: Any) -> Access:
+    """Return how the key services are reached, by settings that have `KEY_SERVICE_SETTINGS`."""
+    return Access(
+        **{name: getattr(settings, name) for name in KEY_SERVICE_SETTINGS if name != "key_service_timeout"},
+        seconds=settings.key_service_timeout.total_seconds(),
+    )
+
+
+def _read(model: type[AnySettings], files: InFiles, unknown: Sequence[str]) -> AnySettings:
+    problems = [*files.problems, *unknown]
+    try:
+        settings = model(**files.texts)
+    except ValidationError as error:
+        found: list[dict[str, Any]] = [dict(e) for e in error.errors(include_url=False)]
+        problems += [_problem(each) for each in found if each["loc"][0] not in files.refused]
+    if problems:
+        raise SettingsInvalid(sorted(set(problems)))
+    return settings
 
 
 def secret_settings() -> list[str]:

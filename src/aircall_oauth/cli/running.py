@@ -20,15 +20,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for a program.")]
 
 def run(command: "Callable[[Settings], Coroutine[Any, Any, T]]") -> T:
     """Run a command with the environment's settings; a failure is one line on stderr and exit code 1."""
+    from aircall_oauth.settings import Settings
+
+    return _run(Settings.load, command)
+
+
+def run_some(names: list[str], command: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Run a command that needs these settings only: the others may be missing yet."""
+    from aircall_oauth.settings import Settings
+
+    return _run(lambda: Settings.load_some([*names, "log_level", "log_format"]), command)
+
+
+def _run(load: Callable[[], Any], command: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     import asyncio
 
     import uvloop
 
-    from aircall_oauth.settings import Settings
     from aircall_oauth.telemetry import log
 
     try:
-        settings = Settings.load()
+        settings = load()
         log.configure(settings.log_level, settings.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(command(settings))

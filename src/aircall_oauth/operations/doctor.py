@@ -20,6 +20,7 @@ from aircall_oauth.errors import (
     BudgetSpent,
     DatabaseAway,
     DatabaseUnfit,
+    KeyServiceFailed,
     KeysUnfit,
     NotReady,
     SealError,
@@ -29,7 +30,7 @@ from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.operations import connections
 from aircall_oauth.resources import Resources, database_of, open_resources, vault_of
-from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings
+from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings, access
 from aircall_oauth.storage import partitions, rights
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Sessions
@@ -45,6 +46,7 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
     WebhookStatus,
 )
+from aircall_oauth.wrapping import keys as wrapped_keys
 
 CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)
@@ -108,6 +110,8 @@ async def examine(
                 yield finding
     except KeysUnfit as error:
         yield Finding("keys", Level.PROBLEM, error.detail, "Put the missing key back; docs/operations.md, The keys.")
+    except KeyServiceFailed as error:
+        yield Finding("keys", Level.PROBLEM, error.seen, error.advice)
 
 
 async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterator[Finding]:
@@ -120,7 +124,7 @@ async def _service(resources: Resources, silent_after: timedelta) -> AsyncIterat
         yield finding
     yield Finding("schema", Level.OK, f"at {newest_schema_version()} or newer")
     yield Finding("keys", Level.OK, f"open what is stored; {resources.vault.key_ids[0]} seals")
-    for finding in await data_key_findings(resources):
+    for finding in [*await wrap_findings(resources), *await data_key_findings(resources)]:
         yield finding
     yield await _public_url(resources.settings)
     yield await consent_page(resources.settings)
@@ -184,6 +188,24 @@ async def rights_findings(resources: Resources) -> list[Finding]:
         Finding("rights", Level.OK, f"{standing.role!r} reads and writes rows, and owns nothing"),
         *(Finding("rights", Level.WARNING, seen, advice) for seen, advice in standing.doubts()),
     ]
+
+
+async def wrap_findings(resources: Resources) -> list[Finding]:
+    """Tell how each wrapped key is held, and whether a version of Vault's key has wrapped it that should be gone."""
+    settings = resources.settings
+    return [_wrap(held) for held in await wrapped_keys.holdings(settings.wrapped_keys, access(settings))]
+
+
+def _wrap(held: wrapped_keys.Holding) -> Finding:
+    seen, versions = f"{held.name} is wrapped by {held.wrapped.by}", held.versions
+    if held.wrapped.version is None or versions is None:
+        return Finding("wrapped key", Level.OK, seen)
+    seen += f", version {held.wrapped.version} of {versions.newest}"
+    oldest = max(versions.decrypts_from, versions.encrypts_from)
+    if held.wrapped.version < oldest:
+        advice = "Run `aircall-oauth secrets rewrap` and put what it prints into the setting (docs/keys.md)."
+        return Finding("wrapped key", Level.WARNING, f"{seen}: below its minimum, {oldest}", advice)
+    return Finding("wrapped key", Level.OK, seen)
 
 
 async def data_key_findings(resources: Resources) -> list[Finding]:

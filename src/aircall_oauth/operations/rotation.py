@@ -18,11 +18,11 @@ from aircall_oauth.access import audit
 from aircall_oauth.access.audit import OPERATOR, Action, Who
 from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.resources import Resources
-from aircall_oauth.settings import KEY_BYTES
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import Database, database_errors
 from aircall_oauth.storage.models.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import SealedAt, Vault
+from aircall_oauth.wrapping.entries import KEY_BYTES
 
 # The rows that are locked at once, for the few milliseconds of one statement.
 BATCH = 500

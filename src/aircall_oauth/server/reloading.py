@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from aircall_oauth.errors import DatabaseAway, KeysUnfit, SettingsInvalid
+from aircall_oauth.errors import DatabaseAway, KeyServiceFailed, KeysUnfit, SettingsInvalid
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
@@ -51,7 +51,7 @@ async def reload(resources: Resources) -> None:
         taken = await resources.take_secrets(fresh)
     except SettingsInvalid as error:
         logger.error("settings not taken", problems=error.problems)
-    except (KeysUnfit, DatabaseAway) as error:
+    except (KeysUnfit, KeyServiceFailed, DatabaseAway) as error:
         logger.error("settings not taken", problems=[error.detail])
     else:
         changed = [name for name in Settings.model_fields if getattr(fresh, name) != getattr(before, name)]
