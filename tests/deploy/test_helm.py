@@ -143,6 +143,22 @@ def test_only_the_migration_has_the_owners_url() -> None:
 
 
 @pytest.mark.deploy
+def test_pods_that_log_in_to_vault_have_a_token_for_it_and_its_authority() -> None:
+    documents = rendered(values=ROOT / "deploy" / "helm" / "values" / "openbao.yaml")
+    pods = [each["spec"]["template"]["spec"] for (kind, _), each in documents.items() if kind in {"Deployment", "Job"}]
+    token, authority = pods[0]["volumes"][-1]["projected"]["sources"]
+    settings = documents["ConfigMap", "aircall-oauth"]["data"]
+    mounts = [pod["containers"][0]["volumeMounts"][-1]["mountPath"] for pod in pods]
+
+    assert (token["serviceAccountToken"]["audience"], token["serviceAccountToken"]["path"]) == ("vault", "token")
+    assert authority["configMap"]["items"] == [{"key": "ca.crt", "path": "ca.pem"}]
+    assert mounts == ["/run/vault"] * 3
+    assert all(pod["automountServiceAccountToken"] is False for pod in pods)
+    assert settings["AIRCALL_OAUTH_VAULT_JWT_FILE"] == "/run/vault/token"
+    assert settings["AIRCALL_OAUTH_VAULT_CACERT"] == "/run/vault/ca.pem"
+
+
+@pytest.mark.deploy
 def test_no_way_in_leads_to_the_console() -> None:
     documents = rendered(
         "--set", "ingress.enabled=true,ingress.host=a.example.com,httpRoute.enabled=true,service.port=80"

@@ -49,6 +49,13 @@ AIRCALL_OAUTH_DRAIN: 8s
 {{- if .Values.trustedCertificates.configMap }}
 SSL_CERT_FILE: /run/trusted-certificates/{{ .Values.trustedCertificates.key }}
 {{- end }}
+{{- if .Values.vault.role }}
+AIRCALL_OAUTH_VAULT_ROLE: {{ .Values.vault.role | quote }}
+AIRCALL_OAUTH_VAULT_JWT_FILE: /run/vault/token
+{{- end }}
+{{- if .Values.vault.ca.configMap }}
+AIRCALL_OAUTH_VAULT_CACERT: /run/vault/ca.pem
+{{- end }}
 {{- end -}}
 
 {{- define "aircall-oauth.environment" -}}
@@ -121,6 +128,25 @@ imagePullSecrets:
   configMap:
     name: {{ . }}
 {{- end }}
+{{- if or .Values.vault.role .Values.vault.ca.configMap }}
+- name: vault
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- if .Values.vault.role }}
+      - serviceAccountToken:
+          path: token
+          audience: {{ .Values.vault.audience | quote }}
+          expirationSeconds: 600
+      {{- end }}
+      {{- with .Values.vault.ca.configMap }}
+      - configMap:
+          name: {{ . }}
+          items:
+            - key: {{ $.Values.vault.ca.key }}
+              path: ca.pem
+      {{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "aircall-oauth.container" -}}
@@ -141,6 +167,11 @@ volumeMounts:
   {{- if .Values.trustedCertificates.configMap }}
   - name: trusted-certificates
     mountPath: /run/trusted-certificates
+    readOnly: true
+  {{- end }}
+  {{- if or .Values.vault.role .Values.vault.ca.configMap }}
+  - name: vault
+    mountPath: /run/vault
     readOnly: true
   {{- end }}
 {{- end -}}
