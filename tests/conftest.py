@@ -7,17 +7,15 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.web import collect_less
-from aircall_oauth.storage import migrations, partitions
 from aircall_oauth.telemetry import log
+from tests.support.databases import administer, fresh_database, migrated_database, template_of_today
 from tests.support.service import Service, run_service, settings_for
 
 # httpx asks for it several times per request, and each time looks through every folder that Python imports from.
@@ -26,8 +24,6 @@ if find_spec("sniffio") is None:
 # Where files cost nothing: each test has a database made of some three hundred.
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
-# Those that this process's server has.
-_templates: set[str] = set()
 
 
 def pytest_collection_finish() -> None:
@@ -54,63 +50,22 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         tempfile.TemporaryDirectory(prefix="aircall-oauth-tests-", dir=place) as folder,
         Postgres.start(Path(folder) / "data", durable=False) as server,
     ):
-        asyncio.run(_template_of_today(server))
+        asyncio.run(template_of_today(server))
         yield server
-
-
-async def _template_of_today(server: Postgres) -> str:
-    """The migrated template with the days that a service makes at its start: another one after midnight."""
-    name = f"template_{datetime.now(UTC):%Y%m%d}"
-    if name not in _templates:
-        await _admin(server, f"CREATE DATABASE {name}")
-        await migrations.migrate(server.dsn(name))
-        connection = await asyncpg.connect(server.dsn(name))
-        try:
-            await partitions.ensure(connection)
-        finally:
-            await connection.close()
-        # The next connection writes down what every connection to this database, or to a copy of it, reads first.
-        await (await asyncpg.connect(server.dsn(name))).close()
-        _templates.add(name)
-    return name
-
-
-async def _admin(server: Postgres, *statements: str) -> None:
-    connection = await asyncpg.connect(server.dsn())
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture
 async def empty_database(postgres: Postgres) -> AsyncIterator[str]:
     """The address of a database with nothing in it."""
-    await _admin(postgres, "CREATE DATABASE empty STRATEGY FILE_COPY")
+    await administer(postgres, "CREATE DATABASE empty STRATEGY FILE_COPY")
     yield postgres.dsn("empty")
-    await _admin(postgres, "DROP DATABASE empty WITH (FORCE)")
+    await administer(postgres, "DROP DATABASE empty WITH (FORCE)")
 
 
 @pytest.fixture
 async def database_url(postgres: Postgres) -> str:
     """The address of a fresh, migrated database, which the next test's takes the place of."""
-    await copy_database(postgres, "test", of=await _template_of_today(postgres))
-    return postgres.dsn("test")
-
-
-@asynccontextmanager
-async def migrated_database(server: Postgres, name: str) -> AsyncIterator[str]:
-    """The address of a fresh, migrated database that lasts as long as the block."""
-    await copy_database(server, name, of=await _template_of_today(server))
-    yield server.dsn(name)
-    await _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def copy_database(server: Postgres, name: str, *, of: str) -> None:
-    """A database as that one is, in place of whatever had the name."""
-    drop, copy = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {of}"
-    await _admin(server, drop, f"{copy} STRATEGY FILE_COPY")
+    return await fresh_database(postgres, "test")
 
 
 @pytest.fixture

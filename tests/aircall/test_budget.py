@@ -15,7 +15,7 @@ from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.database import Database
-from tests.conftest import migrated_database
+from tests.support.databases import migrated_database
 from tests.support.processes import World, world
 from tests.support.service import Service, database_away, run_service, settings_for
 

@@ -11,9 +11,9 @@ import pytest
 
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.conftest import migrated_database
 from tests.support.browsers import launched, visiting
 from tests.support.console_pages import WIDTHS, Place, act, in_order
+from tests.support.databases import migrated_database
 from tests.support.processes import World, world
 from tests.support.receivers import LOOPBACK, Receiver, answer_with, receiver
 

@@ -12,9 +12,9 @@ import pytest
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.telemetry.figures import ACK_SECONDS
-from tests.conftest import migrated_database
 from tests.support.browsers import launched, visiting
 from tests.support.console_pages import DRAWS, WIDTHS, Place, act, in_order
+from tests.support.databases import migrated_database
 from tests.support.processes import World, world
 from tests.support.service import run_command
 

@@ -14,7 +14,7 @@ from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
-from tests.conftest import copy_database, migrated_database
+from tests.support.databases import copy_database, migrated_database
 from tests.support.gates import Gate
 from tests.support.killing import Stage, same_again, stage
 from tests.support.scenes import SCENES, Scene

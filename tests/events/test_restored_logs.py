@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.conftest import copy_database
+from tests.support.databases import copy_database
 from tests.support.service import Service, run_service, settings_for
 
 

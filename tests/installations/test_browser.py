@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.conftest import migrated_database
 from tests.support.browsers import Visit, launched, visiting
+from tests.support.databases import migrated_database
 from tests.support.processes import World, world
 from tests.support.service import database_away
 

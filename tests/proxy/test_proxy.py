@@ -26,7 +26,7 @@ from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
-from tests.conftest import migrated_database
+from tests.support.databases import migrated_database
 from tests.support.service import Service, loop_turns, settings_for, until
 
 TOKEN = "c4n4ry-access-token"

@@ -71,6 +71,7 @@ class Service:
     aircall: PretendAircall
     browser: httpx.AsyncClient
     to_app: "ToApp"
+    looker: asyncpg.Connection | None = None
 
     @property
     def settings(self) -> Settings:
@@ -163,12 +164,20 @@ class Service:
         return webhook.token
 
     async def sql(self, statement: str, *values: Any) -> list[Any]:
-        """Look at the database, or make a row due."""
-        connection = await asyncpg.connect(self.settings.database_url.get_secret_value())
+        """Look at the database, or make a row due; several at a time may."""
+        looker, self.looker = self.looker, None
+        if looker is None or looker.is_closed():
+            looker = await asyncpg.connect(self.settings.database_url.get_secret_value(), statement_cache_size=0)
         try:
-            return list(await connection.fetch(statement, *values))
+            return list(await looker.fetch(statement, *values))
         finally:
-            await connection.close()
+            await self.stop_looking()
+            self.looker = looker
+
+    async def stop_looking(self) -> None:
+        looker, self.looker = self.looker, None
+        if looker is not None:
+            await looker.close()
 
     async def let_pass(self, function: str) -> None:
         """Let a trigger's function change nothing from now on.
@@ -198,7 +207,9 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
         to_app.app = app
         browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
         async with app.router.lifespan_context(app), browser:
-            yield Service(app, resources, aircall, browser, to_app)
+            service = Service(app, resources, aircall, browser, to_app)
+            yield service
+            await service.stop_looking()
     await aircall.close()
 
 
