@@ -1,0 +1,1 @@
+"""The version before this one, and this one, on the same data."""
