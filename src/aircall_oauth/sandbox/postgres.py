@@ -82,12 +82,14 @@ class Postgres:
         durable: bool,
         port: int | None,
         binaries: Path | None,
+        host: str = "127.0.0.1",
         start_seconds: float = START_SECONDS,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.cluster = self.data_dir / "cluster"
         self.log = self.data_dir / "postgres.log"
         self.port = port
+        self.host = host
         self._durable = durable
         self._start_seconds = start_seconds
         self._binaries = binaries or find_binaries()
@@ -104,15 +106,16 @@ class Postgres:
         durable: bool,
         port: int | None = None,
         binaries: Path | None = None,
+        host: str = "127.0.0.1",
         start_seconds: float = START_SECONDS,
     ) -> Self:
         """Start on `data_dir`, made on first use, and return once queries are answered.
 
-        Without `durable` a crash of the machine may lose everything. `port` also opens 127.0.0.1, to every user of this
+        Without `durable` a crash of the machine may lose everything. `port` also opens `host`, to every user of this
         machine. `binaries` replaces what `find_binaries` finds. A start that has a backup's log to replay needs more
         than the usual `start_seconds`. Blocks; may be called in any thread. Raises `PostgresError`.
         """
-        server = cls(data_dir, durable=durable, port=port, binaries=binaries, start_seconds=start_seconds)
+        server = cls(data_dir, durable=durable, port=port, binaries=binaries, host=host, start_seconds=start_seconds)
         server.restart()
         return server
 
@@ -141,7 +144,7 @@ class Postgres:
     def tcp_dsn(self, database: str = "postgres") -> str:
         """Return the URL through the loopback port; only with `port`."""
         assert self.port, "start with port= to have a loopback address"
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{quote(database, safe='')}"
+        return f"postgresql://postgres@{self.host}:{self.port}/{quote(database, safe='')}"
 
     @property
     def pid(self) -> int:
@@ -244,7 +247,7 @@ class Postgres:
 
     def _spawn(self, disguise: tuple[str, ...]) -> subprocess.Popen[bytes]:
         settings = [
-            f"listen_addresses={'127.0.0.1' if self.port else ''}",
+            f"listen_addresses={self.host if self.port else ''}",
             f'unix_socket_directories="{self._socket_dir}"',
             "max_connections=200",
             *(() if self._durable else NOT_DURABLE),
