@@ -138,8 +138,11 @@ class Senders:
 class Follower:
     """A partner's system that reads the log page by page, each after the `next` of the one before."""
 
-    def __init__(self, url: str, key: dict[str, str], records: Records) -> None:
+    def __init__(self, url: str, key: dict[str, str], records: Records, *, resumes: bool = False) -> None:
+        """One that `resumes` expects that the log may lose its end, and goes on from where it is told to."""
         self.after = records.followed_from
+        self._epoch: dict[str, str] = {}
+        self._resumes = resumes
         self._door = f"{url}/v1/events"
         self._key = key
         self._records = records
@@ -156,8 +159,11 @@ class Follower:
                     await asyncio.sleep(0.3)
 
     async def _read(self, session: aiohttp.ClientSession) -> None:
-        query = {"after": str(self.after), "limit": "500", "wait": str(FOLLOW_SECONDS)}
+        query = {"after": str(self.after), "limit": "500", "wait": str(FOLLOW_SECONDS)} | self._epoch
         async with session.get(self._door, params=query) as answer:
+            if answer.status == 409 and self._resumes:
+                self.after, self._epoch = (await answer.json())["resume_from"], {}
+                return
             if answer.status in {409, 410}:
                 self._records.failures.append(f"the follower was answered {answer.status} after {self.after}")
             if answer.status != 200:
@@ -165,4 +171,4 @@ class Follower:
                 return
             page = await answer.json()
         self._records.followed += [(event["position"], event["id"]) for event in page["events"]]
-        self.after = page["next"]
+        self.after, self._epoch = page["next"], {"epoch": page["epoch"]}

@@ -156,9 +156,12 @@ class World:
         webhooks: list[dict[str, Any]] = companies[0]["webhooks"]
         return webhooks
 
-    async def consent(self, decision: str = "authorize") -> str:
-        """Walk from the install door to Aircall's page and press a button; the way back, not yet gone."""
-        departure = await self.browser.get(f"{self.service_url}/aircall/oauth/install")
+    async def consent(self, decision: str = "authorize", *, by: str = "") -> str:
+        """Walk from the install door to Aircall's page and press a button; the way back, not yet gone.
+
+        The door is that of the process at `by`, if not of any.
+        """
+        departure = await self.browser.get(f"{by or self.service_url}/aircall/oauth/install")
         assert departure.status_code == 303
         page = await self.browser.get(departure.headers["location"])
         form = re.search(r'<form [^>]*method="post" action="([^"]+)"', page.text)

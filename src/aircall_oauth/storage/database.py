@@ -118,6 +118,11 @@ class Database:
         if generation == self.generation and not isinstance(root(error), OF_THE_STATEMENT):
             self.generation += 1
 
+    @property
+    def epoch(self) -> str:
+        """The log's epoch when the last connection outside the pools was opened; empty before the first."""
+        return (self._direct or self._pooled).epoch
+
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """Open a connection of asyncpg's own, outside the pools; raises `DatabaseAway` for any failure."""
         return await self._open(self._direct or self._pooled, **options)

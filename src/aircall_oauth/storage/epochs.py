@@ -19,11 +19,19 @@ DATABASE = """
 DROPPED_TO = "(SELECT max(dropped_to) FROM log_start)"
 # Where the log ends, be its last events dropped or not.
 END = f"greatest((SELECT max(position) FROM event), {DROPPED_TO}, 0)"
-IS_KNOWN = f"""
-    SELECT CASE WHEN pg_is_in_recovery() THEN true
-           ELSE coalesce((SELECT database = {DATABASE} FROM log_epoch ORDER BY number DESC LIMIT 1), false) END
+# The newest epoch, if it is of this very database. A standby is not asked which one it is.
+KNOWN = f"""
+    SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(id, '') WHEN database = {DATABASE} THEN id END
+    FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT id, database FROM log_epoch ORDER BY number DESC LIMIT 1) AS newest
+        ON true
 """
 BEGIN = f"INSERT INTO log_epoch (id, database, began_after) SELECT $1, {DATABASE}, {END}"
+# A reader of a subscription, or a replay, may have come further in memory than this log goes, whose next positions are
+# given to other events. So all leases end, and the next one to take them goes on from where it is written here.
+END_LEASES = (
+    "UPDATE subscription SET lease_number = lease_number + 1, lease_holder = NULL, lease_until = NULL",
+    "UPDATE replay SET lease_number = lease_number + 1, lease_until = NULL WHERE status = 'running'",
+)
 # A log of a given epoch is the same as this one up to where the first epoch after it began.
 COMMON = """
     SELECT min(began_after) FROM log_epoch
@@ -34,17 +42,22 @@ NEWEST = "SELECT id, began_after FROM log_epoch ORDER BY number DESC LIMIT 1"
 NOT_TOLD = (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFunctionError)
 
 
-async def notice(connection: asyncpg.Connection) -> None:
-    """Begin an epoch if the database is another one than before; does nothing before the tables are made."""
+async def notice(connection: asyncpg.Connection) -> str:
+    """Begin an epoch if the database is another one than before. Returns the log's epoch; empty before there is one."""
     try:
-        if await connection.fetchval(IS_KNOWN):
-            return
+        if (known := await connection.fetchval(KNOWN)) is not None:
+            return str(known)
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({locks.LOG_EPOCHS})")
-            if not await connection.fetchval(IS_KNOWN):
-                await connection.execute(BEGIN, f"log_{uuid7().hex}")
+            if (known := await connection.fetchval(KNOWN)) is not None:
+                return str(known)
+            begun = f"log_{uuid7().hex}"
+            await connection.execute(BEGIN, begun)
+            for leases in END_LEASES:
+                await connection.execute(leases)
+            return begun
     except (asyncpg.UndefinedTableError, asyncpg.ReadOnlySQLTransactionError, *NOT_TOLD):
-        return
+        return ""
 
 
 async def newest(connection: asyncpg.Connection) -> tuple[str, int]:

@@ -30,6 +30,7 @@ class Hosts:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._dsns = each_host(address.dsn)
+        self.epoch = ""  # of the log, when the last connection was opened
         given = dict(parse_qsl(urlsplit(address.dsn).query)).get("target_session_attrs")
         wanted = given or os.environ.get("PGTARGETSESSIONATTRS")
         self._wanted: tuple[str | None, ...] = (wanted,)
@@ -58,7 +59,7 @@ class Hosts:
             # asyncpg has no public way to its socket.
             self._address.tune(connection._transport.get_extra_info("socket").fileno())
             await connection.execute(ENDED_WHEN_SILENT, timeout=timeout)
-            await epochs.notice(connection)
+            self.epoch = await epochs.notice(connection)
         except BaseException:
             connection.terminate()
             raise
@@ -76,6 +77,11 @@ class Route:
         """`again` is asked before each new connection; a URL that it returns takes the place of the one before."""
         self._url, self._again = url, again
         self._hosts = Hosts(database_url.read(url))
+
+    @property
+    def epoch(self) -> str:
+        """The log's epoch when the last connection was opened: another one means that the log's end may be another."""
+        return self._hosts.epoch
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """Connect to the first server that answers; raises the last one's error."""

@@ -1,22 +1,36 @@
 """What a drill measured, and whether a promise was broken."""
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 from tests.crash.availability.stage import Spell, Stage
-from tests.crash.oracle import Verdict, judge
+from tests.crash.oracle import judge
 
 # Of the oracle's: kept once, no reader skips, all delivered, in order, refused for ten seconds at most, no 500.
 JUDGED = {1, 2, 3, 4, 5, 8}
-# What asynchronous replication does not promise: a promoted standby may lack the newest events.
+# What is different where the log may lose its end: a promoted standby may lack what was acknowledged, and read.
 NOT_ASYNCHRONOUS = {1, 2}
 
 
-def broken(stage: Stage) -> list[Verdict]:
-    """The promises that did not hold."""
-    judged = JUDGED - NOT_ASYNCHRONOUS if stage.ground.standby == "asynchronous" else JUDGED
-    return [verdict for verdict in judge(stage.records) if verdict.number in judged and not verdict.holds]
+def broken(stage: Stage) -> list[str]:
+    """Each promise that did not hold, with what broke it."""
+    judged, more = JUDGED, []
+    if stage.ground.standby == "asynchronous":
+        judged, more = JUDGED - NOT_ASYNCHRONOUS, list(_of_a_shorter_log(stage))
+    verdicts = [verdict for verdict in judge(stage.records) if verdict.number in judged and not verdict.holds]
+    return [f"{verdict.promise}: {'; '.join(verdict.broken[:3])}" for verdict in verdicts] + more
+
+
+def _of_a_shorter_log(stage: Stage) -> Iterator[str]:
+    stored = [row.number for row in stage.records.stored if row.number is not None]
+    if len(stored) > len(set(stored)):
+        yield f"{len(stored) - len(set(stored))} events are in the log more than once"
+    read = {event_id for _, event_id in stage.records.followed}
+    behind = [row for row in stage.records.stored if row.position > stage.records.followed_from]
+    if skipped := [row.position for row in behind if row.event_id not in read]:
+        yield f"the follower, which went on where it was told to, skipped {len(skipped)} rows, {skipped[:3]} the first"
 
 
 def figures(stage: Stage) -> list[dict[str, Any]]:
@@ -34,6 +48,12 @@ def _of(stage: Stage, spell: Spell, end: float) -> dict[str, Any]:
     mine = {number: ack for number, ack in first_acks.items() if spell.began <= ack.ended < end}
     acks = sorted(ack.ended for ack in mine.values())
     before = [ack.ended for ack in first_acks.values() if ack.ended < spell.began]
+    answers = Counter(
+        attempt.status
+        for sent in stage.records.sent.values()
+        for attempt in sent.attempts
+        if spell.began <= attempt.ended < end
+    )
     times = Counter(row.number for row in stage.records.stored)
     event_of = {row.number: row.event_id for row in stage.records.stored}
     deliveries = Counter(one.event_id for one in stage.destination.reading.taken)
@@ -47,14 +67,11 @@ def _of(stage: Stage, spell: Spell, end: float) -> dict[str, Any]:
         "home_after_cure": spell.home - spell.cured,
         "acknowledged": len(mine),
         "lost": sum(times[number] == 0 for number in mine),
+        "lost_and_delivered": sum(times[number] == 0 and number in stage.destination.arrived for number in mine),
         "delivered_twice": sum(count > 1 for count in delivered),
         "missing": sum(count == 0 for count in delivered),
-        "refused_answers": sum(
-            attempt.status != 200
-            for sent in stage.records.sent.values()
-            for attempt in sent.attempts
-            if spell.began <= attempt.ended < end
-        ),
+        "answered_503": answers[503],
+        "not_answered": answers[None],
     }
 
 

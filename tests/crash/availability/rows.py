@@ -1,15 +1,25 @@
 """The rows of docs/high-availability.md: what happens to PostgreSQL, and what an operator does about it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.crash.availability.stage import Ground, Stage
+import asyncpg
+
+from tests.crash.availability.stage import ROLE, Ground, Stage
+from tests.crash.clocks import find_library
+from tests.support.poolers import PGBOUNCER
+from tests.support.processes import eventually
 from tests.support.standbys import hanging, sql
 
 Happens = Callable[[Stage, float], Awaitable[None]]
-# As long as it takes a manager of clusters to be sure that a primary is gone; ten and more are usual.
-NOTICED_SECONDS = 2.0
+# As long as it takes a manager of clusters to be sure that a primary is gone.
+NOTICED_SECONDS = 5.0
+ALONE = Ground(standby="")
+RECOVERED_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -20,11 +30,15 @@ class Row:
     happens: Happens
     seconds: float  # how long the fault lasts
     ground: Ground = field(default_factory=Ground)
+    is_possible: Callable[[], bool] = lambda: True
 
 
 async def primary_killed(stage: Stage, seconds: float) -> None:
     """The primary dies, and its standby is promoted."""
     stage.breaks("primary killed")
+    if stage.link is not None:
+        # What a machine has not sent when it dies is gone with it.
+        stage.link.go_silent(random.Random(0), 1, newcomers=True)
     await asyncio.to_thread(stage.primary.kill)
     await asyncio.sleep(seconds)
     await stage.promote()
@@ -32,10 +46,9 @@ async def primary_killed(stage: Stage, seconds: float) -> None:
 
 
 async def primary_hung(stage: Stage, seconds: float) -> None:
-    """The primary keeps its connections and answers nothing; then it wakes, and nobody has told it that it is none."""
-    old = stage.primary
-    sessions = await sql(old, "SELECT pid FROM pg_stat_activity")
-    with hanging(old, sessions):
+    """The primary keeps its connections and answers nothing. It wakes later, and was told nothing meanwhile."""
+    sessions = await sql(stage.primary, "SELECT pid FROM pg_stat_activity")
+    with hanging(stage.primary, sessions):
         stage.breaks("primary hung")
         await asyncio.sleep(seconds)
         await stage.promote()
@@ -43,10 +56,162 @@ async def primary_hung(stage: Stage, seconds: float) -> None:
         await stage.comes_home()
 
 
+async def standby_lost(stage: Stage, seconds: float) -> None:
+    """Commits wait for a standby that is away, until it is back."""
+    assert stage.standby
+    stage.breaks("standby lost, and back")
+    await asyncio.to_thread(stage.standby.kill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(stage.standby.restart)
+    await stage.has_standby()
+    stage.heals()
+
+
+async def standby_taken_out(stage: Stage, seconds: float) -> None:
+    """Commits wait for a standby that is away, until an operator has them wait no more."""
+    assert stage.standby
+    stage.breaks("standby lost, and taken out")
+    await asyncio.to_thread(stage.standby.kill)
+    await asyncio.sleep(seconds)
+    await stage.waits_for("")
+    stage.heals()
+
+
+async def switchover(stage: Stage, _seconds: float) -> None:
+    """The primary is shut down in order, its standby promoted, and the old one follows the new one."""
+    old = stage.primary
+    stage.breaks("switchover")
+    await asyncio.to_thread(old.stop)
+    await stage.promote()
+    stage.heals()
+    await stage.rejoin(old)
+
+
+async def read_only(stage: Stage, seconds: float) -> None:
+    """Every transaction only reads, as where a provider's disk is nearly full."""
+    stage.breaks("read-only")
+    await _only_reads(stage, "on")
+    await asyncio.sleep(seconds)
+    await _only_reads(stage, "off")
+    stage.heals()
+
+
+async def _only_reads(stage: Stage, value: str) -> None:
+    await stage.as_superuser(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    await stage.as_superuser("SELECT pg_reload_conf()")
+
+
+async def connections_exhausted(stage: Stage, seconds: float) -> None:
+    """Others take every connection that there is, those of the service too."""
+    async with _others(stage) as others:
+        stage.breaks("connections exhausted")
+        await others[0].fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", ROLE)
+        await asyncio.sleep(seconds)
+    stage.heals()
+
+
+@asynccontextmanager
+async def _others(stage: Stage) -> AsyncIterator[list[asyncpg.Connection]]:
+    """Connect for as long as there is room, and again as soon as there is."""
+    connections: list[asyncpg.Connection] = []
+
+    async def crowd() -> None:
+        while True:
+            try:
+                connections.append(await asyncpg.connect(stage.primary.dsn()))
+            except asyncpg.TooManyConnectionsError:
+                full.set()
+                await asyncio.sleep(0.005)
+
+    full = asyncio.Event()
+    crowding = asyncio.create_task(crowd())
+    try:
+        await full.wait()
+        yield connections
+    finally:
+        crowding.cancel()
+        await asyncio.gather(crowding, return_exceptions=True)
+        for connection in connections:
+            connection.terminate()
+
+
+async def disk_full(stage: Stage, seconds: float) -> None:
+    """No block is left, then all are again. A server that ended over it is started again, as a supervisor does."""
+    stage.breaks("disk full")
+    await asyncio.to_thread(stage.disk.fill)
+    await asyncio.sleep(seconds)
+    stage.disk.clear()
+    try:
+        await eventually(lambda: _answers(stage), RECOVERED_SECONDS)
+    except TimeoutError:
+        await asyncio.to_thread(stage.primary.kill)
+        await asyncio.to_thread(stage.primary.restart)
+    stage.heals()
+
+
+async def _answers(stage: Stage) -> bool:
+    try:
+        return bool(await stage.as_superuser("SELECT 1"))
+    except (OSError, asyncpg.PostgresError):
+        return False
+
+
+async def pooler_restarted(stage: Stage, seconds: float) -> None:
+    """PgBouncer dies, and is started again."""
+    assert stage.pooler
+    stage.breaks("PgBouncer restarted")
+    await stage.pooler.kill()
+    await asyncio.sleep(seconds)
+    await stage.pooler.start()
+    stage.heals()
+
+
+async def clocks_apart(stage: Stage, seconds: float) -> None:
+    """The clocks of replicas are five minutes apart; a company connects by one replica and comes back to the other."""
+    it = stage.world
+    stage.breaks("clocks apart")
+    stage.heals()
+    ahead, behind = (f"http://localhost:{web.port}" for web in stage.webs)
+    for one, other in ((ahead, behind), (behind, ahead)):
+        back = (await it.consent(by=one)).replace(it.service_url, other)
+        answer = await it.browser.get(back)
+        if answer.status_code != 303:
+            stage.records.failures.append(f"an install over two replicas was answered {answer.status_code}")
+    await asyncio.sleep(seconds)
+
+
 ROWS = {
     row.name: row
     for row in (
         Row("primary-killed", primary_killed, NOTICED_SECONDS),
+        Row(
+            "primary-killed-asynchronous",
+            primary_killed,
+            NOTICED_SECONDS,
+            Ground(standby="asynchronous", link_seconds=0.1),
+        ),
         Row("primary-hung", primary_hung, NOTICED_SECONDS),
+        Row("standby-lost", standby_lost, 10.0),
+        Row("standby-taken-out", standby_taken_out, 10.0),
+        Row("switchover", switchover, 0.0),
+        Row("switchover-asynchronous", switchover, 0.0, Ground(standby="asynchronous")),
+        Row("read-only", read_only, 60.0, ALONE),
+        Row("connections-exhausted", connections_exhausted, 10.0, ALONE),
+        Row("disk-full", disk_full, 10.0, Ground(standby="", is_small=True), lambda: os.geteuid() == 0),
+        Row("pooler-restarted", pooler_restarted, 2.0, Ground(standby="", pooler="session"), lambda: bool(PGBOUNCER)),
+        Row(
+            "pooler-restarted-transaction",
+            pooler_restarted,
+            2.0,
+            Ground(standby="", pooler="transaction"),
+            lambda: bool(PGBOUNCER),
+        ),
+        Row(
+            "clocks-apart",
+            clocks_apart,
+            20.0,
+            Ground(standby="", clocks=(150, -150, 150, -150)),
+            lambda: find_library(threads=True) is not None,
+        ),
     )
 }

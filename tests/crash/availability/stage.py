@@ -25,11 +25,12 @@ from tests.crash.storage import Disk, disk
 from tests.support.poolers import PgBouncer
 from tests.support.processes import World, a_client, eventually, world
 from tests.support.service import run_command
-from tests.support.standbys import sql, with_standby
+from tests.support.standbys import NAME, sql, with_standby
 
 DATABASE = ROLE = "aircall"
 COMPANY = 70077
 EVENTS_PER_ID = 10
+CAUGHT_UP = "SELECT FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn() - 100000"
 HOME_SECONDS = 90.0
 SETTLE_SECONDS = 120.0
 SCOPES = "installations:read,events:read,subscriptions:read,subscriptions:write"
@@ -64,6 +65,7 @@ class Stage:
     primary: Postgres
     standby: Postgres | None
     disk: Disk
+    link: Gate | None = None  # a slow one, from the primary to its standby
     pooler: PgBouncer | None = None
     members: list[Member] = field(default_factory=list)
     records: Records = field(default_factory=lambda: Records(BUDGET_PER_MINUTE))
@@ -107,6 +109,30 @@ class Stage:
         assert self.standby
         await sql(self.standby, "SELECT pg_promote()")
         self.primary, self.standby = self.standby, self.primary
+
+    async def rejoin(self, server: Postgres) -> None:
+        """Start a server that was shut down as the standby of the primary, waited for if standbys are here."""
+        signal_file = server.cluster / "standby.signal"
+        with (server.cluster / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"primary_conninfo = '{_address(self.primary.port)}'\nsynchronous_standby_names = ''\n")
+        signal_file.touch()
+        owner = server.cluster.stat()
+        os.chown(signal_file, owner.st_uid, owner.st_gid)
+        await asyncio.to_thread(server.restart)
+        await eventually(lambda: self.as_superuser("SELECT FROM pg_stat_replication"))
+        if self.ground.standby == "synchronous":
+            await self.waits_for(NAME)
+
+    async def waits_for(self, standby: str) -> None:
+        """Have commits wait for a standby of this name from now on, and see it there; empty is none."""
+        await self.as_superuser(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
+        await self.as_superuser("SELECT pg_reload_conf()")
+        if standby:
+            await self.has_standby()
+
+    async def has_standby(self) -> None:
+        """Wait until commits are waited for by the standby."""
+        await eventually(lambda: self.as_superuser("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"))
 
     async def as_superuser(self, statement: str) -> list[asyncpg.Record]:
         return await sql(self.primary, statement)
@@ -165,6 +191,10 @@ async def staged(ground: Ground, folder: Path, *, pace: float) -> AsyncIterator[
             await stage.pooler.start()
         await _start(stage, folder, stack)
         await _connect_a_company(stage, stack)
+        if stage.link:
+            # Only now: what made the database is many megabytes.
+            await eventually(lambda: stage.as_superuser(CAUGHT_UP))
+            stage.link.delay_seconds = ground.link_seconds
         sending = asyncio.create_task(stage.senders.send(pace, float("inf")))
         following = asyncio.create_task(stage.follower.follow())
         stack.push_async_callback(_end, stage, sending, following)
@@ -188,23 +218,21 @@ async def _servers(ground: Ground, folder: Path, stack: AsyncExitStack) -> Stage
     ports = (free_port(), free_port())
     pair = with_standby(folder, synchronous=ground.standby == "synchronous", ports=ports, migrated=False)
     primary, standby = await stack.enter_async_context(pair)
+    stage = Stage(ground, primary, standby, Disk(folder, can_be_full=False))
     if ground.link_seconds:
-        gate = Gate("to the standby", _socket(primary))
-        gate.delay_seconds = ground.link_seconds
-        await stack.enter_async_context(listening(gate))
-        await follow(standby, gate.port)
-    return Stage(ground, primary, standby, Disk(folder, can_be_full=False))
+        stage.link = Gate("to the standby", _socket(primary))
+        await stack.enter_async_context(listening(stage.link))
+        await sql(standby, f"ALTER SYSTEM SET primary_conninfo = '{_address(stage.link.port)}'")
+        await sql(standby, "SELECT pg_reload_conf()")
+    return stage
 
 
 def _socket(server: Postgres) -> str:
     return f"{parse_qs(urlsplit(server.dsn()).query)['host'][0]}/.s.PGSQL.{server.port}"
 
 
-async def follow(standby: Postgres, port: int) -> None:
-    """Have a running standby follow the server that listens there."""
-    address = f"host=127.0.0.1 port={port} user=postgres application_name=standby"
-    await sql(standby, f"ALTER SYSTEM SET primary_conninfo = '{address}'")
-    await sql(standby, "SELECT pg_reload_conf()")
+def _address(port: int | None) -> str:
+    return f"host=127.0.0.1 port={port} user=postgres application_name={NAME}"
 
 
 async def _make_database(stage: Stage) -> None:
@@ -267,7 +295,8 @@ async def _connect_a_company(stage: Stage, stack: AsyncExitStack) -> None:
     stage.records.readings = [stage.destination.reading]
     stage.records.followed_from = stage.destination.reading.start
     key = {"authorization": partner.headers["authorization"]}
-    stage.follower = Follower(it.service_url, key, stage.records)
+    resumes = stage.ground.standby == "asynchronous"
+    stage.follower = Follower(it.service_url, key, stage.records, resumes=resumes)
     stage.senders = Senders(
         it.service_url, lambda _: token, [COMPANY], stage.records, stage.now, "availability", per_id=EVENTS_PER_ID
     )

@@ -86,6 +86,7 @@ class Readers:
         self._given: dict[str, float] = {}
         self._failures = Counter[str]()  # of each subscription's readers, one after the other
         self._finishing = False
+        self._epoch = ""  # of the log that the readers and the tail have read
 
     def changed(self, *_notification: Any) -> None:
         """Renew and claim at once: a subscription was made, changed or deleted."""
@@ -123,7 +124,17 @@ class Readers:
             self._tail.forget()
             return False
         async with self._connections.one() as connection:
+            self._notice_epoch()
             return await self._tail.follow(connection, self._resources.data_keys)
+
+    def _notice_epoch(self) -> None:
+        """Forget what was read of a log that has another end now; its leases were ended with its epoch."""
+        epoch = self._resources.database.epoch
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._tail.forget()
+            for reader in self._readers:
+                reader.fence_off()
 
     async def _keep_positions(self, connection: asyncpg.Connection) -> None:
         """Write the positions of readers that only passed over events, in one statement."""
@@ -160,6 +171,7 @@ class Readers:
     async def _renew_and_claim(self) -> None:
         asked_at = time.monotonic()
         async with self._own_connection.one() as connection, asyncio.timeout(ANSWER_SECONDS):
+            self._notice_epoch()
             if asked_at >= self._renew_at:
                 self._renew_at = asked_at + leases.RENEW_SECONDS
                 await self._renew(connection, asked_at)
