@@ -1,7 +1,6 @@
 """What a process opens at start and closes at stop. Web, worker, command line and tests all open it here."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,14 +8,9 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
 from sqlalchemy import Row, text
 
-from aircall_oauth.aircall.client import Aircall
-from aircall_oauth.aircall.relay import Relay
-from aircall_oauth.aircall.transport import QuickTransport
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
-from aircall_oauth.http_client import trust
 from aircall_oauth.settings import KEY_SERVICE_SETTINGS, Settings
 from aircall_oauth.storage import base64url, partitions
 from aircall_oauth.storage.commits import Commits
@@ -32,6 +26,11 @@ from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    import httpx
+
+    from aircall_oauth.aircall.client import Aircall
+    from aircall_oauth.aircall.clients import Clients
+    from aircall_oauth.aircall.relay import Relay
     from aircall_oauth.telemetry.tracing import Tracing
 
 logger = log.get(__name__)
@@ -70,12 +69,11 @@ class Resources:
     # A pool of its own, so that requests waiting for a statement don't keep API keys from being recognised.
     recognition: Database
     vault: Vault
-    aircall: Aircall
-    relay: Relay
     metrics: Metrics
     tracing: "Tracing | None"
     redaction: Redaction | None  # None where the settings name no field
     data_keys: DataKeys
+    _aircall_transport: "httpx.AsyncBaseTransport | None"  # None for the network
     commits: Commits = field(default_factory=Commits, init=False)
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
@@ -85,7 +83,39 @@ class Resources:
     days_gone_through: dict[str, Any] = field(default_factory=dict, init=False)
     leaving: bool = field(default=False, init=False)  # told to stop, and still serving
     _checked: bool = field(default=False, init=False)
+    _clients: "Clients | None" = field(default=None, init=False)
     _under_way: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
+
+    @property
+    def aircall(self) -> "Aircall":
+        """The client for the service's own requests."""
+        return self.open_clients().own
+
+    @property
+    def relay(self) -> "Relay":
+        """The client for the requests of its callers."""
+        return self.open_clients().relay
+
+    def open_clients(self) -> "Clients":
+        """Open the clients for Aircall, unless they are: most commands need none, and they take long to import."""
+        if self._clients is None:
+            from aircall_oauth.aircall.clients import open_clients
+
+            self._clients = open_clients(
+                api_url=self.settings.api_url,
+                client_id=self.settings.client_id,
+                client_secrets=self.settings.client_secrets,
+                redirect_uri=self.settings.redirect_uri,
+                proxy=self.settings.aircall_proxy.get_secret_value(),
+                transport=self._aircall_transport,
+                watched=self.tracing.watched if self.tracing else None,
+            )
+        return self._clients
+
+    async def close_clients(self) -> None:
+        """Close what `open_clients` has opened."""
+        if self._clients is not None:
+            await self._clients.close()
 
     @property
     def ready(self) -> bool:
@@ -148,8 +178,8 @@ class Resources:
         if "secret_keys" in changed:
             await self._check_keys(settings)
             self.vault.take_keys(settings.sealing_keys)
-        if "client_secret" in changed:
-            self.aircall.take_secrets(settings.client_secrets)
+        if "client_secret" in changed and self._clients:
+            self._clients.own.take_secrets(settings.client_secrets)
         self.settings = settings
         return changed
 
@@ -186,7 +216,7 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
 
 @asynccontextmanager
 async def open_resources(
-    settings: Settings, *, aircall_transport: httpx.AsyncBaseTransport | None = None, span_exporter: Any = None
+    settings: Settings, *, aircall_transport: "httpx.AsyncBaseTransport | None" = None, span_exporter: Any = None
 ) -> AsyncIterator[Resources]:
     """Open what a process works with; raises `KeyServiceFailed`, `DatabaseUnfit`, `KeysUnfit` or `PoolerRefused`.
 
@@ -194,25 +224,12 @@ async def open_resources(
     """
     settings = await settings.with_unwrapped_keys()
     tracing = _tracing(span_exporter) if settings.traces else None
-    own_transport, callers_transport = (
-        (aircall_transport, aircall_transport) if aircall_transport else _transports(settings)
-    )
-    if tracing is not None:
-        own_transport, callers_transport = tracing.watched(own_transport), tracing.watched(callers_transport)
     database, recognition = (database_of(settings) for _ in range(2))
-    aircall = Aircall(
-        api_url=settings.api_url,
-        client_id=settings.client_id,
-        client_secrets=settings.client_secrets,
-        redirect_uri=settings.redirect_uri,
-        transport=own_transport,
-    )
-    relay = Relay(api_url=settings.api_url, transport=callers_transport)
     metrics = Metrics()
     vault = vault_of(settings, on_refusal=partial(_alarm, metrics))
     redaction, data_keys = _redaction(settings, vault), DataKeys(vault, encrypts=settings.encrypt_events)
     resources = Resources(
-        settings, database, recognition, vault, aircall, relay, metrics, tracing, redaction, data_keys
+        settings, database, recognition, vault, metrics, tracing, redaction, data_keys, aircall_transport
     )
     try:
         try:
@@ -222,8 +239,7 @@ async def open_resources(
         yield resources
     finally:
         await resources.finish()
-        await relay.close()
-        await aircall.close()
+        await resources.close_clients()
         await recognition.close()
         await database.close()
         if tracing is not None:
@@ -259,19 +275,6 @@ def vault_of(settings: Settings, *, on_refusal: Callable[[SealError, SealedAt], 
     """A vault with the keys of the settings."""
     first, *older = settings.fingerprint_keys
     return Vault(settings.sealing_keys, first, older_fingerprint_keys=older, on_refusal=on_refusal)
-
-
-def _transports(settings: Settings) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:
-    """Return the transports for the service's own requests and for its callers'; they share one TLS context."""
-    context = trust_for_aircall()
-    proxy = settings.aircall_proxy.get_secret_value() if settings.api_url.startswith("https://") else ""
-    own = httpx.AsyncHTTPTransport(verify=context, trust_env=False, proxy=httpx.Proxy(proxy) if proxy else None)
-    return own, QuickTransport(context, proxy)
-
-
-def trust_for_aircall() -> ssl.SSLContext:
-    """Return a TLS context with the public authorities that come with httpx."""
-    return trust(httpx.create_ssl_context(trust_env=False))
 
 
 def _alarm(metrics: Metrics, error: SealError, place: SealedAt) -> None:

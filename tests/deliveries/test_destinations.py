@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from aircall_oauth import resources
+from aircall_oauth.aircall import clients
 from aircall_oauth.deliveries.destinations import addresses, http
 from aircall_oauth.deliveries.destinations.addresses import Guard
 from aircall_oauth.deliveries.destinations.brokers import network
@@ -344,7 +344,7 @@ def test_every_way_out_verifies_servers_alike(strict: int) -> None:
     by_default = ssl.create_default_context()
     by_default.verify_flags |= strict
 
-    for context in (trust(by_default), http._trust(), network.tls(), resources.trust_for_aircall()):
+    for context in (trust(by_default), http._trust(), network.tls(), clients.trust_for_aircall()):
         assert context.verify_flags == ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
         assert context.verify_mode == ssl.CERT_REQUIRED
         assert context.check_hostname

@@ -33,6 +33,7 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
         console_served(resources),
     ):
         _log_if_not_ready(resources)
+        resources.open_clients()
         server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)
         with listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
@@ -51,6 +52,7 @@ async def work(settings: Settings) -> None:
         worker.working(resources),
     ):
         _log_if_not_ready(resources)
+        resources.open_clients()
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _stop_signal()
         logger.info("stopping")
