@@ -35,10 +35,10 @@ class Disk:
 
 
 @contextmanager
-def disk() -> Iterator[Disk]:
+def disk(size: str = SIZE) -> Iterator[Disk]:
     """A disk that is gone with the block; not one of its own where this user may not mount."""
     folder = Path(tempfile.mkdtemp(prefix="aircall-oauth-campaign-"))
-    mounted = shutil.which("mount") is not None and os.geteuid() == 0 and _mount(folder)
+    mounted = shutil.which("mount") is not None and os.geteuid() == 0 and _mount(folder, size)
     try:
         yield Disk(folder, can_be_full=mounted)
     finally:
@@ -48,6 +48,6 @@ def disk() -> Iterator[Disk]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _mount(folder: Path) -> bool:
-    command = ("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(folder))
+def _mount(folder: Path, size: str) -> bool:
+    command = ("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder))
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

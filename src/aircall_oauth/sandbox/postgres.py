@@ -151,6 +151,11 @@ class Postgres:
         assert self._server, "not running"
         return self._server.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server ended by itself: its disk was full, or it was killed. `kill()` clears up after it."""
+        return self._server is not None and self._server.poll() is not None
+
     def stop(self) -> None:
         """Disconnect every client and shut down cleanly. Does nothing when already stopped."""
         self._end(signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import uvloop
 from tests.crash.availability.figures import broken, figures
 from tests.crash.availability.rows import ROWS, Row
 from tests.crash.availability.stage import staged
+from tests.crash.evidence import busy_seconds
 from tests.crash.processes import failures_in
 
 PER_SECOND = 100.0
@@ -38,7 +40,8 @@ COLUMNS = {
 
 
 async def perform(rows: Sequence[Row], folder: Path, *, pace: float, calm: float = CALM_SECONDS) -> dict[str, Any]:
-    """Let these happen one after the other to one stage; figures, and the promises that were broken."""
+    """Let these happen one after the other on the ground of the first; figures, and the promises that were broken."""
+    busy = busy_seconds()
     async with staged(rows[0].ground, folder, pace=pace) as stage:
         for row in rows:
             await asyncio.sleep(calm)
@@ -54,7 +57,11 @@ async def perform(rows: Sequence[Row], folder: Path, *, pace: float, calm: float
             if member.ended_by_itself:
                 stage.records.failures.append(f"{member.name} ended by itself")
             stage.records.failures.extend(f"{member.name}: {line}" for line in failures_in(member.log))
-        return {"figures": figures(stage), "broken": broken(stage)}
+        seconds = stage.now() * (os.cpu_count() or 1)
+        stage.records.others_share = max(busy_seconds() - busy, 0.0) / seconds
+        measured = figures(stage)
+        share = round(stage.records.others_share, 2)
+        return {"others_share_of_the_machine": share, "figures": measured, "broken": broken(stage)}
 
 
 def main() -> int:
@@ -97,7 +104,7 @@ async def _each(rows: Sequence[Row], folder: Path, pace: float, *, says: bool) -
 
 
 def _say(found: dict[str, Any]) -> None:
-    print(found["row"])
+    print(f"{found['row']} (others took {found['others_share_of_the_machine']:.0%} of the machine)")
     for figures_ in found["figures"]:
         for name, value in figures_.items():
             print(f"  {COLUMNS[name]:32}{value:.2f}" if isinstance(value, float) else f"  {COLUMNS[name]:32}{value}")

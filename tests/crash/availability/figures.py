@@ -10,17 +10,21 @@ from tests.crash.oracle import judge
 
 # Of the oracle's: kept once, no reader skips, all delivered, in order, refused for ten seconds at most, no 500.
 JUDGED = {1, 2, 3, 4, 5, 8}
-# What is different where the log may lose its end: a promoted standby may lack what was acknowledged, and read.
+# What is different where the log may lose its end: a promoted standby may lack what was acknowledged and read.
 NOT_ASYNCHRONOUS = {1, 2}
 
 
 def broken(stage: Stage) -> list[str]:
-    """Each promise that did not hold, with what broke it."""
+    """Each promise that did not hold, with its number and what broke it."""
     judged, more = JUDGED, []
     if stage.ground.standby == "asynchronous":
         judged, more = JUDGED - NOT_ASYNCHRONOUS, list(_of_a_shorter_log(stage))
+        # Positions of events that were lost were given again.
+        there = {row.event_id for row in stage.records.stored}
+        reading = stage.destination.reading
+        reading.taken = [one for one in reading.taken if one.event_id in there]
     verdicts = [verdict for verdict in judge(stage.records) if verdict.number in judged and not verdict.holds]
-    return [f"{verdict.promise}: {'; '.join(verdict.broken[:3])}" for verdict in verdicts] + more
+    return [f"({verdict.number}) {verdict.promise}: {'; '.join(verdict.broken[:3])}" for verdict in verdicts] + more
 
 
 def _of_a_shorter_log(stage: Stage) -> Iterator[str]:

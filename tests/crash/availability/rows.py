@@ -3,8 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -12,14 +11,12 @@ import asyncpg
 from tests.crash.availability.stage import ROLE, Ground, Stage
 from tests.crash.clocks import find_library
 from tests.support.poolers import PGBOUNCER
-from tests.support.processes import eventually
 from tests.support.standbys import hanging, sql
 
 Happens = Callable[[Stage, float], Awaitable[None]]
 # As long as it takes a manager of clusters to be sure that a primary is gone.
 NOTICED_SECONDS = 5.0
 ALONE = Ground(standby="")
-RECOVERED_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -102,50 +99,26 @@ async def _only_reads(stage: Stage, value: str) -> None:
 
 
 async def connections_exhausted(stage: Stage, seconds: float) -> None:
-    """Others take every connection that there is, those of the service too."""
-    async with _others(stage) as others:
-        stage.breaks("connections exhausted")
-        await others[0].fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", ROLE)
-        await asyncio.sleep(seconds)
+    """The service has lost its connections, and PostgreSQL gives it no other: by its role's limit, with 53300."""
+    stage.breaks("connections exhausted")
+    await stage.as_superuser(f"ALTER ROLE {ROLE} CONNECTION LIMIT 0")
+    await stage.as_superuser(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'")
+    await asyncio.sleep(seconds)
+    await stage.as_superuser(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
     stage.heals()
-
-
-@asynccontextmanager
-async def _others(stage: Stage) -> AsyncIterator[list[asyncpg.Connection]]:
-    """Connect for as long as there is room, and again as soon as there is."""
-    connections: list[asyncpg.Connection] = []
-
-    async def crowd() -> None:
-        while True:
-            try:
-                connections.append(await asyncpg.connect(stage.primary.dsn()))
-            except asyncpg.TooManyConnectionsError:
-                full.set()
-                await asyncio.sleep(0.005)
-
-    full = asyncio.Event()
-    crowding = asyncio.create_task(crowd())
-    try:
-        await full.wait()
-        yield connections
-    finally:
-        crowding.cancel()
-        await asyncio.gather(crowding, return_exceptions=True)
-        for connection in connections:
-            connection.terminate()
 
 
 async def disk_full(stage: Stage, seconds: float) -> None:
     """No block is left, then all are again. A server that ended over it is started again, as a supervisor does."""
-    stage.breaks("disk full")
     await asyncio.to_thread(stage.disk.fill)
+    stage.breaks("disk full")
     await asyncio.sleep(seconds)
     stage.disk.clear()
-    try:
-        await eventually(lambda: _answers(stage), RECOVERED_SECONDS)
-    except TimeoutError:
-        await asyncio.to_thread(stage.primary.kill)
-        await asyncio.to_thread(stage.primary.restart)
+    while not await _answers(stage):
+        if stage.primary.has_ended:
+            await asyncio.to_thread(stage.primary.kill)
+            await asyncio.to_thread(stage.primary.restart)
+        await asyncio.sleep(0.05)
     stage.heals()
 
 

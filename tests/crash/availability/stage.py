@@ -30,6 +30,7 @@ from tests.support.standbys import NAME, sql, with_standby
 DATABASE = ROLE = "aircall"
 COMPANY = 70077
 EVENTS_PER_ID = 10
+SMALL = "200m"
 CAUGHT_UP = "SELECT FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn() - 100000"
 HOME_SECONDS = 90.0
 SETTLE_SECONDS = 120.0
@@ -210,7 +211,7 @@ async def _end(stage: Stage, *tasks: asyncio.Task[None]) -> None:
 
 async def _servers(ground: Ground, folder: Path, stack: AsyncExitStack) -> Stage:
     if not ground.standby:
-        room = stack.enter_context(disk()) if ground.is_small else Disk(folder, can_be_full=False)
+        room = stack.enter_context(disk(SMALL)) if ground.is_small else Disk(folder, can_be_full=False)
         alone = Postgres(room.folder / "primary", durable=True, port=free_port(), binaries=None)
         await asyncio.to_thread(alone.restart)
         stack.callback(alone.stop)
@@ -289,6 +290,8 @@ async def _connect_a_company(stage: Stage, stack: AsyncExitStack) -> None:
     it = stage.world
     answer = await it.browser.get(await it.consent())
     assert answer.status_code == 303, answer.text
+    # On a busy machine the worker registers the webhook, a little later.
+    await eventually(it.webhooks)
     token = await it.webhook_token()
     partner = await stack.enter_async_context(await it.partner(SCOPES))
     await stack.enter_async_context(subscribed([stage.destination], partner))

@@ -1,0 +1,26 @@
+"""The quick drills, one after the other on two servers: nothing acknowledged is lost, and all comes back by itself."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.crash.availability.drill import perform
+from tests.crash.availability.rows import ROWS
+
+QUICK = ("standby-lost", "read-only", "connections-exhausted", "switchover", "primary-killed")
+# Seconds are the command's to judge, on a machine that does nothing else.
+TIMED = "(5)"
+
+
+@pytest.mark.slow
+async def test_whatever_happens_to_postgresql_no_acknowledged_event_is_lost_and_each_is_delivered(
+    tmp_path: Path,
+) -> None:
+    rows = [replace(ROWS[name], seconds=1.0) for name in QUICK]
+
+    found = await perform(rows, tmp_path, pace=40, calm=0.3)
+
+    assert [] == [promise for promise in found["broken"] if not promise.startswith(TIMED)]
+    assert [(0, 0)] * len(rows) == [(one["lost"], one["missing"]) for one in found["figures"]]
+    assert all(one["acknowledged"] > 0 for one in found["figures"])
