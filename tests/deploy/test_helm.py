@@ -117,6 +117,20 @@ def test_a_changed_setting_rolls_the_pods_and_a_large_number_stays_one() -> None
 
 
 @pytest.mark.deploy
+def test_its_disruption_budgets_are_those_of_the_kustomize_base_and_never_keep_a_node() -> None:
+    by_kustomize = yaml.safe_load_all((KUSTOMIZE_BASE / "poddisruptionbudget.yaml").read_text())
+    base = {each["metadata"]["name"]: each["spec"] for each in by_kustomize}
+    ours = {name: each["spec"] for (kind, name), each in rendered().items() if kind == "PodDisruptionBudget"}
+
+    assert set(base) == {"aircall-oauth-web", "aircall-oauth-worker"}
+    for name, spec in base.items():
+        labels = ours[name].pop("selector")["matchLabels"]
+        assert spec.pop("selector")["matchLabels"].items() <= labels.items()
+    assert base == ours
+    assert all(spec == {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"} for spec in ours.values())
+
+
+@pytest.mark.deploy
 def test_each_secret_may_be_in_a_secret_of_its_own() -> None:
     documents = rendered(values=ROOT / "deploy" / "helm" / "values" / "separate-secrets.yaml")
     pods = [each["spec"]["template"]["spec"] for (kind, _), each in documents.items() if kind in {"Deployment", "Job"}]

@@ -17,7 +17,7 @@ class Balancer:
     """Each new connection goes to one of the ready endpoints; one that is open stays where it is."""
 
     def __init__(self) -> None:
-        self.connections: dict[str, int] = {}
+        self.fewest = 0
         self._slices: dict[str, dict[str, Any]] = {}
         self._targets: list[tuple[str, int]] = []
         self._chance = random.Random("drill")
@@ -36,6 +36,7 @@ class Balancer:
 
     def _set(self, targets: list[tuple[str, int]]) -> None:
         self._targets = targets
+        self.fewest = min(self.fewest, len(targets))
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         return await asyncio.start_server(self._relay, host, port, backlog=1024)
@@ -44,7 +45,6 @@ class Balancer:
         with suppress(OSError, TimeoutError):
             if self._targets:
                 host, port = self._chance.choice(self._targets)
-                self.connections[host] = self.connections.get(host, 0) + 1
                 async with asyncio.timeout(CONNECT_SECONDS):
                     there = await asyncio.open_connection(host, port)
                 await relay((reader, writer), there)

@@ -42,7 +42,7 @@ class Outside:
     secrets: dict[str, str]
     authority: Authority
     _aircall_state: Path
-    _superuser_url: str
+    postgres: Postgres
 
     def settings(self) -> dict[str, str]:
         """The settings beside those of the example values."""
@@ -81,7 +81,7 @@ class Outside:
         return str((await self._ask("SELECT version_num FROM alembic_version"))[0])
 
     async def _ask(self, query: str) -> list[Any]:
-        connection = await asyncpg.connect(self._superuser_url)
+        connection = await asyncpg.connect(self.postgres.dsn("service"))
         try:
             return [row[0] for row in await connection.fetch(query)]
         finally:
@@ -107,7 +107,7 @@ async def running(folder: Path, authority: Authority) -> AsyncIterator[Outside]:
             "AIRCALL_OAUTH_SECRET_KEYS": f"k1:{_key()}",
             "AIRCALL_OAUTH_FINGERPRINT_KEY": _key(),
         }
-        yield Outside(sink, given, authority, state, postgres.dsn("service"))
+        yield Outside(sink, given, authority, state, postgres)
 
 
 async def _make_role(postgres: Postgres) -> str:

@@ -195,7 +195,7 @@ async def rollback(drill: Drill) -> None:
 async def drain(drill: Drill) -> None:
     """Empty the node of a web pod and of the worker, one after the other."""
     async with _under_load(drill, "drain"):
-        nodes = {(await drill.pods(component))[0]["spec"]["nodeName"] for component in ("web", "worker")}
+        nodes = {await _node_of(drill, component) for component in ("web", "worker")}
         for node in sorted(nodes):
             began = time.monotonic()
             options = ["--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={WAIT}"]
@@ -209,11 +209,51 @@ async def drain(drill: Drill) -> None:
             await drill.run("kubectl", "uncordon", node)
 
 
+async def drain_unwell(drill: Drill) -> None:
+    """Empty nodes where no pod can be spared: the only web pod, and pods that are not ready without their database."""
+    await drill.helm("upgrade", EXAMPLES / "minimal.yaml", "--set", f"image.tag={AFTER},web.replicas=1")
+    await _empty(drill, await _node_of(drill, "web"), "drain, one web pod")
+    await _wait_for_rollouts(drill)
+    await asyncio.to_thread(drill.outside.postgres.stop)
+    while any(_is_ready(pod) for pod in await drill.pods("web")):
+        await asyncio.sleep(0.5)
+    await _empty(drill, await _node_of(drill, "web"), "drain, no database")
+    await asyncio.to_thread(drill.outside.postgres.restart)
+    began = time.monotonic()
+    await _wait_for_rollouts(drill)
+    drill.tell("drain, no database: ready, once it is back, after", f"{time.monotonic() - began:.1f} s")
+
+
+async def _node_of(drill: Drill, component: str) -> str:
+    """Return the node of one pod that is to stay."""
+    there = [pod for pod in await drill.pods(component) if "deletionTimestamp" not in pod["metadata"]]
+    return str(there[0]["spec"]["nodeName"])
+
+
+async def _empty(drill: Drill, node: str, name: str) -> None:
+    """Drain a node within a minute, and let pods back on it."""
+    began = time.monotonic()
+    options = ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"]
+    try:
+        await drill.run("kubectl", "drain", node, *options)
+    except DrillFailed as failed:
+        drill.judge(f"{name}: {node}", str(failed)[-300:], well=False)
+    else:
+        drill.tell(f"{name}: {node} is empty after", f"{time.monotonic() - began:.1f} s")
+    await drill.run("kubectl", "uncordon", node)
+
+
+async def _wait_for_rollouts(drill: Drill) -> None:
+    for component in ("web", "worker"):
+        what = ["rollout", "status", f"deployment/{RELEASE}-{component}", f"--timeout={WAIT}"]
+        await drill.run("kubectl", "--namespace", NAMESPACE, *what)
+
+
 @asynccontextmanager
 async def _under_load(drill: Drill, name: str) -> AsyncIterator[None]:
     """Send requests before, meanwhile and after; then say how many failed, and that each one answered 200 is there."""
     load = drill.load
-    sent, failed = load.sent, load.failed.total()
+    sent, failed, started = load.sent, load.failed.total(), time.monotonic()
     load.slowest_seconds = 0
     running = asyncio.create_task(load.run())
     try:
@@ -225,8 +265,10 @@ async def _under_load(drill: Drill, name: str) -> AsyncIterator[None]:
     finally:
         load.stop()
         await running
+    seconds = time.monotonic() - started
     new, bad = load.sent - sent, load.failed.total() - failed
-    drill.judge(f"{name}: requests failed", f"{bad} of {new} {dict(load.failed) if bad else ''}", well=bad == 0)
+    told = f"{bad} of {new} ({new / seconds:.0f} per second) {dict(load.failed) if bad else ''}"
+    drill.judge(f"{name}: requests failed", told, well=bad == 0)
     drill.tell(f"{name}: slowest answer", f"{load.slowest_seconds * 1000:.0f} ms")
     lost = load.acknowledged - await drill.outside.stored()
     drill.judge(f"{name}: acknowledged and not in the log", str(len(lost)), well=not lost)
@@ -242,13 +284,24 @@ async def _wait_for_deliveries(drill: Drill) -> None:
 
 
 async def highly_available(drill: Drill) -> None:
-    """The highly available values: three web pods by the autoscaler, over the nodes."""
-    await drill.helm("upgrade", EXAMPLES / "highly-available.yaml", "--set", f"image.tag={AFTER}")
+    """From two web pods to the highly available values: three by the autoscaler, over the nodes."""
+    await drill.helm("upgrade", EXAMPLES / "minimal.yaml", "--set", f"image.tag={AFTER}")
+    await _wait_for_rollouts(drill)
+    drill.balancer.fewest = 10**6
+    async with _under_load(drill, "highly available"):
+        await drill.helm("upgrade", EXAMPLES / "highly-available.yaml", "--set", f"image.tag={AFTER}")
+        await _wait_for_web(drill, 3)
+    pods = [pod for pod in await drill.pods("web") if _is_ready(pod)]
+    spread = {pod["spec"]["nodeName"] for pod in pods}
+    drill.judge("highly available: ready web pods", f"{len(pods)} on {len(spread)} nodes", well=len(pods) == 3)
+    drill.judge("highly available: ready at the same time, at least", str(drill.balancer.fewest), well=True)
+
+
+async def _wait_for_web(drill: Drill, number: int) -> None:
+    """Wait until so many web pods are there and ready, and no other one is left."""
     async with asyncio.timeout(120):
-        while len(ready := [pod for pod in await drill.pods("web") if _is_ready(pod)]) < 3:
+        while [_is_ready(pod) for pod in await drill.pods("web")] != [True] * number:
             await asyncio.sleep(1)
-    spread = {pod["spec"]["nodeName"] for pod in ready}
-    drill.judge("highly available: ready web pods", f"{len(ready)} on {len(spread)} nodes", well=len(spread) >= 2)
 
 
 def _is_ready(pod: Object) -> bool:
@@ -272,6 +325,7 @@ SCENES = {
     "upgrade": upgrade,
     "rollback": rollback,
     "drain": drain,
+    "drain-unwell": drain_unwell,
     "highly-available": highly_available,
     "uninstall": uninstall,
 }
