@@ -15,7 +15,7 @@ import pytest
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.web import collect_less
 from aircall_oauth.telemetry import log
-from tests.support.databases import administer, fresh_database, migrated_database, template_of_today
+from tests.support.databases import administer, fresh_database, hang_up, migrated_database, template_of_today
 from tests.support.service import Service, run_service, settings_for
 
 # httpx asks for it several times per request, and each time looks through every folder that Python imports from.
@@ -54,6 +54,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+async def _hung_up() -> AsyncIterator[None]:
+    yield
+    await hang_up()
+
+
 @pytest.fixture
 async def empty_database(postgres: Postgres) -> AsyncIterator[str]:
     """The address of a database with nothing in it."""
@@ -63,7 +69,7 @@ async def empty_database(postgres: Postgres) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def database_url(postgres: Postgres) -> str:
+async def database_url(postgres: Postgres, _hung_up: None) -> str:
     """The address of a fresh, migrated database, which the next test's takes the place of."""
     return await fresh_database(postgres, "test")
 

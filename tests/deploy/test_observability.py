@@ -1,19 +1,26 @@
 """The dashboard and the alerts ask for what there is, under the names and labels it has."""
 
+import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from aircall_oauth.errors import AppError
 from aircall_oauth.events.receiver.statement import TakenIn
+from aircall_oauth.operations.measure import measure
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server import worker
+from aircall_oauth.server.metrics_port import metrics_served
 from tests.support.processes import eventually
 from tests.support.receivers import LOOPBACK, receiver, subscribe, tell
-from tests.support.service import run_service, settings_for
+from tests.support.service import Service, run_service, settings_for
 from tests.support.tools import run, tool
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "observability"
@@ -46,14 +53,14 @@ def questions() -> list[str]:
     return asked + [rule["expr"] for rule in alerts()]
 
 
-@pytest.fixture
-async def samples(database_url: str) -> dict[str, dict[str, set[str]]]:
-    """What a process tells after everything has happened once: name, its labels, their values."""
-    settings = settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)
+@asynccontextmanager
+async def busy_service(database_url: str, **changes: str) -> AsyncIterator[Service]:
+    """A service with a worker, in which everything has happened once."""
+    settings = settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK, **changes)
     async with run_service(settings) as service, receiver() as to:
         await service.install()
         await service.return_with(state=await service.begin(), error="access_denied")
-        await subscribe(service, to.url)
+        await subscribe(service, to.url, name="crm")
         await tell(service, 1)
         registry = service.resources.metrics.registry
         async with worker.working(service.resources):
@@ -64,8 +71,16 @@ async def samples(database_url: str) -> dict[str, dict[str, set[str]]]:
                 return ran and bool(to.taken)
 
             await eventually(all_happened)
+            await measure(service.resources)
+            yield service
+
+
+@pytest.fixture
+async def samples(database_url: str) -> dict[str, dict[str, set[str]]]:
+    """What a process tells after everything has happened once: name, its labels, their values."""
+    async with busy_service(database_url) as service:
         told: dict[str, dict[str, set[str]]] = {}
-        for family in registry.collect():
+        for family in service.resources.metrics.registry.collect():
             for sample in family.samples:
                 labels = told.setdefault(sample.name, {})
                 for label, value in sample.labels.items():
@@ -141,6 +156,66 @@ async def test_every_door_has_its_counter_of_failures_from_the_start(database_ur
     }
     doors = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
     assert doors - failures == set()
+
+
+@pytest.mark.slow
+@pytest.mark.deploy
+async def test_prometheus_has_an_answer_for_every_panel_and_evaluates_every_rule(
+    database_url: str, tmp_path: Path
+) -> None:
+    program, scraped, port = tool("prometheus", found_in="Debian's package prometheus"), free_port(), free_port()
+    configuration = {
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+        "rule_files": [str(FOLDER / "alerts.yaml")],
+        "scrape_configs": [{"job_name": "one", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    command = [
+        program,
+        f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    async with (
+        busy_service(database_url, METRICS_PORT=str(scraped), METRICS_HOST="127.0.0.1") as service,
+        metrics_served(service.resources),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False) as prometheus,
+    ):
+        with (tmp_path / "prometheus.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        try:
+            # A rate needs two samples of what has been there from the first on.
+            await eventually(lambda: asked(prometheus, "count_over_time(up[1m]) >= 3"))
+            targets = [(panel["title"], target["expr"]) for panel in panels() for target in panel.get("targets", [])]
+            silent = [(title, expr) for title, expr in targets if not await asked(prometheus, of_grafana(expr))]
+            groups = (await prometheus.get("/rules")).json()["data"]["groups"]
+        finally:
+            process.terminate()
+            await process.wait()
+
+    assert silent == []
+
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert sorted(rule["name"] for rule in rules) == sorted(rule["alert"] for rule in alerts())
+    assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
+
+
+async def asked(prometheus: httpx.AsyncClient, question: str) -> list[Any]:
+    """The series that Prometheus answers a question with."""
+    response = await prometheus.get("/query", params={"query": question})
+    if response.status_code == 503:  # still starting
+        return []
+    answer = response.json()
+    assert answer["status"] == "success", f"{question}: {answer['error']}"
+    series: list[Any] = answer["data"]["result"]
+    return series
+
+
+def of_grafana(question: str) -> str:
+    """A panel's expression as Grafana sends it."""
+    for variable, value in (("$__rate_interval", "30s"), ("$__range", "1h"), ("$instance", ".*")):
+        question = question.replace(variable, value)
+    return question
 
 
 @pytest.mark.slow

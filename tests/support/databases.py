@@ -100,6 +100,13 @@ async def copy_database(server: Postgres, name: str, *, of: str) -> None:
     _copies[id(server), name] = _Copy(of)
 
 
+async def hang_up() -> None:
+    """Close the connections that were kept for emptying databases."""
+    for copy in _copies.values():
+        if copy.connection is not None and not copy.connection.is_closed():
+            await copy.connection.close()
+
+
 async def administer(server: Postgres, *statements: str) -> None:
     connection = await asyncpg.connect(server.dsn())
     try:

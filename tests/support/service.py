@@ -208,8 +208,10 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
         browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
         async with app.router.lifespan_context(app), browser:
             service = Service(app, resources, aircall, browser, to_app)
-            yield service
-            await service.stop_looking()
+            try:
+                yield service
+            finally:
+                await service.stop_looking()
     await aircall.close()
 
 

@@ -32,6 +32,7 @@ UP = f"health = '{Health.UP}' AND status = '{SubscriptionStatus.ACTIVE}'"
 # Those that most need attention come first, so that the worst are measured even where there are too many to expose.
 SUBSCRIPTIONS = f"""
     SELECT id, json_build_object(
+        'name', name,
         'lag', greatest({NEWEST_POSITION} - position, 0),
         'lag_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - unread.at), 0), 0),
         'oldest_seconds', coalesce(greatest(extract(epoch FROM clock_timestamp() - least(

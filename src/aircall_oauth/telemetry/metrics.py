@@ -1,4 +1,8 @@
-"""The metrics of a process, for Prometheus. Label values are our own words, never anything that was sent to us."""
+"""The metrics of a process, for Prometheus.
+
+Label values are our own words, never anything that was sent to us; but for the names that the partner's systems gave to
+subscriptions.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +25,7 @@ from prometheus_client.samples import Sample
 
 from aircall_oauth import __version__
 from aircall_oauth.errors import AppError, FlowError
-from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Counts, Figures, Lag, Name
+from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, DELIVERY_SECONDS, Counts, Figures, Lag, Name
 
 PREFIX = "aircall_oauth"
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
@@ -74,6 +78,7 @@ class Reading:
     up: bool
     parked: int
     dead: int
+    name: str = ""
     oldest_seconds: float = 0.0  # the age of the oldest event that waits, in the log or beside it
 
     @property
@@ -166,6 +171,11 @@ class Metrics:
         if counter is None:
             counter = self._attempts_by_outcome[outcome] = self._attempts.labels(outcome)
         counter.inc()
+
+    def delivered(self, subscription_id: str, seconds: float) -> None:
+        """Count a live delivery, so many seconds after the event was received."""
+        self._delivery_seconds.observe(seconds)
+        self.figures.delivered(subscription_id, seconds)
 
     def reader_failed(self) -> None:
         """Count a subscription's reader that ended by an error of this service."""
@@ -304,6 +314,12 @@ class Metrics:
         )
         # As for the answers to events: every delivery needs one.
         self._attempts_by_outcome: dict[str, Counter] = {}
+        self._delivery_seconds = Histogram(
+            f"{PREFIX}_delivery_seconds",
+            "From an event's reception to its delivery, where it was not replayed",
+            buckets=DELIVERY_SECONDS,
+            registry=self.registry,
+        )
         self._reader_failures = Counter(
             f"{PREFIX}_reader_failures",
             "Times a subscription's reader ended by an error of this service; its log has it",
@@ -411,3 +427,9 @@ def _by_subscription(readings: Mapping[str, Reading]) -> Iterator[GaugeMetricFam
         for subscription_id, reading in readings.items():
             family.add_metric([subscription_id], getattr(reading, name))
         yield family
+    named = GaugeMetricFamily(
+        f"{PREFIX}_subscription_info", f"1 for its name (`name`) {of_one}", labels=["subscription", "name"]
+    )
+    for subscription_id, reading in readings.items():
+        named.add_metric([subscription_id, reading.name], 1)
+    yield named

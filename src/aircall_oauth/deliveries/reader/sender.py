@@ -194,7 +194,7 @@ class Sender:
     def _count(self, outcome: Outcome, in_one_word: str, item: Item) -> None:
         self._metrics.attempted(in_one_word)
         if isinstance(outcome, Delivered):
-            self._metrics.figures.delivered(self._subscription.id, (now() - item.received_at).total_seconds())
+            self._metrics.delivered(self._subscription.id, (now() - item.received_at).total_seconds())
         else:
             self._metrics.figures.failed(self._subscription.id)
 
