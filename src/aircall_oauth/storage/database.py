@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum, auto
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 import stamina
@@ -106,7 +107,10 @@ class Database:
         )
         event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
         event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
+        event.listen(self.engine.sync_engine, "connect", lambda _, entry: self._pool_entries.add(entry))
+        self._pool_entries: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._driver_pool: asyncpg.Pool | None = None
+        self._driver_generation = 0
         # How many times a connection was found broken that was opened after the one before was.
         self.generation = 0
 
@@ -117,6 +121,8 @@ class Database:
         """
         if generation == self.generation and not isinstance(root(error), OF_THE_STATEMENT):
             self.generation += 1
+            for entry in self._pool_entries:
+                entry.invalidate(soft=True)
 
     @property
     def epoch(self) -> str:
@@ -222,6 +228,9 @@ class Database:
                     reset=_leave_as_it_is,
                 )
             pool = await self._driver_pool
+            if self._driver_generation != self.generation:
+                self._driver_generation = self.generation
+                await pool.expire_connections()
             async with pool.acquire(timeout=POOL_TIMEOUT_SECONDS) as connection:
                 try:
                     yield connection
