@@ -63,7 +63,7 @@ async def test_what_would_keep_a_large_table_locked_is_refused_with_figures(data
                         await session.execute(text(statement))
                     await session.rollback()
             assert [bool(told)] == [len(watch.refusals) > 0], (statements, watch.refusals)
-            assert all(str(told) in refusal for refusal in watch.refusals[:1]), watch.refusals
+            assert told is None or any(told in refusal for refusal in watch.refusals), watch.refusals
     finally:
         await opened.close()
         await connection.close()
