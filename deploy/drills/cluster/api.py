@@ -45,6 +45,14 @@ class Api:
     async def get(self, path: str, **query: str) -> Object:
         return await self._ask("GET", path, query=query)
 
+    async def answers(self, path: str) -> bool:
+        """Whether the API server is there, and says 200 to this path."""
+        try:
+            async with self._session.get(path) as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
     async def post(self, path: str, body: Object) -> Object:
         return await self._ask("POST", path, body)
 

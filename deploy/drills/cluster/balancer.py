@@ -9,7 +9,7 @@ from cluster.api import Api
 
 # kube-proxy writes its rules at most once a second.
 LAG_SECONDS = 1.0
-CONNECT_SECONDS = 2.0
+CONNECT_SECONDS = 10.0
 PIECE_BYTES = 65536
 
 

@@ -8,10 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
-
 from cluster import components
-from cluster.api import Api, ApiRefused
+from cluster.api import Api
 from cluster.authority import Authority
 from cluster.network import HOST
 
@@ -19,7 +17,11 @@ URL = "https://127.0.0.1:6443"
 ETCD = "http://127.0.0.1:2379"
 SERVICE_RANGE = "10.96.0.0/16"
 START_SECONDS = 120
-STOP_SECONDS = 5
+# Which programs are started together, and which path answers 200 once they work: each pod needs its account.
+STEPS = (
+    (("etcd", "kube-apiserver"), "/readyz"),
+    (("kube-controller-manager", "kube-scheduler"), "/api/v1/namespaces/default/serviceaccounts/default"),
+)
 # What has nothing to do here costs processor time that the service needs.
 CONTROLLERS = (
     "deployment-controller,replicaset-controller,job-controller,endpointslice-controller,disruption-controller,"
@@ -47,13 +49,15 @@ async def running(folder: Path, authority: Authority) -> AsyncIterator[ControlPl
     token = secrets.token_urlsafe(24)
     (folder / "tokens.csv").write_text(f"{token},drill,drill,system:masters\n")
     kubeconfig = _write_kubeconfig(folder, authority, token)
+    arguments = _arguments(folder, authority, kubeconfig)
+    started: list[asyncio.subprocess.Process] = []
     async with AsyncExitStack() as stack:
-        started = [
-            await stack.enter_async_context(_process(folder, name, arguments))
-            for name, arguments in _arguments(folder, authority, kubeconfig).items()
-        ]
         api = await stack.enter_async_context(Api.connect(URL, authority.certificate, token))
-        await _wait_until_ready(api, started, folder)
+        # The last two end where the API server does not answer soon.
+        for names, sign in STEPS:
+            processes = [_process(folder, name, arguments[name]) for name in names]
+            started += [await stack.enter_async_context(each) for each in processes]
+            await _wait_until(api, sign, started, folder)
         yield ControlPlane(api, kubeconfig)
 
 
@@ -124,21 +128,13 @@ async def _process(folder: Path, name: str, arguments: list[str]) -> AsyncIterat
         await process.wait()
 
 
-async def _wait_until_ready(api: Api, processes: list[asyncio.subprocess.Process], folder: Path) -> None:
-    """Wait for the API server, and for the account that each pod needs."""
+async def _wait_until(api: Api, path: str, started: list[asyncio.subprocess.Process], folder: Path) -> None:
+    """Wait until a path of the API is answered."""
     try:
         async with asyncio.timeout(START_SECONDS):
-            while not await _has_accounts(api):
-                if ended := [each for each in processes if each.returncode is not None]:
+            while not await api.answers(path):
+                if ended := [each for each in started if each.returncode is not None]:
                     raise ControlPlaneFailed(f"{len(ended)} of its programs ended; their logs are in {folder}")
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise ControlPlaneFailed(f"it does not answer; its logs are in {folder}") from None
-
-
-async def _has_accounts(api: Api) -> bool:
-    try:
-        await api.get("/api/v1/namespaces/default/serviceaccounts/default")
-    except (aiohttp.ClientError, ApiRefused):
-        return False
-    return True

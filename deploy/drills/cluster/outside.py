@@ -30,6 +30,7 @@ AIRCALL_URL = f"http://localhost:{AIRCALL_PORT}"
 SINK_URL = f"https://{HOST}:{SINK_PORT}/hook"
 WEBHOOK_URL = f"{PUBLIC_URL}/aircall/webhook"
 CLIENT_ID = "drill-app"
+DATABASE, OWNER = "service", "owner"
 NUMBERS = """SELECT DISTINCT substring(data FROM '"drill": ?([0-9]+)')::bigint FROM event WHERE type = 'call.created'"""
 START_SECONDS = 30
 
@@ -72,6 +73,10 @@ class Outside:
         token: str = next(each["token"] for each in saved["webhooks"] if each["url"] == WEBHOOK_URL)
         return token
 
+    async def make_role(self, name: str) -> str:
+        """Make a role with a password; returns its URL."""
+        return await _make_role(self.postgres, name)
+
     async def stored(self) -> set[int]:
         """Return the numbers of the drill's events that are in the log."""
         return {number for number in await self._ask(NUMBERS) if number is not None}
@@ -81,7 +86,7 @@ class Outside:
         return str((await self._ask("SELECT version_num FROM alembic_version"))[0])
 
     async def _ask(self, query: str) -> list[Any]:
-        connection = await asyncpg.connect(self.postgres.dsn("service"))
+        connection = await asyncpg.connect(self.postgres.dsn(DATABASE))
         try:
             return [row[0] for row in await connection.fetch(query)]
         finally:
@@ -96,7 +101,7 @@ async def running(folder: Path, authority: Authority) -> AsyncIterator[Outside]:
             Postgres.start, folder / "postgres", durable=True, port=POSTGRES_PORT, host=HOST
         )
         stack.push_async_callback(asyncio.to_thread, postgres.stop)
-        database_url = await _make_role(postgres)
+        database_url = await _make_database(postgres)
         client_secret = secrets.token_urlsafe(24)
         state = await stack.enter_async_context(_aircall(folder, client_secret))
         sink = Sink()
@@ -110,17 +115,26 @@ async def running(folder: Path, authority: Authority) -> AsyncIterator[Outside]:
         yield Outside(sink, given, authority, state, postgres)
 
 
-async def _make_role(postgres: Postgres) -> str:
-    """Let the pods in, with a password; returns their URL."""
+async def _make_database(postgres: Postgres) -> str:
+    """Let the pods in, with a password; returns the URL of the owner."""
     with (postgres.cluster / "pg_hba.conf").open("a") as rules:
         print(f"host all all {RANGE} scram-sha-256", file=rules)
+    url = await _make_role(postgres, OWNER)
+    await _tell(postgres, f"CREATE DATABASE {DATABASE} OWNER {OWNER}", "SELECT pg_reload_conf()")
+    return url
+
+
+async def _make_role(postgres: Postgres, name: str) -> str:
     password = secrets.token_urlsafe(18)
+    await _tell(postgres, f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+    return f"postgresql://{name}:{password}@{HOST}:{POSTGRES_PORT}/{DATABASE}"
+
+
+async def _tell(postgres: Postgres, *statements: str) -> None:
     connection = await asyncpg.connect(postgres.dsn())
-    await connection.execute(f"CREATE ROLE service LOGIN PASSWORD '{password}'")
-    await connection.execute("CREATE DATABASE service OWNER service")
-    await connection.execute("SELECT pg_reload_conf()")
+    for each in statements:
+        await connection.execute(each)
     await connection.close()
-    return f"postgresql://service:{password}@{HOST}:{POSTGRES_PORT}/service"
 
 
 @asynccontextmanager
