@@ -8,7 +8,7 @@ import pytest
 from aircall_oauth.cli import reference
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["upgrading.md", "runbooks.md"]
+PAGES = ["upgrading.md", "runbooks.md", "high-availability.md"]
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 
 

@@ -143,6 +143,8 @@ async def clocks_apart(stage: Stage, seconds: float) -> None:
     """The clocks of replicas are five minutes apart; a company connects by one replica and comes back to the other."""
     it = stage.world
     stage.breaks("clocks apart")
+    for member, by in zip(stage.members, stage.ground.clocks, strict=True):
+        member.clock.set(by)
     stage.heals()
     ahead, behind = (f"http://localhost:{web.port}" for web in stage.webs)
     for one, other in ((ahead, behind), (behind, ahead)):

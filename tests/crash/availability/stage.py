@@ -19,7 +19,7 @@ from tests.crash.destinations import Destination, subscribed
 from tests.crash.evidence import the_log
 from tests.crash.load import Follower, Senders
 from tests.crash.network import Balancer, Gate, listening
-from tests.crash.processes import BUDGET_PER_MINUTE, Member
+from tests.crash.processes import BUDGET_PER_MINUTE, START_SECONDS, Member
 from tests.crash.records import Occurrence, Reading, Records
 from tests.crash.storage import Disk, disk
 from tests.support.poolers import PgBouncer
@@ -45,7 +45,7 @@ class Ground:
     link_seconds: float = 0.0  # from the primary to its standby
     pooler: str = ""  # the mode of a PgBouncer; empty for none
     is_small: bool = False  # the server is on a disk that can be filled
-    clocks: tuple[int, ...] = ()  # seconds that web 1, web 2, worker 1, worker 2 are ahead
+    clocks: tuple[int, ...] = ()  # seconds that web 1, web 2, worker 1, worker 2 will be ahead
 
 
 @dataclass
@@ -265,7 +265,7 @@ async def _start(stage: Stage, folder: Path, stack: AsyncExitStack) -> None:
         stack.push_async_callback(member.stop)
         await member.start()
     for web in stage.webs:
-        await eventually(lambda web=web: stage._is_ready(web))  # type: ignore[misc]
+        await eventually(lambda web=web: stage._is_ready(web), START_SECONDS)  # type: ignore[misc]
     stack.callback(asyncio.create_task(balancer.keep_looking()).cancel)
 
 
@@ -273,15 +273,16 @@ def _members(stage: Stage, folder: Path, ports: Sequence[int]) -> list[Member]:
     doors = [("web 1", ports[0]), ("web 2", ports[1]), ("worker 1", None), ("worker 2", None)]
     ahead = stage.ground.clocks
     members = []
-    for number, (name, port) in enumerate(doors[: 4 if ahead else 3]):
+    for name, port in doors[: 4 if ahead else 3]:
         environment, file = dict(stage.world.environment), name.replace(" ", "-")
         if ahead:
-            clock = Clock(folder / f"clock-of-{file}")
-            clock.set(ahead[number])
-            environment |= clock.environment(threads=True)
+            member_clock = Clock(folder / f"clock-of-{file}")
+            environment |= member_clock.environment(threads=True)
         arguments = ("work",) if port is None else ("serve", "--port", str(port))
         member = Member(name, arguments, environment, folder / f"{file}.log")
         member.port = port
+        if ahead:
+            member.clock = member_clock
         members.append(member)
     return members
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.crash.availability.drill import perform
 from tests.crash.availability.rows import ROWS
+from tests.support.documented import DOCS
 
 QUICK = ("standby-lost", "read-only", "connections-exhausted", "switchover", "primary-killed")
 # Seconds are the command's to judge, on a machine that does nothing else.
@@ -24,3 +25,9 @@ async def test_whatever_happens_to_postgresql_no_acknowledged_event_is_lost_and_
     assert [] == [promise for promise in found["broken"] if not promise.startswith(TIMED)]
     assert [(0, 0)] * len(rows) == [(one["lost"], one["missing"]) for one in found["figures"]]
     assert all(one["acknowledged"] > 0 for one in found["figures"])
+
+
+def test_each_row_of_the_page_is_a_drill() -> None:
+    page = (DOCS / "high-availability.md").read_text()
+
+    assert [] == [name for name in ROWS if f"`{name}`" not in page]
