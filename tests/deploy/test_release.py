@@ -38,7 +38,8 @@ def clone(folder: Path, umask: int) -> Path:
 
 
 def say(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    given = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHON": sys.executable, **environment}
+    given = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    given |= {"PYTHON": sys.executable, **environment}
     return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
 
 
@@ -95,6 +96,7 @@ def test_a_tag_is_released_only_if_it_is_the_version_that_is_written_everywhere(
     assert left.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.deploy
 def test_the_release_workflow_fits_its_schema_and_its_scripts_are_bash() -> None:
     run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", WORKFLOW)

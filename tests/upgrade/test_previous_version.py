@@ -196,6 +196,7 @@ async def install(it: World, departure: Version, arrival: Version) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_nothing_is_lost_on_the_way_to_this_version_and_back(
     tmp_path: Path, empty_database: str, previous_code: Path
 ) -> None:
