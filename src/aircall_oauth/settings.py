@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -629,12 +629,18 @@ class Settings(_Read):
     @property
     def wrapped_keys(self) -> dict[str, Wrapped]:
         """The keys that a key service has wrapped, by what an error calls them."""
-        return {
-            f"{'the key' if entry.key_id is None else f'the key {entry.key_id!r}'} of {environment_name(setting)}": key
-            for setting in KEY_LISTS
-            for entry in self.key_list(setting)
-            if isinstance(key := entry.key, Wrapped)
-        }
+        return {name: key for name, key in self._named_keys() if isinstance(key, Wrapped)}
+
+    @property
+    def clear_keys(self) -> list[str]:
+        """What an error calls the keys that stand in their settings in the clear."""
+        return [name for name, key in self._named_keys() if not isinstance(key, Wrapped)]
+
+    def _named_keys(self) -> Iterator[tuple[str, bytes | Wrapped]]:
+        for setting in KEY_LISTS:
+            for entry in self.key_list(setting):
+                named = "the key" if entry.key_id is None else f"the key {entry.key_id!r}"
+                yield f"{named} of {environment_name(setting)}", entry.key
 
     async def with_unwrapped_keys(self, before: Self | None = None) -> Self:
         """Return these settings with their wrapped keys unwrapped; raises `KeyServiceFailed`.

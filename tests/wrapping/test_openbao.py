@@ -155,7 +155,8 @@ async def test_a_key_is_rewrapped_after_a_rotation_and_the_older_version_can_end
 async def wrap_finding(service: Service, server: OpenBao, entry: str) -> Finding:
     """What `doctor` says of an entry, in a service that has it."""
     service.resources.settings = await settings_with(service, server, entry).with_unwrapped_keys()
-    (finding,) = await doctor.wrap_findings(service.resources)
+    finding, of_fingerprints = await doctor.wrap_findings(service.resources)
+    assert of_fingerprints.seen == "the key of AIRCALL_OAUTH_FINGERPRINT_KEY is not wrapped"
     return finding
 
 

@@ -191,9 +191,14 @@ async def rights_findings(resources: Resources) -> list[Finding]:
 
 
 async def wrap_findings(resources: Resources) -> list[Finding]:
-    """Tell how each wrapped key is held, and whether a version of Vault's key has wrapped it that should be gone."""
+    """Tell how each key is held, and whether a version of Vault's key has wrapped it that should be gone.
+
+    Nothing where none is wrapped.
+    """
     settings = resources.settings
-    return [_wrap(held) for held in await wrapped_keys.holdings(settings.wrapped_keys, access(settings))]
+    held = [_wrap(one) for one in await wrapped_keys.holdings(settings.wrapped_keys, access(settings))]
+    clear = [Finding("wrapped key", Level.OK, f"{name} is not wrapped") for name in settings.clear_keys]
+    return [*held, *clear] if held else []
 
 
 def _wrap(held: wrapped_keys.Holding) -> Finding:
