@@ -19,7 +19,8 @@ from aircall_oauth.errors import SealError, StateExpired, StateInvalid, WrongBro
 from aircall_oauth.storage.vault import Vault
 
 LIFETIME = timedelta(minutes=10)
-CLOCK_SKEW_SECONDS = 60
+# Of the clocks of two replicas: a flow may begin at one and come back to another.
+CLOCK_SKEW_SECONDS = 360
 PURPOSE = "oauth-state"
 COOKIE_NAME = "aircall_oauth_"
 # The end of a cookie's value if its flow began with an install link.
