@@ -1,5 +1,8 @@
 """The nodes of the Kubernetes drill read a manifest as kubelet would."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,18 @@ def test_the_image_of_the_drill_is_that_of_the_dockerfile() -> None:
     assert f'ENTRYPOINT ["{container.ENTRYPOINT}"]' in dockerfile
     assert f"USER {container.IMAGE_USER}:{container.IMAGE_USER}" in dockerfile
     assert "CMD [" + ", ".join(f'"{word}"' for word in container.COMMAND) + "]" in dockerfile
+
+
+def test_a_machine_without_a_control_plane_is_told_so_and_nothing_is_built(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "deploy" / "drills" / "kubernetes"
+    where = {**os.environ, "AIRCALL_OAUTH_KUBERNETES": str(tmp_path)}
+
+    done = subprocess.run(
+        [sys.executable, script, "--only-if-built"], env=where, capture_output=True, text=True, check=False
+    )
+
+    assert (0, f"kubernetes: not run: {tmp_path} has no control plane (see --build)\n") == (
+        done.returncode,
+        done.stdout,
+    )
+    assert not list(tmp_path.iterdir())
