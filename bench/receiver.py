@@ -64,13 +64,17 @@ def main() -> None:
         for made in BODIES:
             rounds = [_round(servers, options.count, made) for _ in range(options.rounds)]
             _report(f"empty house, bodies {made}", rounds)
-            _say_costs(asyncio.run(costs_of(url, servers["service"], options.count, made)))
+            costs = asyncio.run(costs_of(url, servers["service"], options.count, made))
+            _say_costs(costs)
+            if made == BODIES[0]:
+                beside_others = _beside_others(rounds, costs)
         if options.full:
             asyncio.run(_fill(url))
             _report(
                 f"full house: {INSTALLATIONS:,} installations, {EVENTS:,} events",
                 [_round(servers, options.count) for _ in range(options.rounds)],
             )
+    _say(beside_others)
 
 
 def _round(servers: dict[str, Server], count: int, made: str = "varied") -> dict[str, dict[str, Any]]:
@@ -92,6 +96,27 @@ def _report(title: str, rounds: list[dict[str, dict[str, Any]]]) -> None:
     }
     for what, values in ratios.items():
         _say(f"  {what:<26} {statistics.median(values):6.2f}   ({min(values):.2f} to {max(values):.2f})")
+
+
+def _beside_others(rounds: list[dict[str, dict[str, Any]]], costs: dict[str, float]) -> str:
+    """Return a table with a place for another system, measured on the same machine by the same load."""
+    per_second, p50, p99 = (_median(rounds, "service", what) for what in ("per_second", "p50_ms", "p99_ms"))
+    lines = [
+        ("acks/s: POST to 2xx, event committed with fsync", f"{per_second:,.0f}"),
+        ("p50, p99 of those answers", f"{p50:.1f}, {p99:.1f} ms"),
+        ("processor time per event, server + database", f"{costs['server'] + costs['postgres']:.0f} µs"),
+        ("memory of the server's process after them", f"{costs['megabytes']:.0f} MB"),
+    ]
+    connections = ground.CONNECTIONS
+    return "\n".join(
+        (
+            "\nFor another system on this machine, the same bodies, posted to /aircall/webhook:",
+            f"python -m bench.load PORT TOKEN {connections} COUNT 1000001 varied",
+            f"\n| {connections} connections, bodies of 2 KB | aircall-oauth | another |",
+            "|---|---|---|",
+            *(f"| {what} | {ours} | |" for what, ours in lines),
+        )
+    )
 
 
 def _median(rounds: list[dict[str, dict[str, Any]]], name: str, what: str) -> float:

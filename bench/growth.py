@@ -1,0 +1,177 @@
+"""What things cost where up to a thousand times as much is held: processor time, which others disturb little.
+
+python -m bench.growth [--factors 1 10 100 1000] [--count 5000] [--views 20]
+
+At 1 there are 10 installations, 1 subscription and a day of 10,000 events. A thousand times as much needs 8 GB of disk.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+import httpx
+
+from aircall_oauth.sandbox.children import Child
+from aircall_oauth.sandbox.ports import free_port
+from aircall_oauth.storage.models.access import Scope
+from bench import console_data, ground
+from bench.deliveries import House, serving_with_worker
+
+INSTALLATIONS, SUBSCRIPTIONS, EVENTS = 10, 1, 10_000
+RESTING_SECONDS = 30
+SCOPES = [Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE, Scope.EVENTS_READ, Scope.CONSOLE_READ]
+# All are up to date, and none wants what comes.
+ALL_IDLE = """
+    WITH no_tries AS (DELETE FROM attempt), none_parked AS (DELETE FROM parked)
+    UPDATE subscription SET types = '{none.such}', health = 'up', last_error = NULL, ordering = 'subject',
+        position = (SELECT last_value FROM event_position)
+"""
+
+
+class Spent(NamedTuple):
+    """Processor time of the service, and of PostgreSQL."""
+
+    service: float
+    postgres: float
+
+    def per(self, count: int) -> str:
+        return f"{self.service / count * 1e6:,.0f} + {self.postgres / count * 1e6:,.0f} µs"
+
+
+class Held:
+    """A service over a database that holds so many times as much as the smallest."""
+
+    def __init__(self, stack: ExitStack, factor: int) -> None:
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
+        self._postgres = stack.enter_context(ground.durable_postgres(self.folder))
+        self.url = self._postgres.dsn()
+        filled = console_data.fill(
+            self.url,
+            installations=INSTALLATIONS * factor,
+            subscriptions=SUBSCRIPTIONS * factor,
+            days=1,
+            events=EVENTS * factor,
+        )
+        asyncio.run(filled)
+        self.api_key = asyncio.run(ground.api_key(self.url, *SCOPES))
+
+    def spent(self, pid: int, work: Callable[[], object]) -> Spent:
+        """Return what the service (its `pid`) and PostgreSQL spend on some work."""
+        before = ground.busy_seconds(pid), self._postgres_seconds()
+        work()
+        return Spent(ground.busy_seconds(pid) - before[0], self._postgres_seconds() - before[1])
+
+    def _postgres_seconds(self) -> float:
+        """Those of the server, its children that have ended, and those that run."""
+        server = self._postgres.pid
+        fields = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()
+        ended = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        return ended + ground.busy_seconds(server, *map(int, children))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--factors", type=int, nargs="+", default=[1, 10, 100, 1000])
+    parser.add_argument("--count", type=int, default=5_000)
+    parser.add_argument("--views", type=int, default=20)
+    options = parser.parse_args()
+    for factor in options.factors:
+        with ExitStack() as stack:
+            held = Held(stack, factor)
+            _say(f"{factor} × (service + PostgreSQL)")
+            _without_worker(held, options.count, options.views)
+            _with_worker(held, options.count)
+
+
+def _without_worker(held: Held, count: int, views: int) -> None:
+    port = free_port()
+    with ground.serving("service", held.folder, held.url, CONSOLE_PORT=str(port)) as server:
+        ground.load(server, 500, ground.fresh_salt())
+        spent = held.spent(server.pid, lambda: ground.load(server, count, ground.fresh_salt()))
+        _say(f"  an event taken in       {spent.per(count)}")
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, timeout=60.0) as partner:
+            partner.headers["authorization"] = f"Bearer {held.api_key}"
+            for name, path in (
+                ("newest 100 events", "/v1/events?order=desc&limit=100"),
+                ("events of one call", "/v1/events?order=desc&call_id=2400000100"),
+            ):
+                _views(held, server.pid, name, partner, path, views)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60.0) as browser:
+            signed_in = browser.post(
+                "/sign-in", data={"api_key": held.api_key}, headers={"sec-fetch-site": "same-origin"}
+            )
+            # A secure cookie, which the client would not send over http.
+            browser.headers["cookie"] = signed_in.headers["set-cookie"].partition(";")[0]
+            for name, path in (("first page", "/"), ("customers", "/customers"), ("destinations", "/destinations")):
+                _views(held, server.pid, f"console: {name}", browser, path, views)
+
+
+def _views(held: Held, pid: int, name: str, client: httpx.Client, path: str, views: int) -> None:
+    def view() -> None:
+        answer = client.get(path)
+        if answer.status_code != 200:
+            sys.exit(f"{path}: {answer.status_code} {answer.text[:200]}")
+
+    def look() -> None:
+        for _ in range(views):
+            view()
+
+    view()
+    _say(f"  {name:<24}{held.spent(pid, look).per(views)}")
+
+
+def _with_worker(held: Held, count: int) -> None:
+    with _house(held) as house:
+        time.sleep(RESTING_SECONDS / 2)
+        resting = held.spent(house.server.pid, lambda: time.sleep(RESTING_SECONDS))
+        _say(f"  at rest, a second       {resting.per(RESTING_SECONDS)}")
+        house.subscribe("/all")
+
+        def delivered() -> None:
+            ground.load(house.server, count, ground.fresh_salt())
+            deadline = time.monotonic() + 300
+            while house.count() < count:
+                if time.monotonic() > deadline:
+                    sys.exit(f"only {house.count()} of {count} events were delivered")
+
+        spent = held.spent(house.server.pid, delivered)
+        _say(f"  taken in and delivered  {spent.per(count)}, resting included")
+        _say(f"  memory of the process   {ground.resident_megabytes(house.server):.0f} MB")
+
+
+@contextmanager
+def _house(held: Held) -> Iterator[House]:
+    """A service with a worker, whose subscriptions want nothing, and a place for deliveries."""
+    port = free_port()
+    with ExitStack() as stack:
+        stack.enter_context(Child("sink", ["bench.sink", str(port)], dict(os.environ), held.folder / "sink.log"))
+        asyncio.run(_idle(held.url))
+        server = stack.enter_context(serving_with_worker(held.folder, held.url))
+        yield House(held.folder, held.url, server, port, held.api_key)
+
+
+async def _idle(url: str) -> None:
+    connection = await asyncpg.connect(url, command_timeout=600)
+    try:
+        await connection.execute(ALL_IDLE)
+        await connection.execute("VACUUM ANALYZE subscription, parked, attempt")
+    finally:
+        await connection.close()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
