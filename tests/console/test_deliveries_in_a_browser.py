@@ -232,7 +232,7 @@ async def test_without_javascript_everything_can_be_done(it: Deliveries, chromiu
         await page.goto(crm)
         await act(visit, "Send a sample", "Send a sample", "It took the sample")
         await act(visit, '"Pause"', "Pause", "Nothing is sent until it is resumed.")
-        await act(visit, '"Resume"', "Resume", "It goes on where it stood")
+        await act(visit, '"Resume"', "Resume", "It is tried again within seconds")
         await act(visit, "Rotate the secret", "Make a new secret", "a signature of each")
         await page.click("main >> text=Replay a window")
         await page.fill("#f-since", "2020-01-01T00:00")

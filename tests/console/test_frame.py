@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
+from html import escape
 from pathlib import Path
 
 import httpx
@@ -256,6 +257,46 @@ async def test_the_fields_that_a_form_left_empty_are_not_in_the_address(shared_c
 
     assert answer.status_code == 303
     assert answer.headers["location"] == "?next=%2Fsessions"
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "without"),
+    [
+        ("/attempts?reference=7kq&owner=acme", "A reference has eight letters and digits", "/attempts?owner=acme"),
+        ("/events?installation_id=70078", "A customer's id is ins_", "/events"),
+        ("/audit?subscription_id=crm&actor=anna", "A destination's id is sub_", "/audit?actor=anna"),
+        ("/events?since=yesterday&type=call.ended", "A time is written such as", "/events?type=call.ended"),
+        ("/events?subject=%3Cb%3E&call_id=x", "A call's id is Aircall's", "/events"),
+    ],
+)
+async def test_a_wrong_filter_is_said_in_words_and_the_rest_stays(
+    shared_console: Console, address: str, said: str, without: str
+) -> None:
+    anna = await shared_console.visitor()
+
+    answer = await anna.get(address)
+
+    assert answer.status_code == 422
+    assert said in words(answer)
+    assert "must match" not in answer.text
+    assert f'<a class="button" href="{escape(without)}">The page without this filter</a>' in answer.text
+    assert (await anna.get(without)).status_code == 200
+
+
+async def test_a_reference_is_found_as_people_write_it(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
+
+    assert (await anna.get("/attempts?reference=+7kq2mxnp+")).status_code == 200
+
+
+async def test_choosing_a_zone_leads_back_to_the_page_with_its_filters(shared_console: Console) -> None:
+    anna = await shared_console.visitor()
+
+    filtered = await anna.get("/audit?actor=anna&action=token.read")
+    refused = await anna.post("/destinations/sub_1/reveal")
+
+    assert 'href="/zone?next=/audit%3Factor%3Danna%26action%3Dtoken.read"' in filtered.text
+    assert 'href="/zone?next=/destinations/sub_1"' in refused.text
 
 
 async def test_what_can_not_be_done_is_no_error_of_the_consoles_and_has_a_way_on(console: Console) -> None:

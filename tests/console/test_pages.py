@@ -526,3 +526,16 @@ async def test_a_back_fill_by_hand_is_no_outage_and_says_how_long_a_window_it_is
 
     assert "Calls looked for again by hand, for 87 min" in said
     assert "Nothing could be received" not in said
+
+
+async def test_a_link_that_was_never_opened_is_told_from_one_that_stopped_halfway(console: Console) -> None:
+    await console.service.link("acme")
+    anna = await console.visitor()
+    (row,) = await console.service.sql("SELECT reference FROM install_attempt")
+
+    page = await anna.get(f"/attempts/{row['reference']}")
+
+    assert "The link was made and never opened; it works for thirty minutes." in words(page)
+    assert "Ask whether the link has arrived, and send a fresh one." in words(page)
+    assert 'href="/links/new?owner=acme"' in page.text
+    assert 'value="acme"' in (await anna.get("/links/new?owner=acme")).text

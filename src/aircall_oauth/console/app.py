@@ -9,7 +9,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from aircall_oauth.access.faults import faults
-from aircall_oauth.console import gate, refusals
+from aircall_oauth.console import corrections, gate, refusals
 from aircall_oauth.console.assets import ASSETS
 from aircall_oauth.console.brake import SignInBrake
 from aircall_oauth.console.frame import guarded
@@ -71,6 +71,10 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
         return await answer_error(request, NotFound())
+    if all(each["loc"][0] == "query" and len(each["loc"]) > 1 for each in found):
+        said, wrong = corrections.of_filters(found)
+        request.state.wrong_filters = wrong
+        return await answer_error(request, InvalidRequest(said))
     return await answer_error(request, InvalidRequest(faults(found)))
 
 

@@ -1,13 +1,27 @@
 """What is wrong with a form, as plain sentences beside its fields; the API's words for it are for programs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
+from aircall_oauth.access.faults import faults
 from aircall_oauth.errors import AppError, DestinationRefused, InvalidRequest, OwnerNotAllowed
 
 MOST_SHOWN = 80
+# By the name of a filter in a page's address.
+FILTERS = {
+    "reference": "A reference has eight letters and digits, such as 7KQ2MXNP.",
+    "installation_id": "A customer's id is ins_ and 32 digits and letters, as its page shows it; the search box finds "
+    "customers by company or owner.",
+    "subscription_id": "A destination's id is sub_ and 32 digits and letters, as its page shows it.",
+    "subject": "What an event is about is written such as call:2400000000.",
+    "call_id": "A call's id is Aircall's, a whole number.",
+    **dict.fromkeys(("since", "until"), "A time is written such as 2026-01-31T08:00, in UTC."),
+    "ending": "Choose an ending from the list.",
+    "status": "Choose a status from the list.",
+}
 # What the API calls a subscription is a destination here; names of scopes, paths and event types stay.
 SUBSCRIPTION = re.compile(r"(?<![/\w.:`])([Ss])ubscription(s?)\b(?![:_`]|\.\w)")
 # By the field's name in the API's body.
@@ -45,6 +59,13 @@ def of(error: ValidationError, names: Mapping[str, str] | None = None) -> WrongF
             said = f"“{str(each['input'])[:MOST_SHOWN]}” is not right. {said}"
         faults.setdefault((names or {}).get(str(field), str(field)), said)
     return WrongForm(faults)
+
+
+def of_filters(errors: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """Return what is wrong with the filters of an address, and their names."""
+    names = list(dict.fromkeys(str(each["loc"][1]) for each in errors))
+    said = [FILTERS.get(name) or faults([each for each in errors if each["loc"][1] == name]) for name in names]
+    return " ".join(said), names
 
 
 def plainly(text: str) -> str:

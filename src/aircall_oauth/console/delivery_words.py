@@ -186,6 +186,8 @@ def of_journey(journey: Journey, received_at: datetime, now: datetime | None = N
             taken = [one for one in tries if one.outcome == "delivered"]
             when = f", {brief(taken[0].at - received_at)} after it came in" if taken else ""
             return f"Taken {'at the first try' if len(tries) == 1 else tried}{when}."
+        case DeliveryStatus.PARKED if journey.due_at is not None and journey.due_at <= (now or datetime.now(UTC)):
+            return f"Not taken {tried} ({last}); its next try is due, and waits until the destination is tried again."
         case DeliveryStatus.PARKED if journey.due_at is not None:
             return f"Not taken {tried} ({last}); tried again {ago(journey.due_at, now)}."
         case DeliveryStatus.PARKED:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Response
 
@@ -19,6 +20,8 @@ from aircall_oauth.console.frame import Page
 from aircall_oauth.errors import InvalidRequest, ReadOnly
 from aircall_oauth.resources import Resources
 
+# Where forms are asked for by a page that counts first what they send.
+COUNTED_FIRST = "/replay"
 KEPT = timedelta(seconds=once.WORKS_SECONDS, minutes=1)
 # Longer than an act takes that asks Aircall, or a destination, and waits for the answer.
 WAITS_SECONDS, LOOKS_EVERY_SECONDS = 20.0, 0.1
@@ -84,13 +87,16 @@ async def _found(resources: Resources, fingerprint: bytes) -> tuple[datetime | N
 
 
 def _ask_again(page: Page, error: InvalidRequest) -> Response:
-    """Refuse a form without a token that works, and offer to send what was filled in."""
+    """Refuse a form without a token that works, and offer to send what was filled in: or first to count it again."""
+    path = page.request.url.path
+    counts = path.endswith(COUNTED_FIRST)
     return page.ask(
         Act(
             title="Nothing was done",
             sentence="What was sent is below. Check it and send it, or go back to the page that asks for it.",
             button="Send it",
-            back=page.request.url.path,
+            back=f"{path}?{urlencode(page.form)}" if counts else path,
+            why_not="It is counted before it is sent: go back to the page that counts it." if counts else None,
             fields=[
                 Field(name, name.replace("_", " ").capitalize(), "textarea" if "\n" in value else "text", value)
                 for name, value in page.form.items()

@@ -328,9 +328,23 @@ def show(
 ) -> HTMLResponse:
     """Show a template in the frame, for a visitor or for everyone."""
     body = _environment.get_template(template).render(
-        **context, visitor=visitor, zone=zone_of(request), path=request.url.path, q=request.query_params.get("q", "")
+        **context,
+        visitor=visitor,
+        zone=zone_of(request),
+        path=request.url.path,
+        this_page=_this_page(request, status),
+        q=request.query_params.get("q", ""),
     )
     return HTMLResponse(body, status, headers=HEADERS | dict(headers or {}))
+
+
+def _this_page(request: Request, status: int) -> str:
+    """Return the address that shows this page again: with its filters, or of the page that an act belongs to."""
+    if request.method not in {"GET", "HEAD"}:
+        return request.url.path.rpartition("/")[0] or "/"
+    if status >= 400:
+        return request.url.path
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def zone_of(request: Request) -> tzinfo:

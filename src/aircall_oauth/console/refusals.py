@@ -1,6 +1,6 @@
 """Errors as pages in the frame: what happened, and what to do next."""
 
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -150,7 +150,13 @@ async def page(request: Request, error: AppError) -> HTMLResponse:
 
 
 def _home(request: Request) -> tuple[str, str]:
-    """Return the address and the name of the page to go on from: that of the menu to which the address belongs."""
+    """Return the address and the name of the page to go on from: that of the menu to which the address belongs.
+
+    Where filters are wrong it is the same page without them.
+    """
+    if wrong := getattr(request.state, "wrong_filters", None):
+        rest = urlencode([(name, value) for name, value in request.query_params.multi_items() if name not in wrong])
+        return f"{request.url.path}?{rest}".rstrip("?"), "The page without this filter"
     address = f"/{request.url.path.split('/')[1]}"
     return (address, NAVIGATION[address]) if address in NAVIGATION else ("/", NAVIGATION["/"])
 

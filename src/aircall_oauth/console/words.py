@@ -131,6 +131,8 @@ def of_installation(view: InstallationView, now: datetime | None = None) -> Stan
 def of_attempt(view: InstallAttemptView) -> Standing:
     """Say where an install attempt stands."""
     who = view.company_name or view.owner or "An admin"
+    if view.ending is None and view.step == "made":
+        return Standing("not opened", "warn", "The link was made and never opened; it works for thirty minutes.")
     if view.ending is None:
         reached = STEPS[view.step].lower() if view.step in STEPS else view.step
         return Standing(
@@ -143,6 +145,8 @@ def of_attempt(view: InstallAttemptView) -> Standing:
 
 def advice_for(view: InstallAttemptView) -> str:
     """Say what to tell the admin of an attempt."""
+    if view.ending is None and view.step == "made":
+        return "Ask whether the link has arrived, and send a fresh one."
     if view.ending is None:
         return "Ask what the last page said, and send a fresh link."
     return ENDINGS.get(view.ending, UNKNOWN_ENDING)[1]
@@ -153,10 +157,11 @@ def shown_to(view: InstallAttemptView) -> str | None:
     if view.shown is None:
         return None
     place, _, what = view.shown.partition(":")
+    again = " when the way back was opened once more" if view.ending in GOOD_ENDINGS and place == "page" else ""
     return {
         "consent": "Aircall's consent page",
         "success_url": "Aircall's success page",
-        "page": f"our page for “{what.replace('_', ' ')}”",
+        "page": f"our page for “{what.replace('_', ' ')}”{again}",
         "return_to": f"your own page, with {what or 'the claim'}",
     }.get(place, view.shown)
 

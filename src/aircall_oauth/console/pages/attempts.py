@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Response
+from pydantic import BeforeValidator
 
 from aircall_oauth.console import acts, words
 from aircall_oauth.console.frame import Page, PageDep
@@ -27,12 +28,17 @@ MOST_NAMED = 3
 DAYS = {"1": "a day", "7": "a week", "30": "30 days", "90": "90 days"}
 
 
+def _as_shown(text: object) -> object:
+    """As a person writes a reference: by hand, from a page."""
+    return text.strip().upper() if isinstance(text, str) else text
+
+
 @router.get("/attempts")
 async def list_attempts(
     page: PageDep,
     owner: Text = None,
     ending: Annotated[str | None, Query(pattern=ENDING)] = None,
-    reference: Annotated[str | None, Query(pattern=REFERENCE)] = None,
+    reference: Annotated[str | None, BeforeValidator(_as_shown), Query(pattern=REFERENCE)] = None,
     since: Time = None,
     until: Time = None,
     days: Annotated[str, Query(pattern="^(1|7|30|90)$")] = "7",

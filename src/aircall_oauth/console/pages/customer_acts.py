@@ -7,7 +7,7 @@ from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, Form, Page, PageDep
 from aircall_oauth.console.pages.windows import moments_of
-from aircall_oauth.console.parameters import InstallationId
+from aircall_oauth.console.parameters import InstallationId, Text
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.errors import InstallationNotActive, InvalidRequest
 from aircall_oauth.installations import views
@@ -97,9 +97,9 @@ async def make_link_for_customer(page: ActingPage, installation_id: Installation
 
 
 @router.get("/links/new")
-async def ask_new_link(page: PageDep) -> Response:
+async def ask_new_link(page: PageDep, owner: Text = None) -> Response:
     """Ask for whom an install link is made."""
-    return page.ask(_link_act(page, "", "/customers"))
+    return page.ask(_link_act(page, owner or "", "/customers"))
 
 
 @router.post("/links/new")

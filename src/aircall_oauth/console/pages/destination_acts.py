@@ -110,7 +110,11 @@ async def ask_resume(page: PageDep, subscription_id: SubscriptionId) -> Response
 async def resume(page: ActingPage, subscription_id: SubscriptionId) -> Response:
     """Resume a destination."""
     await subscriptions.resume(page.resources, page.caller, page.who, subscription_id)
-    return page.done("Resumed", "It goes on where it stood, within seconds.", back=_back(subscription_id))
+    return page.done(
+        "Resumed",
+        "It is tried again within seconds, from where it stood; its page shows whether it takes events.",
+        back=_back(subscription_id),
+    )
 
 
 @router.get("/destinations/{subscription_id}/rotate-secret")
