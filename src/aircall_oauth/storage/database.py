@@ -41,6 +41,7 @@ NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
 CLOSE_SECONDS = 3.0
+END_SECONDS = 1.0
 TRIES_OF_A_POOLER = 12
 JITTER_SECONDS = 0.01
 BACKEND = "SELECT pg_backend_pid()"
@@ -239,6 +240,9 @@ class Database:
                 except AWAY:
                     # What is wrong with this connection is wrong with all that were opened before it.
                     await pool.expire_connections()
+                    # Not left to the pool, whose task would fail with nothing to catch it where the server hangs.
+                    with suppress(*AWAY):
+                        await connection.close(timeout=END_SECONDS)
                     raise
                 finally:
                     if not connection.is_closed() and _only_reads(connection):
