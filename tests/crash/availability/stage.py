@@ -130,6 +130,8 @@ class Stage:
         await self.as_superuser("SELECT pg_reload_conf()")
         if standby:
             await self.has_standby()
+            # Commits begin to wait when the checkpointer has read the setting: it does so before a checkpoint.
+            await self.as_superuser("CHECKPOINT")
 
     async def has_standby(self) -> None:
         """Wait until commits are waited for by the standby."""
