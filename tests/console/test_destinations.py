@@ -223,9 +223,30 @@ async def test_an_edit_changes_what_was_changed_and_warns_of_types_that_no_event
     assert [line["actor"] for line in await audited(console.service, "subscription.changed")] == ["person:anna"]
 
 
+async def test_a_second_tab_does_not_undo_what_the_first_has_changed(console: Console) -> None:
+    partner = await subscribe(console.service, AWAY, name="crm", types=["cal.ended"])
+    anna = await console.visitor()
+    address = f"/destinations/{partner.id}/edit"
+    first, second = [fields(await anna.get(address)) for _ in range(2)]
+
+    await anna.post(address, data=first | {"types": "call.ended"})
+    renamed = await anna.post(address, data=second | {"name": "their crm"})
+    shown = await partner.shown()
+    overtaken = await anna.post(address, data=second | {"types": "user.*"})
+    meant = await anna.post(address, data=fields(overtaken))
+
+    assert "Changed: name." in words(renamed)
+    assert (shown["name"], shown["types"]) == ("their crm", ["call.ended"])
+    assert overtaken.status_code == 422
+    assert "Someone changed this since you opened the form" in words(overtaken)
+    assert "Changed: types." in words(meant)
+    assert (await partner.shown())["types"] == ["user.*"]
+
+
 def fields(page: httpx.Response) -> dict[str, str]:
     """What a form would send as it stands."""
     found = dict(re.findall(r'<input id="f-\w+" name="(\w+)"[^>]* value="([^"]*)"', page.text))
+    found |= dict(re.findall(r'<input type="hidden" name="(was)" value="([^"]*)"', page.text))
     found |= dict(re.findall(r'<textarea[^>]* name="(\w+)"[^>]*>([^<]*)<', page.text))
     found |= dict(re.findall(r'<select[^>]* name="(\w+)">.*?<option value="(\w+)" selected', page.text, re.DOTALL))
     return {name: html.unescape(value) for name, value in found.items()}

@@ -22,6 +22,8 @@ from aircall_oauth.resources import Resources
 
 # Where forms are asked for by a page that counts first what they send.
 COUNTED_FIRST = "/replay"
+# Fields that no person fills in.
+HIDDEN = {"was"}
 KEPT = timedelta(seconds=once.WORKS_SECONDS, minutes=1)
 # Longer than an act takes that asks Aircall, or a destination, and waits for the answer.
 WAITS_SECONDS, LOOKS_EVERY_SECONDS = 20.0, 0.1
@@ -98,12 +100,16 @@ def _ask_again(page: Page, error: InvalidRequest) -> Response:
             back=f"{path}?{urlencode(page.form)}" if counts else path,
             why_not="It is counted before it is sent: go back to the page that counts it." if counts else None,
             fields=[
-                Field(name, name.replace("_", " ").capitalize(), "textarea" if "\n" in value else "text", value)
+                Field(name, name.replace("_", " ").capitalize(), _kind(name, value), value)
                 for name, value in page.form.items()
             ],
         ),
         wrong=error,
     )
+
+
+def _kind(name: str, value: str) -> str:
+    return "hidden" if name in HIDDEN else "textarea" if "\n" in value else "text"
 
 
 def _under_way(page: Page, begun_at: datetime | None) -> Response:

@@ -1,5 +1,6 @@
 """What a person can do for a destination: test, pause, resume, edit, rotate, retry, delete. Each asks first."""
 
+import hashlib
 import re
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from aircall_oauth.console import acts, corrections, delivery_words, words
 from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, DisclosingPage, Form, Page, PageDep
 from aircall_oauth.console.pages.destinations import SubscriptionId
 from aircall_oauth.console.routing import PageRoute
@@ -24,6 +26,11 @@ from aircall_oauth.telemetry.text import readable
 router = APIRouter(route_class=PageRoute)
 
 LISTS = ("types", "owners", "installations")
+# The field of the form to edit that says what it showed, and how many digits of a hash it has for each value.
+WAS, DIGEST_DIGITS = "was", 12
+CHANGED_MEANWHILE = (
+    "Someone changed this since you opened the form: the destination's page shows to what. Save again to replace it."
+)
 # What may be changed without `payloads:read`: neither has events sent elsewhere, nor more of them.
 HARMLESS = {"name", "order"}
 ORDERS: dict[str, str] = {
@@ -144,10 +151,12 @@ async def ask_edit(page: PageDep, subscription_id: SubscriptionId) -> Response:
 
 @router.post("/destinations/{subscription_id}/edit")
 async def edit(page: ActingPage, subscription_id: SubscriptionId, form: Form) -> Response:
-    """Change what is different from what was shown."""
+    """Change what the person has changed. What another person or tab has changed since stays, or is asked about."""
     view = await _view(page, subscription_id)
-    given = _given(page, view, form)
-    changed = {name: value for name, value in given.items() if value != _shown(view)[name]}
+    shown, given = _shown(view), _given(page, view, form)
+    changed = {name: value for name, value in given.items() if value != shown[name]}
+    if overtaken := [name for name in changed if _is_other(form, name, shown[name])]:
+        return page.ask(_edit_act(page, view, given), wrong=WrongForm(dict.fromkeys(overtaken, CHANGED_MEANWHILE)))
     if not changed.keys() <= HARMLESS:
         page.visitor.require(TO_DISCLOSE)
     try:
@@ -271,10 +280,21 @@ def _shown(view: SubscriptionView) -> dict[str, str]:
 
 
 def _given(page: Page, view: SubscriptionView, form: Form) -> dict[str, str]:
-    """Return what was filled in; of a field that the form did not have, what was shown."""
+    """Return what was filled in; of a field that the form did not have, or that was left as it was, what is shown."""
     shown = _shown(view)
     offered = shown.keys() if page.visitor.reveals else HARMLESS | (shown.keys() & form.keys())
-    return shown | {name: form.get(name, "").replace("\r\n", "\n") for name in offered}
+    filled = {name: form.get(name, "").replace("\r\n", "\n") for name in offered}
+    return shown | {name: value for name, value in filled.items() if _is_other(form, name, value, unknown=True)}
+
+
+def _is_other(form: Form, name: str, value: str, *, unknown: bool = False) -> bool:
+    """Whether a field had another value when the form was shown; `unknown` where the form does not say which."""
+    was = dict(part.split("=", 1) for part in form.get(WAS, "").split() if "=" in part).get(name)
+    return unknown if was is None else was != _digest(value)
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def value_of(name: str, text: str) -> str | list[str]:
@@ -315,5 +335,10 @@ def _edit_act(page: Page, view: SubscriptionView, given: dict[str, str]) -> Act:
             *([] if reveals else ["Where it goes and what it wants can be changed with the scope payloads:read."]),
         ],
         button="Save",
-        fields=[field for field in fields if reveals or field.name in HARMLESS],
+        fields=[*(field for field in fields if reveals or field.name in HARMLESS), _was(view)],
     )
+
+
+def _was(view: SubscriptionView) -> Field:
+    """Return the field by which a form says what it showed."""
+    return Field(WAS, "", "hidden", " ".join(f"{name}={_digest(value)}" for name, value in _shown(view).items()))
