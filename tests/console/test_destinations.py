@@ -215,6 +215,7 @@ async def test_an_edit_changes_what_was_changed_and_warns_of_types_that_no_event
     assert "Nothing was different" in words(same)
     assert "Changed: order, types." in words(saved)
     assert "Is it call.ended?" in words(saved)
+    assert "Is it call.ended?" in words(await anna.get(f"/destinations/{partner.id}")), "for those who look later"
     assert wrong.status_code == 422
     assert 'value="kept"' in wrong.text, "what was filled in is there again"
     shown = await partner.shown()

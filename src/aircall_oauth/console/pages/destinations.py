@@ -9,7 +9,7 @@ from aircall_oauth.console import acts, delivery_words, plots, words
 from aircall_oauth.console.frame import PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.words import Standing
-from aircall_oauth.deliveries import troubled, views
+from aircall_oauth.deliveries import filters, troubled, views
 from aircall_oauth.deliveries.replays import jobs
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.events.routes import LAST_POSITION
@@ -72,6 +72,7 @@ async def show_destination(
         waits=delivery_words.waits(view),
         wanted=delivery_words.wanted(view),
         is_new=delivery_words.is_new(view),
+        warnings=[each.detail for each in await filters.warnings(resources, caller, view.types)],
         acts=_acts(view),
         charts=await plots.of_destination(resources, subscription_id, view.created_at),
         failures=[(each, delivery_words.outcome(each.outcome)) for each in failures],
