@@ -9,7 +9,8 @@ from tests.crash.availability.drill import perform
 from tests.crash.availability.rows import ROWS
 from tests.support.documented import DOCS
 
-QUICK = ("standby-lost", "read-only", "connections-exhausted", "switchover", "primary-killed")
+# None with a promotion: whether the standby has what was acknowledged depends on how the drill joins it.
+QUICK = ("standby-lost", "read-only", "connections-exhausted")
 # Seconds are the command's to judge, on a machine that does nothing else.
 TIMED = "(5)"
 
