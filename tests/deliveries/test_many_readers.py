@@ -73,7 +73,8 @@ async def test_events_that_are_not_wanted_cost_few_statements_however_many_subsc
             await partner.stands(lag=0)
         await connection.close()
 
-    assert per_second < 50
+    # One for each event and subscription would be 1,600; a busy machine reports some of before too late.
+    assert per_second < 3 * SUBSCRIPTIONS
     assert to.received == []
 
 
