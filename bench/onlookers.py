@@ -94,10 +94,10 @@ def _watching(port: int, cookie: str) -> Iterator[Iterator[int]]:
             browser.request("GET", chance.choice(PAGES), headers={"cookie": cookie})
             answer = browser.getresponse()
             answer.read()
+            browser.close()  # the server keeps no connection as long as people look at a page
             assert answer.status == 200, answer.status
             next(pages)
             done.wait(EVERY_SECONDS)
-        browser.close()
 
     people = [threading.Thread(target=look, args=(person,)) for person in range(PEOPLE)]
     for person in people:
