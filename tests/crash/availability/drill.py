@@ -52,7 +52,6 @@ async def perform(rows: Sequence[Row], folder: Path, *, pace: float, calm: float
             except TimeoutError:
                 stage.records.failures.append(f"{row.name}: not well again by itself")
         await asyncio.sleep(calm)
-        stage.senders.end()
         await stage.settle()
         for member in stage.members:
             if member.ended_by_itself:

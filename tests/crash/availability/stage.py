@@ -76,6 +76,7 @@ class Stage:
     world: World = field(init=False)
     senders: Senders = field(init=False)
     follower: Follower = field(init=False)
+    sending: asyncio.Task[None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.destination = Destination(Reading("crm", order="subject"), {}, self.now)
@@ -168,7 +169,12 @@ class Stage:
             return (await client.get("/readyz")).status_code == 200
 
     async def settle(self) -> None:
-        """Send no more; wait until the destination and the follower have all that is in the log."""
+        """Send no more; wait until the destination and the follower have all that is in the log.
+
+        The last event may be sent after the end was told: what is looked up before it is answered may lack it.
+        """
+        self.senders.end()
+        await self.sending
         self.records.stored = await the_log(self.in_database)
         with suppress(TimeoutError):
             await eventually(self._has_settled, SETTLE_SECONDS)
@@ -198,9 +204,9 @@ async def staged(ground: Ground, folder: Path, *, pace: float) -> AsyncIterator[
             # Only now: what made the database is many megabytes.
             await eventually(lambda: stage.as_superuser(CAUGHT_UP))
             stage.link.delay_seconds = ground.link_seconds
-        sending = asyncio.create_task(stage.senders.send(pace, float("inf")))
+        stage.sending = asyncio.create_task(stage.senders.send(pace, float("inf")))
         following = asyncio.create_task(stage.follower.follow())
-        stack.push_async_callback(_end, stage, sending, following)
+        stack.push_async_callback(_end, stage, stage.sending, following)
         yield stage
 
 
