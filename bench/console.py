@@ -28,7 +28,6 @@ from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.console_port import console_app
 from aircall_oauth.storage import migrations
 from bench import console_data, ground
-from bench.console_data import say
 
 ADDRESS = "https://localhost"
 EXPLAINED = {
@@ -79,7 +78,7 @@ async def _pages(postgres: Postgres, options: argparse.Namespace) -> None:
         async with httpx.AsyncClient(transport=transport, base_url=ADDRESS) as browser:
             link = await sessions.make_link(resources, person="bench", scopes=SCOPES)
             assert (await browser.get(f"/sign-in/link/{link}", follow_redirects=True)).status_code == 200
-            say(f"  {'page':<44} {'median':>8} {'most':>8} {'statements':>10} {'rows read':>10}  largest scan")
+            ground.say(f"  {'page':<44} {'median':>8} {'most':>8} {'statements':>10} {'rows read':>10}  largest scan")
             for path in _paths(options):
                 await _page(postgres, browser, path, options)
 
@@ -102,7 +101,7 @@ async def _page(postgres: Postgres, browser: httpx.AsyncClient, path: str, optio
     scans = [scan for plan in plans for scan in _scans(plan["Plan"])]
     rows, largest = sum(read for read, _ in scans), max(scans, default=(0, ""))
     shown = re.sub(r"[0-9a-f]{32}", "…", path)
-    say(
+    ground.say(
         f"  {shown:<44} {statistics.median(spent):5.0f} ms {max(spent):5.0f} ms {len(plans):>10} {rows:>10,}  "
         f"{largest[0]:,} {largest[1]}{'' if status == {200} else f', answered {status}'}"
     )
@@ -110,7 +109,7 @@ async def _page(postgres: Postgres, browser: httpx.AsyncClient, path: str, optio
         for plan in plans:
             if sum(read for read, _ in _scans(plan["Plan"])) > 1000:
                 found = [scan for scan in sorted(_scans(plan["Plan"]), reverse=True) if scan[0] > 100][:6]
-                say(f"      {' '.join(plan['Query Text'].split())[:200]}\n        {found}")
+                ground.say(f"      {' '.join(plan['Query Text'].split())[:200]}\n        {found}")
 
 
 def _paths(options: argparse.Namespace) -> list[str]:

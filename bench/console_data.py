@@ -3,7 +3,6 @@
 Written by PostgreSQL itself. A day's partition is filled before it joins the log, so its indexes are built at once.
 """
 
-import sys
 import time
 
 import asyncpg
@@ -104,7 +103,7 @@ async def fill(url: str, *, installations: int, subscriptions: int, days: int, e
         started = time.perf_counter()
         for number in range(days):
             await _day(connection, days - 1 - number, number * events, events, installations)
-            say(f"  day {number + 1} of {days}: {time.perf_counter() - started:.0f} s")
+            ground.say(f"  day {number + 1} of {days}: {time.perf_counter() - started:.0f} s")
         newest = days * events
         await connection.fetchval("SELECT setval('event_position', $1)", newest)
         await connection.execute(DESTINATIONS.format(newest=newest, events=events, subscriptions=subscriptions))
@@ -112,7 +111,7 @@ async def fill(url: str, *, installations: int, subscriptions: int, days: int, e
         await connection.execute(FIGURES.format(subscriptions=subscriptions))
         await connection.execute("VACUUM ANALYZE")
         size = await connection.fetchval("SELECT pg_size_pretty(pg_database_size(current_database()))")
-        say(f"  {days * events:,} events, {size}, filled within {time.perf_counter() - started:.0f} s")
+        ground.say(f"  {days * events:,} events, {size}, filled within {time.perf_counter() - started:.0f} s")
     finally:
         await connection.close()
 
@@ -156,8 +155,3 @@ async def _day(connection: asyncpg.Connection, ago: int, first: int, events: int
             installations=installations,
         )
     )
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

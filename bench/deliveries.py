@@ -130,14 +130,14 @@ def _backlog(house: House, count: int, rounds: int) -> None:
             rate, calls = _deliver(house, count, order)
             rates[order].append(rate)
             statements.append(calls / count)
-    _say(f"\nbacklog of {count:,} events of 2 KB to one destination, {CONCURRENCY} at once, {rounds} rounds")
+    ground.say(f"\nbacklog of {count:,} events of 2 KB to one destination, {CONCURRENCY} at once, {rounds} rounds")
     for name, each in rates.items():
-        _say(f"  {name:<8} {statistics.median(each):8.0f} deliveries/s")
+        ground.say(f"  {name:<8} {statistics.median(each):8.0f} deliveries/s")
     for one, other in (("none", "bare"), ("none", "usual"), ("subject", "bare"), ("subject", "none")):
         ratios = [ours / theirs for ours, theirs in zip(rates[one], rates[other], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        _say(f"  {f'{one} / {other}':<16} {statistics.median(ratios):8.2f}   {spread}")
-    _say(f"  SQL statements per delivered event {statistics.median(statements):.4f}")
+        ground.say(f"  {f'{one} / {other}':<16} {statistics.median(ratios):8.2f}   {spread}")
+    ground.say(f"  SQL statements per delivered event {statistics.median(statements):.4f}")
 
 
 def _send(house: House, which: str, count: int) -> float:
@@ -182,10 +182,10 @@ def _many(house: House) -> None:
             house.forget(one)
     house.forget(*others)
     ratios = [hanging / well for well, hanging in zip(p99["/well"], p99["/hang"], strict=True)]
-    _say(f"\n{MANY} subscriptions, {MANY_PER_SECOND} events/s to each; p99 of the others")
+    ground.say(f"\n{MANY} subscriptions, {MANY_PER_SECOND} events/s to each; p99 of the others")
     medians = {name: statistics.median(each) for name, each in p99.items()}
-    _say(f"  none hanging {medians['/well']:6.1f} ms   one hanging {medians['/hang']:6.1f} ms")
-    _say(f"  ratio {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
+    ground.say(f"  none hanging {medians['/well']:6.1f} ms   one hanging {medians['/hang']:6.1f} ms")
+    ground.say(f"  ratio {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def delays(house: House, per_second: int, seconds: int, paths: set[str]) -> list[float]:
@@ -211,9 +211,9 @@ def _outage(house: House) -> None:
     time.sleep(2)
     after = house.sql(WRITTEN)
     inserted, updated = (after[name] - before[name] for name in ("inserted", "updated"))
-    _say(f"\nbacklog of {MILLION:,} while the destination is down, {OUTAGE_SECONDS} s of it")
-    _say(f"  lag {shown['lag']:,}, parked {shown['parked']}, health {shown['health']}")
-    _say(f"  rows written beyond the events: {inserted} inserted, {updated} updates of the subscription's row")
+    ground.say(f"\nbacklog of {MILLION:,} while the destination is down, {OUTAGE_SECONDS} s of it")
+    ground.say(f"  lag {shown['lag']:,}, parked {shown['parked']}, health {shown['health']}")
+    ground.say(f"  rows written beyond the events: {inserted} inserted, {updated} updates of the subscription's row")
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -240,11 +240,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--only", choices=["backlog"])
     return parser.parse_args()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -78,11 +78,13 @@ def _measure(server: Server, url: str, rounds: int, count: int) -> None:
         slow.append(with_it["p99_ms"] / alone["p99_ms"])
         steps += seen.milliseconds
         events, seconds = events + seen.events, seconds + seen.seconds
-        _say(f"round {number}: {alone['per_second']:.0f} → {with_it['per_second']:.0f} acks/s, {seen.events} expired")
+        ground.say(
+            f"round {number}: {alone['per_second']:.0f} → {with_it['per_second']:.0f} acks/s, {seen.events} expired"
+        )
     ordered = sorted(steps)
-    _say(f"acks/s with, against without: {statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})")
-    _say(f"p99 with, against without:    {statistics.median(slow):.2f} × ({min(slow):.2f} to {max(slow):.2f})")
-    _say(
+    ground.say(f"acks/s with, against without: {statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})")
+    ground.say(f"p99 with, against without:    {statistics.median(slow):.2f} × ({min(slow):.2f} to {max(slow):.2f})")
+    ground.say(
         f"{len(steps)} steps of {expiring.BATCH}: {ordered[len(ordered) // 2]:.0f} ms at the median, "
         f"{ordered[len(ordered) * 99 // 100]:.0f} ms p99, {ordered[-1]:.0f} ms at most; {events / seconds:.0f} events/s"
     )
@@ -129,10 +131,6 @@ async def _fill(url: str, days_ago: int, events: int) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

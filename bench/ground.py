@@ -160,6 +160,12 @@ def resident_megabytes(server: Server) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def say(line: str) -> None:
+    """Print a line at once: a bench takes minutes, and its output may be followed in a file."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def fresh_salt() -> int:
     """Makes this run's events unlike any other's: seven digits, that the numbers of its events have nineteen."""
     return 10**6 + time.time_ns() // 1000 % (8 * 10**6)

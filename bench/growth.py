@@ -87,7 +87,7 @@ def main() -> None:
     for factor in options.factors:
         with ExitStack() as stack:
             held = Held(stack, factor)
-            _say(f"{factor} × (service + PostgreSQL)")
+            ground.say(f"{factor} × (service + PostgreSQL)")
             _without_worker(held, options.count, options.views)
             _with_worker(held, options.count)
 
@@ -97,7 +97,7 @@ def _without_worker(held: Held, count: int, views: int) -> None:
     with ground.serving("service", held.folder, held.url, CONSOLE_PORT=str(port)) as server:
         ground.load(server, 500, ground.fresh_salt())
         spent = held.spent(server.pid, lambda: ground.load(server, count, ground.fresh_salt()))
-        _say(f"  an event taken in       {spent.per(count)}")
+        ground.say(f"  an event taken in       {spent.per(count)}")
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, timeout=60.0) as partner:
             partner.headers["authorization"] = f"Bearer {held.api_key}"
             for name, path in (
@@ -126,14 +126,14 @@ def _views(held: Held, pid: int, name: str, client: httpx.Client, path: str, vie
             view()
 
     view()
-    _say(f"  {name:<24}{held.spent(pid, look).per(views)}")
+    ground.say(f"  {name:<24}{held.spent(pid, look).per(views)}")
 
 
 def _with_worker(held: Held, count: int) -> None:
     with _house(held) as house:
         time.sleep(RESTING_SECONDS / 2)
         resting = held.spent(house.server.pid, lambda: time.sleep(RESTING_SECONDS))
-        _say(f"  at rest, a second       {resting.per(RESTING_SECONDS)}")
+        ground.say(f"  at rest, a second       {resting.per(RESTING_SECONDS)}")
         house.subscribe("/all")
 
         def delivered() -> None:
@@ -144,8 +144,8 @@ def _with_worker(held: Held, count: int) -> None:
                     sys.exit(f"only {house.count()} of {count} events were delivered")
 
         spent = held.spent(house.server.pid, delivered)
-        _say(f"  taken in and delivered  {spent.per(count)}, resting included")
-        _say(f"  memory of the process   {ground.resident_megabytes(house.server):.0f} MB")
+        ground.say(f"  taken in and delivered  {spent.per(count)}, resting included")
+        ground.say(f"  memory of the process   {ground.resident_megabytes(house.server):.0f} MB")
 
 
 @contextmanager
@@ -166,11 +166,6 @@ async def _idle(url: str) -> None:
         await connection.execute("VACUUM ANALYZE subscription, parked, attempt")
     finally:
         await connection.close()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def _ask(server: Server, path: str, api_key: str, connections: int, count: int) 
 def _report(connections: int, rounds: list[dict[str, dict[str, Any]]]) -> None:
     """Medians of what each round says of itself: the machine may differ from one round to the next."""
     assert not sum(result["refused"] for each in rounds for result in each.values())
-    _say(f"\nproxied GET, {connections} connections: medians of {len(rounds)} rounds")
+    ground.say(f"\nproxied GET, {connections} connections: medians of {len(rounds)} rounds")
     for name in rounds[0]:
         per_second, p50, p99 = (
             statistics.median(each[name][what] for each in rounds) for what in ("per_second", "p50_ms", "p99_ms")
         )
-        _say(f"  {name:<12} {per_second:8.0f} requests/s   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms")
+        ground.say(f"  {name:<12} {per_second:8.0f} requests/s   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms")
     ratios = [each["service"]["per_second"] / each["passthrough"]["per_second"] for each in rounds]
-    _say(f"  ratio        {statistics.median(ratios):8.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
+    ground.say(f"  ratio        {statistics.median(ratios):8.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def _options() -> argparse.Namespace:
@@ -82,11 +82,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=3000)
     return parser.parse_args()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

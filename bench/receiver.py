@@ -8,7 +8,6 @@ Each time with bodies made from the samples, of 2 and of 4 KB, and with one of a
 import argparse
 import asyncio
 import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -74,7 +73,7 @@ def main() -> None:
                 f"full house: {INSTALLATIONS:,} installations, {EVENTS:,} events",
                 [_round(servers, options.count) for _ in range(options.rounds)],
             )
-    _say(beside_others)
+    ground.say(beside_others)
 
 
 def _round(servers: dict[str, Server], count: int, made: str = "varied") -> dict[str, dict[str, Any]]:
@@ -85,17 +84,17 @@ def _round(servers: dict[str, Server], count: int, made: str = "varied") -> dict
 def _report(title: str, rounds: list[dict[str, dict[str, Any]]]) -> None:
     """Medians of what each round says of itself: the machine may differ from one round to the next."""
     assert not sum(result["refused"] for each in rounds for result in each.values())
-    _say(f"\n{title}: medians of {len(rounds)} rounds, {ground.CONNECTIONS} connections")
+    ground.say(f"\n{title}: medians of {len(rounds)} rounds, {ground.CONNECTIONS} connections")
     for name in rounds[0]:
         per_second, p50, p99 = (_median(rounds, name, what) for what in ("per_second", "p50_ms", "p99_ms"))
-        _say(f"  {name:<8} {per_second:8.0f} acks/s   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms")
+        ground.say(f"  {name:<8} {per_second:8.0f} acks/s   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms")
     ratios = {
         "acks/s, service / no-op": [r["service"]["per_second"] / r["noop"]["per_second"] for r in rounds],
         "acks/s, service / plain": [r["service"]["per_second"] / r["plain"]["per_second"] for r in rounds],
         "p99, service / no-op": [r["service"]["p99_ms"] / r["noop"]["p99_ms"] for r in rounds],
     }
     for what, values in ratios.items():
-        _say(f"  {what:<26} {statistics.median(values):6.2f}   ({min(values):.2f} to {max(values):.2f})")
+        ground.say(f"  {what:<26} {statistics.median(values):6.2f}   ({min(values):.2f} to {max(values):.2f})")
 
 
 def _beside_others(rounds: list[dict[str, dict[str, Any]]], costs: dict[str, float]) -> str:
@@ -150,11 +149,11 @@ MEASURED = """
 
 
 def _say_costs(costs: dict[str, float]) -> None:
-    _say(f"  SQL statements per event   {costs['statements']:6.3f}")
-    _say(f"  WAL bytes per event        {costs['wal']:6.0f}")
-    _say(f"  CPU per event: server      {costs['server']:6.0f} µs")
-    _say(f"  CPU per event: PostgreSQL  {costs['postgres']:6.0f} µs")
-    _say(f"  memory of the process      {costs['megabytes']:6.0f} MB")
+    ground.say(f"  SQL statements per event   {costs['statements']:6.3f}")
+    ground.say(f"  WAL bytes per event        {costs['wal']:6.0f}")
+    ground.say(f"  CPU per event: server      {costs['server']:6.0f} µs")
+    ground.say(f"  CPU per event: PostgreSQL  {costs['postgres']:6.0f} µs")
+    ground.say(f"  memory of the process      {costs['megabytes']:6.0f} MB")
 
 
 async def _fill(url: str) -> None:
@@ -178,11 +177,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--full", action="store_true", help="again with a full house")
     return parser.parse_args()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -69,10 +68,12 @@ def _beside(house: House, subscription_id: str, last: int, per_second: int, opti
             if replay_id is not None:
                 _ask(house, "post", f"/{subscription_id}/replays/{replay_id}/stop")
     ratios = [during / without for during, without in zip(p99[True], p99[False], strict=True)]
-    _say(f"\n{LIVE_PER_SECOND} live events/s beside a replay of {per_second} a second; p99 from answer to delivery")
-    _say(f"  replayed {max(rates):.0f} a second at most")
-    _say(f"  without {statistics.median(p99[False]):7.1f} ms   during {statistics.median(p99[True]):7.1f} ms")
-    _say(f"  ratio {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
+    ground.say(
+        f"\n{LIVE_PER_SECOND} live events/s beside a replay of {per_second} a second; p99 from answer to delivery"
+    )
+    ground.say(f"  replayed {max(rates):.0f} a second at most")
+    ground.say(f"  without {statistics.median(p99[False]):7.1f} ms   during {statistics.median(p99[True]):7.1f} ms")
+    ground.say(f"  ratio {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def _delays(house: House, seconds: int, events: int) -> tuple[list[float], float]:
@@ -103,10 +104,10 @@ def _killed(house: House, subscription_id: str, last: int, options: argparse.Nam
     came = Counter(number for _, number, _ in house.came())
     after = house.show(subscription_id)
     missing = options.events - len([number for number in came if 0 < number <= options.events])
-    _say(f"\nreplay of {options.events:,} events, {options.per_second} a second, its worker killed {KILLS} times")
-    _say(f"  {shown['status']} after {seconds:.0f} s: {shown['delivered']:,} delivered, {shown['failed']} failed")
-    _say(f"  arrived {len(came):,}, missing {missing}, repeats {came.total() - len(came)}")
-    _say(f"  live position {before['position']} before, {after['position']} after")
+    ground.say(f"\nreplay of {options.events:,} events, {options.per_second} a second, its worker killed {KILLS} times")
+    ground.say(f"  {shown['status']} after {seconds:.0f} s: {shown['delivered']:,} delivered, {shown['failed']} failed")
+    ground.say(f"  arrived {len(came):,}, missing {missing}, repeats {came.total() - len(came)}")
+    ground.say(f"  live position {before['position']} before, {after['position']} after")
     assert missing == 0
     assert shown["delivered"] == options.events
     assert (before["position"], before["lag"]) == (after["position"], after["lag"])
@@ -145,11 +146,6 @@ def _options() -> argparse.Namespace:
     for name, default in (("events", 100_000), ("rounds", 3), ("seconds", 12), ("per-second", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

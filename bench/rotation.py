@@ -56,7 +56,9 @@ def main() -> None:
         }
         api_key = asyncio.run(ground.api_key(url, Scope.TOKENS_READ))
         server = stack.enter_context(ground.serving("service", folder, url))
-        _say(f"\nrotation of {rows:,} rows, {READERS} readers of tokens and one writer of the same rows beside it")
+        ground.say(
+            f"\nrotation of {rows:,} rows, {READERS} readers of tokens and one writer of the same rows beside it"
+        )
         _rotate_beside(server, url, api_key, ids)
 
 
@@ -75,7 +77,7 @@ def _rotate_beside(server: Server, url: str, api_key: str, ids: list[str]) -> No
     over.set()
     for thread in beside:
         thread.join()
-    _say(
+    ground.say(
         f"  {done.stderr.strip().replace(chr(10), ' ')}\n"
         f"  took                {seconds:8.1f} s\n"
         f"  reads meanwhile     {seen.reads:8,}   slowest {seen.slowest_read * 1000:.0f} ms   "
@@ -123,11 +125,6 @@ async def _fill(url: str, count: int) -> list[str]:
     await connection.execute("ANALYZE installation")
     await connection.close()
     return ids
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

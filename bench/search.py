@@ -8,7 +8,6 @@ python -m bench.search [--rounds 3] [--count 5000] [--days 10] [--events 100000]
 import argparse
 import asyncio
 import statistics
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -69,10 +68,10 @@ def main() -> None:
             for other in ("without", "unfilled"):
                 ratios = [each["with"][what] / each[other][what] for each in rounds]
                 spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-                _say(f"  {what:<10} {f'with / {other}':<16} {statistics.median(ratios):5.2f} {spread}")
+                ground.say(f"  {what:<10} {f'with / {other}':<16} {statistics.median(ratios):5.2f} {spread}")
         if not options.days:
             return
-        _say(f"  WAL bytes per event    {statistics.median(each['with']['wal'] for each in rounds):6.0f}")
+        ground.say(f"  WAL bytes per event    {statistics.median(each['with']['wal'] for each in rounds):6.0f}")
         asyncio.run(_search(urls["with"], options.days, options.events))
 
 
@@ -107,7 +106,7 @@ async def _search(url: str, days: int, events: int) -> None:
         )
     await _execute(url, "ANALYZE event")
     size = await _execute(url, SIZE)
-    _say(f"  index bytes per event  {float(size) / (days * events):6.1f}")
+    ground.say(f"  index bytes per event  {float(size) / (days * events):6.1f}")
     async with open_resources(ground.settings_for(url)) as resources:
         for what, span, filter_ in (
             ("one call of an early day", Span(subject=f"call:{2400000000 + events // PER_CALL // 2}"), Filter()),
@@ -119,7 +118,7 @@ async def _search(url: str, days: int, events: int) -> None:
                 started = time.perf_counter()
                 page = await newest.read_back(resources, callers.OPERATOR, Search(100, filter_, span))
                 spent.append(time.perf_counter() - started)
-            _say(
+            ground.say(
                 f"  {what:<26} {1000 * statistics.median(spent):7.1f} ms (at most {1000 * max(spent):.1f}), "
                 f"{len(page.events)} events, more: {page.more}"
             )
@@ -133,11 +132,6 @@ async def _execute(url: str, statement: str) -> Any:
         return await connection.execute(statement, timeout=300)
     finally:
         await connection.close()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m bench.sizing [--readers 500] [--subscriptions 200] [--events 10000]
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -47,7 +46,7 @@ def main() -> None:
         _memory("subscription that is up to date", house, options.subscriptions, lambda: _subscribe(house, options))
         newest = house.sql("SELECT max(position) FROM event")[0]
         asyncio.run(_readers(house, api_key, newest, options.readers))
-        _say(f"connections to PostgreSQL now: {house.sql(OPEN)[0]}")
+        ground.say(f"connections to PostgreSQL now: {house.sql(OPEN)[0]}")
 
 
 def _disk(house: House, events: int) -> None:
@@ -60,7 +59,7 @@ def _disk(house: House, events: int) -> None:
         time.sleep(1)
     house.sql("SELECT pg_sleep(3)")
     for name, statement in tables.items():
-        _say(f"bytes per event in {name}: {(house.sql(statement)[0] - before[name]) / events:,.0f}")
+        ground.say(f"bytes per event in {name}: {(house.sql(statement)[0] - before[name]) / events:,.0f}")
 
 
 def _subscribe(house: House, options: argparse.Namespace) -> None:
@@ -74,7 +73,7 @@ def _memory(what: str, house: House, count: int, add: Callable[[], None]) -> Non
     add()
     time.sleep(SETTLED_SECONDS)
     after = ground.resident_megabytes(house.server)
-    _say(f"{count} × {what}: {before:.1f} → {after:.1f} MB, {(after - before) / count * 1000:.0f} KB each")
+    ground.say(f"{count} × {what}: {before:.1f} → {after:.1f} MB, {(after - before) / count * 1000:.0f} KB each")
 
 
 async def _readers(house: House, api_key: str, after: int, count: int) -> None:
@@ -95,12 +94,9 @@ async def _readers(house: House, api_key: str, after: int, count: int) -> None:
             each.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*waiting, return_exceptions=True)
-    _say(f"{still} × reader that waits: {before:.1f} → {most:.1f} MB, {(most - before) / count * 1000:.0f} KB each")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    ground.say(
+        f"{still} × reader that waits: {before:.1f} → {most:.1f} MB, {(most - before) / count * 1000:.0f} KB each"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m bench.stalled [--subscriptions 120] [--events 5000]
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import threading
 import time
@@ -51,10 +50,10 @@ def _memory(house: House, subscriptions: int, events: int) -> None:
     for _ in range(WATCHED_SECONDS):
         time.sleep(1)
         most = max(most, ground.resident_megabytes(house.server))
-    _say(
+    ground.say(
         f"memory: {before:.0f} MB at rest; at most {most:.0f} MB with {subscriptions} destinations that never answer, "
     )
-    _say(f"        and {events:,} events of {KILOBYTES} KB behind ({WATCHED_SECONDS} s)")
+    ground.say(f"        and {events:,} events of {KILOBYTES} KB behind ({WATCHED_SECONDS} s)")
     house.forget(*ids)
 
 
@@ -62,7 +61,7 @@ def _unwanted(house: House) -> None:
     ids = [house.subscribe(f"/{number}", types=["message.*"]) for number in range(UNWANTED_SUBSCRIPTIONS)]
     time.sleep(30)
     statements = asyncio.run(_tell_unwanted(house.url))
-    _say(
+    ground.say(
         f"statements: {statements / UNWANTED_SECONDS:.0f} a second, all chores included, for "
         f"{UNWANTED_PER_SECOND} events a second that none of {UNWANTED_SUBSCRIPTIONS} subscriptions wants"
     )
@@ -107,11 +106,6 @@ def _never_answering() -> int:
     threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
     ready.wait()
     return ports[0]
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
