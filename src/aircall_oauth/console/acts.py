@@ -10,6 +10,9 @@ from aircall_oauth.console.parameters import moment_of
 from aircall_oauth.console.visitors import TO_ACT
 from aircall_oauth.storage.models.access import Scope
 
+# The hidden field by which a form to edit says what it showed.
+WAS = "was"
+
 
 @dataclass(frozen=True)
 class Field:

@@ -15,15 +15,13 @@ from urllib.parse import urlencode
 from fastapi import Response
 
 from aircall_oauth.console import once
-from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.acts import WAS, Act, Field
 from aircall_oauth.console.frame import Page
 from aircall_oauth.errors import InvalidRequest, ReadOnly
 from aircall_oauth.resources import Resources
 
 # Where forms are asked for by a page that counts first what they send.
 COUNTED_FIRST = "/replay"
-# Fields that no person fills in.
-HIDDEN = {"was"}
 KEPT = timedelta(seconds=once.WORKS_SECONDS, minutes=1)
 # Longer than an act takes that asks Aircall, or a destination, and waits for the answer.
 WAITS_SECONDS, LOOKS_EVERY_SECONDS = 20.0, 0.1
@@ -109,7 +107,7 @@ def _ask_again(page: Page, error: InvalidRequest) -> Response:
 
 
 def _kind(name: str, value: str) -> str:
-    return "hidden" if name in HIDDEN else "textarea" if "\n" in value else "text"
+    return "hidden" if name == WAS else "textarea" if "\n" in value else "text"
 
 
 def _under_way(page: Page, begun_at: datetime | None) -> Response:

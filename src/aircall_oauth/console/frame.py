@@ -342,8 +342,11 @@ def _this_page(request: Request, status: int) -> str:
     """Return the address that shows this page again: with its filters, or of the page that an act belongs to."""
     if request.method not in {"GET", "HEAD"}:
         return request.url.path.rpartition("/")[0] or "/"
-    if status >= 400:
-        return request.url.path
+    return request.url.path if status >= 400 else address_of(request)
+
+
+def address_of(request: Request) -> str:
+    """Return the address that was asked for, with its query."""
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 

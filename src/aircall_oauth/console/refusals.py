@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse
 
 from aircall_oauth.access import problems
 from aircall_oauth.console import corrections
-from aircall_oauth.console.frame import NAVIGATION, show
+from aircall_oauth.console.frame import NAVIGATION, address_of, show
 from aircall_oauth.errors import (
     AircallError,
     AppError,
@@ -122,7 +122,7 @@ NOT_RIGHT = ("What was sent is not right", "Nothing was done. Go back, correct w
 
 def sign_in_address(request: Request) -> str:
     """Return the sign-in page's address, which leads back to this page."""
-    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    wanted = address_of(request)
     return "/sign-in" if wanted == "/" else f"/sign-in?next={quote(wanted, safe='')}"
 
 

@@ -131,7 +131,7 @@ def of_installation(view: InstallationView, now: datetime | None = None) -> Stan
 def of_attempt(view: InstallAttemptView) -> Standing:
     """Say where an install attempt stands."""
     who = view.company_name or view.owner or "An admin"
-    if view.ending is None and view.step == "made":
+    if _was_never_opened(view):
         return Standing("not opened", "warn", "The link was made and never opened; it works for thirty minutes.")
     if view.ending is None:
         reached = STEPS[view.step].lower() if view.step in STEPS else view.step
@@ -145,11 +145,15 @@ def of_attempt(view: InstallAttemptView) -> Standing:
 
 def advice_for(view: InstallAttemptView) -> str:
     """Say what to tell the admin of an attempt."""
-    if view.ending is None and view.step == "made":
+    if _was_never_opened(view):
         return "Ask whether the link has arrived, and send a fresh one."
     if view.ending is None:
         return "Ask what the last page said, and send a fresh link."
     return ENDINGS.get(view.ending, UNKNOWN_ENDING)[1]
+
+
+def _was_never_opened(view: InstallAttemptView) -> bool:
+    return view.ending is None and view.step == "made"
 
 
 def shown_to(view: InstallAttemptView) -> str | None:

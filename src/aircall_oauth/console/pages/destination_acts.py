@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import SecretStr, ValidationError
 
 from aircall_oauth.console import acts, corrections, delivery_words, words
-from aircall_oauth.console.acts import Act, Field
+from aircall_oauth.console.acts import WAS, Act, Field
 from aircall_oauth.console.corrections import WrongForm
 from aircall_oauth.console.frame import ActingPage, DisclosingPage, Form, Page, PageDep
 from aircall_oauth.console.pages.destinations import SubscriptionId
@@ -26,8 +26,8 @@ from aircall_oauth.telemetry.text import readable
 router = APIRouter(route_class=PageRoute)
 
 LISTS = ("types", "owners", "installations")
-# The field of the form to edit that says what it showed, and how many digits of a hash it has for each value.
-WAS, DIGEST_DIGITS = "was", 12
+# Of the hash by which a form says what it showed in a field.
+DIGEST_DIGITS = 12
 CHANGED_MEANWHILE = (
     "Someone changed this since you opened the form: the destination's page shows to what. Save again to replace it."
 )
@@ -153,9 +153,9 @@ async def ask_edit(page: PageDep, subscription_id: SubscriptionId) -> Response:
 async def edit(page: ActingPage, subscription_id: SubscriptionId, form: Form) -> Response:
     """Change what the person has changed. What another person or tab has changed since stays, or is asked about."""
     view = await _view(page, subscription_id)
-    shown, given = _shown(view), _given(page, view, form)
+    shown, given, was = _shown(view), _given(page, view, form), _digests(form)
     changed = {name: value for name, value in given.items() if value != shown[name]}
-    if overtaken := [name for name in changed if _is_other(form, name, shown[name])]:
+    if overtaken := [name for name in changed if was.get(name, _digest(shown[name])) != _digest(shown[name])]:
         return page.ask(_edit_act(page, view, given), wrong=WrongForm(dict.fromkeys(overtaken, CHANGED_MEANWHILE)))
     if not changed.keys() <= HARMLESS:
         page.visitor.require(TO_DISCLOSE)
@@ -281,16 +281,15 @@ def _shown(view: SubscriptionView) -> dict[str, str]:
 
 def _given(page: Page, view: SubscriptionView, form: Form) -> dict[str, str]:
     """Return what was filled in; of a field that the form did not have, or that was left as it was, what is shown."""
-    shown = _shown(view)
+    shown, was = _shown(view), _digests(form)
     offered = shown.keys() if page.visitor.reveals else HARMLESS | (shown.keys() & form.keys())
     filled = {name: form.get(name, "").replace("\r\n", "\n") for name in offered}
-    return shown | {name: value for name, value in filled.items() if _is_other(form, name, value, unknown=True)}
+    return shown | {name: value for name, value in filled.items() if was.get(name) != _digest(value)}
 
 
-def _is_other(form: Form, name: str, value: str, *, unknown: bool = False) -> bool:
-    """Whether a field had another value when the form was shown; `unknown` where the form does not say which."""
-    was = dict(part.split("=", 1) for part in form.get(WAS, "").split() if "=" in part).get(name)
-    return unknown if was is None else was != _digest(value)
+def _digests(form: Form) -> dict[str, str]:
+    """Return by field the hash of what the form showed; nothing of a field where it does not say."""
+    return dict(part.split("=", 1) for part in form.get(WAS, "").split() if "=" in part)
 
 
 def _digest(value: str) -> str:
