@@ -253,6 +253,13 @@ OptionalBaseUrl = Annotated[str, AfterValidator(lambda value: value and _base_ur
 PersonName = Annotated[str, Field(min_length=1, max_length=255)]
 ConsoleScope = Literal["console:read", "console:act", "payloads:read"]
 OptionalAuthorities = Annotated[str, AfterValidator(lambda value: value and _authorities(value))]
+Duration = Annotated[
+    timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
+]
+OptionalDuration = Annotated[
+    timedelta | None,
+    BeforeValidator(lambda value: (parse_duration(value) if value else None) if isinstance(value, str) else value),
+]
 NonEmptySecret = Annotated[SecretStr, Field(min_length=1)]
 
 
@@ -343,9 +350,7 @@ class Settings(_Read):
     vault_jwt_file: Annotated[Path, AfterValidator(_absolute)] = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount/token"), description="the file of the pod's own token"
     )
-    key_service_timeout: Annotated[
-        timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
-    ] = Field(
+    key_service_timeout: Duration = Field(
         timedelta(seconds=10),
         le=timedelta(minutes=5),
         description="how long a start goes on asking the service that has wrapped a key",
@@ -406,9 +411,9 @@ class Settings(_Read):
         [],
         description="event names, separated by commas; empty = all. `integration.deleted` is always added",
     )
-    event_retention: Annotated[
-        timedelta, BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value)
-    ] = Field(timedelta(days=30), description="how long events are kept at most (`30d`, `12h`, …)")
+    event_retention: Duration = Field(
+        timedelta(days=30), description="how long events are kept at most (`30d`, `12h`, …)"
+    )
     event_type_retention: Annotated[
         list[KeepRule],
         NoDecode,
@@ -512,19 +517,13 @@ class Settings(_Read):
     token_reads_per_minute: int = Field(
         60, ge=1, le=100_000, description="how many raw tokens one API key may read in a minute, over all replicas"
     )
-    audit_retention: Annotated[
-        timedelta,
-        BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
-        AfterValidator(_require_thirty_days),
-    ] = Field(timedelta(days=400), description="how long entries of the audit are kept; `30d` at least")
-    erase_after_uninstall: Annotated[
-        timedelta | None,
-        BeforeValidator(lambda value: (parse_duration(value) if value else None) if isinstance(value, str) else value),
-    ] = Field(None, description="erase a customer's events so long after it has left (`30d`); empty: when they are old")
-    backups_kept: Annotated[
-        timedelta | None,
-        BeforeValidator(lambda value: (parse_duration(value) if value else None) if isinstance(value, str) else value),
-    ] = Field(
+    audit_retention: Annotated[Duration, AfterValidator(_require_thirty_days)] = Field(
+        timedelta(days=400), description="how long entries of the audit are kept; `30d` at least"
+    )
+    erase_after_uninstall: OptionalDuration = Field(
+        None, description="erase a customer's events so long after it has left (`30d`); empty: when they are old"
+    )
+    backups_kept: OptionalDuration = Field(
         None,
         description="how long you keep backups of the database (`30d`): the receipt of an erasure then says until when",
     )
