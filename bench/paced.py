@@ -1,13 +1,15 @@
 """Events at a steady pace, each with the moment of its answer; in a process of its own.
 
-python -m bench.paced PORT TOKEN PER_SECOND SECONDS SALT
+python -m bench.paced PORT TOKEN PER_SECOND SECONDS SALT FILE
 """
 
 import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import aiohttp
 import uvloop
@@ -18,10 +20,12 @@ from bench.load import requests
 
 def load(port: int, token: str, per_second: int, seconds: int, salt: int) -> dict[int, float]:
     """The number of each event, and when it was answered, by the machine's monotonic clock."""
-    arguments = [str(each) for each in (port, token, per_second, seconds, salt)]
-    command = [sys.executable, "-m", "bench.paced", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, cwd=ground.ROOT, timeout=seconds + 60)
-    return {int(number): at for number, at in json.loads(done.stdout).items()}
+    # In a file: of what a process prints after uvloop ran in it, a pipe may get the first 64 or 128 KiB only.
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        arguments = [str(each) for each in (port, token, per_second, seconds, salt, file.name)]
+        command = [sys.executable, "-m", "bench.paced", *arguments]
+        subprocess.run(command, check=True, cwd=ground.ROOT, timeout=seconds + 60)
+        return {int(number): at for number, at in json.load(file).items()}
 
 
 async def send(port: int, token: str, per_second: int, seconds: int, salt: int) -> dict[int, float]:
@@ -47,6 +51,6 @@ async def send(port: int, token: str, per_second: int, seconds: int, salt: int) 
 
 
 if __name__ == "__main__":
-    port_, token_, *numbers = sys.argv[1:]
+    port_, token_, *numbers, path = sys.argv[1:]
     result = uvloop.run(send(int(port_), token_, *map(int, numbers)))
-    sys.stdout.write(json.dumps(result) + "\n")
+    Path(path).write_text(json.dumps(result))
