@@ -18,6 +18,7 @@ from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Database, reason
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.hosts import Route
+from aircall_oauth.storage.lookups import Lookups
 from aircall_oauth.storage.migrations import newest_schema_version
 from aircall_oauth.storage.models.sealed import REDACTION_PURPOSE, SEALED, Sealed
 from aircall_oauth.storage.redaction import Redaction
@@ -74,6 +75,7 @@ class Resources:
     redaction: Redaction | None  # None where the settings name no field
     data_keys: DataKeys
     _aircall_transport: "httpx.AsyncBaseTransport | None"  # None for the network
+    recognised: Lookups = field(init=False)
     commits: Commits = field(default_factory=Commits, init=False)
     waits_for: str | None = field(default=None, init=False)  # why it was not ready when it was opened
     # When a chore last ended, by the monotonic clock; None in a process without a worker.
@@ -85,6 +87,9 @@ class Resources:
     _checked: bool = field(default=False, init=False)
     _clients: "Clients | None" = field(default=None, init=False)
     _under_way: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.recognised = Lookups(self.recognition)
 
     @property
     def aircall(self) -> "Aircall":

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
 
-from aircall_oauth.events import feed
+from aircall_oauth.events import feed, notify
 from tests.support.processes import eventually
 from tests.support.service import Service
 
@@ -125,6 +126,36 @@ async def test_a_reader_that_waits_is_woken_by_the_next_event(service: Service) 
         await tell(service, "call.created")
 
     assert types(await waiting)[0] == "call.created"
+
+
+async def test_readers_that_wait_for_their_turn_hold_up_no_other_request(service: Service) -> None:
+    await service.install()
+    await tell(service, "call.created")
+    partner, notifier = await service.partner(), service.app.state.notifier
+
+    async with AsyncExitStack() as turns:
+        for _ in range(notify.READ_AT_ONCE):
+            await turns.enter_async_context(notifier.turn(0))
+        waiting = asyncio.create_task(partner.get("/v1/events", params={"after": 0, "wait": 30}))
+        at_once = await partner.get("/v1/events", params={"after": 0})
+        assert (types(at_once)[-1], waiting.done()) == ("call.created", False)
+
+    assert types(await waiting)[-1] == "call.created"
+
+
+async def test_a_reader_whose_turn_does_not_come_is_told_to_try_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "TURN_SECONDS", 0)
+    partner, notifier = await service.partner(), service.app.state.notifier
+
+    async with AsyncExitStack() as turns:
+        for _ in range(notify.READ_AT_ONCE):
+            await turns.enter_async_context(notifier.turn(0))
+        refused = await partner.get("/v1/events", params={"after": 0, "wait": 0.01})
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_away")
+    assert (await partner.get("/v1/events", params={"after": 0, "wait": 0.01})).status_code == 200
 
 
 async def test_a_reader_that_waits_in_vain_gets_an_empty_page(service: Service) -> None:

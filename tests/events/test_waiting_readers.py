@@ -32,9 +32,9 @@ async def test_five_hundred_readers_wait_on_one_process_without_a_connection_eac
     async with web_processes(1, database_url, tmp_path) as ((service,), token), _reader(database_url) as reader:
         start = (await _page(reader, service, after=0))["next"]
         waiting = [asyncio.create_task(_page(reader, service, after=start, wait=30)) for _ in range(READERS)]
-        # Later requests read later: when this one has its answer, all others have read the log, and wait.
+        # They read in turn: when those have their page that came last, all others have read the log, and wait.
         await asyncio.sleep(0)
-        await asyncio.gather(*(_page(reader, service, after=start) for _ in range(10)))
+        await asyncio.gather(*(_page(reader, service, after=0, wait=30) for _ in range(10)))
         connections = await _connections(database_url)
 
         answer = await _post(reader, service, token, 1)

@@ -118,8 +118,9 @@ async def test_every_reader_has_it_byte_for_byte_and_no_table_has_a_word_of_it(s
 async def streamed_by(service: Service) -> str:
     """What a stream sends first."""
     wanted = Wanted(0, 100, Filter())
-    page = await feed.first_page(service.resources, OPERATOR, wanted)
-    stream = feed.stream(service.resources, OPERATOR, wanted, page, notifier=service.app.state.notifier)
+    notifier = service.app.state.notifier
+    page = await feed.first_page(service.resources, OPERATOR, wanted, notifier=notifier)
+    stream = feed.stream(service.resources, OPERATOR, wanted, page, notifier=notifier)
     _, first = await anext(stream), await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
     return first.decode()

@@ -81,7 +81,8 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
     is looked up by its fingerprint, so the time of the search tells nothing about a secret that is nearly right.
     """
     fingerprint = resources.vault.fingerprint(secret, API_KEY_PURPOSE)
-    async with resources.recognition.driver_connection() as connection:
+
+    async def look(connection: asyncpg.Connection) -> Caller | None:
         row = await connection.fetchrow(RECOGNISE, fingerprint)
         if row is None:
             row = await _recognise_by_older(resources, connection, secret, fingerprint)
@@ -90,7 +91,9 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
         *of_the_key, used_lately = row
         if not used_lately:
             await connection.execute(NOTE_USE, row["id"])
-    return Caller(*of_the_key)
+        return Caller(*of_the_key)
+
+    return await resources.recognised.find(fingerprint, look)
 
 
 async def _recognise_by_older(
@@ -106,9 +109,11 @@ async def _recognise_by_older(
 
 async def still_opens(resources: Resources, key: Caller) -> bool:
     """Whether a key that was recognised a while ago would still be."""
-    async with resources.recognition.driver_connection() as connection:
-        opens: bool = await connection.fetchval(STILL_OPENS, key.id)
-    return opens
+
+    async def look(connection: asyncpg.Connection) -> bool:
+        return bool(await connection.fetchval(STILL_OPENS, key.id))
+
+    return await resources.recognised.find(key.id, look)
 
 
 async def list_all(resources: Resources) -> Sequence[ApiKey]:

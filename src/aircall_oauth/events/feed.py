@@ -77,9 +77,9 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
     conditions, values = f"{conditions} {received}".strip(), [*values, *moments]
     async with resources.database.driver_connection() as connection:
         enough_at = time.monotonic() + LOOK_SECONDS
-        head = await connection.fetchval(spans.HEAD)
-        epoch = await _refuse_unknown(connection, wanted, head)
-        before, head = await spans.ends(connection, wanted.span) if moments else (0, head)
+        log = await epochs.newest(connection)
+        await _refuse_unknown(connection, wanted, log)
+        before, head = await spans.ends(connection, wanted.span, log.head)
         far = not conditions or wanted.span.is_indexed
         end, rows, bytes_left = max(wanted.after, before), list[asyncpg.Record](), most_bytes
         for _ in range(WINDOWS):
@@ -93,8 +93,8 @@ async def read_page(resources: Resources, key: Caller, wanted: Wanted, *, most_b
         await _refuse_gone(connection, wanted.after)
         events = await events_of(connection, resources.data_keys, rows[: wanted.limit])
     if full or len(events) < len(rows):
-        return Page(events, next=events[-1].position, more=True, epoch=epoch)
-    return Page(events, next=max(end, wanted.after), more=end < head, epoch=epoch)
+        return Page(events, next=events[-1].position, more=True, epoch=log.epoch)
+    return Page(events, next=max(end, wanted.after), more=end < head, epoch=log.epoch)
 
 
 async def wait_for_page(
@@ -102,12 +102,17 @@ async def wait_for_page(
 ) -> Page:
     """Return the next page, and wait so many seconds for its first event.
 
+    A reader that waits takes turns with the others, within these seconds.
+
     Raises as `read_page` does, and `Unauthenticated` if the API key was revoked or expired meanwhile.
     """
+    if seconds <= 0:
+        return await read_page(resources, key, wanted, most_bytes=MOST_BYTES)
     answer_by, waited = time.monotonic() + seconds, False
     while True:
-        growth = notifier.next_growth()
-        page = await read_page(resources, key, wanted, most_bytes=MOST_BYTES)
+        async with notifier.turn(answer_by - time.monotonic()):
+            growth = notifier.next_growth()
+            page = await read_page(resources, key, wanted, most_bytes=MOST_BYTES)
         if page.events and waited and not await keys.still_opens(resources, key):
             raise Unauthenticated
         rest = answer_by - time.monotonic()
@@ -118,9 +123,10 @@ async def wait_for_page(
             await notify.wait_for(growth, rest)
 
 
-async def first_page(resources: Resources, key: Caller, wanted: Wanted) -> Page:
+async def first_page(resources: Resources, key: Caller, wanted: Wanted, *, notifier: Notifier) -> Page:
     """Return the page that a stream begins with; raises `PositionGone` or `PositionUnknown`."""
-    return await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
+    async with notifier.turn(HEARTBEAT_SECONDS):
+        return await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
 
 
 async def stream(
@@ -136,11 +142,13 @@ async def stream(
     while True:
         if page.events:
             yield b"".join(_sent_event(event) for event in page.events)
-        wanted, growth = wanted.at(page.next, STREAM_PAGE).of(page.epoch), notifier.next_growth()
+        wanted = wanted.at(page.next, STREAM_PAGE).of(page.epoch)
         if notifier.stopped:
             return
         try:
-            page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
+            async with notifier.turn(HEARTBEAT_SECONDS):
+                growth = notifier.next_growth()
+                page = await read_page(resources, key, wanted, most_bytes=STREAM_BYTES)
         except (PositionUnknown, DataKeyUnusable):
             return
         silent = not page.events and not page.more and not await notify.wait_for(growth, HEARTBEAT_SECONDS)
@@ -169,15 +177,13 @@ def as_json(page: Page) -> bytes:
     return msgspec.json.encode({"events": page.events, "next": page.next, "more": page.more, "epoch": page.epoch})
 
 
-async def _refuse_unknown(connection: asyncpg.Connection, wanted: Wanted, head: int) -> str:
-    """Return the log's epoch; raises `PositionUnknown` if the reader has read another log to `after`."""
-    epoch, began_after = await epochs.newest(connection)
-    common = None if wanted.epoch is None else await epochs.common_to(connection, wanted.epoch)
+async def _refuse_unknown(connection: asyncpg.Connection, wanted: Wanted, log: epochs.Log) -> None:
+    """Raise `PositionUnknown` if the reader has read another log to `after`."""
+    common = None if wanted.epoch is None else await epochs.common_to(connection, log, wanted.epoch)
     if common is not None and common < wanted.after:
-        raise PositionUnknown(resume_from=min(common, head), newest=head)
-    if wanted.after > head:
-        raise PositionUnknown(resume_from=min(began_after, head), newest=head)
-    return epoch
+        raise PositionUnknown(resume_from=min(common, log.head), newest=log.head)
+    if wanted.after > log.head:
+        raise PositionUnknown(resume_from=min(log.began_after, log.head), newest=log.head)
 
 
 async def _refuse_gone(connection: asyncpg.Connection, after: int) -> None:

@@ -62,8 +62,8 @@ async def read_back(resources: Resources, key: Caller, wanted: Search) -> Page:
     """
     conditions, values = wanted.conditions(key, first=5)
     async with resources.database.driver_connection() as connection:
-        epoch, _ = await epochs.newest(connection)
-        past, last = await spans.ends(connection, wanted.span)
+        log = await epochs.newest(connection)
+        past, last = await spans.ends(connection, wanted.span, log.head)
         past = max(past, await connection.fetchval(f"SELECT {epochs.DROPPED_TO}") or 0)
         before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
         width = WINDOW if conditions and not wanted.span.is_indexed else before
@@ -71,8 +71,8 @@ async def read_back(resources: Resources, key: Caller, wanted: Search) -> Page:
         rows, end, full = await _walk(connection, wanted, conditions, values, lowest, before, width)
         events = await events_of(connection, resources.data_keys, rows[: wanted.limit])
     if full or len(events) < len(rows):
-        return Page(events, next=events[-1].position, more=True, epoch=epoch)
-    return Page(events, next=end, more=end > past + 1, epoch=epoch)
+        return Page(events, next=events[-1].position, more=True, epoch=log.epoch)
+    return Page(events, next=end, more=end > past + 1, epoch=log.epoch)
 
 
 async def _walk(

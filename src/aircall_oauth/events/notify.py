@@ -17,7 +17,7 @@ from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events import store
 from aircall_oauth.events.store import CHANNEL
 from aircall_oauth.storage.commits import Commits
-from aircall_oauth.storage.database import AWAY, Database, reason
+from aircall_oauth.storage.database import AWAY, POOL_TIMEOUT_SECONDS, Database, reason
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -30,6 +30,9 @@ POLL_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 # What takes longer is a server that hangs: readers are better told by another one.
 ANSWER_SECONDS = 5.0
+# Of the readers that wait; fewer than a pool has connections, so that hundreds which wake leave some to other requests.
+READ_AT_ONCE = 3
+TURN_SECONDS = POOL_TIMEOUT_SECONDS
 
 
 class Notifier:
@@ -37,6 +40,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self._growth = asyncio.Event()
+        self._turns = asyncio.Semaphore(READ_AT_ONCE)
         self.stopped = False
 
     def next_growth(self) -> asyncio.Event:
@@ -49,6 +53,22 @@ class Notifier:
         if not self.stopped:
             self._growth = asyncio.Event()
         growth.set()
+
+    @asynccontextmanager
+    async def turn(self, seconds: float) -> AsyncIterator[None]:
+        """Wait for a turn to read, for so many seconds at most; raises `DatabaseAway` if it does not come by then.
+
+        To be taken by a reader that waits: it has time, and does not hold up requests that have not.
+        """
+        try:
+            async with asyncio.timeout(max(seconds, TURN_SECONDS)):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise DatabaseAway from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def stop(self) -> None:
         """Wake every reader that waits, now and later: the process is about to stop."""

@@ -258,7 +258,7 @@ async def stream_events(
     """
     start = after if last_event_id is None else last_event_id
     asked = Wanted(start, feed.STREAM_PAGE, wanted, epoch)
-    first = await feed.first_page(resources, key, asked)
+    first = await feed.first_page(resources, key, asked, notifier=notifier)
     body = feed.stream(resources, key, asked, first, notifier=notifier)
     return EventStream(body, streams.one_of(key.id), epoch=first.epoch)
 

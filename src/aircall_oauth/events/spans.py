@@ -49,12 +49,15 @@ class Span:
 EVER = Span()
 
 
-async def ends(connection: asyncpg.Connection, span: Span) -> tuple[int, int]:
-    """Return the positions that what was received in a span lies between: past the first, up to the second."""
-    before, last = 0, await connection.fetchval(HEAD)
+async def ends(connection: asyncpg.Connection, span: Span, head: int) -> tuple[int, int]:
+    """Return the positions that what was received in a span lies between, in a log that goes up to `head`.
+
+    It lies past the first and up to the second.
+    """
+    before, last = 0, head
     if span.since is not None:
         first = await connection.fetchval(FIRST_SINCE, span.since)
-        before = last if first is None else first - 1
+        before = head if first is None else first - 1
     if span.until is not None:
         last = await connection.fetchval(LAST_BEFORE, span.until) or 0
     return before, last

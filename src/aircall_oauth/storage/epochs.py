@@ -4,6 +4,8 @@ Each new connection checks, before it is used, that the database is the one that
 another epoch at the log's end if it is not. So nothing is written into a restored log before its epoch has begun.
 """
 
+from typing import NamedTuple
+
 import asyncpg
 from uuid_utils.compat import uuid7
 
@@ -37,7 +39,11 @@ COMMON = """
     SELECT min(began_after) FROM log_epoch
     WHERE number > (SELECT number FROM log_epoch WHERE id = $1)
 """
-NEWEST = "SELECT id, began_after FROM log_epoch ORDER BY number DESC LIMIT 1"
+NEWEST = f"""
+    SELECT {END} AS head, coalesce(id, '') AS epoch, coalesce(began_after, 0) AS began_after
+    FROM (SELECT) AS one
+    LEFT JOIN LATERAL (SELECT id, began_after FROM log_epoch ORDER BY number DESC LIMIT 1) AS newest ON true
+"""
 # Managed variants of PostgreSQL may refuse these functions; then a restore is noticed by positions only.
 NOT_TOLD = (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFunctionError)
 
@@ -60,17 +66,24 @@ async def notice(connection: asyncpg.Connection) -> str:
         return ""
 
 
-async def newest(connection: asyncpg.Connection) -> tuple[str, int]:
-    """Return the log's epoch and the position that it began after; an empty name and 0 if none has begun."""
+class Log(NamedTuple):
+    """How far the log goes, and the name of its newest epoch with the position it began after; "" and 0 for none."""
+
+    head: int
+    epoch: str
+    began_after: int
+
+
+async def newest(connection: asyncpg.Connection) -> Log:
+    """Return how far the log goes now, and its epoch."""
     row = await connection.fetchrow(NEWEST)
-    return (row["id"], row["began_after"]) if row is not None else ("", 0)
+    return Log(row["head"], row["epoch"], row["began_after"])
 
 
-async def common_to(connection: asyncpg.Connection, epoch: str) -> int | None:
+async def common_to(connection: asyncpg.Connection, log: Log, epoch: str) -> int | None:
     """Return the position up to which this log is the one of an epoch; None if that is the log's own epoch."""
-    name, began_after = await newest(connection)
-    if epoch == name:
+    if epoch == log.epoch:
         return None
     common: int | None = await connection.fetchval(COMMON, epoch)
     # An epoch that this log does not know began after the copy was made.
-    return began_after if common is None else common
+    return log.began_after if common is None else common

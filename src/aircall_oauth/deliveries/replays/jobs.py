@@ -244,7 +244,8 @@ async def _positions(connection: asyncpg.Connection, window: Window) -> tuple[in
     # 0 is the beginning of what is kept, as it is for readers of the log.
     if window.first and window.first <= dropped_to:
         raise PositionGone(dropped_to)
-    past, newest = await spans.ends(connection, Span(window.since, window.until))
+    head = await connection.fetchval(spans.HEAD)
+    past, newest = await spans.ends(connection, Span(window.since, window.until), head)
     first = max(window.first or 0, dropped_to + 1, past + 1)
     last = newest if window.last is None else min(window.last, newest)
     return first, max(last, first - 1)
