@@ -160,6 +160,23 @@ def resident_megabytes(server: Server) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@dataclass(frozen=True)
+class Memory:
+    """A process's memory in MB: all that is resident, its share of that, and what no other process has."""
+
+    rss: float
+    pss: float
+    uss: float
+
+
+def memory_of(pid: int) -> Memory:
+    """Read what a process holds; programs and libraries that several processes run are shared between them."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    megabytes = {name.rstrip(":"): int(kilobytes) * 1024 / 1e6 for name, kilobytes, *_ in lines}
+    own = megabytes["Private_Clean"] + megabytes["Private_Dirty"]
+    return Memory(megabytes["Rss"], megabytes["Pss"], own)
+
+
 def say(line: str) -> None:
     """Print a line at once: a bench takes minutes, and its output may be followed in a file."""
     sys.stdout.write(f"{line}\n")

@@ -1,15 +1,27 @@
-"""How long a command takes to begin: the CPU of a whole process, against interpreters that only import.
+"""How long a process takes to begin.
+
+First the servers: from exec to the first 200 of `/readyz` (the plain handler's: to its first answer), and memory then.
+Then commands: the CPU of a whole process, against interpreters that only import.
 
 python -m bench.start [--rounds 7]
 """
 
 import argparse
+import asyncio
 import os
 import resource
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
+from aircall_oauth.sandbox.children import Child
+from aircall_oauth.sandbox.ports import free_port
 from bench import ground
 
 NOTHING = "pass"
@@ -21,12 +33,84 @@ COMMANDS = {
     "keys list, no database": ["keys", "list"],
     "import of serve and work": [],
 }
+SERVERS = {
+    "plain": ["uvicorn", "bench.plain:app", "--no-access-log", "--log-level", "warning"],
+    "serve": ["aircall_oauth", "serve"],
+    "serve --with-worker": ["aircall_oauth", "serve", "--with-worker"],
+}
+# Often enough for a start of tenths of a second, and seldom enough to leave both cores to it.
+STEP_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a server took until it was ready, and its memory then."""
+
+    seconds: float
+    cpu_seconds: float
+    memory: ground.Memory
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
+    compare_servers(rounds)
+    compare_commands(rounds)
+
+
+def compare_servers(rounds: int) -> None:
+    """Start each server in turns, on one database that each has seen before, and print the medians."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aircall-oauth-bench-")))
+        url = stack.enter_context(ground.durable_postgres(folder)).dsn()
+        asyncio.run(ground.prepare(url))
+        for name in SERVERS:
+            start(name, folder, url)
+        found = [
+            {name: start(name, folder, url) for name in (SERVERS if number % 2 else reversed(SERVERS))}
+            for number in range(rounds)
+        ]
+    print(f"{'until it is ready':<26}{'time':>9}{'/ plain':>9}{'CPU':>10}{'/ plain':>9}{'RSS':>9}{'PSS':>9}{'USS':>9}")
+    for name in SERVERS:
+        starts = [each[name] for each in found]
+        ratios = sorted(each[name].seconds / each["plain"].seconds for each in found)
+        print(
+            f"{name:<26}{median(each.seconds for each in starts):>7.2f} s{median(ratios):>9.2f}"
+            f"{median(each.cpu_seconds for each in starts):>8.2f} s"
+            f"{median(each[name].cpu_seconds / each['plain'].cpu_seconds for each in found):>9.2f}"
+            + "".join(
+                f"{median(getattr(each.memory, kind) for each in starts):>6.1f} MB" for kind in ("rss", "pss", "uss")
+            )
+            + f"   ({ratios[0]:.2f} to {ratios[-1]:.2f} of plain)"
+        )
+
+
+def start(name: str, folder: Path, url: str) -> Start:
+    """Start a server, wait until it is ready, and stop it."""
+    port = free_port()
+    began = time.perf_counter()
+    command = [*SERVERS[name], "--port", str(port)]
+    with Child(name, command, ground.environment(url, port), folder / f"{name}.log") as child:
+        while not _is_ready(port, b" 200 " if name != "plain" else b"HTTP/1.1 "):
+            child.require_running()
+            if time.perf_counter() - began > ground.READY_SECONDS:
+                raise TimeoutError(child.last_words())
+            time.sleep(STEP_SECONDS)
+        seconds = time.perf_counter() - began
+        return Start(seconds, ground.busy_seconds(child.pid), ground.memory_of(child.pid))
+
+
+def _is_ready(port: int, sign: bytes) -> bool:
+    """Whether the answer of `/readyz` begins with a line that has this sign."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5.0) as connection:
+        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return sign in connection.recv(4096).partition(b"\r\n")[0]
+    return False
+
+
+def compare_commands(rounds: int) -> None:
+    """Run each command in turns, and print the medians of its CPU."""
     environment = {"PATH": os.environ["PATH"], **ground.environment(NOWHERE, 8000)}
     commands = {name: _command(arguments) for name, arguments in COMMANDS.items()}
     commands |= {text: [sys.executable, "-c", text] for text in (NOTHING, LIBRARIES)}
