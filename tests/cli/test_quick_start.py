@@ -1,11 +1,16 @@
 """What a command imports: a few modules for a help text, and nothing that it does not use."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 
 import pytest
 
+from aircall_oauth.sandbox.ports import free_port
 from tests.support.service import command_environment
 
 # Run `aircall-oauth` in this interpreter and prints the modules that it loaded.
@@ -62,8 +67,43 @@ def test_a_command_that_reads_the_database_loads_no_web_framework_and_no_migrati
     assert set() == modules & {"alembic", "fastapi", "jinja2", "opentelemetry", "starlette", "uvicorn"}
 
 
-@pytest.mark.slow
-def test_serve_loads_no_page_of_the_console_before_there_is_a_port_for_it() -> None:
-    look = "import sys, aircall_oauth.server.processes; sys.exit('aircall_oauth.console.pages' in sys.modules)"
+# Run `serve`; when it gets SIGUSR1, prints the modules, and how often all objects were searched for garbage.
+SERVE = """
+import gc, json, os, signal, sys
+def tell(*_):
+    sys.stdout.write(json.dumps([sorted(sys.modules), gc.get_stats()[2]["collections"]]))
+    sys.stdout.flush()
+    os._exit(0)
+signal.signal(signal.SIGUSR1, tell)
+from aircall_oauth.cli.main import main
+main()
+"""
 
-    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
+
+@pytest.mark.slow
+def test_serve_is_ready_without_what_only_some_requests_need(database_url: str) -> None:
+    modules, full_collections = until_ready(database_url)
+
+    assert set() == modules & {"aircall_oauth.console.pages"}
+    assert full_collections == 0
+
+
+def until_ready(database_url: str) -> tuple[set[str], int]:
+    """The modules that `serve` has loaded when it is ready, and how often all objects were searched for garbage."""
+    port = free_port()
+    command = [sys.executable, "-c", SERVE, "serve", "--port", str(port)]
+    settings = command_environment(database_url)
+    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE) as server:
+        while server.poll() is None and not is_ready(port):
+            time.sleep(0.05)
+        server.send_signal(signal.SIGUSR1)
+        assert server.stdout is not None
+        modules, full_collections = json.loads(server.stdout.read())
+    return set(modules), full_collections
+
+
+def is_ready(port: int) -> bool:
+    with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    return False

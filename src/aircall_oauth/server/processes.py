@@ -14,7 +14,7 @@ from aircall_oauth.server.console_port import console_served
 from aircall_oauth.server.listener import listening
 from aircall_oauth.server.metrics_port import metrics_served
 from aircall_oauth.server.reloading import reloading
-from aircall_oauth.server.web import web_server
+from aircall_oauth.server.web import collect_less, web_server
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
 
@@ -53,6 +53,7 @@ async def work(settings: Settings) -> None:
     ):
         _log_if_not_ready(resources)
         resources.open_clients()
+        collect_less()
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _stop_signal()
         logger.info("stopping")

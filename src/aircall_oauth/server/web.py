@@ -87,6 +87,5 @@ def _allow_many_connections() -> None:
 
 def collect_less() -> None:
     """Keep the garbage collector off the objects that exist by now: they stay, and scanning them costs every event."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 10, 10)
