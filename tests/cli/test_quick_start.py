@@ -81,10 +81,18 @@ main()
 
 
 @pytest.mark.slow
+def test_serve_and_work_import_no_client_for_http_before_they_do_their_work() -> None:
+    look = "import json, sys, aircall_oauth.server.processes; print(json.dumps(sorted(sys.modules)))"
+    looked = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+
+    assert set() == set(json.loads(looked.stdout)) & {"aiohttp", "httpx", "pygments", "rich", "yarl"}
+
+
+@pytest.mark.slow
 def test_serve_is_ready_without_what_only_some_requests_need(database_url: str) -> None:
     modules, full_collections = until_ready(database_url)
 
-    assert set() == modules & {"aircall_oauth.console.pages"}
+    assert set() == modules & {"aircall_oauth.console.pages", "aircall_oauth.server.openapi", "alembic", "jinja2"}
     assert full_collections == 0
 
 

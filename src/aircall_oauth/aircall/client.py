@@ -6,10 +6,7 @@ repeated). The client itself repeats a request only if it is idempotent, or if A
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -19,10 +16,11 @@ import stamina
 from pydantic import SecretStr
 
 from aircall_oauth import __version__
-from aircall_oauth.aircall import answers, calls
+from aircall_oauth.aircall import answers, calls, counting
 from aircall_oauth.aircall.answers import NeverSent, NotTaken
 from aircall_oauth.aircall.calls import CallPage
 from aircall_oauth.aircall.payloads import (
+    APP_REFUSED,
     AircallWebhook,
     Company,
     CompanyAnswer,
@@ -46,30 +44,7 @@ MAX_CALLS_BYTES = 8 * 1024 * 1024
 ATTEMPTS = 3
 WEBHOOKS_PER_PAGE = 50
 MAX_PAGES = 20
-# Errors of `POST /oauth/token` that are about our app and not about the code.
-APP_REFUSED = {"invalid_client", "unauthorized_client"}
 MADE_UP_CODE = "no-code"
-
-
-@dataclass
-class Sent:
-    """Counts the requests sent to Aircall, each repeat too, but not those for which no connection could be made."""
-
-    requests: int = 0
-
-
-_sent = ContextVar("sent", default=Sent())  # noqa: B039 - outside of `counted` blocks, nobody reads the shared count
-
-
-@contextmanager
-def counted() -> Iterator[Sent]:
-    """Yield a count of the requests that are sent to Aircall in the block, by this task and the tasks it starts."""
-    sent = Sent()
-    before = _sent.set(sent)
-    try:
-        yield sent
-    finally:
-        _sent.reset(before)
 
 
 class Aircall:
@@ -303,7 +278,7 @@ class Aircall:
         headers = {"content-type": "application/json"} if method != "GET" else {}
         if token is not None:
             headers["authorization"] = f"Bearer {token.get_secret_value()}"
-        sent = _sent.get()
+        sent = counting.current()
         sent.requests += 1
         try:
             async with (

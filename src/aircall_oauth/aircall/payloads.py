@@ -44,6 +44,8 @@ EVENT_NAMES = tuple(
 UNINSTALLED = "integration.deleted"
 
 Id = Annotated[int, Field(ge=0, le=BIGINT, strict=True)]
+# Errors of `POST /oauth/token` that are about our app and not about the code.
+APP_REFUSED = {"invalid_client", "unauthorized_client"}
 
 
 def _label(value: Any) -> str | None:

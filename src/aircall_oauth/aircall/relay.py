@@ -7,7 +7,6 @@ It has its own connections: callers that wait for a slow Aircall do not use up t
 import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from aircall_oauth.aircall import versions
+from aircall_oauth.aircall.asked import Asked, ConnectionFault
 from aircall_oauth.errors import AircallUnavailable, TooManyAtOnce
 
 CONNECT_SECONDS = 5.0
@@ -33,28 +33,6 @@ VERSION_AT_END = re.compile(rb"/v[1-9][0-9]?$")
 TIMEOUTS = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS).as_dict()
 # The connection broke before an answer arrived; whether the request arrived is unknown.
 FAULTS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class ConnectionFault(AircallUnavailable):
-    """The connection to Aircall broke before an answer arrived."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request to pass on. `path` and `query` are bytes of the request line, `path` without its leading slash.
-
-    Where `path` begins with a version of Aircall's API, it takes the place of the version that `API_URL` ends with.
-
-    `body` is the bytes or a stream of them; `headers` say how long it is, where that is known.
-    """
-
-    method: str
-    path: bytes
-    query: bytes
-    headers: Headers
-    body: bytes | AsyncIterable[bytes] = b""
 
 
 class Answer:

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from sqlmodel import col, select
 
 from aircall_oauth.aircall import budget
-from aircall_oauth.aircall.client import counted
+from aircall_oauth.aircall.counting import counted
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.errors import AircallBusy, AircallError, AircallRefused, BudgetSpent, DatabaseAway, SealError
 from aircall_oauth.installations.lifecycle import TokenState, is_of, keep_facts, mark_unauthorized

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -9,7 +10,7 @@ from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.aircall import ai_plan, budget
-from aircall_oauth.aircall.relay import Answer, Asked, ConnectionFault
+from aircall_oauth.aircall.asked import Asked, ConnectionFault
 from aircall_oauth.errors import (
     AircallUnavailable,
     DatabaseAway,
@@ -23,6 +24,9 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
 from aircall_oauth.storage.vault import SealedAt
+
+if TYPE_CHECKING:
+    from aircall_oauth.aircall.relay import Answer
 
 # Methods that change nothing are sent once more where the connection broke.
 REPEATED = {"GET", "HEAD"}
@@ -57,7 +61,7 @@ class Passage:
     token: SecretStr
 
 
-async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: str, asked: Asked) -> Answer:
+async def pass_on(resources: Resources, key: Caller, who: Who, installation_id: str, asked: Asked) -> "Answer":
     """Send a request to Aircall and return the answer, whatever its status. Use the answer as a context manager.
 
     Raises `PathNotAllowed`, `InstallationNotFound`, `InstallationNotActive`, `BudgetSpent`, `TooManyAtOnce`, and
@@ -97,7 +101,7 @@ async def _admit(resources: Resources, key: Caller, who: Who, installation_id: s
     return Passage(row["company_id"], token)
 
 
-async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
+async def _ask(resources: Resources, passage: Passage, asked: Asked) -> "Answer":
     try:
         return await _send(resources, passage, asked)
     except ConnectionFault as fault:
@@ -111,7 +115,7 @@ async def _ask(resources: Resources, passage: Passage, asked: Asked) -> Answer:
         raise AircallUnavailable(fault.reason) from None
 
 
-async def _send(resources: Resources, passage: Passage, asked: Asked) -> Answer:
+async def _send(resources: Resources, passage: Passage, asked: Asked) -> "Answer":
     """Send a request once, and count it by what Aircall answers."""
     try:
         answer = await resources.relay.send(asked, passage.token)
@@ -122,7 +126,7 @@ async def _send(resources: Resources, passage: Passage, asked: Asked) -> Answer:
     return answer
 
 
-async def _judge(resources: Resources, installation_id: str, asked: Asked, answer: Answer) -> None:
+async def _judge(resources: Resources, installation_id: str, asked: Asked, answer: "Answer") -> None:
     """Raise our own error for a redirect, and for the refusal of a token that turns out to be dead."""
     if answer.status in REDIRECTS:
         raise RedirectRefused
@@ -132,7 +136,7 @@ async def _judge(resources: Resources, installation_id: str, asked: Asked, answe
         raise InstallationNotActive(UNAUTHORIZED)
 
 
-async def _believe(resources: Resources, passage: Passage, answer: Answer) -> None:
+async def _believe(resources: Resources, passage: Passage, answer: "Answer") -> None:
     told = budget.told(answer.status, answer.headers)
     if told is not None:
         with suppress(DatabaseAway):

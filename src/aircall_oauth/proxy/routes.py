@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from starlette.requests import ClientDisconnect
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from aircall_oauth.access.dependencies import AircallCaller, ResourcesDep, WhoDep
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import KeyedRoute
-from aircall_oauth.aircall.relay import Answer, Asked
+from aircall_oauth.aircall.asked import Asked
 from aircall_oauth.errors import (
     AircallUnavailable,
     BodyTooLarge,
@@ -25,6 +25,9 @@ from aircall_oauth.errors import (
 from aircall_oauth.proxy import forward, headers
 from aircall_oauth.proxy.path import judged
 from aircall_oauth.telemetry import log
+
+if TYPE_CHECKING:
+    from aircall_oauth.aircall.relay import Answer
 
 logger = log.get(__name__)
 # The query is Aircall's.
@@ -65,7 +68,7 @@ async def ask_aircall(
 class PassedOn(Response):
     """Aircall's answer, passed on as it arrives. Where it is cut short, the caller's connection is closed too."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: "Answer") -> None:
         self._answer = answer
         self.status_code = answer.status
         self.background = None

@@ -40,8 +40,8 @@ from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.operations import figures
 from aircall_oauth.resources import Resources
-from aircall_oauth.server import openapi
 from aircall_oauth.server.middleware import RequestMiddleware, in_a_span
+from aircall_oauth.server.routers import ROUTERS, TITLE
 from aircall_oauth.telemetry.metrics import Metrics, Role
 
 BROWSER_DOORS = "/aircall/oauth/"
@@ -107,7 +107,7 @@ def create_app(open_resources: Opener) -> App:
 
     app = App(
         # The routes themselves: `include_router` builds each anew for every application, at its first request.
-        routes=[route for router in openapi.ROUTERS for route in router.routes],
+        routes=[route for router in ROUTERS for route in router.routes],
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -234,10 +234,15 @@ def _serve_docs(app: FastAPI) -> None:
     async def docs() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url=openapi_url,
-            title=openapi.TITLE,
+            title=TITLE,
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=f"{assets}/favicon.png",
         )
 
-    app.openapi = openapi.document  # type: ignore[method-assign]
+    def document() -> dict[str, Any]:
+        from aircall_oauth.server import openapi
+
+        return openapi.document()
+
+    app.openapi = document  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib import import_module
 
 from aircall_oauth.installations.oauth.look import require_install_page
 from aircall_oauth.resources import Resources, open_resources
@@ -20,6 +21,7 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
+CLIENTS = "aircall_oauth.aircall.clients"
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,14 +35,14 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
         console_served(resources),
     ):
         _log_if_not_ready(resources)
-        resources.open_clients()
         server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)
         with listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
             # uvicorn raises the signal that stopped it once more, which would end the process with everything open.
             for number in STOPPING:
                 signal.signal(number, lambda *_: None)
-            await server.serve(sockets=[listener])
+            async with _clients_opened(resources):
+                await server.serve(sockets=[listener])
 
 
 async def work(settings: Settings) -> None:
@@ -50,13 +52,32 @@ async def work(settings: Settings) -> None:
         reloading(resources),
         metrics_served(resources),
         worker.working(resources),
+        _clients_opened(resources),
     ):
         _log_if_not_ready(resources)
-        resources.open_clients()
         collect_less()
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _stop_signal()
         logger.info("stopping")
+
+
+@asynccontextmanager
+async def _clients_opened(resources: Resources) -> AsyncIterator[None]:
+    """Open the clients for Aircall soon, while the process does its work already.
+
+    Their imports take a third of a second: in a thread, so that the first request that needs them does not hold up all
+    others.
+    """
+
+    async def open_them() -> None:
+        await asyncio.to_thread(import_module, CLIENTS)
+        resources.open_clients()
+
+    task = asyncio.create_task(open_them())
+    try:
+        yield
+    finally:
+        await task
 
 
 def _log_if_not_ready(resources: Resources) -> None:

@@ -13,10 +13,16 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, TextIO
 
-import structlog
 from pydantic import SecretStr
 
 from aircall_oauth.telemetry.text import readable
+
+# structlog would import rich and Pygments, for coloured tracebacks, which are not printed here.
+_RICH = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+import structlog  # noqa: E402
+
+if _RICH is None:
+    del sys.modules["rich"]
 
 OURS = "aircall_oauth"
 # Below this level, libraries log addresses, headers and the parameters of statements.

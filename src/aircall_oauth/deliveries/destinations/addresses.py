@@ -13,9 +13,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
-
 from aircall_oauth.deliveries.destinations import lookups
 from aircall_oauth.errors import DestinationRefused
 from aircall_oauth.settings import Settings
@@ -157,32 +154,9 @@ class Guard:
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
-class JudgingResolver(AbstractResolver):
-    """Looks names up for aiohttp; refuses a name if deliveries may not go to one of its addresses."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address[0],
-                port=port,
-                family=family_found,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for family_found, address in await self._guard.addresses_of(host, family)
-        ]
-
-    async def close(self) -> None:
-        """Close nothing: it holds nothing of its own."""
-
-
 def _parts(url: str) -> tuple[str, str, int]:
+    from yarl import URL
+
     try:
         parts, as_sent = urlsplit(url), URL(url)
         host, port = parts.hostname or "", parts.port

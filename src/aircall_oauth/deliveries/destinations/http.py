@@ -1,6 +1,7 @@
 """Delivers events by HTTP POST: signed, one request per attempt, and only to IP addresses that are allowed."""
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -9,14 +10,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from aircall_oauth import __version__
 from aircall_oauth.deliveries.destinations import signatures
-from aircall_oauth.deliveries.destinations.addresses import AddressBlocked, Guard, JudgingResolver
+from aircall_oauth.deliveries.destinations.addresses import AddressBlocked, Guard
 from aircall_oauth.deliveries.destinations.answers import AnswerConnector, Flooded
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
-from aircall_oauth.http_client import ProxyRefused, open_session, open_tunnel, retry_after_seconds, tls_reason, trust
+from aircall_oauth.http_client import ProxyRefused, open_tunnel, retry_after_seconds, tls_reason, trust
+from aircall_oauth.http_session import open_session
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -45,6 +48,31 @@ WORDS: tuple[tuple[Any, type, str], ...] = (
 
 # Returns the keys to sign with: called for each attempt.
 Keys = Callable[[], Sequence[bytes]]
+
+
+class JudgingResolver(AbstractResolver):
+    """Looks names up for aiohttp; refuses a name if deliveries may not go to one of its addresses."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=port,
+                family=family_found,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for family_found, address in await self._guard.addresses_of(host, family)
+        ]
+
+    async def close(self) -> None:
+        """Close nothing: it holds nothing of its own."""
 
 
 class JudgedConnector(AnswerConnector):

@@ -6,7 +6,6 @@ from datetime import datetime
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.deliveries.destinations import brokers, signatures
 from aircall_oauth.deliveries.destinations.addresses import Guard
-from aircall_oauth.deliveries.destinations.http import HttpDestination
 from aircall_oauth.deliveries.destinations.outcomes import Destination
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.base import now
@@ -24,6 +23,9 @@ async def open(resources: Resources, subscription: Subscription) -> Destination:
 
     Raises `SealError` if its secrets do not open, and `ExtraMissing` if its broker's client is not installed.
     """
+    # Here: it takes long to import, and is needed where there is a subscription.
+    from aircall_oauth.deliveries.destinations.http import HttpDestination
+
     guard, url = Guard(resources.settings, _asker(subscription)), url_of(resources, subscription)
     if subscription.kind == SubscriptionKind.HTTP:
         at_once = resources.settings.deliveries_at_once

@@ -10,8 +10,8 @@ from typing import TypeVar
 from pydantic import SecretStr
 
 from aircall_oauth.aircall import budget
-from aircall_oauth.aircall.client import APP_REFUSED, counted
-from aircall_oauth.aircall.payloads import Identity
+from aircall_oauth.aircall.counting import counted
+from aircall_oauth.aircall.payloads import APP_REFUSED, Identity
 from aircall_oauth.errors import (
     AircallAway,
     AircallBusy,

@@ -6,28 +6,49 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from jinja2 import DictLoader, Environment, PackageLoader, StrictUndefined, TemplateError, select_autoescape
-from jinja2.sandbox import SandboxedEnvironment
 
 from aircall_oauth.errors import SettingsInvalid
 from aircall_oauth.settings import Settings
 
-environment = Environment(
-    loader=PackageLoader("aircall_oauth.installations.oauth"),
-    autoescape=select_autoescape(),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-# The partner's own template sees what it is given and nothing else.
-_of_the_partner = SandboxedEnvironment(autoescape=True, undefined=StrictUndefined, loader=DictLoader({}))
-SCRIPT = environment.get_template("copy.js").render()
+if TYPE_CHECKING:
+    # For annotations only: most processes show no page for long, and Jinja takes a while to import.
+    from jinja2 import Environment
+
 PLAIN_ACCENT = "#007a4d"
 DARK_INK, LIGHT_INK = "#000000", "#ffffff"
 INSTALL_PAGE = "AIRCALL_OAUTH_INSTALL_PAGE"
 TRIED_WITH = {"app": "App", "language": "en", "continue_url": "https://example.com/", "reference": None}
+
+
+@cache
+def environment() -> "Environment":
+    """Return the environment of our own templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    return Environment(
+        loader=PackageLoader("aircall_oauth.installations.oauth"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _of_the_partner() -> "Environment":
+    """Return the environment of the partner's own template, which sees what it is given and nothing else."""
+    from jinja2 import DictLoader, StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    return SandboxedEnvironment(autoescape=True, undefined=StrictUndefined, loader=DictLoader({}))
+
+
+@cache
+def script() -> str:
+    """Return the script of the pages that have one."""
+    return environment().get_template("copy.js").render()
 
 
 @dataclass(frozen=True)
@@ -58,9 +79,9 @@ class Look:
     def _policy(self, *, scripted: bool) -> str:
         logo = urlsplit(self.logo_url)
         images = f"img-src {logo.scheme}://{logo.netloc}" if self.logo_url else ""
-        script = f"script-src {_hash(SCRIPT)}" if scripted else ""
+        allowed = f"script-src {_hash(script())}" if scripted else ""
         bounds = ("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'")
-        parts = ("default-src 'none'", f"style-src {_hash(self.style)}", images, script, *bounds)
+        parts = ("default-src 'none'", f"style-src {_hash(self.style)}", images, allowed, *bounds)
         return "; ".join(part for part in parts if part)
 
 
@@ -71,7 +92,7 @@ def of(settings: Settings) -> Look:
 @cache
 def _look(app_name: str, logo_url: str, support: str, accent: str) -> Look:
     accent = accent or PLAIN_ACCENT
-    style = environment.get_template("page.css").render(accent=accent, on_accent=ink_on(accent))
+    style = environment().get_template("page.css").render(accent=accent, on_accent=ink_on(accent))
     return Look(app_name, logo_url, support, style)
 
 
@@ -87,17 +108,19 @@ def install_page(settings: Settings, language: str, **known: str | None) -> str 
     """
     if not settings.install_page:
         return None
-    return _of_the_partner.from_string(_text_for(settings.install_page, language)).render(language=language, **known)
+    return _of_the_partner().from_string(_text_for(settings.install_page, language)).render(language=language, **known)
 
 
 def require_install_page(settings: Settings) -> None:
     """Raise `SettingsInvalid` where the partner's template can't be read, or not be rendered."""
     if not settings.install_page:
         return
+    from jinja2 import TemplateError
+
     base = Path(settings.install_page)
     for path in (base, *sorted(base.parent.glob(f"{base.stem}.??{base.suffix}"))):
         try:
-            _of_the_partner.from_string(path.read_text(encoding="utf-8")).render(TRIED_WITH)
+            _of_the_partner().from_string(path.read_text(encoding="utf-8")).render(TRIED_WITH)
         except (OSError, UnicodeDecodeError):
             raise SettingsInvalid([f"{INSTALL_PAGE} does not name a readable text file"]) from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

@@ -122,7 +122,7 @@ class Pages:
     def to_be_claimed(self, company_name: str | None, claim: SecretStr, *, reference: str | None) -> Shown:
         """Return the page for a flow that must be claimed and has no address to carry the claim to."""
         page = self._page("to_be_claimed", "good", company=company_name or self._words.your_account)
-        return self._answer(page, reference=reference, claim=claim.get_secret_value(), script=look.SCRIPT)
+        return self._answer(page, reference=reference, claim=claim.get_secret_value(), script=look.script())
 
     def before_consent(self, continue_url: str, *, reference: str | None) -> Shown:
         """Return the page in front of Aircall's consent page, with the partner's own part."""
@@ -158,7 +158,9 @@ class Pages:
     def _answer(self, page: Page, *, status: int = 200, **shown: Any) -> Shown:
         known = dict.fromkeys(("buttons", "reference", "claim", "script", "own", "documentation")) | shown
         known["buttons"] = known["buttons"] or ()
-        text = look.environment.get_template("page.html").render(page=page, look=self._look, words=self._words, **known)
+        text = (
+            look.environment().get_template("page.html").render(page=page, look=self._look, words=self._words, **known)
+        )
         headers = self._look.headers(self._words.language, scripted=known["script"] is not None)
         return Shown(text, status, headers)
 
