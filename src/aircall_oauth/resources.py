@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from itertools import groupby
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Row, text
 
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
+from aircall_oauth.imports import hidden
 from aircall_oauth.settings import KEY_SERVICE_SETTINGS, Settings
 from aircall_oauth.storage import base64url, partitions
 from aircall_oauth.storage.commits import Commits
@@ -104,9 +107,7 @@ class Resources:
     def open_clients(self) -> "Clients":
         """Open the clients for Aircall, unless they are: most commands need none, and they take long to import."""
         if self._clients is None:
-            from aircall_oauth.aircall.clients import open_clients
-
-            self._clients = open_clients(
+            self._clients = import_clients().open_clients(
                 api_url=self.settings.api_url,
                 client_id=self.settings.client_id,
                 client_secrets=self.settings.client_secrets,
@@ -217,6 +218,13 @@ def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any
         f"AIRCALL_OAUTH_SECRET_KEYS cannot open what is stored under the key with the id {key_id[:32]!r}: "
         f"it was sealed with another key than the configured one of that id, or is damaged in {sealed.place}."
     )
+
+
+def import_clients() -> ModuleType:
+    """Import the clients for Aircall, which takes a third of a second."""
+    # httpx would import them for a command line of its own.
+    with hidden("pygments", "rich"):
+        return import_module("aircall_oauth.aircall.clients")
 
 
 @asynccontextmanager

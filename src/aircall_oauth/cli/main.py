@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed with the reason in one line, 2 wrong usage.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from aircall_oauth.cli.running import AsJson, collect, duration, fail, run, say,
 from aircall_oauth.cli.secrets import secrets_app
 from aircall_oauth.cli.subscriptions import subscriptions_app
 from aircall_oauth.errors import OutputLost, SettingsInvalid
+from aircall_oauth.imports import uncollected
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -47,9 +47,6 @@ app.add_typer(privacy.retention_app, name="retention")
 app.command("audit")(audit.show_audit)
 app.command("export")(privacy.export_installation)
 
-# What is imported stays: to look through it for garbage again and again takes a tenth of a start.
-YOUNG_OBJECTS = 100_000
-
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 
@@ -61,7 +58,8 @@ def serve(
     with_worker: Annotated[bool, typer.Option("--with-worker", help="Do the worker's chores too.")] = False,
 ) -> None:
     """Run the web process."""
-    from aircall_oauth.server import processes
+    with uncollected():
+        from aircall_oauth.server import processes
 
     run(lambda settings: processes.serve(settings, host=host, port=port, with_worker=with_worker))
 
@@ -69,7 +67,8 @@ def serve(
 @app.command()
 def work() -> None:
     """Run the worker's chores until told to stop."""
-    from aircall_oauth.server import processes
+    with uncollected():
+        from aircall_oauth.server import processes
 
     run(processes.work)
 
@@ -200,7 +199,6 @@ def _database_url(text: str) -> "SecretStr":
 
 def main() -> None:
     """Entry point of the `aircall-oauth` command."""
-    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
     signal.signal(signal.SIGTERM, _end_at_once)
     terminal.configure()
     try:

@@ -8,6 +8,7 @@ import typer
 
 from aircall_oauth.cli import terminal
 from aircall_oauth.errors import AppError, DatabaseAway, SettingsInvalid
+from aircall_oauth.imports import uncollected
 
 if TYPE_CHECKING:
     from aircall_oauth.settings import Settings
@@ -60,7 +61,8 @@ def _sandbox_here() -> str:
 
 
 def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    from aircall_oauth.resources import open_resources
+    with uncollected():
+        from aircall_oauth.resources import open_resources
 
     async def command(settings: "Settings") -> T:
         async with open_resources(settings) as resources:

@@ -5,10 +5,9 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib import import_module
 
 from aircall_oauth.installations.oauth.look import require_install_page
-from aircall_oauth.resources import Resources, open_resources
+from aircall_oauth.resources import Resources, import_clients, open_resources
 from aircall_oauth.server import worker
 from aircall_oauth.server.app import create_app
 from aircall_oauth.server.console_port import console_served
@@ -21,7 +20,6 @@ from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
 
-CLIENTS = "aircall_oauth.aircall.clients"
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,12 +63,12 @@ async def work(settings: Settings) -> None:
 async def _clients_opened(resources: Resources) -> AsyncIterator[None]:
     """Open the clients for Aircall soon, while the process does its work already.
 
-    Their imports take a third of a second: in a thread, so that the first request that needs them does not hold up all
+    They are imported in a thread, so that the first request that needs them does not hold up all
     others.
     """
 
     async def open_them() -> None:
-        await asyncio.to_thread(import_module, CLIENTS)
+        await asyncio.to_thread(import_clients)
         resources.open_clients()
 
     task = asyncio.create_task(open_them())

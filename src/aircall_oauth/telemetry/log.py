@@ -15,14 +15,12 @@ from typing import Any, TextIO
 
 from pydantic import SecretStr
 
+from aircall_oauth.imports import hidden
 from aircall_oauth.telemetry.text import readable
 
-# structlog would import rich and Pygments, for coloured tracebacks, which are not printed here.
-_RICH = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
-import structlog  # noqa: E402
-
-if _RICH is None:
-    del sys.modules["rich"]
+# It would import them for tracebacks in colours, which are not printed here.
+with hidden("rich"):
+    import structlog
 
 OURS = "aircall_oauth"
 # Below this level, libraries log addresses, headers and the parameters of statements.
