@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum, auto
@@ -12,7 +13,7 @@ import asyncpg
 import stamina
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -40,6 +41,9 @@ DURABLY = """
 NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
+# A connection that was idle for longer may have been forgotten by a firewall in between, which says so to nobody.
+SURE_SECONDS = 30.0
+USED_AT = "used_at"
 CLOSE_SECONDS = 3.0
 END_SECONDS = 1.0
 TRIES_OF_A_POOLER = 12
@@ -103,9 +107,9 @@ class Database:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
-            pool_pre_ping=True,
             hide_parameters=True,
         )
+        event.listen(self.engine.sync_engine, "checkout", _require_open)
         event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
         event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
         event.listen(self.engine.sync_engine, "connect", lambda _, entry: self._pool_entries.add(entry))
@@ -287,8 +291,28 @@ def _only_reads(connection: asyncpg.Connection) -> bool:
 
 
 def _keep_what_can_write(connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[USED_AT] = time.monotonic()
     if connection is not None and _only_reads(connection.driver_connection):
         record.invalidate(soft=True)
+
+
+def _require_open(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Have SQLAlchemy open a new connection for one that ended, and for all that were opened before it.
+
+    One that was used lately is not asked whether it works, as SQLAlchemy's own check does in three statements: where
+    the server ended it, that is known without asking.
+    """
+    idle = time.monotonic() - record.info.get(USED_AT, time.monotonic())
+    if connection.driver_connection.is_closed() or (idle > SURE_SECONDS and not _answers(connection)):
+        raise InvalidatePoolError
+
+
+def _answers(connection: Any) -> bool:
+    try:
+        connection.ping()
+    except (connection.dbapi.Error, *AWAY):
+        return False
+    return True
 
 
 def _give_up_the_pool(context: ExceptionContext) -> None:

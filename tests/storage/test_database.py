@@ -1,0 +1,71 @@
+"""Sessions over pooled connections, and what is done when one of these has ended."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from aircall_oauth.storage import database as storage_database
+from aircall_oauth.storage.database import Database
+from tests.support.processes import eventually
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+async def select_one(database: Database) -> asyncpg.Connection:
+    """Select 1 in a session, and return its connection."""
+    async with database.session() as session:
+        connection = await session.connection()
+        assert await connection.scalar(text("SELECT 1")) == 1
+        driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
+        return driver
+
+
+async def asked_in_a_session(database: Database) -> list[str]:
+    asked: list[str] = []
+
+    def note(query: Any) -> None:
+        asked.append(query.query.strip(" ;"))
+
+    connection = await select_one(database)
+    connection.add_query_logger(note)
+    assert await select_one(database) is connection
+    await asyncio.sleep(0)  # what was asked last is noted in the next turn of the loop
+    return asked
+
+
+async def test_a_session_asks_nothing_but_what_it_is_for(database: Database) -> None:
+    assert await asked_in_a_session(database) == ["BEGIN", "SELECT 1", "COMMIT"]
+
+
+async def test_a_connection_that_was_idle_for_long_is_asked_whether_it_works(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "SURE_SECONDS", -1)
+
+    assert "ROLLBACK" in await asked_in_a_session(database)
+
+
+@pytest.mark.parametrize("sure_seconds", [-1, 60])
+async def test_connections_that_the_server_ended_are_replaced(
+    database_url: str, database: Database, sure_seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "SURE_SECONDS", sure_seconds)
+    looking, ended = await asyncpg.connect(database_url), await select_one(database)
+    await looking.execute("SELECT pg_terminate_backend($1)", ended.get_server_pid())
+    await looking.close()
+
+    async def is_closed() -> bool:
+        return bool(ended.is_closed())
+
+    await eventually(is_closed)
+
+    assert await select_one(database) is not ended
