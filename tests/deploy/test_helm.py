@@ -20,6 +20,7 @@ MINIMAL = ROOT / "deploy" / "helm" / "values" / "minimal.yaml"
 KUSTOMIZE_BASE = ROOT / "deploy" / "kubernetes" / "base"
 OBSERVABILITY = ROOT / "deploy" / "observability"
 VERSION = version("aircall-oauth")
+CHOSEN_BY_THE_CHART = {"METRICS_PORT", "METRICS_HOST", "CONSOLE_PORT", "CONSOLE_HOST"}
 
 Documents = dict[tuple[str, str], dict[str, Any]]
 
@@ -175,7 +176,8 @@ def test_pods_that_log_in_to_vault_have_a_token_for_it_and_its_authority() -> No
 @pytest.mark.deploy
 def test_no_way_in_leads_to_the_console() -> None:
     documents = rendered(
-        "--set", "ingress.enabled=true,ingress.host=a.example.com,httpRoute.enabled=true,service.port=80"
+        "--set",
+        "ingress.enabled=true,ingress.host=a.example.com,httpRoute.enabled=true,httpRoute.parentRefs[0].name=a,service.port=80",
     )
     services = {name: each["spec"] for (kind, name), each in documents.items() if kind == "Service"}
     ways = [each for (kind, _), each in documents.items() if kind in {"Ingress", "HTTPRoute"}]
@@ -196,6 +198,27 @@ def test_alerts_and_dashboard_are_those_of_this_repository() -> None:
     assert json.loads(dashboard) == json.loads((OBSERVABILITY / "dashboard.json").read_text())
 
 
+@pytest.mark.deploy
+@pytest.mark.parametrize(("drain", "seconds"), [("0s", 37), ("8s", 45), ("60s", 97), ("2m", 157)])
+def test_a_pod_is_not_killed_before_its_drain_and_its_requests_end(drain: str, seconds: int) -> None:
+    documents = rendered("--set", f"settings.DRAIN={drain}")
+    pods = [each["spec"]["template"]["spec"] for (kind, _), each in documents.items() if kind == "Deployment"]
+
+    assert [pod["terminationGracePeriodSeconds"] for pod in pods] == [seconds] * 2
+
+
+@pytest.mark.deploy
+def test_an_alert_links_to_where_the_runbooks_are() -> None:
+    address = "https://git.example.com/aircall-oauth"
+    documents = rendered("--set", f"metrics.prometheusRule.enabled=true,metrics.prometheusRule.runbooks={address}/")
+    rules = [
+        rule for group in documents["PrometheusRule", "aircall-oauth"]["spec"]["groups"] for rule in group["rules"]
+    ]
+
+    assert rules
+    assert all(rule["annotations"]["runbook_url"].startswith(f"{address}/docs/runbooks.md#") for rule in rules)
+
+
 WRONG = {
     "no address": (["--set", "settings.CLIENT_ID=a,secrets.existingSecret=b"], "PUBLIC_URL"),
     "no secret": (["--set", "settings.CLIENT_ID=a,settings.PUBLIC_URL=https://b"], "secrets.existingSecret"),
@@ -203,6 +226,18 @@ WRONG = {
     "a port that the chart chooses": (["--values", str(MINIMAL), "--set", "settings.CONSOLE_PORT=1"], "CONSOLE_PORT"),
     "an unknown value": (["--values", str(MINIMAL), "--set", "web.replica=3"], "replica"),
     "an ingress without a host": (["--values", str(MINIMAL), "--set", "ingress.enabled=true"], "ingress.host"),
+    "a misspelled setting": (["--values", str(MINIMAL), "--set", "settings.LOG_LEVLE=info"], "LOG_LEVLE"),
+    "a setting by its full name": (
+        ["--values", str(MINIMAL), "--set", "settings.AIRCALL_OAUTH_LOG_LEVEL=info"],
+        "AIRCALL_OAUTH_LOG_LEVEL",
+    ),
+    "a drain that is no time": (["--values", str(MINIMAL), "--set", "settings.DRAIN=soon"], "settings.DRAIN"),
+    "a route to no gateway": (["--values", str(MINIMAL), "--set", "httpRoute.enabled=true"], "httpRoute.parentRefs"),
+    "two authorities of the database": (
+        ["--values", str(MINIMAL), "--set", "databaseCa.secret=a,databaseCa.configMap=b"],
+        "databaseCa.secret and databaseCa.configMap",
+    ),
+    "a role without Vault's address": (["--values", str(MINIMAL), "--set", "vault.role=a"], "settings.VAULT_ADDR"),
     "scaling without a Prometheus": (
         ["--values", str(MINIMAL), "--set", "worker.autoscaling.enabled=true"],
         "worker.autoscaling.prometheus",
@@ -223,7 +258,15 @@ def test_the_schema_knows_which_settings_are_secret() -> None:
     secret = {name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
     assert set(schema["secrets"]["properties"]["keys"]["propertyNames"]["enum"]) == secret
-    assert secret <= set(schema["settings"]["propertyNames"]["not"]["enum"])
+    assert secret.isdisjoint(schema["settings"]["propertyNames"]["enum"])
+
+
+def test_the_schema_knows_every_setting_and_where_a_secrets_file_is() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    secret = schema["secrets"]["properties"]["keys"]["propertyNames"]["enum"]
+    plain = {name.upper() for name in Settings.model_fields}.difference(secret, CHOSEN_BY_THE_CHART)
+
+    assert schema["settings"]["propertyNames"]["enum"] == sorted(plain | {f"{name}_FILE" for name in secret})
 
 
 def test_every_value_is_described_and_the_readme_lists_them() -> None:

@@ -66,6 +66,15 @@ AIRCALL_OAUTH_VAULT_CACERT: /run/vault/ca.pem
 {{- toYaml $settings -}}
 {{- end -}}
 
+{{/* The seconds from SIGTERM to SIGKILL: the drain, 20 for requests in flight, and some to end. */}}
+{{- define "aircall-oauth.grace" -}}
+{{- $drain := (include "aircall-oauth.environment" . | fromYaml).AIRCALL_OAUTH_DRAIN -}}
+{{- if not (regexMatch "^[0-9]+[sm]$" $drain) -}}
+{{- fail (printf "settings.DRAIN must look like 8s or 2m, and is %q" $drain) -}}
+{{- end -}}
+{{- add 37 (mul (trimSuffix "m" (trimSuffix "s" $drain) | int) (hasSuffix "m" $drain | ternary 60 1)) -}}
+{{- end -}}
+
 {{/* What every pod has: rights, and where secrets come from. */}}
 {{- define "aircall-oauth.pod" -}}
 automountServiceAccountToken: false
@@ -84,6 +93,12 @@ imagePullSecrets:
 {{- define "aircall-oauth.volumes" -}}
 {{- if not (or .Values.secrets.existingSecret .Values.secrets.keys) -}}
 {{- fail "secrets.existingSecret or secrets.keys is needed: where the client secret, the database's URL and the keys are" -}}
+{{- end -}}
+{{- if and .Values.databaseCa.secret .Values.databaseCa.configMap -}}
+{{- fail "databaseCa.secret and databaseCa.configMap are both set: keep one of them" -}}
+{{- end -}}
+{{- if and .Values.vault.role (not .Values.settings.VAULT_ADDR) -}}
+{{- fail "settings.VAULT_ADDR is needed where vault.role is set: Vault's or OpenBao's address" -}}
 {{- end -}}
 - name: secrets
 {{- if or .Values.secrets.keys .Values.databaseCa.secret .Values.databaseCa.configMap }}
@@ -238,7 +253,7 @@ spec:
       serviceAccountName: {{ include "aircall-oauth.serviceAccount" $root }}
       {{- include "aircall-oauth.pod" $root | nindent 6 }}
       # More than AIRCALL_OAUTH_DRAIN and the 20 seconds for requests in flight together.
-      terminationGracePeriodSeconds: 45
+      terminationGracePeriodSeconds: {{ include "aircall-oauth.grace" $root }}
       {{- with .own.priorityClassName }}
       priorityClassName: {{ . }}
       {{- end }}
