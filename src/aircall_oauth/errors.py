@@ -120,25 +120,31 @@ class KeyServiceFailed(StartRefused):
         return KeyServiceFailed(f"{which[0].upper()}{which[1:]} can't be had: {self.seen}", self.advice)
 
 
+DIRECT_URL = "AIRCALL_OAUTH_DATABASE_DIRECT_URL"
+
+
 class PoolerRefused(StartRefused):
     """A session of our own is needed, and the way there is a pooler in transaction mode."""
 
     def __init__(self, setting: str) -> None:
-        super().__init__(
+        self.seen = (
             f"{setting} leads through a connection pooler in transaction mode, which lends each transaction another "
-            "session. Name the way past it as AIRCALL_OAUTH_DATABASE_DIRECT_URL, or use a pool in session mode "
-            "(PgBouncer: pool_mode=session)."
+            "session"
         )
+        past = "Lead it past the pooler, to PostgreSQL"
+        if setting != DIRECT_URL:
+            past = f"Name the way past it as {DIRECT_URL}"
+        self.advice = f"{past}, or use a pool in session mode (PgBouncer: pool_mode=session)."
+        super().__init__(f"{self.seen}. {self.advice}")
 
 
 class DirectElsewhere(StartRefused):
     """The two URLs of the database lead to two databases."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "AIRCALL_OAUTH_DATABASE_DIRECT_URL leads to another database than AIRCALL_OAUTH_DATABASE_URL; it must be "
-            "the same one, past the pooler."
-        )
+        self.seen = f"{DIRECT_URL} leads to another database than AIRCALL_OAUTH_DATABASE_URL"
+        self.advice = "It must be the same one, past the pooler."
+        super().__init__(f"{self.seen}. {self.advice}")
 
 
 class OutputLost(AppError):

@@ -42,6 +42,17 @@ def tls_reason(error: ssl.SSLError) -> str:
     return "tls"
 
 
+def tls_reason_in(error: BaseException) -> str | None:
+    """Return what is wrong with TLS, where that is why a client's error was raised; None for any other reason."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # aiohttp's own is one of Python's, too, and doesn't know what is wrong; what it was raised from does.
+        if isinstance(cause, ssl.SSLError) and type(cause).__module__ == ssl.__name__:
+            return tls_reason(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 MAX_PROXY_HEAD_BYTES = 16 * 1024
 
 

@@ -595,9 +595,14 @@ class Settings(_Read):
     @property
     def unpooled_url(self) -> str:
         """The database's URL for what needs a session of its own."""
-        return (
-            self.database_direct_url if self.database_direct_url.get_secret_value() else self.database_url
-        ).get_secret_value()
+        return self.database_direct_url.get_secret_value() or self.database_url.get_secret_value()
+
+    @property
+    def unpooled_setting(self) -> str:
+        """The name of the setting that `unpooled_url` is from."""
+        return environment_name(
+            "database_direct_url" if self.database_direct_url.get_secret_value() else "database_url"
+        )
 
     def url_in_file(self, setting: str) -> str | None:
         """Return a database's URL as its file has it now; None if it was in no file, or the file's is not right."""

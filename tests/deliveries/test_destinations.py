@@ -24,8 +24,9 @@ from aircall_oauth.deliveries.destinations.addresses import Guard
 from aircall_oauth.deliveries.destinations.brokers import network
 from aircall_oauth.deliveries.destinations.http import HttpDestination
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
-from aircall_oauth.errors import DestinationRefused
+from aircall_oauth.errors import AircallUnavailable, DestinationRefused
 from aircall_oauth.http_client import trust
+from aircall_oauth.operations import doctor
 from aircall_oauth.sandbox.ports import free_port
 from tests.support.receivers import Hangup, Received, answer_with, raw_receiver, receiver
 from tests.support.service import loop_turns, settings_for
@@ -337,6 +338,44 @@ async def test_a_private_authority_is_believed_on_every_python_and_a_failure_say
             assert await deliver(to.url.replace("http://", "https://")) == outcome
     finally:
         http._trust.cache_clear()
+
+
+async def test_aircall_behind_a_private_authority_is_believed_where_deliveries_are_and_doctor_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, authority = authority_and_server(tmp_path)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            f"HTTP/1.1 200 OK\r\ndate: {format_datetime(datetime.now(UTC))}\r\ncontent-length: 0\r\n\r\n".encode()
+        )
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(AircallUnavailable) as stranger:
+            await clock_of_aircall(url)
+        page = await doctor.consent_page(settings_for("postgresql:///", AUTHORIZE_URL=url))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        known = await clock_of_aircall(url)
+        page_of_known = await doctor.consent_page(settings_for("postgresql:///", AUTHORIZE_URL=url))
+
+    assert stranger.value.reason == "no connection (tls_untrusted)"
+    assert ("tls_untrusted" in page.seen, "SSL_CERT_FILE" in (page.advice or "")) == (True, True)
+    assert (known is not None, page_of_known.level) == (True, "ok")
+
+
+async def clock_of_aircall(url: str) -> datetime | None:
+    """Ask for the time by a client of the service's."""
+    opened = clients.open_clients(
+        api_url=url, client_id="a", client_secrets=[], redirect_uri="", proxy="", transport=None, watched=None
+    )
+    try:
+        return await opened.own.clock()
+    finally:
+        await opened.close()
 
 
 @pytest.mark.parametrize("strict", [0, ssl.VERIFY_X509_STRICT])

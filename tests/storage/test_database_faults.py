@@ -39,7 +39,10 @@ LASTING = [
     ),
     (MIGRATE, "3D000", 'database "log" does not exist', "Create the database"),
     (KEYS, "53300", "sorry, too many clients already", "max_connections"),
-    (DOCTOR, "08P01", "unsupported startup parameter: options", "pooler"),
+    (DOCTOR, "08P01", "unsupported startup parameter: options", "ALTER ROLE"),
+    (DOCTOR, "08P01", "SASL authentication failed", "the password in AIRCALL_OAUTH_DATABASE_URL"),
+    (MIGRATE, "08P01", "no such database: log", "the pooler's own list"),
+    (KEYS, "08P01", "something else", "AIRCALL_OAUTH_DATABASE_DIRECT_URL"),
 ]
 
 
@@ -74,6 +77,26 @@ async def test_a_refusal_is_told_in_postgresqls_words_with_what_to_do(
     assert words in line
     assert advice in line
     assert "try again" not in line
+
+
+async def test_a_refusal_at_the_direct_url_names_its_setting(database_url: str) -> None:
+    words = 'password authentication failed for user "shop"'
+    async with refusing_postgres("28P01", words) as port:
+        direct = {"AIRCALL_OAUTH_DATABASE_DIRECT_URL": a_url(port, "sslmode=disable")}
+        said = [await line_of(*command, url=database_url, **direct) for command in (DOCTOR, MIGRATE)]
+
+    for line in said:
+        assert words in line
+        assert "the password in AIRCALL_OAUTH_DATABASE_DIRECT_URL" in line
+
+
+async def test_a_direct_url_that_leads_elsewhere_is_a_finding(database_url: str, empty_database: str) -> None:
+    environment = command_environment(database_url) | {"AIRCALL_OAUTH_DATABASE_DIRECT_URL": empty_database}
+    ended = await run_command(*DOCTOR, environment=environment)
+    found = json.loads(ended.stdout)[-1]
+
+    assert (found["check"], found["level"]) == ("pooler", "problem")
+    assert found["seen"].startswith("AIRCALL_OAUTH_DATABASE_DIRECT_URL leads to another database")
 
 
 async def test_an_outage_is_told_as_one_that_passes() -> None:

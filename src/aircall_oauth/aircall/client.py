@@ -32,6 +32,7 @@ from aircall_oauth.aircall.payloads import (
     WebhookPage,
 )
 from aircall_oauth.errors import AircallRefused, AircallUnavailable
+from aircall_oauth.http_client import tls_reason_in
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -286,9 +287,10 @@ class Aircall:
                 self._http.stream(method, self._api_url + path, headers=headers, **options) as response,
             ):
                 return response, await answers.bounded_body(response, most_bytes)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             sent.requests -= 1
-            raise NeverSent("no connection") from None
+            why = tls_reason_in(error)
+            raise NeverSent(f"no connection ({why})" if why else "no connection") from None
         except (httpx.TimeoutException, TimeoutError):
             raise AircallUnavailable("timeout") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:

@@ -56,8 +56,10 @@ def open_clients(
 
 
 def trust_for_aircall() -> ssl.SSLContext:
-    """Return a TLS context with the public authorities that come with httpx."""
-    return trust(httpx.create_ssl_context(trust_env=False))
+    """Return a TLS context with the public authorities that come with httpx, and those that deliveries trust."""
+    context = trust(httpx.create_ssl_context(trust_env=False))
+    context.load_default_certs()
+    return context
 
 
 def _transports(proxy: str) -> tuple[httpx.AsyncBaseTransport, httpx.AsyncBaseTransport]:

@@ -88,10 +88,20 @@ def migrate(
     from aircall_oauth.storage import migrations
 
     if print_grants is not None:
-        terminal.write(run(lambda settings: migrations.grants(settings.unpooled_url, print_grants)))
+        terminal.write(
+            run(
+                lambda settings: migrations.grants(
+                    settings.unpooled_url, print_grants, setting=settings.unpooled_setting
+                )
+            )
+        )
         return
     wait = duration(lock_wait, "--lock-wait")
-    run(lambda settings: migrations.migrate(settings.unpooled_url, lock_wait=wait, tell=say))
+    run(
+        lambda settings: migrations.migrate(
+            settings.unpooled_url, setting=settings.unpooled_setting, lock_wait=wait, tell=say
+        )
+    )
     say("The schema is up to date.")
 
 

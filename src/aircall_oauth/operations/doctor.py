@@ -20,11 +20,14 @@ from aircall_oauth.errors import (
     BudgetSpent,
     DatabaseAway,
     DatabaseUnfit,
+    DirectElsewhere,
     KeyServiceFailed,
     KeysUnfit,
     NotReady,
+    PoolerRefused,
     SealError,
 )
+from aircall_oauth.http_client import tls_reason_in, trust
 from aircall_oauth.installations import tokens, views
 from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.installations.views import InstallationView
@@ -65,6 +68,10 @@ BETWEEN = {
 BESIDE = "; what needs a session of its own goes by AIRCALL_OAUTH_DATABASE_DIRECT_URL"
 DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once where you resume it."
 DISABLED_ADVICE = "Its destination asked for no more events; resume it to go on where it stopped."
+AUTHORITY_ADVICE = (
+    "Its certificate is of an authority that is not known here: name a file with all that you trust in SSL_CERT_FILE "
+    "(Helm: trustedCertificates)."
+)
 FAILING_ADVICE = "GET …/attempts says how it answered; POST …/dead/retry tries again what was given up."
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Resources]]
@@ -108,6 +115,10 @@ async def examine(
         async with opener(settings) as resources:
             async for finding in _service(resources, silent_after):
                 yield finding
+    except DatabaseAway as error:
+        yield _database_away(error)
+    except (PoolerRefused, DirectElsewhere) as error:
+        yield Finding("pooler", Level.PROBLEM, error.seen, error.advice)
     except KeysUnfit as error:
         yield Finding("keys", Level.PROBLEM, error.detail, "Put the missing key back; docs/operations.md, The keys.")
     except KeyServiceFailed as error:
@@ -146,13 +157,17 @@ async def _database(settings: Settings) -> Finding:
         async with opened.driver_connection() as connection:
             version = await require_fit(connection)
     except DatabaseAway as error:
-        fault = explain(error.__cause__)
-        return Finding("database", Level.PROBLEM, fault.words, fault.advice)
+        return _database_away(error)
     except DatabaseUnfit as error:
         return Finding("database", Level.PROBLEM, error.seen, error.advice)
     finally:
         await opened.close()
     return Finding("database", Level.OK, f"PostgreSQL {version} answers")
+
+
+def _database_away(error: DatabaseAway) -> Finding:
+    fault = explain(error.__cause__)
+    return Finding("database", Level.PROBLEM, fault.words, fault.advice)
 
 
 async def connection_findings(resources: Resources) -> list[Finding]:
@@ -231,14 +246,13 @@ async def _public_url(settings: Settings) -> Finding:
     url = f"{settings.public_url}/livez"
     advice = "AIRCALL_OAUTH_PUBLIC_URL must lead to `aircall-oauth serve`, for browsers and for Aircall."
     try:
-        timeout = aiohttp.ClientTimeout(total=PUBLIC_URL_SECONDS)
         async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=False) as client,
+            _client(PUBLIC_URL_SECONDS) as client,
             client.get(url, allow_redirects=False) as answer,
         ):
             ours = answer.status == 200 and b'"status":"ok"' in await answer.content.read(MAX_ANSWER_BYTES)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return Finding("public url", Level.WARNING, f"can't be reached from here ({type(error).__name__})", advice)
+        return _unreached("public url", error, advice)
     if not ours:
         return Finding("public url", Level.PROBLEM, "another service answers there", advice)
     return Finding("public url", Level.OK, "leads to this service")
@@ -253,18 +267,28 @@ async def consent_page(settings: Settings) -> Finding:
     try:
         status = await _status_of(settings.authorize_url, settings.aircall_proxy.get_secret_value())
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        seen = f"can't be reached from here ({type(error).__name__})"
-        return Finding("consent page", Level.WARNING, seen, advice)
+        return _unreached("consent page", error, advice)
     if status in GONE or status >= 500:
         return Finding("consent page", Level.WARNING, f"no longer answers: status {status}", advice)
     return Finding("consent page", Level.OK, "answers")
 
 
+def _unreached(check: str, error: Exception, advice: str) -> Finding:
+    why = tls_reason_in(error)
+    if why == "tls_untrusted":
+        advice = AUTHORITY_ADVICE
+    return Finding(check, Level.WARNING, f"can't be reached from here ({why or type(error).__name__})", advice)
+
+
+def _client(seconds: float) -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    return aiohttp.ClientSession(timeout=timeout, trust_env=False, connector=aiohttp.TCPConnector(ssl=trust()))
+
+
 async def _status_of(url: str, proxy: str) -> int:
     through = proxy if proxy and url.startswith("https://") else None
-    timeout = aiohttp.ClientTimeout(total=CONSENT_SECONDS)
     async with (
-        aiohttp.ClientSession(timeout=timeout, trust_env=False) as client,
+        _client(CONSENT_SECONDS) as client,
         client.get(url, allow_redirects=False, proxy=through) as answer,
     ):
         return answer.status
@@ -324,6 +348,8 @@ async def _clock(resources: Resources) -> Finding:
         theirs = await resources.aircall.clock()
     except AircallError as error:
         advice = "Check AIRCALL_OAUTH_API_URL and the network; https://status.aircall.com shows Aircall's own state."
+        if "tls_untrusted" in str(error):
+            advice = AUTHORITY_ADVICE
         return Finding("aircall", Level.PROBLEM, str(error), advice)
     async with resources.database.session() as session:
         of_database = await (await session.connection()).scalar(text("SELECT clock_timestamp()"))

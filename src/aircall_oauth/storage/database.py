@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.errors import AppError, DatabaseAway, DirectElsewhere, PoolerRefused
-from aircall_oauth.storage.faults import explain, root
+from aircall_oauth.storage.faults import DIRECT_SETTING, explain, mark_as_of_direct_url, root
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.lent import LENT, LENT_BELOW
 
@@ -142,6 +142,8 @@ class Database:
         try:
             return await route.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
+            if route is self._direct or route.setting == DIRECT_SETTING:
+                mark_as_of_direct_url(error)
             raise _away() from error
 
     async def require_own_sessions(self) -> None:
@@ -151,7 +153,7 @@ class Database:
         """
         if self._direct is None:
             if await self._sessions_of(self._pooled) is Sessions.LENT:
-                raise PoolerRefused("AIRCALL_OAUTH_DATABASE_URL")
+                raise PoolerRefused(self._pooled.setting)
         else:
             if await self._sessions_of(self._direct) is Sessions.LENT:
                 raise PoolerRefused("AIRCALL_OAUTH_DATABASE_DIRECT_URL")

@@ -6,12 +6,13 @@ password, and none of PostgreSQL's messages that may hold stored values.
 
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 SETTING = "AIRCALL_OAUTH_DATABASE_URL"
+DIRECT_SETTING = "AIRCALL_OAUTH_DATABASE_DIRECT_URL"
 # All that the driver and SQLAlchemy raise. An `OSError` counts only where a connection was opened or used.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
 # Classes of SQLSTATE in which PostgreSQL's message may quote values: data, constraints, errors raised in SQL.
@@ -26,6 +27,20 @@ RIGHTS = (
     "owner, GRANT CREATE, USAGE ON SCHEMA public TO that user. Or it has what `aircall-oauth migrate --print-grants` "
     "prints (docs/database.md)."
 )
+PASSWORD = f"Look at the user and the password in {SETTING}."
+POOLER = (
+    f"A pooler in transaction mode is in between: name the way past it as {DIRECT_SETTING}, or use a pool in session "
+    "mode (docs/operations.md, A pooler in between)."
+)
+# What a pooler says with the SQLSTATE of a protocol violation, by a word in it.
+SAID_BY_POOLERS = {
+    "authentication": f"A pooler says so. {PASSWORD[:-1]}, and at what the pooler knows of them.",
+    "startup parameter": (
+        f"A pooler takes no such parameter: leave it out of {SETTING}, and set it for the role instead "
+        "(ALTER ROLE … IN DATABASE … SET …)."
+    ),
+    "no such": f"A pooler does not know it: look at {SETTING}, and at the pooler's own list.",
+}
 TLS = f"Look at sslmode and sslrootcert in {SETTING}, and at the server's certificate."
 
 
@@ -44,7 +59,7 @@ class Fault:
 # The first entry that fits an error counts.
 KNOWN: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, bool], ...] = (
     (asyncpg.InsufficientPrivilegeError, RIGHTS, True),
-    (asyncpg.InvalidPasswordError, f"Look at the user and the password in {SETTING}.", True),
+    (asyncpg.InvalidPasswordError, PASSWORD, True),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
         f"Look at the user in {SETTING}, and at the server's pg_hba.conf.",
@@ -64,28 +79,43 @@ KNOWN: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, b
         True,
     ),
     (
-        (
-            asyncpg.DuplicatePreparedStatementError,
-            asyncpg.InvalidSQLStatementNameError,
-            asyncpg.ProtocolViolationError,
-        ),
-        f"A pooler in transaction mode is in between: {SETTING} needs PostgreSQL, or a pooler in session mode.",
+        (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError),
+        POOLER,
         True,
     ),
     (asyncpg.ReadOnlySQLTransactionError, f"This is a standby: {SETTING} must lead to the primary.", False),
     (asyncpg.TargetServerAttributeNotMatched, f"No host in {SETTING} is what target_session_attrs asks for.", False),
-    (asyncpg.ClientConfigurationError, f"Look at {SETTING}.", True),
+    (
+        asyncpg.ClientConfigurationError,
+        f"Look at {SETTING}; the authority of the server's certificate is named there as sslrootcert=FILE.",
+        True,
+    ),
     (ssl.SSLError, TLS, True),
     (socket.gaierror, f"Look at the host's name in {SETTING}.", False),
     (ValueError, f"Look at {SETTING}.", True),
 )
 
 
+def mark_as_of_direct_url(error: BaseException) -> None:
+    """Have `explain` name the setting of the direct URL where it names one."""
+    error.add_note(DIRECT_SETTING)
+
+
 def explain(error: BaseException | None) -> Fault:
     """Return an error of the driver, the network or TLS in words."""
     error = root(error)
+    fault = _explained(error)
+    if DIRECT_SETTING in getattr(error, "__notes__", ()):
+        return replace(fault, advice=fault.advice.replace(SETTING, DIRECT_SETTING))
+    return fault
+
+
+def _explained(error: BaseException | None) -> Fault:
     if isinstance(error, FileNotFoundError | PermissionError) and error.filename is not None:
         return Fault(f"{error.strerror}: {error.filename}", FILES, True)
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        said = str(error)
+        return Fault(_words(error), next((SAID_BY_POOLERS[it] for it in SAID_BY_POOLERS if it in said), POOLER), True)
     for kinds, advice, lasting in KNOWN:
         if isinstance(error, kinds):
             return Fault(_words(error), advice, lasting)

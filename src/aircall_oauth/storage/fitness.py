@@ -56,18 +56,20 @@ def _require_postgresql(found: Any) -> None:
     if found["schema"] is None:
         raise DatabaseUnfit(
             f"No schema in the search_path of {found['role']!r} is there, or may be used.",
+            "Connect as the role that owns the tables, where it is another one (docs/database.md, Two roles); or "
             f'CREATE SCHEMA … AUTHORIZATION "{found["role"]}", or correct the search_path.',
         )
 
 
 def _require_ownership(found: Any) -> None:
+    if found["of_others"] is not None:
+        raise DatabaseUnfit(
+            f"{found['role']!r} does not own its tables ({found['of_others']}).",
+            "Connect as their owner; for `migrate` alone, where the service's role is to own nothing "
+            f'(docs/database.md, Two roles). Or GRANT their owner TO "{found["role"]}".',
+        )
     if not found["may_create"]:
         raise DatabaseUnfit(
             f"{found['role']!r} may not create tables in the schema {found['schema']!r}.",
             f'As the database\'s owner: GRANT USAGE, CREATE ON SCHEMA "{found["schema"]}" TO "{found["role"]}".',
-        )
-    if found["of_others"] is not None:
-        raise DatabaseUnfit(
-            f"{found['role']!r} does not own its tables ({found['of_others']}).",
-            f'Connect as their owner, or GRANT their owner TO "{found["role"]}".',
         )

@@ -10,7 +10,7 @@ import asyncpg
 
 from aircall_oauth.storage import database_url, epochs
 from aircall_oauth.storage.database_url import Address
-from aircall_oauth.storage.faults import DRIVER_ERRORS
+from aircall_oauth.storage.faults import DRIVER_ERRORS, SETTING
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 # Has PostgreSQL end a session of ours that falls silent, in a transaction or not; the URL's options are for our end.
@@ -73,9 +73,12 @@ class Hosts:
 class Route:
     """A way to PostgreSQL; its URL may change in its file while the process runs."""
 
-    def __init__(self, url: str, again: Callable[[], str | None] = lambda: None) -> None:
-        """`again` is asked before each new connection; a URL that it returns takes the place of the one before."""
-        self._url, self._again = url, again
+    def __init__(self, url: str, again: Callable[[], str | None] = lambda: None, *, setting: str = SETTING) -> None:
+        """`again` is asked before each new connection; a URL that it returns takes the place of the one before.
+
+        `setting` is what errors are told about.
+        """
+        self._url, self._again, self.setting = url, again, setting
         self._hosts = Hosts(database_url.read(url))
 
     @property

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from aircall_oauth.storage import rights
 from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.faults import SETTING
 from aircall_oauth.storage.fitness import require_fit_to_migrate
+from aircall_oauth.storage.hosts import Route
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -43,14 +45,19 @@ def newest_schema_version() -> str:
 
 
 async def migrate(
-    url: str, *, lock_wait: timedelta = LOCK_WAIT, tell: Callable[[str], None] = lambda _line: None
+    url: str,
+    *,
+    setting: str = SETTING,
+    lock_wait: timedelta = LOCK_WAIT,
+    tell: Callable[[str], None] = lambda _line: None,
 ) -> None:
     """Bring the schema up to date; safe to run from many processes at once (once at a time within one).
 
     A table that is in use is tried again for as long as `lock_wait`; `tell` is called with what is waited for. A schema
-    newer than this code is left alone: the version that made it works with ours. Raises `DatabaseUnfit`.
+    newer than this code is left alone: the version that made it works with ours. Errors name the URL's `setting`.
+    Raises `DatabaseUnfit`.
     """
-    database = Database(url)
+    database = Database(Route(url, setting=setting))
     try:
         await database.require_own_sessions()
         async with database.driver_connection() as connection:
@@ -66,9 +73,9 @@ async def migrate(
             await asyncio.to_thread(alembic.command.upgrade, config, "head")
 
 
-async def grants(url: str, role: str) -> str:
+async def grants(url: str, role: str, *, setting: str = SETTING) -> str:
     """Return the SQL that lets a role run the service without owning anything."""
-    database = Database(url)
+    database = Database(Route(url, setting=setting))
     try:
         async with database.driver_connection() as connection:
             return await rights.script(connection, role)

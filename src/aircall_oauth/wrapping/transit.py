@@ -1,7 +1,6 @@
 """Vault and OpenBao: their Transit engine, by its HTTP API (https://openbao.org/api-docs/secret/transit/)."""
 
 import base64
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import httpx
 import stamina
 
 from aircall_oauth.errors import KeyServiceFailed
-from aircall_oauth.http_client import tls_reason, trust
+from aircall_oauth.http_client import tls_reason_in, trust
 from aircall_oauth.wrapping.access import Access
 from aircall_oauth.wrapping.entries import ServiceKey, Wrapped
 
@@ -97,7 +96,7 @@ class Transit:
             raise self._failed(*NOT_VAULT) from None
 
     def _unreachable(self, error: httpx.TransportError) -> KeyServiceFailed:
-        if why := _tls(error):
+        if why := tls_reason_in(error):
             return self._failed(f"has a certificate that is not accepted ({why})", CHECK_CERTIFICATE)
         return self._failed(f"can't be reached ({type(error).__name__})", CHECK_ADDRESS, kind=_Transient)
 
@@ -163,15 +162,6 @@ async def opened(access: Access) -> AsyncIterator[Transit]:
 def _path(key: ServiceKey, act: str) -> str:
     mount, _, name = key.name.rpartition("/")
     return f"{mount}/{act}/{name}"
-
-
-def _tls(error: httpx.TransportError) -> str | None:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return tls_reason(cause)
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def _words(answer: httpx.Response) -> str:
