@@ -16,7 +16,7 @@ import asyncpg
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events import store
 from aircall_oauth.events.store import CHANNEL
-from aircall_oauth.storage.commits import Commits
+from aircall_oauth.storage.commits import Commits, Committed
 from aircall_oauth.storage.database import AWAY, POOL_TIMEOUT_SECONDS, Database, reason
 from aircall_oauth.telemetry import log
 
@@ -92,12 +92,14 @@ async def open_notifier(
     *,
     announces: Commits | None = None,
     told_by: Commits | None = None,
+    take: Callable[[Committed], bool] | None = None,
     also: Mapping[str, Callable[..., None]] = MappingProxyType({}),
 ) -> AsyncIterator[Notifier]:
     """Open a notifier that listens to all processes.
 
     It announces the commits of `announces` to them. `told_by` are commits of this very process that it is told of at
-    once. `also` has further channels to listen on, each with the function that is called with what comes in there.
+    once; where `take` accepts the events themselves, nobody is woken to read them. `also` has further channels to
+    listen on, each with the function that is called with what comes in there.
     """
     notifier, announced, told = Notifier(), announces or Commits(), told_by or Commits()
 
@@ -105,9 +107,13 @@ async def open_notifier(
         if announcer != told.announced_by:
             notifier.notify()
 
+    def hear(committed: Committed | None) -> None:
+        if committed is None or take is None or not take(committed):
+            notifier.notify()
+
     task = asyncio.create_task(_listen(database, notifier, announced, {CHANNEL: receive, **also}))
     try:
-        with told.told_to(notifier.notify):
+        with told.told_to(hear):
             yield notifier
     finally:
         notifier.stop()

@@ -1,8 +1,24 @@
 """What this process commits to the log: told at once inside the process, and later announced to the others."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The events of one commit as readers see them, in position order.
+
+    `epoch` is the log's epoch when the connection was opened over which they were committed.
+    """
+
+    epoch: str
+    events: Sequence[Any]
+
+
+Listener = Callable[[Committed | None], None]
 
 
 class Commits:
@@ -13,14 +29,18 @@ class Commits:
         self.announced_by: int | None = None
         self._unannounced = 0
         self._committed = asyncio.Event()
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Listener] = []
 
-    def note(self, events: int) -> None:
-        """Note that so many events were committed, and tell the listeners."""
+    @property
+    def has_listeners(self) -> bool:
+        return bool(self._listeners)
+
+    def note(self, events: int, committed: Committed | None = None) -> None:
+        """Note that so many events were committed, and tell the listeners; `committed` has the events, if known."""
         self._unannounced += events
         self._committed.set()
         for listener in self._listeners:
-            listener()
+            listener(committed)
 
     async def next(self, seconds: float) -> int:
         """Wait for a commit, for so many seconds at most; returns how many events are to be announced."""
@@ -34,7 +54,7 @@ class Commits:
         return events
 
     @contextmanager
-    def told_to(self, listener: Callable[[], None]) -> Iterator[None]:
+    def told_to(self, listener: Listener) -> Iterator[None]:
         """Call `listener` at each commit while the block lasts."""
         self._listeners.append(listener)
         try:

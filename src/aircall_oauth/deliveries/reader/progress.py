@@ -27,8 +27,18 @@ class Progress:
         self._connections = connections
         self._checkpoint = checkpoint
         self._wake = wake
-        self._writing = False
+        self._writing = asyncio.Lock()
+        self._being_written = Findings()
         self._written = checkpoint()
+
+    @property
+    def is_being_written(self) -> bool:
+        return self._writing.locked()
+
+    @property
+    def concerns_parked(self) -> bool:
+        """Whether rows of parked events are to be added, changed or deleted, or are at this moment."""
+        return self.findings.concern_parked or self._being_written.concern_parked
 
     def add_attempt(self, attempt: Attempt) -> None:
         self.findings.attempts.append(attempt)
@@ -52,17 +62,22 @@ class Progress:
         """Have the findings written within `KEEP_SECONDS`, or at once if their `count` has come to `KEEP_AT`."""
         self.write_within(KEEP_SECONDS if count < KEEP_AT else 0)
 
-    async def write_if_due(self) -> tuple[int, bool] | None:
-        """Write if it is time; returns as `write` does, or None."""
-        return await self.write() if self.due_at is not None and self.due_at <= time.monotonic() else None
+    @property
+    def is_due(self) -> bool:
+        return self.due_at is not None and self.due_at <= time.monotonic()
 
     async def write(self) -> tuple[int, bool]:
         """Write down the checkpoint and the findings in one statement; what could not be written is kept.
 
-        Returns the subscription's version, and whether it is active. Raises `FencedOff`, and `DatabaseAway`.
+        One after the other, as positions only grow. Returns the subscription's version, and whether it is active.
+        Raises `FencedOff`, and `DatabaseAway`.
         """
+        async with self._writing:
+            return await self._write()
+
+    async def _write(self) -> tuple[int, bool]:
         findings, checkpoint = self.findings, self._checkpoint()
-        self.findings, self.due_at, self._writing = Findings(), None, True
+        self.findings, self.due_at, self._being_written = Findings(), None, findings
         try:
             async with self._connections.one() as connection:
                 row = await queries.keep(connection, checkpoint, findings)
@@ -71,7 +86,7 @@ class Progress:
             self.write_within(PAUSE_SECONDS)
             raise
         finally:
-            self._writing = False
+            self._being_written = Findings()
         if row is None:
             raise FencedOff
         self._written = checkpoint
@@ -82,7 +97,7 @@ class Progress:
         checkpoint = self._checkpoint()
         moved = checkpoint != self._written
         only_moved = moved and replace(self._written, position=checkpoint.position) == checkpoint
-        return checkpoint if only_moved and not self._writing and self.due_at is None else None
+        return checkpoint if only_moved and not self.is_being_written and self.due_at is None else None
 
     def written(self, checkpoint: Checkpoint) -> None:
         """Take note that this checkpoint was written with those of other readers."""

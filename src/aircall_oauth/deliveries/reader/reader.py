@@ -1,6 +1,6 @@
 """Reads the log for one subscription and delivers its events, as long as this worker holds the lease.
 
-One loop reads ahead and writes down; deliveries are tasks beside it. The position moves over events that were
+One loop reads ahead; deliveries, and writing down what they came to, are tasks beside it. The position moves over events that were
 delivered, parked or left out by the filter, in one statement with the log of attempts, and only under the lease.
 """
 
@@ -58,6 +58,7 @@ class Reader:
         self._wake = asyncio.Event()
         self._retried = retried
         self._finishing = self._fenced = False
+        self._writing: asyncio.Task[None] | None = None
         self._count_at = 0.0
         self._parked_before: set[int] | None = None  # not known yet
         self._lease_seconds = lease_seconds
@@ -111,7 +112,7 @@ class Reader:
             await self._rescue()
             raise
         finally:
-            await self._cancel_deliveries()
+            await self._cancel_tasks()
             self._read_ahead.release()
 
     @property
@@ -173,7 +174,7 @@ class Reader:
             self._sender.judge_overdue()
             self._sender.send_out()
             self._sender.note_health()
-            self._obey(await self._progress.write_if_due())
+            self._write_if_due()
         except DatabaseAway:
             await asyncio.sleep(PAUSE_SECONDS)
         else:
@@ -190,7 +191,7 @@ class Reader:
 
         Once before anything goes out, and now and then later, as the log drops parked events too.
         """
-        if self._sender.under_way or self._progress.findings.concern_parked or time.monotonic() < self._count_at:
+        if self._sender.under_way or self._progress.concerns_parked or time.monotonic() < self._count_at:
             return
         async with self._connections.one() as connection:
             if self._parked_before is None:
@@ -215,7 +216,7 @@ class Reader:
         room = self._sender.retry_room()
         wanted = Wanted(list(self._retried), self._queue.busy(), self._queue.released(room), room)
         may_find = room > 0 and self._queue.has_idle_parked
-        if self._progress.findings.concern_parked:
+        if self._progress.concerns_parked:
             self._obey(await self._progress.write())
         self._sender.retry(await self._due(wanted) if may_find else [])
         self._read_ahead.note_memory()
@@ -227,6 +228,25 @@ class Reader:
         read = parked.due_chains if self._queue.ordered else parked.due
         async with self._connections.one() as connection:
             return await read(connection, self._connections.data_keys, self.subscription, wanted, most_bytes=most_bytes)
+
+    def _write_if_due(self) -> None:
+        """Write down what was found, beside the loop: an event that comes meanwhile does not wait for the disk."""
+        if self._writing is None and self._progress.is_due:
+            self._writing = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            self._obey(await self._progress.write())
+        except FencedOff:
+            self._fenced = True
+        except DatabaseAway:
+            pass  # what was found is kept, and due again after a pause
+        # The task is not awaited: `run` raises its error.
+        except Exception as error:
+            self._sender.broken = error
+        finally:
+            self._writing = None
+            self._wake.set()
 
     def _obey(self, row: tuple[int, bool] | None) -> None:
         """Finish if the subscription was changed or is no longer active."""
@@ -253,7 +273,7 @@ class Reader:
         # Also if the destination's pause has just ended: nothing went out because of it.
         if self._sender.was_quiet:
             seconds.append(self._breaker.quiet_seconds())
-        if self._progress.due_at is not None:
+        if self._progress.due_at is not None and self._writing is None:
             seconds.append(self._progress.due_at - clock)
         if self._queue.has_parked and not self._breaker.down:
             seconds.append(self._sender.due_look_at - clock)
@@ -284,9 +304,10 @@ class Reader:
         with contextlib.suppress(DatabaseAway, FencedOff):
             await self._progress.write()
 
-    async def _cancel_deliveries(self) -> None:
+    async def _cancel_tasks(self) -> None:
         # However it came to its end: nothing goes out in place of what is cancelled, past which it would be.
         self._finishing = True
-        for task in self._sender.under_way:
+        tasks = [*self._sender.under_way, *([] if self._writing is None else [self._writing])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._sender.under_way, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -22,6 +22,7 @@ from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events import notify
 from aircall_oauth.events.notify import Notifier, open_notifier
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.commits import Committed
 from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.models.base import new_id
 from aircall_oauth.storage.models.deliveries import Subscription
@@ -54,7 +55,9 @@ async def reading(resources: Resources) -> AsyncIterator[None]:
     """
     readers = Readers(resources)
     listeners = {leases.CHANGED: readers.changed, leases.SHARE_WANTED: readers.share_wanted}
-    async with open_notifier(resources.database, told_by=resources.commits, also=listeners) as notifier:
+    async with open_notifier(
+        resources.database, told_by=resources.commits, take=readers.take, also=listeners
+    ) as notifier:
         tasks = [asyncio.create_task(readers.keep_leases()), asyncio.create_task(readers.pass_on_growth(notifier))]
         try:
             yield
@@ -117,6 +120,19 @@ class Readers:
                 reader.log_grew()
             if not more and self._tail.was_busy:
                 await asyncio.sleep(BUSY_PAUSE_SECONDS)
+
+    def take(self, committed: Committed) -> bool:
+        """Add events that this very process committed to the tail, and tell every reader.
+
+        Returns False if they do not continue it, so that the log's end is to be read.
+        """
+        if committed.epoch != self._epoch or self._epoch != self._resources.database.epoch:
+            return False
+        if not self._tail.take(committed.events):
+            return False
+        for reader in list(self._readers):
+            reader.log_grew()
+        return True
 
     async def _follow(self) -> bool:
         """Read new events into the tail, if any reader keeps up with the log; returns whether there are more."""

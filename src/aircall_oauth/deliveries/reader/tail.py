@@ -1,7 +1,7 @@
 """The tail: the newest events of the log in memory, read once for all readers of a worker that keep up."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,7 +68,7 @@ class Tail:
             return False
         events, read_to, more = await queries.read_unfiltered(connection, keys, head, limit=PAGE, most_bytes=PAGE_BYTES)
         if self.head != head:
-            # Forgotten meanwhile: what was read may have been erased since.
+            # Forgotten meanwhile: what was read may have been erased since. Or some of it was taken meanwhile.
             return True
         # The log is shorter than it was, or its next event lies far ahead: readers that are behind read for themselves.
         if read_to < head or (more and not events):
@@ -78,6 +78,21 @@ class Tail:
         self.was_busy = len(events) >= MANY
         self.head = read_to
         return more
+
+    def take(self, events: Sequence[EventJson]) -> bool:
+        """Add events that were committed a moment ago; returns whether they come right after the head, or before it.
+
+        Each position is drawn under the log's lock, so nothing comes between two that follow each other. Where one is
+        missing, be it another process's or of a commit that failed, the log is to be read.
+        """
+        if self.head is None or events[0].position > self.head + 1:
+            return False
+        new = [event for event in events if event.position > self.head]
+        if new and new[-1].position != self.head + len(new):
+            return False
+        self._add([TailEvent(event) for event in new])
+        self.head += len(new)
+        return True
 
     def unwanted_to(self, wanted: Filter, after: int) -> int:
         """Return the position past `after` up to which nothing is wanted. Only valid if it `covers` `after`."""

@@ -3,11 +3,13 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
 
+from aircall_oauth.events.query import EventJson
 from aircall_oauth.events.store import NULL
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import DURABLY
@@ -69,10 +71,10 @@ TAKE_IN_ANY = """
         FROM (SELECT known.* FROM known JOIN new USING (fingerprint) LEFT JOIN told
                   ON told.back_filled AND told.fingerprint = call_fingerprint
               WHERE told.fingerprint IS NULL ORDER BY number) AS in_order
-        RETURNING id
+        RETURNING id{returned}
     )
-    SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), (SELECT array_agg(id) FROM kept)
-           {refused}
+    SELECT (SELECT array_agg(number) FROM incoming WHERE installation_id IS NULL), kept.*{refused}
+    FROM (SELECT array_agg(id){collected} FROM kept) AS kept
 """
 ALWAYS = {
     "of_token": OF_TOKEN,
@@ -81,30 +83,36 @@ ALWAYS = {
     "durably": DURABLY,
     "source": EventSource.AIRCALL,
 }
-TAKE_IN = TAKE_IN_ANY.format(
-    **ALWAYS, keys="", given="", named="", and_other="", held="", unless_known="", stored="", refused=""
-)
+UNCOVERED = {"keys": "", "held": "", "stored": "", "refused": ""}
+PLAIN = {"given": "", "named": "", "and_other": "", "unless_known": ""}
+# Whether the statement also returns what only PostgreSQL knows of each new event.
+BRIEF = {"returned": "", "collected": ""}
+WHOLE = {
+    "returned": ", position, received_at, installation_id, company_id, owner",
+    "collected": "".join(
+        f", array_agg({column})" for column in ("position", "received_at", "installation_id", "company_id", "owner")
+    ),
+}
 AND_OTHER = f""",
                {FINGERPRINT.format("other")} AS other_fingerprint"""
 UNLESS_KNOWN = "AND NOT EXISTS (SELECT FROM event_fingerprint e WHERE e.fingerprint = other_fingerprint)"
-# The same for redacted events. One that came in before a field was named has a fingerprint without a key.
-TAKE_IN_REDACTED = TAKE_IN_ANY.format(
-    **ALWAYS,
-    keys="",
-    given=", $10::bytea[]",
-    named=", other",
-    and_other=AND_OTHER,
-    held="",
-    unless_known=UNLESS_KNOWN,
-    stored="",
-    refused="",
-)
+# For redacted events. One that came in before a field was named has a fingerprint without a key.
+REDACTED = {"given": ", $10::bytea[]", "named": ", other", "and_other": AND_OTHER, "unless_known": UNLESS_KNOWN}
+# By whether there are redacted events in the group, and whether the new ones are wanted whole.
+TAKE_IN = {
+    (redacted, whole): TAKE_IN_ANY.format(
+        **ALWAYS, **UNCOVERED, **(REDACTED if redacted else PLAIN), **(WHOLE if whole else BRIEF)
+    )
+    for redacted in (False, True)
+    for whole in (False, True)
+}
 # Where events are encrypted, or were. The data keys are held before the log's lock is taken, so that what waits for a
 # key, to erase it, holds up nothing; one that is being erased is skipped. An event that is not encrypted under its
 # customer's key of this moment is refused. An event whose repeat came in before encryption was switched on, or off, is
 # recognised too: by its other hash.
 TAKE_IN_COVERED = TAKE_IN_ANY.format(
     **ALWAYS,
+    **BRIEF,
     keys="""keys AS MATERIALIZED (
         SELECT id, installation_id, owner FROM data_key
         WHERE id = ANY ($10::text[]) AND erased_at IS NULL FOR KEY SHARE SKIP LOCKED
@@ -160,28 +168,63 @@ class Cover(msgspec.Struct, frozen=True, gc=False):
     other: bytes
 
 
+class Inserted(NamedTuple):
+    """What became of a group: numbers in it are from 1, None is none."""
+
+    unknown: Collection[int] | None  # the numbers of events with an unknown token
+    stored: Collection[str] | None  # the ids of new ones
+    refused: Collection[int] | None = None  # the numbers of those that were not encrypted under the key of now
+    events: Sequence[EventJson] = ()  # the new ones, in position order, if they were wanted whole
+
+
 async def insert(
-    connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str]
-) -> tuple[Collection[int] | None, Collection[str] | None]:
-    """Add a group to the log; returns the numbers (from 1) of events with an unknown token, and the ids of new ones."""
+    connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str], *, whole: bool
+) -> Inserted:
+    """Add a group to the log; with `whole`, its new events are returned as readers see them."""
     contents, texts = [a.fingerprint for a in arrivals], [a.data for a in arrivals]
     redacted = any(a.unkeyed is not None for a in arrivals)
-    unknown, stored = await connection.fetchrow(
-        TAKE_IN_REDACTED if redacted else TAKE_IN,
+    unknown, stored, *columns = await connection.fetchrow(
+        TAKE_IN[redacted, whole],
         *_columns(arrivals, ids, contents, texts),
         *([[a.unkeyed for a in arrivals]] if redacted else []),
         timeout=ANSWER_SECONDS,
     )
-    return unknown, stored
+    if not (whole and stored):
+        return Inserted(unknown, stored)
+    arrival_of = dict(zip(ids, arrivals, strict=True))
+    events = [_event(arrival_of[id_], id_, *row) for id_, *row in zip(stored, *columns, strict=True)]
+    return Inserted(unknown, stored, events=sorted(events, key=attrgetter("position")))
+
+
+def _event(
+    arrival: Arrival,
+    id_: str,
+    position: int,
+    received_at: datetime,
+    installation_id: str,
+    company_id: int,
+    owner: str | None,
+) -> EventJson:
+    return EventJson(
+        id=id_,
+        position=position,
+        type=arrival.type,
+        resource=arrival.resource,
+        subject=arrival.subject,
+        installation_id=installation_id,
+        company_id=company_id,
+        owner=owner,
+        occurred_at=arrival.occurred_at,
+        received_at=received_at,
+        source=EventSource.AIRCALL,
+        data=msgspec.Raw(arrival.data.encode()),
+    )
 
 
 async def insert_covered(
     connection: asyncpg.Connection, arrivals: Sequence[Arrival], ids: list[str], covers: Sequence[Cover], *, all_: bool
-) -> tuple[Collection[int] | None, Collection[str] | None, Collection[int] | None]:
-    """Add a group to the log as `insert` does, encrypted; with `all_`, nothing of it in clear.
-
-    Returns also the numbers of events that were not encrypted under the data key that their customer has now.
-    """
+) -> Inserted:
+    """Add a group to the log as `insert` does, encrypted; with `all_`, nothing of it in clear."""
     texts = [a.data if cover.sealed is None and not all_ else NULL for a, cover in zip(arrivals, covers, strict=True)]
     unknown, stored, refused = await connection.fetchrow(
         TAKE_IN_COVERED,
@@ -192,7 +235,7 @@ async def insert_covered(
         all_,
         timeout=ANSWER_SECONDS,
     )
-    return unknown, stored, refused
+    return Inserted(unknown, stored, refused)
 
 
 def _columns(arrivals: Sequence[Arrival], ids: list[str], contents: list[bytes], texts: list[str]) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 
@@ -18,12 +19,13 @@ from aircall_oauth.events.receiver.statement import (
     PREPARE,
     PROVE,
     Cover,
+    Inserted,
     TakenIn,
     insert,
     insert_covered,
 )
 from aircall_oauth.storage import data_keys, partitions
-from aircall_oauth.storage.commits import Commits
+from aircall_oauth.storage.commits import Commits, Committed
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import AWAY, Database, reason
 from aircall_oauth.storage.models.base import new_id
@@ -85,6 +87,7 @@ class Writer:
         self._covers: bool | None = None  # whether events are encrypted, or were; not known yet
         self._inbox = inbox
         self._connection: asyncpg.Connection | None = None
+        self._epoch = ""  # of the log, when the connection was opened
         self._logged_reason: str | None = None
         self._standby_missed = False
 
@@ -154,27 +157,28 @@ class Writer:
                 return []
         started = time.perf_counter()
         try:
-            unknown, stored, refused = await self._insert(connection, group, ids, covers)
+            inserted = await self._insert(connection, group, ids, covers)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is not None:
                 raise
             # Only a missing partition of the day raises this error without the name of a constraint.
             await partitions.ensure(connection)
-            unknown, stored, refused = await self._insert(connection, group, ids, covers)
+            inserted = await self._insert(connection, group, ids, covers)
         self._require_standby()
         self._inbox.proved()
         self._inbox.metrics.flushed(events=len(group), started=started)
-        _answer(group, ids, set(unknown or ()), set(stored or ()), set(refused or ()))
+        unknown, stored, refused = (set[Any](each or ()) for each in inserted[:3])
+        _answer(group, ids, unknown, stored, refused)
         if stored:
-            self._inbox.commits.note(len(stored))
-        return self._again([group[number - 1] for number in refused or ()])
+            self._inbox.commits.note(len(stored), Committed(self._epoch, inserted.events) if inserted.events else None)
+        return self._again([group[number - 1] for number in sorted(refused)])
 
     async def _insert(
         self, connection: asyncpg.Connection, group: list[Waiting], ids: list[str], covers: list[Cover] | None
-    ) -> tuple[Collection[int] | None, Collection[str] | None, Collection[int] | None]:
+    ) -> Inserted:
         arrivals = [entry.arrival for entry in group]
         if covers is None or self._sealer is None:
-            return *await insert(connection, arrivals, ids), None
+            return await insert(connection, arrivals, ids, whole=self._inbox.commits.has_listeners)
         return await insert_covered(connection, arrivals, ids, covers, all_=self._sealer.encrypts)
 
     async def _must_cover(self, connection: asyncpg.Connection) -> bool:
@@ -236,6 +240,7 @@ class Writer:
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = connection = await self._database.connect()
+        self._epoch = self._database.epoch
         self._standby_missed, self._covers = False, None
         connection.add_log_listener(self._on_message)
         await connection.execute(PREPARE)
