@@ -122,43 +122,59 @@ def main() -> None:
 
 def _backlog(house: House, count: int, rounds: int) -> None:
     rates: dict[str, list[float]] = {"bare": [], "usual": [], "subject": [], "none": []}
+    busy: dict[str, list[float]] = {name: [] for name in rates}
     statements = []
+
+    def note(name: str, rate: float, seconds: float) -> None:
+        rates[name].append(rate)
+        busy[name].append(seconds)
+
     for number in range(rounds):
-        rates["bare"].append(_send(house, "bare", count))
-        rates["usual"].append(_send(house, "usual", count // USUAL_SHARE))
+        note("bare", *_send(house, "bare", count))
+        note("usual", *_send(house, "usual", count // USUAL_SHARE))
         for order in ("subject", "none") if number % 2 else ("none", "subject"):
-            rate, calls = _deliver(house, count, order)
-            rates[order].append(rate)
+            rate, seconds, calls = _deliver(house, count, order)
+            note(order, rate, seconds)
             statements.append(calls / count)
     ground.say(f"\nbacklog of {count:,} events of 2 KB to one destination, {CONCURRENCY} at once, {rounds} rounds")
     for name, each in rates.items():
-        ground.say(f"  {name:<8} {statistics.median(each):8.0f} deliveries/s")
+        microseconds = statistics.median(busy[name]) * 1e6
+        ground.say(
+            f"  {name:<8} {statistics.median(each):8.0f} deliveries/s   {microseconds:6.0f} µs of its process each"
+        )
     for one, other in (("none", "bare"), ("none", "usual"), ("subject", "bare"), ("subject", "none")):
         ratios = [ours / theirs for ours, theirs in zip(rates[one], rates[other], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        ground.say(f"  {f'{one} / {other}':<16} {statistics.median(ratios):8.2f}   {spread}")
+        less = statistics.median(theirs / ours for ours, theirs in zip(busy[one], busy[other], strict=True))
+        ground.say(
+            f"  {f'{one} / {other}':<16} {statistics.median(ratios):8.2f}   {spread}   by processor time {less:.2f}"
+        )
     ground.say(f"  SQL statements per delivered event {statistics.median(statements):.4f}")
 
 
-def _send(house: House, which: str, count: int) -> float:
+def _send(house: House, which: str, count: int) -> tuple[float, float]:
+    """Deliveries per second, and processor time of each."""
     house.came()
     destination = f"http://127.0.0.1:{house.sink_port}/{which}"
     command = [sys.executable, "-m", "bench.senders", which, destination, str(count), str(CONCURRENCY)]
     environment = ground.environment(house.url, 1)
-    subprocess.run(command, check=True, cwd=ground.ROOT, env=environment, timeout=600)
-    return _rate(house.came(), count)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ground.ROOT, env=environment, timeout=600)
+    return _rate(house.came(), count), float(done.stdout) / count
 
 
-def _deliver(house: House, count: int, order: str) -> tuple[float, int]:
-    """Deliveries per second, and the statements they cost."""
+def _deliver(house: House, count: int, order: str) -> tuple[float, float, int]:
+    """Deliveries per second, processor time of each once the worker has begun, and the statements they cost."""
     house.came()
     subscription_id = house.subscribe("/service", order=order, **{"from": "beginning"})
     before = house.sql(CALLS)[0]
     with house.worker() as worker:
+        wait_until(lambda: house.count() > 0, [worker], 300)
+        came, begun = house.count(), ground.busy_seconds(worker.pid)
         wait_until(lambda: house.count() >= count, [worker], 300)
+        busy = (ground.busy_seconds(worker.pid) - begun) / max(count - came, 1)
     calls = int(house.sql(CALLS)[0] - before)
     house.forget(subscription_id)
-    return _rate(house.came(), count), calls
+    return _rate(house.came(), count), busy, calls
 
 
 def _rate(came: list[tuple[str, int, float]], count: int) -> float:

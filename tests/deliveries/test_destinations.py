@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from ipaddress import ip_address
@@ -191,6 +192,27 @@ async def test_a_connection_is_used_again() -> None:
         assert await deliver(url, times=5) == Delivered()
 
     assert len(peers) == 1
+
+
+async def test_a_connection_is_not_used_again_if_its_request_was_answered_unread() -> None:
+    """What is left of the request would be taken for the next one."""
+    large, over, connections = replace(MESSAGE, body=b" " * 8_000_000), asyncio.Event(), 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        await over.wait()
+
+    async with raw_receiver(answer) as url:
+        destination = HttpDestination(url, lambda: [KEY], guard(), at_once=4)
+        assert [await destination.deliver(each) for each in (large, MESSAGE)] == [Delivered()] * 2
+        await destination.close()
+        over.set()
+
+    assert connections == 2
 
 
 async def test_what_came_unasked_is_no_delivery() -> None:

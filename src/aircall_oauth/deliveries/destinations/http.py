@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,10 +16,9 @@ from yarl import URL
 from aircall_oauth import __version__
 from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.deliveries.destinations.addresses import AddressBlocked, Guard
-from aircall_oauth.deliveries.destinations.answers import AnswerConnector, Flooded
+from aircall_oauth.deliveries.destinations.answers import Answer, AnswerConnector, Flooded
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Gone, Message, Outcome, TryAgain
 from aircall_oauth.http_client import ProxyRefused, open_tunnel, retry_after_seconds, tls_reason, trust
-from aircall_oauth.http_session import open_session
 
 DEADLINE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -31,6 +30,9 @@ HEADERS = {
     "content-type": "application/json",
     "user-agent": f"aircall-oauth/{__version__}",
 }
+# What aiohttp would add by itself.
+SKIPPED = ("accept", "accept-encoding")
+TIMEOUT = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS)
 
 # The reason of a failed attempt, by the type of the error and the type of its cause; the first row that fits counts.
 WORDS: tuple[tuple[Any, type, str], ...] = (
@@ -112,17 +114,8 @@ class HttpDestination:
     def __init__(self, url: str, keys: Keys, guard: Guard, *, at_once: int) -> None:
         self._url = as_written(url)
         self._keys = keys
-        self._session = open_session(
-            JudgedConnector(
-                guard,
-                limit=at_once,
-                keepalive_timeout=KEPT_SECONDS,
-                resolver=JudgingResolver(guard),
-                ssl=_trust(),
-            ),
-            timeout=aiohttp.ClientTimeout(total=DEADLINE_SECONDS, sock_connect=CONNECT_SECONDS),
-            headers=HEADERS,
-            skip_auto_headers=("accept", "accept-encoding"),
+        self._connector = JudgedConnector(
+            guard, limit=at_once, keepalive_timeout=KEPT_SECONDS, resolver=JudgingResolver(guard), ssl=_trust()
         )
 
     async def deliver(self, message: Message) -> Outcome:
@@ -130,21 +123,34 @@ class HttpDestination:
 
         The answer's status decides, and for 429 and 503 its `Retry-After`. The answer's body is not used.
         """
-        headers = signatures.headers(
-            self._keys(), event_id=message.event_id, timestamp=int(time.time()), body=message.body
-        )
         try:
-            async with self._session.post(
-                self._url, data=message.body, headers=headers | message.mark, allow_redirects=False
-            ) as response:
-                return _outcome(response)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return _outcome(await self._connector.ask(self._target, self._request(message), TIMEOUT))
         except TimeoutError:
             return TryAgain("timeout")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return TryAgain(_word(error))
 
+    @cached_property
+    def _target(self) -> aiohttp.ClientRequest:
+        """Where requests go, as aiohttp's connector takes it; it is not sent itself."""
+        return aiohttp.ClientRequest("POST", self._url, headers=HEADERS, skip_auto_headers=SKIPPED)
+
+    @cached_property
+    def _head(self) -> str:
+        """What every request begins with."""
+        headers = [(name, value) for name, value in self._target.headers.items() if name.lower() != "content-length"]
+        lines = [f"POST {self._url.raw_path_qs} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+        return "\r\n".join(lines)
+
+    def _request(self, message: Message) -> bytes:
+        body = message.body
+        signed = signatures.headers(self._keys(), event_id=message.event_id, timestamp=int(time.time()), body=body)
+        lines = [f"{name}: {value}" for name, value in (signed | message.mark).items()]
+        return "\r\n".join([self._head, *lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
     async def close(self) -> None:
-        await self._session.close()
+        await self._connector.close()
 
 
 def as_written(url: str) -> URL:
@@ -163,9 +169,10 @@ def _trust() -> ssl.SSLContext:
     return trust()
 
 
-def _outcome(response: aiohttp.ClientResponse) -> Outcome:
+def _outcome(answer: Answer) -> Outcome:
     """Return the outcome that an answer's status stands for."""
-    match response.status:
+    assert answer.status is not None  # an answer is handed over once its status is known
+    match answer.status:
         case status if 200 <= status < 300:
             return Delivered()
         case status if 300 <= status < 400:
@@ -173,7 +180,7 @@ def _outcome(response: aiohttp.ClientResponse) -> Outcome:
         case 410:
             return Gone("http_410")
         case 429 | 503 as status:
-            return TryAgain(f"http_{status}", _retry_after(response.headers.get("retry-after")))
+            return TryAgain(f"http_{status}", _retry_after(next(iter(answer.head().values(b"retry-after")), None)))
         case status:
             return TryAgain(f"http_{status}")
 

@@ -1,7 +1,8 @@
 """Reads the log for one subscription and delivers its events, as long as this worker holds the lease.
 
-One loop reads ahead; deliveries, and writing down what they came to, are tasks beside it. The position moves over events that were
-delivered, parked or left out by the filter, in one statement with the log of attempts, and only under the lease.
+One loop reads ahead; deliveries, and writing down what they came to, are tasks beside it. The position moves over
+events that were delivered, parked or left out by the filter, in one statement with the log of attempts, and only under
+the lease.
 """
 
 import asyncio
