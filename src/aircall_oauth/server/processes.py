@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from aircall_oauth.installations.oauth.look import require_install_page
@@ -21,6 +21,8 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+# Left to what a process does at its start, until it is ready.
+FIRST_SECONDS = 1.0
 
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
@@ -68,6 +70,7 @@ async def _clients_opened(resources: Resources) -> AsyncIterator[None]:
     """
 
     async def open_them() -> None:
+        await asyncio.sleep(FIRST_SECONDS)
         await asyncio.to_thread(import_clients)
         resources.open_clients()
 
@@ -75,7 +78,9 @@ async def _clients_opened(resources: Resources) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await task
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def _log_if_not_ready(resources: Resources) -> None:
