@@ -1,6 +1,7 @@
 """The vault: what is sealed opens at its place with its key, and nowhere else."""
 
 import base64
+import hmac
 import string
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
 from aircall_oauth.resources import vault_of
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
-from aircall_oauth.storage.vault import NONCE_BYTES, SealedAt, Vault
+from aircall_oauth.storage.vault import NONCE_BYTES, KeyedHash, SealedAt, Vault
 from tests.support.service import settings_for
 
 KEY, OTHER_KEY, FINGERPRINT_KEY = b"k" * 32, b"o" * 32, b"f" * 32
@@ -216,6 +217,11 @@ def test_a_fingerprint_recognises_a_secret_for_one_purpose() -> None:
     assert len(set(prints)) == len(purposes)
     assert {len(one) for one in prints} == {32}
     assert prints == [vault_with(k9=OTHER_KEY).fingerprint(SecretStr(SECRET), purpose) for purpose in purposes]
+
+
+@given(st.binary(max_size=64), st.binary())
+def test_a_fingerprint_is_the_standards_hmac(key: bytes, message: bytes) -> None:
+    assert KeyedHash(key).of(message) == hmac.digest(key, message, "sha256")
 
 
 @given(st.text(), st.text())

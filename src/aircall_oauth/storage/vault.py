@@ -5,11 +5,11 @@ are associated data, so a sealed value that is moved elsewhere does not open the
 derived from the configured one.
 """
 
-import hmac
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,6 +22,7 @@ from aircall_oauth.storage import base64url
 
 VERSION = "v1"
 NONCE_BYTES = 12
+INNER, OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,23 @@ class SealedAt:
 
     def __str__(self) -> str:
         return f"{self.column}/{self.row_id}"
+
+
+class KeyedHash:
+    """HMAC-SHA256 (RFC 2104) with a key that is prepared once: `hmac.digest` takes twice as long for each message.
+
+    The key is not longer than a block of the hash, 64 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        block = key.ljust(sha256().block_size, b"\0")
+        self._inner, self._outer = sha256(block.translate(INNER)), sha256(block.translate(OUTER))
+
+    def of(self, message: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 class Vault:
@@ -53,8 +71,10 @@ class Vault:
         self._sealing_keys = sealing_keys
         self._older = older_fingerprint_keys
         self._cipher = cache(self._make_cipher)
-        self._fingerprint_subkey = cache(lambda purpose: _derive(fingerprint_key, f"fingerprint/{purpose}"))
-        self._older_subkeys = cache(lambda purpose: [_derive(key, f"fingerprint/{purpose}") for key in self._older])
+        self._keyed_hash = cache(lambda purpose: KeyedHash(_derive(fingerprint_key, f"fingerprint/{purpose}")))
+        self._older_hashes = cache(
+            lambda purpose: [KeyedHash(_derive(key, f"fingerprint/{purpose}")) for key in self._older]
+        )
 
     def take_keys(self, sealing_keys: dict[str, bytes]) -> None:
         """Seal and open with these keys from now on."""
@@ -94,7 +114,7 @@ class Vault:
 
     def fingerprint(self, secret: str | SecretStr, purpose: str) -> bytes:
         """Return 32 bytes that recognise a secret without revealing it (HMAC-SHA256, with a key per purpose)."""
-        return _digest(self._fingerprint_subkey(purpose), secret)
+        return self._keyed_hash(purpose).of(_bytes_of(secret))
 
     @property
     def changes_fingerprints(self) -> bool:
@@ -103,7 +123,7 @@ class Vault:
 
     def older_fingerprints(self, secret: str | SecretStr, purpose: str) -> list[bytes]:
         """Return the fingerprints by which a secret was recognised before the key was changed."""
-        return [_digest(key, secret) for key in self._older_subkeys(purpose)]
+        return [keyed.of(_bytes_of(secret)) for keyed in self._older_hashes(purpose)]
 
     def _seal(self, clear: bytes, *, purpose: str, associated: str) -> str:
         key_id = next(iter(self._sealing_keys))
@@ -142,9 +162,9 @@ def _associated(key_id: str, place: str) -> bytes:
     return f"aircall-oauth/{VERSION}/{key_id}/{place}".encode()
 
 
-def _digest(key: bytes, secret: str | SecretStr) -> bytes:
+def _bytes_of(secret: str | SecretStr) -> bytes:
     clear = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
-    return hmac.digest(key, clear.encode(errors="surrogatepass"), "sha256")
+    return clear.encode(errors="surrogatepass")
 
 
 def _derive(key: bytes, info: str) -> bytes:
