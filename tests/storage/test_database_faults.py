@@ -42,6 +42,7 @@ LASTING = [
     (DOCTOR, "08P01", "unsupported startup parameter: options", "ALTER ROLE"),
     (DOCTOR, "08P01", "SASL authentication failed", "the password in AIRCALL_OAUTH_DATABASE_URL"),
     (MIGRATE, "08P01", "no such database: log", "the pooler's own list"),
+    (KEYS, "08P01", "no more connections allowed (max_client_conn)", "Raise this setting of the pooler's"),
     (KEYS, "08P01", "something else", "AIRCALL_OAUTH_DATABASE_DIRECT_URL"),
 ]
 
@@ -102,9 +103,12 @@ async def test_a_direct_url_that_leads_elsewhere_is_a_finding(database_url: str,
 async def test_an_outage_is_told_as_one_that_passes() -> None:
     async with refusing_postgres("57P03", "the database system is starting up") as port:
         starting = await line_of("migrate", url=a_url(port))
+    async with refusing_postgres("08P01", "query_wait_timeout") as port:
+        no_session = await line_of("doctor", "--json", url=a_url(port))
     nobody = await line_of("migrate", url=a_url(free_port()))
 
     assert "the database system is starting up" in starting
+    assert "default_pool_size" in no_session
     assert "refused" in nobody
     assert "try again" in starting
     assert "try again" in nobody

@@ -4,13 +4,16 @@ import asyncio
 import base64
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
 from aircall_oauth.errors import DirectElsewhere, PoolerRefused
 from aircall_oauth.events.notify import open_notifier, wait_for
+from aircall_oauth.operations.doctor import Level, connection_findings
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
 from aircall_oauth.storage.hosts import Route
@@ -95,6 +98,50 @@ async def test_a_pooler_with_a_direct_url_beside_it_passes_the_acceptance_run(
     assert mode in seen["pooler"]["seen"]
     assert (seen["database"]["level"], seen["connections"]["level"]) == ("ok", "ok")
     assert "error" not in {json.loads(line)["level"] for line in process.said().splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("mode", "has_direct", "pooled", "at_postgresql"),
+    [
+        ("session", False, "18 connections by a web process at most, 16 by a worker, 24", "18 at most, a worker 16"),
+        ("session", True, "15 connections by a web process at most, 10 by a worker, 15", "18 at most, a worker 16"),
+        ("transaction", True, "15 connections by a web process at most, 10 by a worker, 15", "3 at most, a worker 6"),
+    ],
+)
+async def test_the_doctor_says_what_a_pooler_is_given_and_what_postgresql(
+    mode: str, has_direct: bool, pooled: str, at_postgresql: str, database_url: str, tmp_path: Path
+) -> None:
+    direct = {"DATABASE_DIRECT_URL": database_url} if has_direct else {}
+    async with (
+        pgbouncer(database_url, tmp_path, mode=mode) as url,
+        run_service(settings_for(url, **direct)) as service,
+    ):
+        pooler, found = await connection_findings(service.resources)
+        await service.sql("ALTER DATABASE test CONNECTION LIMIT 8")
+        _, crowded = await connection_findings(service.resources)
+
+    assert (pooler.level, found.level, crowded.level) == (Level.OK, Level.OK, Level.WARNING)
+    assert f"in {mode} mode" in pooler.seen
+    assert pooled in pooler.seen
+    assert ("default_pool_size must allow their sum" in pooler.seen) == (mode == "session")
+    assert f"a web process opens {at_postgresql}" in found.seen
+    assert "default_pool_size" in str(crowded.advice)
+
+
+async def test_a_pooler_that_takes_no_more_clients_is_told_as_such(database_url: str, tmp_path: Path) -> None:
+    async with pgbouncer(database_url, tmp_path, mode="session", clients=1) as url:
+
+        async def take_the_only_place() -> asyncpg.Connection | None:
+            # What looked whether it listens may have it still.
+            with suppress(asyncpg.ProtocolViolationError):
+                return await asyncpg.connect(url)
+            return None
+
+        only = await eventually(take_the_only_place)
+        ended = await run_command("keys", "list", environment=command_environment(url))
+        await only.close()
+
+    assert "(max_client_conn). Raise this setting of the pooler's" in ended.stderr
 
 
 async def test_growth_is_notified_past_a_pooler_in_transaction_mode(database_url: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
 default_pool_size = {size}
+max_client_conn = {clients}
 server_round_robin = {round_robin}
 """
 
@@ -40,6 +41,7 @@ class PgBouncer:
         size: int = 40,
         round_robin: int = 0,
         user: str = "postgres",
+        clients: int = 100,
     ) -> None:
         url, query = urlsplit(database_url), parse_qs(urlsplit(database_url).query)
         self._port = free_port()
@@ -54,6 +56,7 @@ class PgBouncer:
                 port=self._port,
                 mode=mode,
                 size=size,
+                clients=clients,
                 round_robin=round_robin,
             )
         )
@@ -85,10 +88,10 @@ class PgBouncer:
 
 @asynccontextmanager
 async def pgbouncer(
-    database_url: str, folder: Path, *, mode: str, size: int = 40, round_robin: int = 0
+    database_url: str, folder: Path, *, mode: str, size: int = 40, round_robin: int = 0, clients: int = 100
 ) -> AsyncIterator[str]:
     """A PgBouncer for as long as the block lasts; its address."""
-    it = PgBouncer(database_url, folder, mode=mode, size=size, round_robin=round_robin)
+    it = PgBouncer(database_url, folder, mode=mode, size=size, round_robin=round_robin, clients=clients)
     try:
         await it.start()
         yield it.url

@@ -41,6 +41,7 @@ WEB = Most(POOL_SIZE + 2 * DRIVER_POOL_SIZE, writers.WRITERS + 1)
 WORKER = Most(POOL_SIZE + DRIVER_POOL_SIZE, readers.MOST + 2)
 # `serve --with-worker`: the pools are the same ones.
 BOTH = Most(WEB.pooled, WEB.direct + WORKER.direct)
+EACH = (WEB, WORKER, BOTH)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from aircall_oauth.resources import Resources, database_of, open_resources, vaul
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings, access
 from aircall_oauth.storage import partitions, rights
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.database import Sessions
+from aircall_oauth.storage.database import Sessions, database_errors
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
@@ -172,25 +172,46 @@ def _database_away(error: DatabaseAway) -> Finding:
 
 async def connection_findings(resources: Resources) -> list[Finding]:
     """Tell what is between us and PostgreSQL, and whether it has room for our connections."""
-    found = []
     has_direct = bool(resources.settings.database_direct_url.get_secret_value())
     sessions = await resources.database.pooled_sessions()
-    if sessions is not Sessions.OWN or has_direct:
-        found.append(Finding("pooler", Level.OK, BETWEEN[sessions] + (BESIDE if has_direct else "")))
-    async with resources.database.driver_connection() as connection:
-        room = await connections.room(connection)
-    web, worker, both = connections.WEB, connections.WORKER, connections.BOTH
+    connection = await resources.database.connect()
+    try:
+        with database_errors():
+            room = await connections.room(connection)
+    finally:
+        connection.terminate()
+    found = _room_finding(room, sessions, has_direct)
+    if sessions is Sessions.OWN and not has_direct:
+        return [found]
+    return [Finding("pooler", Level.OK, _between(sessions, has_direct)), found]
+
+
+def _between(sessions: Sessions, has_direct: bool) -> str:
+    """Describe a pooler, and what it must allow: the sum of our processes' connections."""
+    seen = BETWEEN[sessions] + (BESIDE if has_direct else "")
+    if sessions is Sessions.OWN:
+        return seen
+    web, worker, both = ((most.pooled if has_direct else most.all) for most in connections.EACH)
+    seen += f"; it is given {web} connections by a web process at most, {worker} by a worker, {both} by both in one: "
+    if sessions is Sessions.POOLED:
+        return f"{seen}max_client_conn and default_pool_size must allow their sum, as each keeps a session"
+    return f"{seen}max_client_conn must allow their sum, default_pool_size what is used at one time"
+
+
+def _room_finding(room: connections.Room, sessions: Sessions, has_direct: bool) -> Finding:
+    """Tell whether PostgreSQL has room for a process; a pooler in transaction mode needs none for each connection."""
+    is_lent = sessions is Sessions.LENT
+    web, worker, both = ((most.direct if is_lent else most.all) for most in connections.EACH)
+    past = "past the pooler " if is_lent else ""
     seen = (
         f"PostgreSQL allows {room.most}, {room.open} are open, {room.ours} of them ours; "
-        f"a web process opens {web.all} at most, a worker {worker.all}, both in one {both.all}"
+        f"{past}a web process opens {web} at most, a worker {worker}, both in one {both}"
     )
-    if has_direct:
-        seen += f" (past the pooler {web.direct}, {worker.direct} and {both.direct} of them)"
-    needed = both.direct if has_direct else both.all
-    if room.for_us < needed:
-        advice = "Raise max_connections (or the limit of our user or database), or put a pooler in between."
-        return [*found, Finding("connections", Level.WARNING, seen, advice)]
-    return [*found, Finding("connections", Level.OK, seen)]
+    if room.for_us >= both:
+        return Finding("connections", Level.OK, seen)
+    instead = "put a pooler in between" if sessions is Sessions.OWN else "let the pooler open fewer (default_pool_size)"
+    advice = f"Raise max_connections (or the limit of our user or database), or {instead}."
+    return Finding("connections", Level.WARNING, seen, advice)
 
 
 async def rights_findings(resources: Resources) -> list[Finding]:

@@ -32,6 +32,10 @@ POOLER = (
     f"A pooler in transaction mode is in between: name the way past it as {DIRECT_SETTING}, or use a pool in session "
     "mode (docs/operations.md, A pooler in between)."
 )
+NO_SESSION = (
+    f"The pooler has no session for {SETTING}: look whether PostgreSQL runs, and at the pooler's default_pool_size."
+)
+MORE_CLIENTS = "Raise this setting of the pooler's, or run fewer processes (docs/operations.md, A pooler in between)."
 # What a pooler says with the SQLSTATE of a protocol violation, by a word in it.
 SAID_BY_POOLERS = {
     "authentication": f"A pooler says so. {PASSWORD[:-1]}, and at what the pooler knows of them.",
@@ -39,6 +43,11 @@ SAID_BY_POOLERS = {
         f"A pooler takes no such parameter: leave it out of {SETTING}, and set it for the role instead "
         "(ALTER ROLE … IN DATABASE … SET …)."
     ),
+    "max_client_conn": MORE_CLIENTS,
+    "client connections exceeded": MORE_CLIENTS,
+    "query_wait_timeout": NO_SESSION,
+    "client_login_timeout": NO_SESSION,
+    "server_login_retry": NO_SESSION,
     "no such": f"A pooler does not know it: look at {SETTING}, and at the pooler's own list.",
 }
 TLS = f"Look at sslmode and sslrootcert in {SETTING}, and at the server's certificate."
@@ -115,7 +124,8 @@ def _explained(error: BaseException | None) -> Fault:
         return Fault(f"{error.strerror}: {error.filename}", FILES, True)
     if isinstance(error, asyncpg.ProtocolViolationError):
         said = str(error)
-        return Fault(_words(error), next((SAID_BY_POOLERS[it] for it in SAID_BY_POOLERS if it in said), POOLER), True)
+        advice = next((SAID_BY_POOLERS[it] for it in SAID_BY_POOLERS if it in said), POOLER)
+        return Fault(_words(error), advice, advice is not NO_SESSION)
     for kinds, advice, lasting in KNOWN:
         if isinstance(error, kinds):
             return Fault(_words(error), advice, lasting)
