@@ -189,6 +189,28 @@ def test_no_way_in_leads_to_the_console() -> None:
 
 
 @pytest.mark.deploy
+def test_a_console_on_a_deployment_of_its_own_gets_no_webhook_and_the_web_pods_have_none() -> None:
+    documents = rendered(values=ROOT / "deploy" / "helm" / "values" / "separate-console.yaml")
+    services = {name: each["spec"]["selector"] for (kind, name), each in documents.items() if kind == "Service"}
+    pods = {
+        name.removeprefix("aircall-oauth-"): each["spec"]["template"]["spec"]["containers"][0]
+        for (kind, name), each in documents.items()
+        if kind == "Deployment"
+    }
+    ports = {name: {port["name"] for port in container["ports"]} for name, container in pods.items()}
+
+    assert services["aircall-oauth-console"]["app.kubernetes.io/component"] == "console"
+    assert services["aircall-oauth"]["app.kubernetes.io/component"] == "web"
+    assert ports == {"web": {"http", "metrics"}, "worker": {"metrics"}, "console": {"console", "metrics"}}
+    assert pods["console"]["args"] == ["serve"], "its other doors are open to its own pod only"
+    assert {each["name"]: each["value"] for each in pods["console"]["env"]} == {
+        "AIRCALL_OAUTH_CONSOLE_PORT": "8300",
+        "AIRCALL_OAUTH_CONSOLE_HOST": "*",
+    }
+    assert "AIRCALL_OAUTH_CONSOLE_PORT" not in documents["ConfigMap", "aircall-oauth"]["data"]
+
+
+@pytest.mark.deploy
 def test_alerts_and_dashboard_are_those_of_this_repository() -> None:
     documents = rendered("--set", "metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true")
     alerts = yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())

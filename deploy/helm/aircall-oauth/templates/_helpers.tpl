@@ -41,7 +41,7 @@ AIRCALL_OAUTH_LOG_FORMAT: json
 AIRCALL_OAUTH_LOG_LEVEL: info
 AIRCALL_OAUTH_METRICS_PORT: "9090"
 AIRCALL_OAUTH_METRICS_HOST: "*"
-{{- if .Values.console.enabled }}
+{{- if and .Values.console.enabled (not .Values.console.separate) }}
 AIRCALL_OAUTH_CONSOLE_PORT: {{ .Values.console.port | quote }}
 AIRCALL_OAUTH_CONSOLE_HOST: "*"
 {{- end }}
