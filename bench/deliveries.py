@@ -24,6 +24,7 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from bench import ground, paced
 from bench.ground import Server
+from bench.processor import busy_seconds
 
 CONCURRENCY = 64
 USUAL_SHARE = 20
@@ -169,9 +170,9 @@ def _deliver(house: House, count: int, order: str) -> tuple[float, float, int]:
     before = house.sql(CALLS)[0]
     with house.worker() as worker:
         wait_until(lambda: house.count() > 0, [worker], 300)
-        came, begun = house.count(), ground.busy_seconds(worker.pid)
+        came, begun = house.count(), busy_seconds(worker.pid)
         wait_until(lambda: house.count() >= count, [worker], 300)
-        busy = (ground.busy_seconds(worker.pid) - begun) / max(count - came, 1)
+        busy = (busy_seconds(worker.pid) - begun) / max(count - came, 1)
     calls = int(house.sql(CALLS)[0] - before)
     house.forget(subscription_id)
     return _rate(house.came(), count), busy, calls

@@ -140,19 +140,10 @@ def answers(port: int) -> bool:
 def load(server: Server, count: int, salt: int, connections: int = CONNECTIONS, made: str = "varied") -> dict[str, Any]:
     """A bounded load on a server, from a process of its own; `made` is a function of `bench.bodies`."""
     numbers = [str(number) for number in (connections, count, salt)]
-    command = [sys.executable, "-m", "bench.load", str(server.port), TOKEN, *numbers, made]
+    command = [sys.executable, "-m", "bench.load", str(server.port), TOKEN, *numbers, made, str(server.pid)]
     done = subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=600)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def busy_seconds(*pids: int) -> float:
-    """Processor time of these processes so far."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident_megabytes(server: Server) -> float:

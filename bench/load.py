@@ -1,8 +1,9 @@
 """A load of unique events over kept connections, bounded in count; prints what it saw as JSON.
 
-python -m bench.load PORT TOKEN CONNECTIONS COUNT SALT [BODIES]
+python -m bench.load PORT TOKEN CONNECTIONS COUNT SALT [BODIES [PID]]
 
-BODIES is a function of `bench.bodies`: `varied`, the default, `varied_of_4_kb` or `of_one_letter`.
+BODIES is a function of `bench.bodies`: `varied`, the default, `varied_of_4_kb` or `of_one_letter`. PID is the server's
+process, whose processor time while the load lasts is told too.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import cast
 import uvloop
 
 from bench import bodies
+from bench.processor import busy_seconds
 
 LONGEST_SECONDS = 120
 
@@ -77,17 +79,19 @@ def requests(token: str, made: str = "varied") -> list[tuple[bytes, bytes]]:
     return [cast("tuple[bytes, bytes]", tuple(request.split(bodies.SLOT))) for request in whole]
 
 
-async def load(port: int, token: str, connections: int, count: int, salt: int, made: str) -> dict[str, float]:
+async def load(
+    port: int, token: str, connections: int, count: int, salt: int, made: str, *pids: int
+) -> dict[str, float]:
     tally, done, loop = Tally(count), asyncio.Event(), asyncio.get_running_loop()
     of_token = requests(token, made)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), busy_seconds(*pids)
     opened = [
         await loop.create_connection(lambda: Connection(tally, of_token, salt, done), "127.0.0.1", port)
         for _ in range(connections)
     ]
     async with asyncio.timeout(LONGEST_SECONDS):
         await done.wait()
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, busy_seconds(*pids) - busy
     for transport, _ in opened:
         transport.close()
     ordered = sorted(tally.latencies)
@@ -95,6 +99,7 @@ async def load(port: int, token: str, connections: int, count: int, salt: int, m
         "count": tally.answered,
         "refused": tally.refused,
         "seconds": seconds,
+        "busy_seconds": busy,
         "per_second": tally.answered / seconds,
         "p50_ms": ordered[len(ordered) // 2] * 1000,
         "p99_ms": ordered[int(len(ordered) * 0.99)] * 1000,
@@ -102,6 +107,7 @@ async def load(port: int, token: str, connections: int, count: int, salt: int, m
 
 
 if __name__ == "__main__":
-    port, token, connections, count, salt, *made = sys.argv[1:]
-    result = uvloop.run(load(int(port), token, int(connections), int(count), int(salt), *(made or ["varied"])))
+    port, token, connections, count, salt, *more = sys.argv[1:]
+    made, pids = more[0] if more else "varied", map(int, more[1:])
+    result = uvloop.run(load(int(port), token, int(connections), int(count), int(salt), made, *pids))
     sys.stdout.write(json.dumps(result) + "\n")

@@ -1,21 +1,27 @@
-"""What ten people who refresh the console every five seconds cost the receiver, in one run: with and without them.
+"""What ten people who refresh the console every five seconds cost the receiver.
 
-python -m bench.onlookers [--rounds 6] [--count 10000] [--apart]    apart: the console of a `serve` without webhooks
-python -m bench.onlookers --views 60     the service's processor time for a view of each page, which others disturb less
+python -m bench.onlookers [--minutes 2] [--count 6000] [--apart]    apart: the console of a `serve` without webhooks
+python -m bench.onlookers --views 60     the service's processor time for a view of each page
+
+Slices of so many events alternate, without people, with, with, without (ABBA), so that what slowly changes on the
+machine is on both sides alike. Each two neighbours give a ratio; what is said is the mean of these and its standard
+error. The rate of acknowledgements is as noisy as the machine; the processor time of the server per event hardly is.
 """
 
 import argparse
 import asyncio
 import http.client
 import itertools
-import random
+import math
 import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -24,6 +30,7 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server
+from bench.processor import busy_seconds
 
 PEOPLE = 10
 EVERY_SECONDS = 5.0
@@ -31,9 +38,9 @@ PAGES = ("/", "/customers", "/attempts", "/events", "/destinations", "/audit", "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long slices are begun")
+    parser.add_argument("--count", type=int, default=6_000, help="events of a slice")
     parser.add_argument("--views", type=int, default=0)
     parser.add_argument("--apart", action="store_true")
     options = parser.parse_args()
@@ -49,17 +56,33 @@ def main() -> None:
         if options.views:
             _views(shows, console_port, cookie, options.views)
             return
-        ratios, shown = [], 0
-        for number in range(options.rounds):
-            rates = {}
-            for watched in (False, True) if number % 2 else (True, False):
-                with _watching(console_port, cookie) if watched else _nobody() as pages:
-                    rates[watched] = ground.load(server, options.count, ground.fresh_salt())["per_second"]
-                    shown += next(pages)
-            ratios.append(rates[True] / rates[False])
-    low, high = min(ratios), max(ratios)
-    print(f"{PEOPLE} people, a page each every {EVERY_SECONDS:g} s: {shown} pages in {options.rounds} rounds")
-    print(f"acks/s, watched / not watched {statistics.median(ratios):.3f}   ({low:.3f} to {high:.3f})")
+        people = stack.enter_context(_people(console_port, cookie))
+        _compare(server, people, options.minutes, options.count)
+
+
+def _compare(server: Server, people: "People", minutes: float, count: int) -> None:
+    """Load slice after slice, and print what people change."""
+    slices, until = list[dict[bool, dict[str, Any]]](), time.monotonic() + 60 * minutes
+    while time.monotonic() < until:
+        for order in ((False, True), (True, False)):
+            pair = {}
+            for watched in order:
+                people.look(watched)
+                pair[watched] = ground.load(server, count, ground.fresh_salt())
+            slices.append(pair)
+    people.look(False)
+    seconds = sum(pair[True]["seconds"] for pair in slices)
+    ground.say(f"{PEOPLE} people, a page each every {EVERY_SECONDS:g} s, {people.shown} pages in all")
+    ground.say(f"{len(slices)} pairs of slices of {count:,} events, {seconds:.0f} s of load with people")
+    ground.say(f"acks/s, with people against without    {_ratio(slices, lambda told: told['per_second'])}")
+    busy = _ratio(slices, lambda told: told["busy_seconds"] / told["count"])
+    ground.say(f"processor time of the server per event {busy}")
+
+
+def _ratio(slices: list[dict[bool, dict[str, Any]]], figure: Callable[[dict[str, Any]], float]) -> str:
+    ratios = [figure(pair[True]) / figure(pair[False]) for pair in slices]
+    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return f"{statistics.mean(ratios):.3f} ± {error:.3f} (mean of the pairs' ratios and its standard error)"
 
 
 def _views(server: Server, port: int, cookie: str, views: int) -> None:
@@ -67,47 +90,62 @@ def _views(server: Server, port: int, cookie: str, views: int) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"cookie": cookie}, trust_env=False) as browser:
         for page in PAGES:
             browser.get(page, timeout=30.0)
-            before = ground.busy_seconds(server.pid)
+            before = busy_seconds(server.pid)
             for _ in range(views):
                 assert browser.get(page, timeout=30.0).status_code == 200
-            spent.append(1000 * (ground.busy_seconds(server.pid) - before) / views)
+            spent.append(1000 * (busy_seconds(server.pid) - before) / views)
             print(f"{page:<20}{spent[-1]:6.1f} ms")
     print(f"mean of the pages   {statistics.mean(spent):6.1f} ms of the service's processor time")
 
 
-@contextmanager
-def _nobody() -> Iterator[Iterator[int]]:
-    yield itertools.repeat(0)
+class People:
+    """Ten people, of whom each opens the next page every five seconds: evenly, two pages a second in all."""
 
+    def __init__(self, port: int, cookie: str) -> None:
+        self._port, self._cookie = port, cookie
+        self._looking, self._gone = threading.Event(), threading.Event()
+        self.shown = 0
 
-@contextmanager
-def _watching(port: int, cookie: str) -> Iterator[Iterator[int]]:
-    """Ten people who look at one page after the other while the block lasts; how many pages were shown."""
-    done, pages = threading.Event(), itertools.count()
+    def look(self, watched: bool) -> None:
+        """Have them begin to look, or look away."""
+        (self._looking.set if watched else self._looking.clear)()
 
-    def look(person: int) -> None:
-        chance = random.Random(person)  # noqa: S311
+    def go(self) -> None:
+        self._gone.set()
+
+    def be(self, person: int) -> None:
+        """One person, until all go."""
+        due = time.monotonic() + person * EVERY_SECONDS / PEOPLE
+        for page in itertools.islice(itertools.cycle(PAGES), person, None):
+            if self._gone.wait(max(0.0, due - time.monotonic())):
+                return
+            due += EVERY_SECONDS
+            if self._looking.is_set():
+                self._open(page)
+
+    def _open(self, page: str) -> None:
         # No client that costs as much as the page it asks for: people's browsers run elsewhere.
-        browser = http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)
-        done.wait(chance.uniform(0, EVERY_SECONDS))
-        while not done.is_set():
-            browser.request("GET", chance.choice(PAGES), headers={"cookie": cookie})
-            answer = browser.getresponse()
-            answer.read()
-            browser.close()  # the server keeps no connection as long as people look at a page
-            assert answer.status == 200, answer.status
-            next(pages)
-            done.wait(EVERY_SECONDS)
+        browser = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30.0)
+        browser.request("GET", page, headers={"cookie": self._cookie})
+        answer = browser.getresponse()
+        answer.read()
+        browser.close()  # the server keeps no connection as long as people look at a page
+        assert answer.status == 200, answer.status
+        self.shown += 1
 
-    people = [threading.Thread(target=look, args=(person,)) for person in range(PEOPLE)]
-    for person in people:
-        person.start()
+
+@contextmanager
+def _people(port: int, cookie: str) -> Iterator[People]:
+    people = People(port, cookie)
+    threads = [threading.Thread(target=people.be, args=(person,)) for person in range(PEOPLE)]
+    for thread in threads:
+        thread.start()
     try:
-        yield pages
+        yield people
     finally:
-        done.set()
-        for person in people:
-            person.join()
+        people.go()
+        for thread in threads:
+            thread.join()
 
 
 @contextmanager

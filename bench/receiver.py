@@ -17,6 +17,7 @@ import asyncpg
 
 from bench import ground
 from bench.ground import Server
+from bench.processor import busy_seconds
 
 PLAIN_SHARE = 20
 BODIES = ("varied", "varied_of_4_kb", "of_one_letter")
@@ -128,10 +129,10 @@ async def costs_of(url: str, server: Server, count: int, made: str) -> dict[str,
     try:
         backends = [row["pid"] for row in await connection.fetch("SELECT pid FROM pg_stat_activity")]
         before = await connection.fetchrow(MEASURED)
-        busy = [ground.busy_seconds(server.pid), ground.busy_seconds(*backends)]
+        busy = [busy_seconds(server.pid), busy_seconds(*backends)]
         await asyncio.to_thread(ground.load, server, count, ground.fresh_salt(), made=made)
         after = await connection.fetchrow(MEASURED)
-        busy += [ground.busy_seconds(server.pid), ground.busy_seconds(*backends)]
+        busy += [busy_seconds(server.pid), busy_seconds(*backends)]
     finally:
         await connection.close()
     return {

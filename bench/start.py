@@ -23,6 +23,7 @@ from statistics import median
 from aircall_oauth.sandbox.children import Child
 from aircall_oauth.sandbox.ports import free_port
 from bench import ground
+from bench.processor import busy_seconds
 
 NOTHING = "pass"
 LIBRARIES = "import pydantic, typer"
@@ -98,7 +99,7 @@ def start(name: str, folder: Path, url: str) -> Start:
                 raise TimeoutError(child.last_words())
             time.sleep(STEP_SECONDS)
         seconds = time.perf_counter() - began
-        return Start(seconds, ground.busy_seconds(child.pid), ground.memory_of(child.pid))
+        return Start(seconds, busy_seconds(child.pid), ground.memory_of(child.pid))
 
 
 def _is_ready(port: int, sign: bytes) -> bool:
