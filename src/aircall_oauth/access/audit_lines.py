@@ -67,6 +67,13 @@ HOLDS = f"""
     ), coalesce({FIRST.format("owner", "$1")}, false), coalesce({FIRST.format("request_id", "$1")}, false)
 """  # noqa: S608 - only constants of ours are put in
 
+# Built once: that takes longer than to run it.
+_LINES = (
+    select(Audit, ApiKey.name, ApiKey.owner)
+    .join(ApiKey, col(ApiKey.id) == col(Audit.actor), isouter=True)
+    .order_by(col(Audit.at).desc(), col(Audit.id).desc())
+)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -107,13 +114,7 @@ async def page(resources: Resources, key: Caller, asked: Asked, *, limit: int) -
 
     Of actors that are not bound to the same owner such a key sees the id only, neither name nor address.
     """
-    query = (
-        select(Audit, ApiKey.name, ApiKey.owner)
-        .join(ApiKey, col(ApiKey.id) == col(Audit.actor), isouter=True)
-        .where(*_conditions(key, asked))
-        .order_by(col(Audit.at).desc(), col(Audit.id).desc())
-        .limit(limit + 1)
-    )
+    query = _LINES.where(*_conditions(key, asked)).limit(limit + 1)
     async with resources.database.session() as session:
         if asked.actor is not None:
             query = query.where(col(Audit.actor).in_(await _ids(session, key, asked.actor)))

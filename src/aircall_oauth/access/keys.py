@@ -33,6 +33,8 @@ STILL_OPENS = """
 FINGERPRINT_ANEW = "UPDATE api_key SET fingerprint = $2 WHERE id = $1"
 NOTE_USE = "UPDATE api_key SET last_used_at = now() WHERE id = $1"
 
+_ALL = select(ApiKey).order_by(col(ApiKey.id))
+
 
 async def create(
     resources: Resources,
@@ -120,7 +122,7 @@ async def list_all(resources: Resources) -> Sequence[ApiKey]:
     """Return every API key, oldest first; the secrets are not kept."""
     await resources.require_ready()
     async with resources.database.session() as session:
-        return (await session.exec(select(ApiKey).order_by(col(ApiKey.id)))).all()
+        return (await session.exec(_ALL)).all()
 
 
 async def revoke(resources: Resources, which: str, *, who: Who = OPERATOR) -> int:

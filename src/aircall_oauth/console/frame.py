@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, nodes, pass_context, select_autoescape
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
@@ -52,8 +53,7 @@ NAVIGATION = {
     "/vault": "Vault",
     "/sessions": "Signed in",
 }
-ROW = re.compile(r"<tr[ >].*?</tr>", re.DOTALL)
-CELL = re.compile(r"<(td|th)(?=[ >])")
+ROW_OR_CELL = re.compile(r"<(tr|td|th)(?=[ >])")
 CELL_ROLES = {"td": "cell", "th": "rowheader"}
 THOUSANDS = "\u202f"
 MOST_FORM_BYTES = 64 * 1024
@@ -68,11 +68,32 @@ def _plainly(value: Any) -> Any:
     return THOUSANDS.join(map(readable, value.split(THOUSANDS)))
 
 
-_environment = Environment(
+def _shown(value: Any) -> Markup:
+    """Return what a template shows of a value: escaped, unless it is markup of ours."""
+    return value if type(value) is Markup else escape(_plainly(value))
+
+
+class _ShownOnce(CodeGenerator):
+    """Writes templates that show each value by `_shown` alone, which escapes it: twice would cost twice."""
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> None:
+        assert finalize.src is not None
+        self.write(finalize.src)
+
+    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> None:
+        self.write(")")
+
+
+class _Environment(Environment):
+    code_generator_class = _ShownOnce
+
+
+_environment = _Environment(
     loader=PackageLoader("aircall_oauth.console"),
     autoescape=select_autoescape(),
     undefined=StrictUndefined,
-    finalize=_plainly,
+    auto_reload=False,
+    finalize=_shown,
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -130,14 +151,17 @@ def _in_words(value: Any) -> str:
 def _cells(rows: Markup, columns: Sequence[str]) -> Markup:
     """Return a table's rows with each cell's column and role: a phone shows them as cards, which are no table to it."""
     labels = [_label(column) for column in columns]
+    left = iter(labels)
 
-    def labelled(row: re.Match[str]) -> str:
-        left = iter(labels)
-        told = CELL.sub(lambda cell: f'<{cell[1]} role="{CELL_ROLES[cell[1]]}"{next(left, "")}', row[0])
-        return told.replace("<tr", '<tr role="row"', 1)
+    def labelled(found: re.Match[str]) -> str:
+        nonlocal left
+        if found[1] == "tr":
+            left = iter(labels)
+            return '<tr role="row"'
+        return f'<{found[1]} role="{CELL_ROLES[found[1]]}"{next(left, "")}'
 
     # What comes from outside is escaped by now, so each `<td` is a cell of ours.
-    return Markup(ROW.sub(labelled, str(rows)))  # noqa: S704 - see above
+    return Markup(ROW_OR_CELL.sub(labelled, str(rows)))  # noqa: S704 - see above
 
 
 def _label(column: str) -> str:

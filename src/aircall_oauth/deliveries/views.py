@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from pydantic import BaseModel, Field, create_model
-from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
 from aircall_oauth.access.callers import Caller
@@ -71,7 +70,10 @@ SHOWN = f"""
     ) AS behind
     ORDER BY s.id
 """
-
+NAMED_LIKE = """
+    SELECT id, name FROM subscription
+    WHERE strpos(lower(name), lower($1)) > 0 AND ($2::text IS NULL OR owners = ARRAY[$2]) ORDER BY id LIMIT $3
+"""
 FAILED = f"""
     SELECT event_id, position, at, outcome, milliseconds, replay_id FROM (
         SELECT * FROM attempt WHERE subscription_id = $1 ORDER BY id DESC LIMIT {MOST_TRIES}
@@ -205,21 +207,15 @@ async def list_all(resources: Resources, key: Caller, *, cursor: str | None, lim
 
 async def names_of(resources: Resources, key: Caller, ids: Collection[str]) -> dict[str, str]:
     """Return the names of those subscriptions that the key may see."""
-    return await _names(resources, key, col(Subscription.id).in_(ids))
+    query = select(Subscription.id, Subscription.name).where(col(Subscription.id).in_(ids), *subscriptions.visible(key))
+    async with resources.database.session() as session:
+        return dict((await session.exec(query.order_by(col(Subscription.id)))).all())
 
 
 async def named_like(resources: Resources, key: Caller, text: str, *, limit: int) -> dict[str, str]:
     """Return the names of subscriptions that hold a text, in whatever case, by their ids."""
-    return await _names(resources, key, col(Subscription.name).icontains(text, autoescape=True), limit=limit)
-
-
-async def _names(
-    resources: Resources, key: Caller, wanted: ColumnElement[bool], *, limit: int | None = None
-) -> dict[str, str]:
-    columns = select(Subscription.id, Subscription.name)
-    query = columns.where(wanted, *subscriptions.visible(key)).order_by(col(Subscription.id)).limit(limit)
-    async with resources.database.session() as session:
-        return dict((await session.exec(query)).all())
+    async with resources.database.driver_connection() as connection:
+        return dict(await connection.fetch(NAMED_LIKE, text, key.owner, limit))
 
 
 async def list_attempts(

@@ -93,14 +93,23 @@ LOOKED_FOR = (
         "Only its admin can choose numbers, in Aircall's Dashboard.",
     ),
 )
+# All of them in one round trip: of each so many as are named, and how many there are.
+LOOK = " UNION ALL ".join(
+    f"""(
+        SELECT {n} AS looked_for, row_number() OVER () AS nth, id, name, since, count(*) OVER () AS found
+        FROM ({statement}) AS each (id, name, since) ORDER BY nth LIMIT {MOST_NAMED}
+    )"""  # noqa: S608 - only constants of ours are put in
+    for n, (_, _, statement, _, _) in enumerate(LOOKED_FOR)
+)
 
 
 async def look(resources: Resources) -> list[Need]:
     """Return what customers need a person for; raises `DatabaseAway`."""
-    needs = []
     async with resources.database.driver_connection() as connection:
-        for cause, level, statement, what, advice in LOOKED_FOR:
-            if rows := await connection.fetch(statement):
-                named = tuple(Touched(row[0], row[1]) for row in rows[:MOST_NAMED])
-                needs.append(Need(cause, level, what, advice, rows[0][2], named, len(rows)))
+        rows = sorted(await connection.fetch(LOOK), key=lambda row: row["nth"])
+    needs = []
+    for n, (cause, level, _, what, advice) in enumerate(LOOKED_FOR):
+        if found := [row for row in rows if row["looked_for"] == n]:
+            named = tuple(Touched(row["id"], row["name"]) for row in found)
+            needs.append(Need(cause, level, what, advice, found[0]["since"], named, found[0]["found"]))
     return needs

@@ -132,6 +132,8 @@ def _given_up(count: int) -> str:
 
 async def _needs(resources: Resources, troubles: Collection[Trouble]) -> list[Need]:
     """Return a need for each of the first few troubles of a cause, and one for all that are left."""
+    if not troubles:
+        return []
     async with resources.database.driver_connection() as connection:
         names = dict(await connection.fetch(NAMES, [each.subscription_id for each in troubles]))
     needs = []

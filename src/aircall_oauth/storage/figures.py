@@ -34,17 +34,20 @@ ADD = f"""
         ) FROM unnest(figure.amounts, excluded.amounts) WITH ORDINALITY AS pair (had, more, n)
     )
 """  # noqa: S608 - only constants of ours are put in
+# Of every label where none is named: those are found first, so that both ways read along the key.
 SERIES = """
     SELECT label, at, array_agg(amount ORDER BY n) AS amounts FROM (
         SELECT label, date_bin($4, at, $7) AS at, n,
             CASE WHEN bool_or(highest) THEN max(amount) ELSE sum(amount) END::bigint AS amount
         FROM figure, unnest(amounts) WITH ORDINALITY AS one (amount, n)
-        WHERE name = $1 AND label = ANY ($2::text[]) AND step = $3 AND figure.at >= $5 AND figure.at < $6
+        WHERE name = $1 AND step = $3 AND figure.at >= $5 AND figure.at < $6
+            AND label = ANY (coalesce($2::text[], ARRAY(
+                SELECT DISTINCT label FROM figure WHERE name = $1 AND step = $3 AND at >= $5 AND at < $6
+            )))
         GROUP BY 1, 2, 3
     ) AS binned
     GROUP BY 1, 2 ORDER BY 2, 1
 """
-LABELS = "SELECT DISTINCT label FROM figure WHERE name = $1 AND step = $2 AND at >= $3 AND at < $4"
 # Whole hours, and the minutes of the first one, which is not whole.
 TOTALS = f"""
     SELECT label, array_agg(amount ORDER BY n) AS amounts FROM (
@@ -145,8 +148,6 @@ async def series(
     if (until - first) / step > MOST_POINTS:
         raise ValueError(f"More than {MOST_POINTS:,} steps.")
     async with database.driver_connection() as connection:
-        if labels is None:
-            labels = [row["label"] for row in await connection.fetch(LABELS, name, kept, first, until)]
         rows = await connection.fetch(SERIES, name, labels, kept, step, first, until, origin)
     return [Point(row["at"], row["label"], row["amounts"]) for row in rows]
 

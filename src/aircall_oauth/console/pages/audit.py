@@ -28,7 +28,7 @@ ACTIONS = {
 }
 
 
-def asked(
+async def asked(
     action: Annotated[str | None, Query(pattern=r"^[!-~]{1,64}$")] = None,
     actor: Text = None,
     installation_id: Annotated[str | None, Query(pattern=ID)] = None,

@@ -33,7 +33,7 @@ OFF, FORMER = "off", "too"
 Position = Annotated[int | None, Query(ge=0, le=LAST_POSITION)]
 
 
-def asked(
+async def asked(
     type_: Annotated[str, Query(alias="type", pattern=r"^[ -~]{1,2000}$")] = "",
     installation_id: Annotated[str | None, Query(pattern=ID)] = None,
     owner: Text = None,

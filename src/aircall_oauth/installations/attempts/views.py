@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement
 from sqlalchemy import select as sqlalchemy_select
 from sqlalchemy.dialects import postgresql
 from sqlmodel import col, select
@@ -24,6 +24,30 @@ STEPS = (
 UNDER_WAY = "under_way"
 # So many of the newest are counted.
 MOST_COUNTED = 20_000
+# Of the newest with some conditions: by how they ended, how many there are and how many of those reached each step.
+FUNNEL = f"""
+    WITH newest AS (
+        SELECT ending, {", ".join(STEPS)} FROM install_attempt WHERE {{}} ORDER BY created_at DESC LIMIT {MOST_COUNTED}
+    )
+    SELECT ending, count(*) AS found, {", ".join(f"count({step}) AS {step}" for step in STEPS)}
+    FROM newest GROUP BY ending ORDER BY found DESC, ending
+"""  # noqa: S608 - only names of ours are put in
+# The owners of the newest that begin with $1, in whatever case; first the one that is written exactly so, however old.
+OWNERS_LIKE = f"""
+    WITH newest AS (
+        SELECT owner FROM install_attempt WHERE owner IS NOT NULL AND ($2::text IS NULL OR owner = $2)
+        ORDER BY id DESC LIMIT {MOST_COUNTED}
+    ), counted AS (
+        SELECT owner, count(*) AS found FROM newest WHERE starts_with(lower(owner), lower($1))
+        GROUP BY owner ORDER BY owner LIMIT $3
+    ), exactly AS (
+        SELECT $1::text AS owner WHERE ($2::text IS NULL OR $1 = $2) AND $1 NOT IN (SELECT owner FROM counted)
+            AND EXISTS (SELECT FROM install_attempt WHERE owner = $1)
+    )
+    SELECT owner, 0 AS found FROM exactly UNION ALL SELECT owner, found FROM counted
+"""  # noqa: S608 - likewise
+TALLIES = "SELECT hour, what, count FROM install_tally WHERE hour >= $1 ORDER BY hour DESC, what"
+_ATTEMPTS = select(InstallAttempt).order_by(col(InstallAttempt.id).desc())
 # Known of a company before an owner has claimed it; not for a key bound to the owner of the link.
 BEFORE_THE_CLAIM = ("installation_id", "company_id", "company_name")
 
@@ -90,7 +114,7 @@ async def list_attempts(
 
     An API key bound to an owner sees only that owner's.
     """
-    query = select(InstallAttempt).where(*key.sees(InstallAttempt))
+    query = _ATTEMPTS.where(*key.sees(InstallAttempt))
     equal = {"owner": owner, "link_id": link, "reference": reference, "installation_id": installation_id}
     query = query.where(*_like(equal, ending))
     if since is not None:
@@ -100,7 +124,7 @@ async def list_attempts(
     if cursor is not None:
         query = query.where(col(InstallAttempt.id) < cursor)
     async with resources.database.session() as session:
-        rows = (await session.exec(query.order_by(col(InstallAttempt.id).desc()).limit(limit + 1))).all()
+        rows = (await session.exec(query.limit(limit + 1))).all()
     items = [_view(row, key) for row in rows[:limit]]
     return InstallAttemptList(items=items, next=items[-1].id if len(rows) > limit else None)
 
@@ -135,28 +159,19 @@ async def funnel(
     reference: str | None = None,
 ) -> Funnel:
     """Count the attempts since then by the steps they reached and by their endings; of very many the newest."""
-    theirs = [col(InstallAttempt.created_at) >= since, *key.sees(InstallAttempt)]
-    theirs += _like({"owner": owner, "reference": reference}, ending)
-    columns = [getattr(InstallAttempt, name) for name in (*STEPS, "ending")]
-    newest = (
-        sqlalchemy_select(*columns)
-        .where(*theirs)
-        .order_by(col(InstallAttempt.created_at).desc())
-        .limit(MOST_COUNTED)
-        .cte("newest")
-    )
-    steps = sqlalchemy_select(*(func.count(newest.c[step]).label(step) for step in STEPS))
-    endings = (
-        sqlalchemy_select(newest.c.ending, func.count())
-        .group_by(newest.c.ending)
-        .order_by(func.count().desc(), newest.c.ending)
-    )
-    async with resources.database.session() as session:
-        connection = await session.connection()
-        reached = (await connection.execute(steps)).one()._asdict()
-        ended = {ending: int(count) for ending, count in await connection.execute(endings)}
+    conditions, values = ["created_at >= $1"], list[Any]([since])
+    for name, value in (("owner", key.owner), ("owner", owner), ("reference", reference), ("ending", ending)):
+        if name == "ending" and value == UNDER_WAY:
+            conditions.append("ending IS NULL")
+        elif value is not None:
+            values.append(value)
+            conditions.append(f"{name} = ${len(values)}")
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(FUNNEL.format(" AND ".join(conditions)), *values)
+    steps = {step.removesuffix("_at"): sum(row[step] for row in rows) for step in STEPS}
+    ended = {row["ending"]: row["found"] for row in rows}
     under_way = ended.pop(None, 0)
-    return Funnel({step.removesuffix("_at"): count for step, count in reached.items()}, ended, under_way)
+    return Funnel(steps, ended, under_way)
 
 
 async def owners_of(resources: Resources, key: Caller, installation_ids: Collection[str]) -> dict[str, str]:
@@ -181,32 +196,15 @@ async def owners_like(resources: Resources, key: Caller, beginning: str, *, limi
 
     One that is written exactly so is found however long ago its attempts are.
     """
-    newest = (
-        sqlalchemy_select(col(InstallAttempt.owner).label("owner"))
-        .where(col(InstallAttempt.owner).is_not(None), *key.sees(InstallAttempt))
-        .order_by(col(InstallAttempt.id).desc())
-        .limit(MOST_COUNTED)
-        .subquery()
-    )
-    like = newest.c.owner.istartswith(beginning, autoescape=True)
-    counted = sqlalchemy_select(newest.c.owner, func.count()).where(like).group_by(newest.c.owner)
-    exactly = (
-        select(InstallAttempt.id).where(col(InstallAttempt.owner) == beginning, *key.sees(InstallAttempt)).limit(1)
-    )
-    async with resources.database.session() as session:
-        rows = await (await session.connection()).execute(counted.order_by(newest.c.owner).limit(limit))
-        found = {str(owner): int(count) for owner, count in rows}
-        if beginning not in found and (await session.exec(exactly)).first() is not None:
-            found = {beginning: 0, **found}
-    return found
+    async with resources.database.driver_connection() as connection:
+        return dict(await connection.fetch(OWNERS_LIKE, beginning, key.owner, limit))
 
 
 async def tallies(resources: Resources, *, since: datetime) -> list[InstallTally]:
     """Return the hourly counts of what has no row of its own, newest hour first."""
     await resources.require_ready()
-    query = select(InstallTally).where(col(InstallTally.hour) >= since)
-    async with resources.database.session() as session:
-        return list((await session.exec(query.order_by(col(InstallTally.hour).desc(), col(InstallTally.what)))).all())
+    async with resources.database.driver_connection() as connection:
+        return [InstallTally(**dict(row)) for row in await connection.fetch(TALLIES, since)]
 
 
 def _like(equal: Mapping[str, str | None], ending: str | None) -> list[ColumnElement[bool]]:
