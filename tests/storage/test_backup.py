@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
@@ -42,7 +43,8 @@ async def test_the_drill_finds_in_a_dump_and_at_a_point_in_time_what_was_there(t
             "PATH": f"{binaries}:{os.environ['PATH']}",
             "REPLICATION_URL": f"host={parse_qs(urlsplit(server.dsn()).query)['host'][0]} user=postgres",
         }
-        replaced = {"deploy/drills/restore": f"{sys.executable} {DRILL} --json"}
+        # By the Python that is found, as on the page; it need not have the service.
+        replaced = {"deploy/drills/restore": f"{DRILL} --json"}
         async with (
             shell(tmp_path, environment, replaced) as terminal,
             run_service(settings_for(server.dsn())) as service,
@@ -81,6 +83,28 @@ async def test_the_drill_finds_in_a_dump_and_at_a_point_in_time_what_was_there(t
     assert refused.returncode == 1
     assert b"k1" in why
     assert b"Traceback" not in why
+
+
+async def test_the_drill_finds_the_tables_in_a_schema_of_its_own(empty_database: str, tmp_path: Path) -> None:
+    admin = await asyncpg.connect(empty_database)
+    await admin.execute("CREATE SCHEMA telephony")
+    await admin.close()
+    await migrations.migrate(f"{empty_database}&options=-csearch_path%3Dtelephony")
+    dump, binaries = tmp_path / "dump", find_binaries()
+    for command in (
+        [binaries / "pg_dump", "--format=custom", f"--file={dump}", empty_database],
+        [DRILL, "--json", "dump", dump],
+    ):
+        ended = await asyncio.create_subprocess_exec(
+            *map(str, command),
+            env=command_environment(empty_database) | {"PATH": "/usr/bin:/bin:" + os.environ["PATH"]},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, why = await ended.communicate()
+        assert ended.returncode == 0, why
+
+    assert json.loads(said)["schema"] == migrations.newest_schema_version()
 
 
 async def _is_archived(server: Postgres, file: str) -> bool:
