@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import re
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -224,12 +225,11 @@ async def test_a_full_inbox_and_a_broken_reader_are_answered_too(
 async def test_a_server_that_stops_answers_what_it_has_and_closes(connected: Service) -> None:
     app = cast("App", connected.app)
     offered = asyncio.Event()
-    usual, held = app.receiver.offer, asyncio.get_running_loop().create_future()
+    told: list[Callable[[TakenIn], None]] = []
 
-    def holding(body: bytes) -> asyncio.Future[object]:
+    def holding(_body: bytes, tell: Callable[[TakenIn], None]) -> None:
+        told.append(tell)
         offered.set()
-        usual(body)
-        return held
 
     app.receiver.offer = holding  # type: ignore[method-assign,assignment]
     serving_it = serving(connected)
@@ -239,7 +239,7 @@ async def test_a_server_that_stops_answers_what_it_has_and_closes(connected: Ser
     await offered.wait()
     stopping = asyncio.create_task(serving_it.__aexit__(None, None, None))
     await asyncio.sleep(0.3)
-    held.set_result(TakenIn.STORED)
+    told[0](TakenIn.STORED)
     got = await asyncio.wait_for(reader.read(), 20)
     writer.close()
     await stopping

@@ -27,7 +27,7 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server import worker
 from aircall_oauth.server.metrics_port import CHORES_HANG_SECONDS, MetricsApp
 from aircall_oauth.storage.vault import SealedAt
-from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Measurement, Metrics
+from aircall_oauth.telemetry.metrics import MEASURED_KEPT_SECONDS, MOST_SUBSCRIPTIONS, Durations, Measurement, Metrics
 from tests.support.processes import World, eventually, world
 from tests.support.receivers import LOOPBACK, answer_with, fill, receiver, subscribe, tell
 from tests.support.service import (
@@ -468,3 +468,19 @@ def test_the_table_of_metrics_is_current() -> None:
     page = reference.OPERATIONS.read_text()
 
     assert reference.metrics_table() in page, "run: python -m aircall_oauth.cli.reference --write"
+
+
+def test_durations_that_are_counted_together_are_counted_as_one_by_one() -> None:
+    amounts = [0.0, 0.1, 0.1, 0.1000001, 0.5, 7.0, 0.02]
+    one_by_one, together = (Durations("d", "d", buckets=(0.1, 0.5), registry=None) for _ in range(2))
+    for amount in amounts:
+        one_by_one.observe(amount)
+    together.observe_all(amounts[:3])
+    together.observe_all(amounts[3:])
+
+    wanted, got = (
+        {(sample.name, sample.labels.get("le")): sample.value for sample in next(iter(each.collect())).samples[:-1]}
+        for each in (one_by_one, together)
+    )
+    assert got == pytest.approx(wanted)
+    assert got["d_count", None] == len(amounts)

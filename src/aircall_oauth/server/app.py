@@ -59,7 +59,7 @@ class App(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.receiver = endpoint.Receiver(self.state)
+        self.receiver = endpoint.Receiver()
         self.state.streams = Streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +89,7 @@ def create_app(open_resources: Opener) -> App:
     """Build the application. Its lifespan opens the resources and what the requests share, and closes them."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: App) -> AsyncIterator[None]:
         async with (
             open_resources() as resources,
             figures.kept(resources),
@@ -100,7 +100,8 @@ def create_app(open_resources: Opener) -> App:
             open_tally(resources) as tally,
         ):
             app.state.resources, app.state.inbox, app.state.notifier = resources, inbox, notifier
-            app.state.troubles, app.state.brake, app.state.tally = troubles, Brake(), tally
+            app.state.brake, app.state.tally = Brake(), tally
+            app.receiver.open(resources, inbox, troubles)
             _expect_failures(app, resources.metrics)
             resources.metrics.acts_as(Role.WEB)
             yield

@@ -13,9 +13,9 @@ from uvicorn.server import ServerState
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem
 from aircall_oauth.errors import BodyTooSlow, IntakeFull
 from aircall_oauth.events.receiver import body as bodies
-from aircall_oauth.events.receiver.endpoint import PATH, Answer, Receiver, accepted, refused
+from aircall_oauth.events.receiver.endpoint import PATH, Answer, Receiver, answer_to, refused
 from aircall_oauth.events.receiver.envelope import LARGE_BYTES
-from aircall_oauth.events.receiver.statement import TakenIn
+from aircall_oauth.events.receiver.inbox import Outcome
 from aircall_oauth.server.intake import Intake
 from aircall_oauth.telemetry import log
 
@@ -231,7 +231,7 @@ class DirectCycle:
         if self.more_body and not self.response_complete:
             self.response_complete = True
             self._wait_no_longer()
-            self._receiver.answered(None, started=self._started, request_id=self._request_id)
+            self._receiver.note_answer(None, started=self._started, request_id=self._request_id)
 
     def wait_for_the_rest(self) -> None:
         """Refuse the event if the rest of its body takes too long; most come as a whole, and need no timer."""
@@ -249,16 +249,12 @@ class DirectCycle:
         """Put the event into the inbox. It is answered later in any case: the parser is still busy with its request."""
         self._wait_no_longer()
         try:
-            self._receiver.offer(bytes(self.body)).add_done_callback(self._end)
+            self._receiver.offer(bytes(self.body), self._end)
         except Exception as error:
             self._connection.loop.call_soon(self._answer, refused(error, self._request_id))
 
-    def _end(self, outcome: asyncio.Future[TakenIn]) -> None:
-        try:
-            answer = accepted(outcome.result())
-        except Exception as error:
-            answer = refused(error, self._request_id)
-        self._answer(answer)
+    def _end(self, outcome: Outcome) -> None:
+        self._answer(answer_to(outcome, self._request_id))
 
     def _answer(self, answer: Answer) -> None:
         connection = self._connection
@@ -268,7 +264,7 @@ class DirectCycle:
             if not self.keep_alive:
                 connection.transport.close()
         connection.on_response_complete()
-        self._receiver.answered(answer, started=self._started, request_id=self._request_id)
+        self._receiver.note_answer(answer, started=self._started, request_id=self._request_id)
 
     def _in_bytes(self, answer: Answer) -> bytes:
         sent = [*self._connection.server_state.default_headers, *answer.all_headers(self._request_id)]

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, TextIO
@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from pydantic import SecretStr
 
 from aircall_oauth.imports import hidden
+from aircall_oauth.telemetry.answered import Answered
 from aircall_oauth.telemetry.text import readable
 
 # It would import them for tracebacks in colours, which are not printed here.
@@ -119,24 +120,49 @@ def request(
     The line is put together by hand, because for an event the usual way would cost as much as storing the event. Lines
     of one turn of the event loop are written together: each write is a system call.
     """
-    milliseconds = round((time.perf_counter() - started) * 1000, 1)
+    seconds = time.perf_counter() - started
     if not _requests.isEnabledFor(logging.INFO):
         return
     if _lines is not None:
-        at = datetime.now(UTC).isoformat()[:-6]
         key = f'"api_key_id": "{api_key_id}", ' if api_key_id else ""
         if not _held:
             asyncio.get_running_loop().call_soon(_write_held)
-        _held.append(
-            f'{{"method": {json.dumps(method)}, "path": "{path}", "status": {status}, "ms": {milliseconds}, '
-            f'"event": "request", {key}"request_id": "{request_id}", "level": "info", "logger": "{_requests.name}", '
-            f'"timestamp": "{at}Z"}}\n'
-        )
+        _held.append(_line(_begun(method, path), status, seconds, request_id, _ended(), key))
     else:
         also = {"api_key_id": api_key_id} if api_key_id else {}
-        get(_requests.name).info(
-            "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id, **also
-        )
+        _log_usually(method, path, status, seconds, request_id, **also)
+
+
+def requests(method: str, path: str, answered: Iterable[Answered]) -> None:
+    """Log requests of one kind that were answered just now, in a line each."""
+    if not _requests.isEnabledFor(logging.INFO):
+        return
+    if _lines is not None:
+        begun, ended = _begun(method, path), _ended()
+        _lines.write("".join([_line(begun, status, s, id_, ended) for status, _, s, id_ in answered]))
+    else:
+        for status, _, seconds, id_ in answered:
+            _log_usually(method, path, status, seconds, id_)
+
+
+def _begun(method: str, path: str) -> str:
+    return f'{{"method": {json.dumps(method)}, "path": "{path}", "status": '
+
+
+def _ended() -> str:
+    at = datetime.now(UTC).isoformat()[:-6]
+    return f'", "level": "info", "logger": "{_requests.name}", "timestamp": "{at}Z"}}\n'
+
+
+def _line(begun: str, status: int, seconds: float, request_id: str, ended: str, key: str = "") -> str:
+    return f'{begun}{status}, "ms": {seconds * 1000:.1f}, "event": "request", {key}"request_id": "{request_id}{ended}'
+
+
+def _log_usually(method: str, path: str, status: int, seconds: float, request_id: str, **also: str) -> None:
+    milliseconds = round(seconds * 1000, 1)
+    get(_requests.name).info(
+        "request", method=method, path=path, status=status, ms=milliseconds, request_id=request_id, **also
+    )
 
 
 def _write_held() -> None:

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem, problems
@@ -14,16 +14,19 @@ from aircall_oauth.aircall import calls, payloads
 from aircall_oauth.errors import AppError, BodyTooLarge, EncodingRefused, InboxFull, Unavailable, WebhookTokenUnknown
 from aircall_oauth.events.receiver import envelope
 from aircall_oauth.events.receiver.body import MAX_BODY_BYTES, Bodies
-from aircall_oauth.events.receiver.inbox import Inbox
+from aircall_oauth.events.receiver.failures import Troubles
+from aircall_oauth.events.receiver.inbox import Inbox, Outcome
 from aircall_oauth.events.receiver.large import LargeBodies
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.models.sealed import REPEAT_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry.answered import Answered
 
 PATH = "/aircall/webhook"
 FAILED = "failed"
+HUNG_UP = "hung_up"
 # The answers that alerts are about.
 UNWELCOME = [
     (AppError.status, FAILED),
@@ -66,15 +69,23 @@ class Receiver:
 
     path = PATH
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    _resources: Resources
+    _inbox: Inbox
+    _troubles: Troubles
+
+    def __init__(self) -> None:
         self._bodies = Bodies()
         self._large = LargeBodies()
+        self._noted: list[Answered] = []
+
+    def open(self, resources: Resources, inbox: Inbox, troubles: Troubles) -> None:
+        """Work with these from now on: all that it needs is there before the first request."""
+        self._resources, self._inbox, self._troubles = resources, inbox, troubles
 
     @property
     def answers_directly(self) -> bool:
         """Whether a small event may be taken in by `offer`, without waiting for anything first."""
-        resources: Resources = self._state.resources
+        resources = self._resources
         return (
             resources.settings.direct_receiver
             and resources.ready
@@ -83,40 +94,49 @@ class Receiver:
             and not resources.vault.changes_fingerprints
         )
 
-    def offer(self, body: bytes) -> asyncio.Future[TakenIn]:
-        """Put a small event into the inbox; its outcome. Raises `EventMalformed` or `InboxFull`."""
-        return self._inbox.offer(self._arrival(envelope.read(body)))
+    def offer(self, body: bytes, told: Callable[[Outcome], None]) -> None:
+        """Put a small event into the inbox, which calls `told` later. Raises `EventMalformed` or `InboxFull`."""
+        self._inbox.offer(self._arrival(envelope.read(body)), told)
 
-    def answered(self, answer: Answer | None, *, started: float, request_id: str) -> None:
-        """Count and log a request; None is for a sender that hung up."""
-        status, name = (0, "hung_up") if answer is None else (answer.status, answer.name)
-        self._state.resources.metrics.acked(status=status, answer=name, started=started)
-        self._state.troubles.note(status)
-        log.request(method="POST", path=PATH, status=status, started=started, request_id=request_id)
+    def note_answer(self, answer: Answer | None, *, started: float, request_id: str) -> None:
+        """Have a request counted and logged, with all that are answered in this turn of the event loop.
+
+        None is for a sender that hung up; `started` is a `perf_counter` time.
+        """
+        if not self._noted:
+            asyncio.get_running_loop().call_soon(self._account_noted)
+        self._noted.append(_answered(answer, started, request_id))
+
+    def _account_noted(self) -> None:
+        noted, self._noted = self._noted, []
+        self._account(noted)
+
+    def _account(self, answered: Sequence[Answered]) -> None:
+        self._resources.metrics.acked(answered)
+        for each in answered:
+            self._troubles.note(each.status)
+        log.requests("POST", PATH, answered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         sent = dict(scope["headers"])
         request_id, answer = log.request_id(sent.get(b"x-request-id")), None
         try:
+            outcome: Outcome
             try:
                 _refuse_early(sent)
-                answer = accepted(await self._take_in(await self._bodies.read(receive)))
+                outcome = await self._take_in(await self._bodies.read(receive))
             except ConnectionError:
                 return
             except Exception as error:
-                answer = refused(error, request_id)
+                outcome = error
+            answer = answer_to(outcome, request_id)
             await _send(send, answer, request_id)
         finally:
-            self.answered(answer, started=started, request_id=request_id)
-
-    @property
-    def _inbox(self) -> Inbox:
-        inbox: Inbox = self._state.inbox
-        return inbox
+            self._account([_answered(answer, started, request_id)])
 
     async def _take_in(self, body: bytes) -> TakenIn:
-        resources: Resources = self._state.resources
+        resources = self._resources
         event = envelope.read(body) if len(body) <= envelope.LARGE_BYTES else await self._large.read(resources, body)
         await _wait_until_ready(resources)
         arrival = self._arrival(event)
@@ -129,7 +149,7 @@ class Receiver:
 
     def _arrival(self, event: envelope.Envelope) -> Arrival:
         resource = envelope.resource(event)
-        resources: Resources = self._state.resources
+        resources = self._resources
         data, fingerprint, unkeyed = event.data, envelope.fingerprint(event), None
         if resources.redaction is not None:
             # What was left out or hashed could be guessed from an unkeyed hash of all that came.
@@ -148,12 +168,17 @@ class Receiver:
         )
 
 
-def accepted(taken: TakenIn) -> Answer:
-    """Return the answer for an event that was taken in; raises `WebhookTokenUnknown`."""
-    if taken is TakenIn.UNKNOWN_TOKEN:
-        # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
-        raise WebhookTokenUnknown
-    return ACCEPTED[taken]
+def _answered(answer: Answer | None, started: float, request_id: str) -> Answered:
+    status, name = (0, HUNG_UP) if answer is None else (answer.status, answer.name)
+    return Answered(status, name, time.perf_counter() - started, request_id)
+
+
+def answer_to(outcome: Outcome, request_id: str) -> Answer:
+    """Return the answer for an event by what became of it."""
+    if isinstance(outcome, Exception):
+        return refused(outcome, request_id)
+    # Aircall sends it again, so an event that overtakes its own webhook's registration is not lost.
+    return refused(WebhookTokenUnknown(), request_id) if outcome is TakenIn.UNKNOWN_TOKEN else ACCEPTED[outcome]
 
 
 def refused(error: Exception, request_id: str) -> Answer:

@@ -9,13 +9,18 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from aircall_oauth.errors import DatabaseAway, InboxFull
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.storage.commits import Commits
+from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
+
+logger = log.get(__name__)
 
 # A commit proves for this long that events can be kept, however often `prove` is called.
 PROVED_SECONDS = 1.0
@@ -24,25 +29,26 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024
 MAX_WAITING = 2048
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 
+Outcome = TakenIn | Exception
+
 
 class Waiting(msgspec.Struct, eq=False):
+    """An event that waits for its commit; `told` is called with the outcome, once."""
+
     arrival: Arrival
-    outcome: asyncio.Future[TakenIn]
+    told: Callable[[Outcome], None]
     answer_by: float
+    # Until then it is worth committing: its sender was not told to resend. A sender that hung up was told nothing.
+    wanted: bool = True
 
-    @property
-    def wanted(self) -> bool:
-        """Still worth committing: its sender was not told to resend. A sender that hung up was told nothing."""
-        return not self.outcome.done() or (self.outcome.cancelled() and time.monotonic() < self.answer_by)
-
-    def end(self, outcome: TakenIn | Exception) -> None:
-        """Answer the sender, if it still waits: a sender that hung up stops no commit."""
-        if self.outcome.done():
-            return
-        if isinstance(outcome, Exception):
-            self.outcome.set_exception(outcome)
-        else:
-            self.outcome.set_result(outcome)
+    def end(self, outcome: Outcome) -> None:
+        """Answer the sender, unless it was told already. What goes wrong with that stops no other event."""
+        if self.wanted:
+            self.wanted = False
+            try:
+                self.told(outcome)
+            except Exception:
+                logger.exception("event not answered")
 
 
 class Inbox:
@@ -51,7 +57,7 @@ class Inbox:
     def __init__(self, metrics: Metrics, commits: Commits) -> None:
         self.metrics, self.commits = metrics, commits
         self._waiting: deque[Waiting] = deque()
-        self._unanswered: deque[tuple[float, asyncio.Future[TakenIn]]] = deque()
+        self._unanswered: list[Waiting] = []  # and what was answered since `end_overdue` looked last
         self._waiting_bytes = 0
         self._under_way = 0
         self._something = asyncio.Event()
@@ -65,27 +71,28 @@ class Inbox:
     def depth(self) -> int:
         return len(self._waiting)
 
-    def offer(self, arrival: Arrival) -> asyncio.Future[TakenIn]:
-        """Keep an event once; it is on disk when its outcome is there. Raises `InboxFull` if too much is waiting.
+    def offer(self, arrival: Arrival, told: Callable[[Outcome], None]) -> None:
+        """Keep an event once; it is on disk when `told` is called. Raises `InboxFull` if too much is waiting.
 
-        The outcome is `DatabaseAway` in time for Aircall to send the event again, or `EventMalformed` if the database
-        refuses this event.
+        `told` is called later, never by this call. The outcome is `DatabaseAway` in time for Aircall to send the event
+        again, or `EventMalformed` if the database refuses this event.
         """
         size = len(arrival.data)
-        if self._closing or self.depth >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+        waiting = self._waiting
+        if self._closing or len(waiting) >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
             raise InboxFull
-        outcome: asyncio.Future[TakenIn] = asyncio.get_running_loop().create_future()
-        answer_by = time.monotonic() + ANSWER_SECONDS
-        self._waiting.append(Waiting(arrival, outcome, answer_by))
-        self._unanswered.append((answer_by, outcome))
+        entry = Waiting(arrival, told, time.monotonic() + ANSWER_SECONDS)
+        waiting.append(entry)
+        self._unanswered.append(entry)
         self._waiting_bytes += size
         if self._worthwhile:
             self._something.set()
-        return outcome
 
     async def take_in(self, arrival: Arrival) -> TakenIn:
         """Keep an event once, as `offer` does; it is on disk when this returns."""
-        return await self.offer(arrival)
+        outcome: asyncio.Future[TakenIn] = asyncio.get_running_loop().create_future()
+        self.offer(arrival, partial(_settle, outcome))
+        return await outcome
 
     async def prove(self) -> None:
         """Wait until a commit proves that events can be kept; returns at once if one was made a moment ago.
@@ -161,15 +168,21 @@ class Inbox:
     def end_overdue(self) -> None:
         """Answer the events that waited too long, even if their group is stuck; Aircall sends them again."""
         now = time.monotonic()
-        while self._unanswered:
-            answer_by, outcome = self._unanswered[0]
-            if not outcome.done():
-                if answer_by > now:
-                    return
-                outcome.set_exception(DatabaseAway())
-            self._unanswered.popleft()
+        for entry in [each for each in self._unanswered if each.answer_by <= now]:
+            entry.end(DatabaseAway())
+        self._unanswered = [each for each in self._unanswered if each.wanted]
 
     def close(self) -> None:
         """Take in no more events; the writers end when the queue is empty."""
         self._closing = True
         self._something.set()
+
+
+def _settle(future: asyncio.Future[TakenIn], outcome: Outcome) -> None:
+    """Hand an outcome to who waits for it, unless its sender hung up."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
