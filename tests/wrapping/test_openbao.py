@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from aircall_oauth.errors import KeyServiceFailed
+from aircall_oauth.errors import KeyServiceFailed, SettingsInvalid
 from aircall_oauth.operations import doctor
 from aircall_oauth.operations.doctor import Finding, Level
-from aircall_oauth.settings import Settings
+from aircall_oauth.settings import Settings, access
+from aircall_oauth.wrapping import keys
+from aircall_oauth.wrapping.entries import Entry, Wrapped, read_list, read_service_key
 from tests.server.test_reloading import in_files, reloaded, status_of_install
 from tests.support.openbao import OpenBao, ServiceAccount
 from tests.support.processes import world
@@ -223,6 +225,29 @@ async def test_a_key_that_cannot_be_unwrapped_says_why(
     assert said.startswith("The key 'k1' of AIRCALL_OAUTH_SECRET_KEYS can't be had: Vault at http")
     assert told in said
     assert said.endswith(".")
+
+
+async def test_a_missing_address_is_named_before_anything_is_asked() -> None:
+    by, entry = read_service_key(f"vault:{KEY}"), read_list(f"k1:vault:{KEY}:vault:v1:AAAA", with_ids=True)[0]
+    assert isinstance(entry.key, Wrapped)
+    nowhere, clear = access(settings_for("postgresql://nowhere")), Entry(b"k" * 32, "k1")
+
+    asked = (
+        keys.wrap([clear], by, nowhere),
+        keys.rewrap([entry], nowhere),
+        keys.unwrap({"the key": entry.key}, nowhere),
+    )
+    problems = []
+    for each in asked:
+        with pytest.raises(SettingsInvalid) as refused:
+            await each
+        problems += refused.value.problems
+    environment = {"PATH": os.environ["PATH"], **settings_of({"SECRET_KEYS": f"k1:{SECRET_KEY}"})}
+    told = await run_command("secrets", "wrap", "--by", f"vault:{KEY}", environment=environment)
+
+    assert problems == ["AIRCALL_OAUTH_VAULT_ADDR is missing: a key is wrapped by Vault, or is to be"] * 3
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr == f"aircall-oauth: The settings are not right:\n  - {problems[0]}\n"
 
 
 async def test_what_is_wrapped_must_be_a_key(bao: OpenBao) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import stamina
 
-from aircall_oauth.errors import KeyServiceFailed
+from aircall_oauth.errors import KeyServiceFailed, SettingsInvalid
 from aircall_oauth.http_client import tls_reason_in, trust
 from aircall_oauth.wrapping.access import Access
 from aircall_oauth.wrapping.entries import ServiceKey, Wrapped
@@ -129,6 +129,7 @@ class Transit:
         return kind(f"Vault at {self._access.vault_addr} {seen}", advice)
 
 
+NO_ADDRESS = "AIRCALL_OAUTH_VAULT_ADDR is missing: a key is wrapped by Vault, or is to be"
 NOT_VAULT = ("is not what answers there", "AIRCALL_OAUTH_VAULT_ADDR must lead to Vault's or OpenBao's API.")
 CHECK_ADDRESS = "Check AIRCALL_OAUTH_VAULT_ADDR, the network and the server's own health."
 CHECK_CERTIFICATE = "Name its authority as AIRCALL_OAUTH_VAULT_CACERT."
@@ -144,7 +145,10 @@ TOO_OLD = (
 
 @asynccontextmanager
 async def opened(access: Access) -> AsyncIterator[Transit]:
-    """Log in to the Transit engine while the block lasts; raises `KeyServiceFailed`."""
+    """Log in to the Transit engine while the block lasts; raises `KeyServiceFailed`, or `SettingsInvalid`."""
+    if not access.vault_addr:
+        # A start has it wherever a key is wrapped; a command may be given keys, or the service's, that no setting has.
+        raise SettingsInvalid([NO_ADDRESS])
     context = trust()
     if access.vault_cacert:
         context.load_verify_locations(access.vault_cacert)
