@@ -1,5 +1,6 @@
 """Nobody gains by the console more than a session holds: every act with every kind of session, and keys it makes."""
 
+import html
 import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -12,7 +13,7 @@ from aircall_oauth.access import keys
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.base import new_id
-from tests.support.consoles import Console, words
+from tests.support.consoles import ANY_WINDOW, Console, words
 from tests.support.receivers import LOOPBACK, receiver, subscribe, tell
 from tests.support.service import Service, run_service, settings_for
 
@@ -140,6 +141,55 @@ async def test_a_form_that_can_not_be_sent_is_not_shown_but_why(console: Console
     page = await acts.get(f"/destinations/{partner.id}/rotate-secret")
     assert "it needs the scope payloads:read" in words(page)
     assert 'method="post" action="/destinations' not in page.text
+
+
+async def pages_with_acts(console: Console) -> list[str]:
+    """The addresses of pages that offer acts, each of which there is something for."""
+    service, root = console.service, through_proxy(console, "root@example.com")
+    partner = await subscribe(service, "https://203.0.114.7/hook")
+    await tell(service, 1)
+    await root.post(f"/destinations/{partner.id}/replay", data=ANY_WINDOW)
+    await service.sql("UPDATE subscription SET health = 'down', quiet_until = now()")
+    await service.sql("UPDATE installation SET token_sealed = replace(token_sealed, '.k1.', '.k0.')")
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, "
+        "dead_at) SELECT $1, 1, now(), id, 'ins_1', 12, 'http_500', now() FROM event LIMIT 1",
+        partner.id,
+    )
+    (ids,) = await service.sql(
+        "SELECT (SELECT max(id) FROM installation) AS customer, (SELECT max(id) FROM replay) AS replay, "
+        "(SELECT max(reference) FROM install_attempt) AS attempt, "
+        "(SELECT max(id) FROM event WHERE type LIKE 'call.%') AS event"
+    )
+    return [
+        *("/", "/customers", "/destinations", "/keys", "/sessions", "/vault", f"/attempts/{ids['attempt']}"),
+        *(f"/customers/{ids['customer']}", f"/events/{ids['event']}", f"/destinations/{partner.id}"),
+        f"/destinations/{partner.id}/replays/{ids['replay']}",
+    ]
+
+
+def offered_acts(page: httpx.Response) -> set[str]:
+    """The acts that the page's links and forms lead to."""
+    main = page.text.partition("<main")[2].partition("</main>")[0]
+    addresses = [html.unescape(each).partition("?")[0] for each in re.findall(r'(?:href|action)="([^"]+)"', main)]
+    return {path for path in acts() if any(re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), each) for each in addresses)}
+
+
+async def test_pages_offer_the_acts_that_a_session_may_do_and_no_other(console: Console) -> None:
+    addresses = await pages_with_acts(console)
+    await console.visitor("another")
+    in_the_frame = {"/sign-out", "/zone"}
+    for holds in ({LOOK}, {LOOK, SHOW}, {LOOK, ACT}, {LOOK, ACT, SHOW}):
+        browser = await console.visitor("anna", sorted(holds))
+
+        shown = {address: await browser.get(address) for address in addresses}
+
+        assert {page.status_code for page in shown.values()} == {200}
+        offered = set().union(*map(offered_acts, shown.values()))
+        assert offered == {path for path in set(acts()) - in_the_frame if NEEDS[path] <= holds}, holds
+        for address, page in shown.items():
+            told = "You may look here, but not act: that needs the scope console:act" in words(page)
+            assert told == (ACT not in holds and address != "/"), address
 
 
 def offered(page: httpx.Response) -> set[str]:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from aircall_oauth.console import acts, delivery_words, plots, words
 from aircall_oauth.console.frame import PageDep
 from aircall_oauth.console.routing import PageRoute
+from aircall_oauth.console.visitors import TO_DISCLOSE, Visitor
 from aircall_oauth.console.words import Standing
 from aircall_oauth.deliveries import filters, troubled, views
 from aircall_oauth.deliveries.replays import jobs
@@ -73,7 +74,7 @@ async def show_destination(
         wanted=delivery_words.wanted(view),
         is_new=delivery_words.is_new(view),
         warnings=[each.detail for each in await filters.warnings(resources, caller, view.types)],
-        acts=_acts(view),
+        acts=_acts(view, page.visitor),
         charts=await plots.of_destination(resources, subscription_id, view.created_at),
         failures=[(each, delivery_words.outcome(each.outcome)) for each in failures],
         parked=[
@@ -105,13 +106,15 @@ def _oldest(view: SubscriptionView) -> str | None:
     return None if seconds is None else delivery_words.brief(timedelta(seconds=seconds))
 
 
-def _acts(view: SubscriptionView) -> list[tuple[str, str]]:
-    """Return what can be done with a destination: the act's path, and its name."""
+def _acts(view: SubscriptionView, visitor: Visitor) -> list[tuple[str, str]]:
+    """Return what the visitor can do with a destination: the act's path, and its name."""
+    if not visitor.acts:
+        return []
     active = view.status == SubscriptionStatus.ACTIVE
     offered = [("test", "Send a sample"), ("pause", "Pause") if active else ("resume", "Resume")]
     if active and view.next_probe_at is not None:
         offered.append(("resume", "Try again now"))
     offered += [("replay", "Replay a window"), ("edit", "Edit")]
-    if view.kind == SubscriptionKind.HTTP:
+    if view.kind == SubscriptionKind.HTTP and visitor.refusal(TO_DISCLOSE) is None:
         offered.append(("rotate-secret", "Rotate the secret"))
     return [*offered, ("delete", "Delete")]
