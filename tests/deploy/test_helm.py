@@ -20,6 +20,7 @@ MINIMAL = ROOT / "deploy" / "helm" / "values" / "minimal.yaml"
 KUSTOMIZE_BASE = ROOT / "deploy" / "kubernetes" / "base"
 OBSERVABILITY = ROOT / "deploy" / "observability"
 VERSION = version("aircall-oauth")
+SECRETS = "/run/secrets/aircall-oauth"
 CHOSEN_BY_THE_CHART = {"METRICS_PORT", "METRICS_HOST", "CONSOLE_PORT", "CONSOLE_HOST"}
 
 Documents = dict[tuple[str, str], dict[str, Any]]
@@ -146,6 +147,25 @@ def test_each_secret_may_be_in_a_secret_of_its_own() -> None:
 
 
 @pytest.mark.deploy
+def test_every_pod_may_have_further_volumes_and_its_secrets_from_one() -> None:
+    instead = rendered(values=ROOT / "deploy" / "helm" / "values" / "csi-secrets.yaml")
+    console = ["--set", "console.separate=true,extraVolumes[0].name=own,extraVolumes[0].emptyDir.medium=Memory"]
+    beside = rendered(*console, "--set", "extraVolumeMounts[0].name=own,extraVolumeMounts[0].mountPath=/own")
+
+    def volumes_and_mounts(documents: Documents) -> list[tuple[set[str], dict[str, str]]]:
+        """The volumes of each kind of pod, and what its container mounts where."""
+        pods = [of["spec"]["template"]["spec"] for (kind, _), of in documents.items() if kind in {"Deployment", "Job"}]
+        mounts = [{each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]} for pod in pods]
+        return [({each["name"] for each in pod["volumes"]}, mounted) for pod, mounted in zip(pods, mounts, strict=True)]
+
+    assert volumes_and_mounts(instead) == [({"tmp", "vault-secrets"}, {"tmp": "/tmp", "vault-secrets": SECRETS})] * 3
+    assert (
+        volumes_and_mounts(beside)
+        == [({"secrets", "tmp", "own"}, {"secrets": SECRETS, "tmp": "/tmp", "own": "/own"})] * 4
+    )
+
+
+@pytest.mark.deploy
 def test_only_the_migration_has_the_owners_url() -> None:
     documents = rendered(values=ROOT / "deploy" / "helm" / "values" / "two-roles.yaml")
     job = documents["Job", "aircall-oauth-migrate"]["spec"]["template"]["spec"]["containers"][0]
@@ -260,6 +280,11 @@ WRONG = {
         "databaseCa.secret and databaseCa.configMap",
     ),
     "a role without Vault's address": (["--values", str(MINIMAL), "--set", "vault.role=a"], "settings.VAULT_ADDR"),
+    "two folders of secrets": (
+        ["--values", str(MINIMAL), "--set", f"extraVolumeMounts[0].name=a,extraVolumeMounts[0].mountPath={SECRETS}/"],
+        "extraVolumeMount is at",
+    ),
+    "a mount without a place": (["--values", str(MINIMAL), "--set", "extraVolumeMounts[0].name=a"], "mountPath"),
     "scaling without a Prometheus": (
         ["--values", str(MINIMAL), "--set", "worker.autoscaling.enabled=true"],
         "worker.autoscaling.prometheus",

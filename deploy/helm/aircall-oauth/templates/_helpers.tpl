@@ -90,16 +90,29 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- define "aircall-oauth.volumes" -}}
-{{- if not (or .Values.secrets.existingSecret .Values.secrets.keys) -}}
-{{- fail "secrets.existingSecret or secrets.keys is needed: where the client secret, the database's URL and the keys are" -}}
+{{/* Not empty where the chart itself mounts the folder of secrets, and no extraVolumeMount does. */}}
+{{- define "aircall-oauth.mounts-secrets" -}}
+{{- $folder := (include "aircall-oauth.settings" . | fromYaml).AIRCALL_OAUTH_SECRETS_DIR -}}
+{{- $mounted := false -}}
+{{- range .Values.extraVolumeMounts }}{{ if eq (trimSuffix "/" .mountPath) $folder }}{{ $mounted = true }}{{ end }}{{ end -}}
+{{- $given := or .Values.secrets.existingSecret .Values.secrets.keys -}}
+{{- if not (or $given $mounted) -}}
+{{- fail (printf "secrets.existingSecret, secrets.keys or an extraVolumeMount at %s is needed: where the client secret, the database's URL and the keys are" $folder) -}}
 {{- end -}}
+{{- if and $mounted (or $given .Values.databaseCa.secret .Values.databaseCa.configMap) -}}
+{{- fail (printf "an extraVolumeMount is at %s, where secrets and databaseCa are mounted: mount it elsewhere (settings.…_FILE names its files), or leave these out" $folder) -}}
+{{- end -}}
+{{- $mounted | ternary "" "true" -}}
+{{- end -}}
+
+{{- define "aircall-oauth.volumes" -}}
 {{- if and .Values.databaseCa.secret .Values.databaseCa.configMap -}}
 {{- fail "databaseCa.secret and databaseCa.configMap are both set: keep one of them" -}}
 {{- end -}}
 {{- if and .Values.vault.role (not .Values.settings.VAULT_ADDR) -}}
 {{- fail "settings.VAULT_ADDR is needed where vault.role is set: Vault's or OpenBao's address" -}}
 {{- end -}}
+{{- if include "aircall-oauth.mounts-secrets" . }}
 - name: secrets
 {{- if or .Values.secrets.keys .Values.databaseCa.secret .Values.databaseCa.configMap }}
   projected:
@@ -135,6 +148,7 @@ imagePullSecrets:
     secretName: {{ .Values.secrets.existingSecret }}
     defaultMode: 0440
 {{- end }}
+{{- end }}
 - name: tmp
   emptyDir:
     sizeLimit: 64Mi
@@ -162,6 +176,9 @@ imagePullSecrets:
               path: ca.pem
       {{- end }}
 {{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "aircall-oauth.container" -}}
@@ -174,9 +191,11 @@ securityContext:
     drop:
       - ALL
 volumeMounts:
+  {{- if include "aircall-oauth.mounts-secrets" . }}
   - name: secrets
     mountPath: /run/secrets/aircall-oauth
     readOnly: true
+  {{- end }}
   - name: tmp
     mountPath: /tmp
   {{- if .Values.trustedCertificates.configMap }}
@@ -188,6 +207,9 @@ volumeMounts:
   - name: vault
     mountPath: /run/vault
     readOnly: true
+  {{- end }}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end -}}
 
