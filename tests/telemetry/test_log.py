@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.telemetry import log
-from tests.support.service import Service, command_environment, start_command
+from tests.support.service import Service, command_environment, run_command, start_command
 
 CANARY = "c4n4ry"
 # Method, path, status, and what the line says instead of the path.
@@ -192,6 +192,36 @@ async def test_a_real_process_writes_json_lines_and_no_query(database_url: str) 
         ("request", "(no door)"),
     ]
     assert CANARY not in json.dumps(lines)
+
+
+@pytest.mark.parametrize(
+    ("command", "level", "logged"),
+    [
+        ("secrets wrap --setting fingerprint-key --by vault:transit/k", "info", set()),
+        ("keys list", "info", set()),
+        ("doctor --json", "info", set()),
+        ("keys list", "debug", {"debug"}),
+        ("serve --port 1", "info", {"warning"}),
+        ("work", "info", {"warning"}),
+    ],
+)
+async def test_a_retry_is_a_line_of_a_servers_log_and_none_for_who_runs_a_command(
+    command: str, level: str, logged: set[str], database_url: str
+) -> None:
+    away = {"VAULT_ADDR": "http://localhost:1", "VAULT_TOKEN": CANARY, "KEY_SERVICE_TIMEOUT": "1s", "LOG_LEVEL": level}
+    wrapped = "k1:vault:transit/k:vault:v1:AAAA"
+
+    ended = await run_command(
+        *command.split(), environment=command_environment(database_url, SECRET_KEYS=wrapped, **away)
+    )
+
+    *before, last = ended.stderr.splitlines() or [ended.stdout]
+    lines = [json.loads(line) for line in before]
+    assert ended.exit_code == 1
+    assert "Vault at http://localhost:1 can't be reached (ConnectError)" in ended.stdout + last
+    assert {(line["level"], line["event"]) for line in lines} == {(each, "trying again") for each in logged}
+    assert all(line["reason"].startswith("Vault at http://localhost:1 can't be reached") for line in lines)
+    assert CANARY not in ended.stdout + ended.stderr
 
 
 @pytest.mark.usefixtures("stderr")

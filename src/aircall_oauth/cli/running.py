@@ -35,14 +35,16 @@ def run_some(names: list[str], command: Callable[[Any], Coroutine[Any, Any, T]])
 
 def _run(load: Callable[[], Any], command: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     import asyncio
+    import logging
 
     import uvloop
 
-    from aircall_oauth.telemetry import log
+    from aircall_oauth.telemetry import log, retries
 
     try:
         settings = load()
         log.configure(settings.log_level, settings.log_format)
+        retries.log_at(logging.DEBUG)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(command(settings))
     except SettingsInvalid as error:

@@ -1,6 +1,7 @@
 """The two long-running processes: the web server, and the worker."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +17,7 @@ from aircall_oauth.server.metrics_port import metrics_served
 from aircall_oauth.server.reloading import reloading
 from aircall_oauth.server.web import collect_less, web_server
 from aircall_oauth.settings import Settings
-from aircall_oauth.telemetry import log
+from aircall_oauth.telemetry import log, retries
 
 logger = log.get(__name__)
 
@@ -27,6 +28,7 @@ FIRST_SECONDS = 1.0
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight."""
+    retries.log_at(logging.WARNING)
     require_install_page(settings)
     async with (
         open_resources(settings) as resources,
@@ -47,6 +49,7 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
 
 async def work(settings: Settings) -> None:
     """Run the worker's chores until SIGTERM or SIGINT."""
+    retries.log_at(logging.WARNING)
     async with (
         open_resources(settings) as resources,
         reloading(resources),
