@@ -13,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aircall_oauth.access import keys
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage.models.access import API_KEY_PREFIX
+from aircall_oauth.storage.models.access import API_KEY_PREFIX, Scope
 from aircall_oauth.storage.secret_files import environment_name
 from tests.support.service import Service, command_environment, run_command, start_command
 from tests.support.spawning import Running
@@ -30,6 +31,16 @@ def environment_of(service: Service) -> dict[str, str]:
 async def events_door(service: Service, key: str) -> int:
     answer = await service.browser.get("/v1/events", headers={"authorization": f"Bearer {key}"})
     return answer.status_code
+
+
+async def test_keys_of_one_name_are_revoked_together_and_counted(service: Service) -> None:
+    for name in ("bi", "bi", "crm"):
+        await keys.create(service.resources, name=name, scopes=[Scope.EVENTS_READ])
+
+    revoked = await run_command("keys", "revoke", "bi", environment=environment_of(service))
+
+    assert (revoked.exit_code, revoked.stdout, revoked.stderr) == (0, "", "Revoked: 2.\n")
+    assert [key.name for key in await keys.list_all(service.resources) if key.revoked_at is None] == ["crm"]
 
 
 @pytest.mark.slow
@@ -56,7 +67,7 @@ async def test_a_key_is_made_listed_and_revoked(service: Service) -> None:
     assert (listing.exit_code, listing.stderr) == (0, "")
     (line,) = listing.stdout.splitlines()[1:]
     assert [word in line for word in ("bi", "acme", "tokens:read events:read")] == [True, True, True]
-    assert (revoked.exit_code, revoked.stdout, revoked.stderr) == (0, "", "Revoked.\n")
+    assert (revoked.exit_code, revoked.stdout, revoked.stderr) == (0, "", "Revoked: 1.\n")
     assert await events_door(service, key) == 401
 
     again, listing_after = await asyncio.gather(

@@ -68,12 +68,13 @@ def list_keys() -> None:
 
 @keys_app.command("revoke")
 def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its name.")]) -> None:
-    """Revoke an API key; the next request with it is refused."""
+    """Revoke an API key, or all of one name, and say how many; the next request with them is refused."""
     from aircall_oauth.access import keys
 
-    if not with_resources(lambda resources: keys.revoke(resources, which)):
+    revoked = with_resources(lambda resources: keys.revoke(resources, which))
+    if not revoked:
         fail("There is no active API key with this id or name.")
-    say("Revoked.")
+    say(f"Revoked: {revoked}.")
 
 
 def _scopes(text: str) -> list[Any]:
