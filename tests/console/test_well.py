@@ -83,6 +83,7 @@ async def test_one_event_that_is_refused_beside_others_that_are_taken_needs_no_o
 
 async def test_a_destination_that_takes_few_of_many_is_a_warning(console: Console) -> None:
     partner = await subscribe(console.service, AWAY, name="crm")
+    await console.service.sql("UPDATE subscription SET last_error = 'http_503'")
     await count(console.service, Name.DELIVERIES, partner.id, [30, 10_000, 0], 8 * 60)
     await count(console.service, Name.DELIVERIES, partner.id, [30, 20, 300], 2)
     anna = await console.visitor()
@@ -90,6 +91,7 @@ async def test_a_destination_that_takes_few_of_many_is_a_warning(console: Consol
     said = words(await anna.get("/"))
 
     assert "More tries failed within the last hour (300) than events were taken (20) by crm ." in said
+    assert "Its last failure: answered 503." in said
 
 
 async def test_an_outage_is_dated_by_its_beginning_not_by_its_last_probe(console: Console) -> None:
@@ -185,6 +187,23 @@ async def test_what_waits_is_what_a_destination_wants(console: Console) -> None:
     assert "texts" not in said
 
 
+async def test_a_destination_that_is_behind_and_fails_is_not_called_slow(console: Console) -> None:
+    service = console.service
+    partner = await subscribe(service, AWAY, name="crm")
+    await tell(service, 3)
+    await service.sql("UPDATE event SET received_at = now() - interval '6 minutes'")
+    # It was resumed a moment ago: it is held to be up until it fails again.
+    await service.sql("UPDATE subscription SET position = 0, last_error = 'http_503', last_error_at = now()")
+    for minutes_ago in (5, 4):
+        await try_it(service, partner.id, "http_503", minutes_ago)
+    anna = await console.visitor()
+
+    said = words(await anna.get("/"))
+
+    assert "wait for a destination that did not take its newest try: crm . Its last failure: answered 503." in said
+    assert "slower" not in said
+
+
 async def test_of_very_many_that_wait_not_all_are_counted(console: Console) -> None:
     await fill(console.service, 1200)
     await subscribe(console.service, AWAY, name="crm")
@@ -251,7 +270,10 @@ async def test_events_that_were_given_up_on_say_since_when(console: Console) -> 
     )
     anna = await console.visitor()
 
-    assert re.search(r"5 events were given up on for crm . Since [\d: -]+, 5 h ago", words(await anna.get("/")))
+    assert re.search(
+        r"5 events were given up on for crm . Its last failure: answered 500. Since [\d: -]+, 5 h ago",
+        words(await anna.get("/")),
+    )
 
 
 async def test_very_many_destinations_that_are_down_are_counted_not_listed(console: Console) -> None:
@@ -259,7 +281,8 @@ async def test_very_many_destinations_that_are_down_are_counted_not_listed(conso
     await subscribe(service, AWAY, name="crm")
     await service.sql("""
         INSERT INTO subscription SELECT (jsonb_populate_record(subscription, jsonb_build_object(
-            'id', 'sub_' || md5(n::text), 'name', 'copy ' || n, 'health', 'down'))).*
+            'id', 'sub_' || md5(n::text), 'name', 'copy ' || n, 'health', 'down',
+            'last_error', CASE WHEN n % 3 = 0 THEN 'timeout' ELSE 'http_503' END))).*
         FROM subscription, generate_series(1, 40) AS n
     """)
     anna = await console.visitor()
@@ -267,5 +290,5 @@ async def test_very_many_destinations_that_are_down_are_counted_not_listed(conso
     page = await anna.get("/")
 
     assert "6 things need you" in words(page)
-    assert "and 32 more ." in words(page) or "and 32 more." in words(page)
+    assert "and 32 more. Their last failures: answered 503, no answer in time." in words(page)
     assert '<a class="button" href="/destinations">See all destinations</a>' in page.text

@@ -4,7 +4,8 @@ A destination is named with its worst trouble only. Of each kind of trouble the 
 counted.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -21,15 +22,17 @@ from aircall_oauth.telemetry.metrics import Measurement, Reading
 MOST_SHOWN = 5
 LATE_SECONDS = 60
 FEW_AGO = timedelta(seconds=LATE_SECONDS)
-NAMES = "SELECT id, name FROM subscription WHERE id = ANY($1)"
-DEAD_SINCE = """
-    SELECT min(dead_at) FROM (
-        SELECT dead_at FROM parked WHERE subscription_id = $1 AND dead_at IS NOT NULL ORDER BY position LIMIT 1000
+KNOWN = "SELECT id, name, last_error FROM subscription WHERE id = ANY($1)"
+GIVEN_UP = """
+    SELECT min(dead_at) AS since, (array_agg(reason ORDER BY dead_at DESC))[1] AS failure FROM (
+        SELECT dead_at, reason FROM parked WHERE subscription_id = $1 AND dead_at IS NOT NULL
+        ORDER BY position LIMIT 1000
     ) AS oldest
 """
 REFUSING_ADVICE = (
     "See what it answers, and correct its address or the app behind it: then all is tried again by itself."
 )
+SLOW, FAILS = "a destination that is slower than they come:", "a destination that did not take its newest try:"
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,7 @@ def _behind(readings: Mapping[str, Reading], waiting: Mapping[str, Waiting]) -> 
         if reading.up and reading.lag_seconds > LATE_SECONDS and (waits.events or waits.more):
             since = now() - timedelta(seconds=reading.lag_seconds)
             one = waits == Waiting(1)
-            what = f"{waits} event{'' if one else 's'} of the log wait{'s' if one else ''} for a destination that is "
-            what += "slower than they come:"
+            what = f"{waits} event{'' if one else 's'} of the log wait{'s' if one else ''} for {SLOW}"
             advice = "See how long it takes to answer; several workers do not help one slow destination."
             yield Trouble(key, Cause.BEHIND, Level.WARNING, what, advice, since=since)
 
@@ -135,11 +137,13 @@ async def _needs(resources: Resources, troubles: Collection[Trouble]) -> list[Ne
     if not troubles:
         return []
     async with resources.database.driver_connection() as connection:
-        names = dict(await connection.fetch(NAMES, [each.subscription_id for each in troubles]))
+        known = await connection.fetch(KNOWN, [each.subscription_id for each in troubles])
+    names = {row["id"]: row["name"] for row in known}
+    last_errors = {row["id"]: row["last_error"] for row in known}
     needs = []
     for cause in Cause:
-        of_cause = [each for each in troubles if each.cause == cause]
-        dated = [await _dated(resources, each) for each in of_cause[:MOST_SHOWN]]
+        of_cause = [_explained(each, last_errors) for each in troubles if each.cause == cause]
+        dated = [await _dated(resources, each, last_errors) for each in of_cause[:MOST_SHOWN]]
         needs += [
             _need(each, names)
             for each in dated
@@ -150,17 +154,39 @@ async def _needs(resources: Resources, troubles: Collection[Trouble]) -> list[Ne
         if rest := of_cause[MOST_SHOWN:]:
             touched = tuple(_touched(each, names) for each in rest[:MOST_NAMED])
             what = "The same is so of more destinations:"
-            needs.append(Need(cause, rest[0].level, what, rest[0].advice, None, touched, len(rest)))
+            needs.append(Need(cause, rest[0].level, what, rest[0].advice, None, touched, len(rest), _failures(rest)))
     return needs
 
 
-async def _dated(resources: Resources, trouble: Trouble) -> Trouble:
-    """Find out since when, where it is not known."""
+def _explained(trouble: Trouble, last_errors: Mapping[str, str | None]) -> Trouble:
+    """Say why most tries fail, where only their number is known."""
+    return (
+        replace(trouble, failure=last_errors.get(trouble.subscription_id))
+        if trouble.cause == Cause.FAILING
+        else trouble
+    )
+
+
+def _failures(troubles: Sequence[Trouble]) -> tuple[str, ...]:
+    """Return the most frequent last failures."""
+    counted = Counter(each.failure for each in troubles if each.failure)
+    return tuple(failure for failure, _ in counted.most_common(MOST_NAMED))
+
+
+async def _dated(resources: Resources, trouble: Trouble, last_errors: Mapping[str, str | None]) -> Trouble:
+    """Find out since when, where it is not known, and whether a destination that is behind fails."""
+    if trouble.cause == Cause.BEHIND:
+        failing = await troubled.failing_since(resources, trouble.subscription_id)
+        failure = None if failing is None else last_errors.get(trouble.subscription_id)
+        if failure is None:
+            return trouble
+        return replace(trouble, what=trouble.what.replace(SLOW, FAILS), failure=failure, advice=REFUSING_ADVICE)
     if trouble.since is not None:
         return trouble
     if trouble.cause == Cause.DEAD_EVENTS:
         async with resources.database.driver_connection() as connection:
-            return replace(trouble, since=await connection.fetchval(DEAD_SINCE, trouble.subscription_id))
+            row = await connection.fetchrow(GIVEN_UP, trouble.subscription_id)
+        return replace(trouble, since=row["since"], failure=row["failure"])
     since = await troubled.failing_since(resources, trouble.subscription_id)
     return replace(trouble, since=since or trouble.failed_at)
 
@@ -174,7 +200,7 @@ def _need(trouble: Trouble, names: Mapping[str, str]) -> Need:
         trouble.advice,
         trouble.since,
         touched,
-        failure=trouble.failure,
+        failures=(trouble.failure,) if trouble.failure else (),
     )
 
 

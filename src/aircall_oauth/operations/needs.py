@@ -40,7 +40,8 @@ class Touched:
 class Need:
     """Something that needs a person: how bad it is, what, since when, whom it touches, and how many there are.
 
-    `failure` is the word of the last failed delivery, such as `http_501`.
+    `failures` are the words of the last failed deliveries, such as `http_501`: one of a single destination, the most
+    frequent ones first of several.
     """
 
     cause: Cause
@@ -50,4 +51,4 @@ class Need:
     since: datetime | None = None
     touched: tuple[Touched, ...] = ()
     count: int = 1
-    failure: str | None = None
+    failures: tuple[str, ...] = ()

@@ -62,7 +62,7 @@ async def well(page: PageDep) -> Response:
         tone=_tone(found),
         needs=[(need, _button(page.visitor.acts, need)) for need in found.needs],
         address_of=_address,
-        outcome=delivery_words.outcome,
+        failures=_failures,
         figures=_figures(found, await plots.events_a_minute(page.resources)),
         plots=await plots.of_the_day(page.resources),
     )
@@ -72,6 +72,12 @@ def _sentence(found: Wellness) -> str:
     if not found.needs:
         return "All well: events come in, and every destination takes them."
     return "One thing needs you." if len(found.needs) == 1 else f"{len(found.needs)} things need you."
+
+
+def _failures(need: Need) -> str:
+    """Say why deliveries failed."""
+    said = ", ".join(dict.fromkeys(map(delivery_words.outcome, need.failures)))
+    return f"Its last failure: {said}." if need.count == 1 else f"Their last failures: {said}."
 
 
 def _tone(found: Wellness) -> str:
