@@ -22,6 +22,11 @@ from tests.support.processes import eventually, world
 from tests.support.service import Service, command_environment, run_command, settings_for
 
 COMPANY = 70077
+# As a worker does at the turn of each minute.
+WORKER_COUNTED = (
+    "INSERT INTO figure (name, label, step, at, highest, amounts) "
+    "VALUES ('alive', 'worker', 'minute', date_trunc('minute', now()), false, '{1}') ON CONFLICT DO NOTHING"
+)
 ANOTHER_KEY = "k9:" + "A" * 43 + "="
 
 
@@ -51,6 +56,7 @@ async def test_a_deployment_that_is_well_is_told_so(tmp_path: Path, database_url
         await it.browser.get(await it.consent())
         await it.control("place-call")
         await eventually(lambda: it.sql("SELECT 1 FROM event WHERE source = 'aircall'"))
+        await it.sql(WORKER_COUNTED)
 
         table, as_json = await asyncio.gather(
             run_command("doctor", environment=it.environment),
@@ -186,12 +192,23 @@ async def test_a_clock_that_differs_is_found(service: Service, hours: int, word:
     assert "Aircall's" in found.seen
 
 
-async def test_work_that_nobody_does_is_found(service: Service) -> None:
+async def test_a_worker_that_never_ran_or_is_gone_or_late_is_found(service: Service) -> None:
     await service.install()
+    never = (await findings(service))["worker"]
+    await service.sql(WORKER_COUNTED)
     running = (await findings(service))["worker"]
+    await service.sql("UPDATE figure SET at = at - interval '10 minutes'")
+    gone = (await findings(service))["worker"]
     await service.sql("UPDATE webhook SET due_at = now() - interval '20 minutes'")
+    late = (await findings(service))["worker"]
 
-    assert (running.level, (await findings(service))["worker"].level) == (Level.OK, Level.PROBLEM)
+    said = [(found.level, found.seen.partition(";")[0]) for found in (never, running, late)]
+    assert said == [
+        (Level.WARNING, "none has run yet, or within the last two days"),
+        (Level.OK, "nothing is overdue"),
+        (Level.PROBLEM, "work is overdue"),
+    ]
+    assert (gone.level, gone.seen[:19]) == (Level.PROBLEM, "none has run since ")
 
 
 async def test_an_installation_that_is_well_is_counted(service: Service) -> None:

@@ -34,7 +34,7 @@ from aircall_oauth.installations.views import InstallationView
 from aircall_oauth.operations import connections
 from aircall_oauth.resources import Resources, database_of, open_resources, vault_of
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings, access
-from aircall_oauth.storage import partitions, rights
+from aircall_oauth.storage import figures, partitions, rights
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Sessions, database_errors
 from aircall_oauth.storage.faults import explain
@@ -49,11 +49,15 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
     WebhookStatus,
 )
+from aircall_oauth.telemetry.figures import Name
 from aircall_oauth.wrapping import keys as wrapped_keys
 
 CLOCK_MAY_DIFFER = timedelta(seconds=30)
 SILENT_AFTER = timedelta(days=7)
 OVERDUE_AFTER = timedelta(minutes=15)
+# A worker writes at the turn of each minute that it was alive in the one before.
+WORKER_GONE_AFTER = timedelta(minutes=4)
+RUN_WORKER = "Run `aircall-oauth work`, or `serve --with-worker`."
 IS_OVERDUE = f"""
     SELECT EXISTS (
         SELECT FROM webhook JOIN installation AS i ON i.id = installation_id
@@ -321,15 +325,36 @@ async def _status_of(url: str, proxy: str) -> int:
         return answer.status
 
 
-async def worker_finding(resources: Resources, *, days_ahead: int | None = None) -> Finding:
-    """Check that a worker runs: its only sign is that no work is overdue. `days_ahead` is what was measured already."""
+async def worker_finding(resources: Resources) -> Finding:
+    """Check that a worker runs: none of its work is overdue, and it was counted lately."""
+    found = await work_finding(resources)
+    if found.level != Level.OK:
+        return found
+    seen_at = await worker_seen_at(resources)
+    if seen_at is None:
+        seen = f"none has run yet, or within the last two days; {found.seen}"
+        return Finding("worker", Level.WARNING, seen, f"{RUN_WORKER} One that has just begun is counted in a minute.")
+    if is_gone(seen_at):
+        return Finding("worker", Level.PROBLEM, f"none has run since {seen_at:%Y-%m-%d %H:%M} UTC", RUN_WORKER)
+    return found
+
+
+async def worker_seen_at(resources: Resources) -> datetime | None:
+    """Return the last minute in which a worker was counted; None if it was in none of the last 48 hours."""
+    return await figures.last(resources.database, Name.ALIVE, "worker")
+
+
+def is_gone(seen_at: datetime) -> bool:
+    return seen_at < now() - WORKER_GONE_AFTER
+
+
+async def work_finding(resources: Resources, *, days_ahead: int | None = None) -> Finding:
+    """Check that no work of a worker is overdue. `days_ahead` is what was measured already."""
     async with resources.database.driver_connection() as connection:
         is_late = await connection.fetchval(IS_OVERDUE, now() - OVERDUE_AFTER)
     days = await _days_ahead(resources) if days_ahead is None else days_ahead
     if is_late or days <= 2:
-        return Finding(
-            "worker", Level.PROBLEM, "work is overdue", "Run `aircall-oauth work`, or `serve --with-worker`."
-        )
+        return Finding("worker", Level.PROBLEM, "work is overdue", RUN_WORKER)
     return Finding("worker", Level.OK, f"nothing is overdue; the log has {days} days ahead")
 
 

@@ -10,15 +10,12 @@ from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import Cause, Need
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
-from aircall_oauth.storage.models.base import now
 from aircall_oauth.telemetry.figures import ACK_SECONDS, ALL, Name, quantile
 from aircall_oauth.telemetry.metrics import Measurement
 
 HOUR = timedelta(hours=1)
 # Aircall waits five seconds, and switches the webhook off after some that took longer.
 SLOW_SECONDS = 1.0
-# A worker writes at the turn of each minute that it was alive in the one before.
-WORKER_GONE_AFTER = timedelta(minutes=4)
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,14 @@ async def examine(resources: Resources) -> Wellness:
 
 async def _worker(resources: Resources, days_ahead: int) -> Need | None:
     """Return that no worker runs, where none was counted lately or its work is overdue."""
-    found = await doctor.worker_finding(resources, days_ahead=days_ahead)
-    seen_at = await figures.last(resources.database, Name.ALIVE, "worker")
-    is_gone = seen_at is not None and seen_at < now() - WORKER_GONE_AFTER
+    found = await doctor.work_finding(resources, days_ahead=days_ahead)
+    seen_at = await doctor.worker_seen_at(resources)
+    is_gone = seen_at is not None and doctor.is_gone(seen_at)
     if found.level == Level.OK and not is_gone:
         return None
     since: datetime | None = seen_at if is_gone else None
     what = "No worker runs: nothing is delivered to any destination, and no customer is looked after."
-    return Need(Cause.WORKER, Level.PROBLEM, what, found.advice or "Run `aircall-oauth work`.", since)
+    return Need(Cause.WORKER, Level.PROBLEM, what, doctor.RUN_WORKER, since)
 
 
 def _slow_answers(seconds: float) -> Need:
