@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from aircall_oauth.console.pages import replays
 from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
@@ -355,7 +356,9 @@ async def test_a_window_that_is_not_right_is_said_beside_its_field(
     assert await shared_console.service.sql("SELECT 1 FROM replay") == []
 
 
-async def test_a_replay_is_for_customers_by_their_ids_or_their_companies(console: Console) -> None:
+async def test_a_replay_is_for_customers_by_their_ids_or_their_companies(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = console.service
     await service.install(service.aircall.companies[1])
     await tell(service, 3)
@@ -384,6 +387,17 @@ async def test_a_replay_is_for_customers_by_their_ids_or_their_companies(console
     assert started.status_code == 303
     (row,) = await service.sql("SELECT installations FROM replay")
     assert row["installations"] == [rows[0]["id"]]
+    await service.sql("UPDATE installation SET company_name = NULL, owner = 'acme' WHERE id = $1", rows[1]["id"])
+    asked = everything | {"installations": "70077 70078", "types": "call.*", "per_second": "7"}
+    checked = words(await anna.get(address, params=asked))
+    assert (
+        "Destination test Window received from 2020-01-01 00:00:00 until before 2999-01-01 00:00:00 UTC, 357573 d long "
+        "Customers Northwind Demo Ltd , acme Owners all Types call.* Pace at most 7 a second"
+    ) in checked
+    owners = words(await anna.get(address, params=DAY | {"owners": "acme\nbeta inc"}))
+    assert "UTC, 24 h long Customers all Owners acme, beta inc Types all Pace at most 50 a second" in owners
+    monkeypatch.setattr(replays, "MOST_NAMED", 1)
+    assert "Customers Northwind Demo Ltd and 1 more Owners" in words(await anna.get(address, params=asked))
     unknown = words(await anna.get(address, params=everything | {"owners": "acmee"}))
     assert "No customer belongs to the owner “acmee”, and the window has no event of it: is it misspelt?" in unknown
 

@@ -166,6 +166,14 @@ async def find_ids(
         return [(row[0], row[1]) for row in (await session.exec(query.order_by(col(Installation.id)))).all()]
 
 
+async def names_of(resources: Resources, key: Caller, ids: Collection[str]) -> dict[str, str]:
+    """Return what the installations that the key may see are called: the company, else the owner, else the id."""
+    name = func.coalesce(col(Installation.company_name), col(Installation.owner), col(Installation.id))
+    query = select(Installation.id, name).where(col(Installation.id).in_(ids), *key.sees(Installation))
+    async with resources.database.session() as session:
+        return dict((await session.exec(query.order_by(col(Installation.id)))).all())
+
+
 async def read_token(resources: Resources, key: Caller, installation_id: str, *, who: Who) -> SecretStr:
     """Return the token in clear and record the reading in the audit, in one transaction.
 

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from aircall_oauth.access.parameters import ID
-from aircall_oauth.console import acts, corrections, delivery_words, words
+from aircall_oauth.console import acts, corrections, delivery_words, times, words
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.charts import number
 from aircall_oauth.console.corrections import WrongForm
@@ -35,6 +35,8 @@ router = APIRouter(route_class=PageRoute)
 COMPANY = re.compile(r"[1-9][0-9]{0,18}")
 MOST_SHOWN = 80
 MOST_OWNERS = 5
+# So many customers of a window are called by their names; the rest is counted.
+MOST_NAMED = 20
 ReplayId = Annotated[str, Path(pattern=r"^rpl_[0-9a-f]{32}$")]
 Given = Annotated[str | None, Query(max_length=20_000)]
 
@@ -212,6 +214,7 @@ async def _wizard(
         asked=asked,
         fields=_fields(asked),
         preview=counted and counted.preview,
+        chosen=counted and await _chosen(page, counted.window),
         problem=problem or ("correct what is marked below." if faults else None),
         faults=faults,
         form_token=page.form_token,
@@ -250,6 +253,23 @@ def _waits(view: SubscriptionView) -> str | None:
             return "The destination is down: the replay waits until it answers again."
         case _:
             return None
+
+
+async def _chosen(page: Page, window: ReplayWindow) -> dict[str, Any]:
+    """Return what a window was asked for with, to be checked before anything is sent: times in UTC, as in the form."""
+    assert window.since is not None
+    assert window.until is not None
+    names = await views_of_installations.names_of(page.resources, page.caller, window.installations[:MOST_NAMED])
+    return {
+        "since": f"{window.since:%Y-%m-%d %H:%M:%S}",
+        "until": f"{window.until:%Y-%m-%d %H:%M:%S}",
+        "length": times.exact_length(window.until - window.since),
+        "customers": names,
+        "more": len(window.installations) - len(names),
+        "owners": window.owners,
+        "types": window.types,
+        "per_second": window.per_second,
+    }
 
 
 async def _said_of(page: Page, counted: Counted) -> str:
