@@ -244,6 +244,52 @@ async def test_an_event_of_many_destinations_shows_some_at_a_time_the_undelivere
     assert "y filter: types" in words(others)
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("status = 'paused'", "is paused: nothing is sent to it until it is resumed."),
+        ("status = 'disabled'", "answered that it wants no more: nothing is sent to it until it is resumed."),
+        ("health = 'down'", "is down: its events wait in order until it takes one again."),
+        ("status = 'paused', health = 'down'", "is paused: nothing is sent to it until it is resumed."),
+    ],
+)
+async def test_a_delivery_that_waits_names_the_destination_that_holds_it_up(
+    console: Console, state: str, said: str
+) -> None:
+    service = console.service
+    for name in ("waits", "parked", "taken", "dead", "well"):
+        await subscribe(service, "https://203.0.114.7/hook", name=name)
+    event = await tell_of(service, {"id": 5})
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, "
+        "due_at, dead_at) SELECT s.id, e.position, now(), e.id, e.installation_id, 1, 'http_500', "
+        "CASE name WHEN 'parked' THEN now() + interval '1 hour' END, CASE name WHEN 'dead' THEN now() END "
+        "FROM event e, subscription s WHERE e.id = $1 AND s.name IN ('parked', 'dead')",
+        event,
+    )
+    await service.sql(
+        "INSERT INTO attempt (position, event_id, subscription_id, at, outcome, milliseconds) "
+        "SELECT e.position, e.id, s.id, now(), CASE name WHEN 'taken' THEN 'delivered' ELSE 'http_500' END, 1 "
+        "FROM event e, subscription s WHERE e.id = $1 AND s.name IN ('parked', 'taken')",
+        event,
+    )
+    await service.sql(f"UPDATE subscription SET {state} WHERE name <> 'well'")
+    rows = await service.sql("SELECT name, id FROM subscription")
+    anna = await console.visitor()
+
+    page = await anna.get(f"/events/{event}")
+
+    ids_of = {row["name"]: row["id"] for row in rows}
+    for name, waits in (
+        ("waits", "Waits for the destination (not tried yet)."),
+        ("parked", "Not taken after 1 try (answered 500); its next try waits for the destination."),
+    ):
+        assert f"{waits} {name} {said}" in words(page)
+        assert f'<a href="/destinations/{ids_of[name]}">{name}</a> {said}' in page.text
+    assert page.text.count(said) == 2, "what is taken or given up on does not wait"
+    assert "well waiting Waits for its turn (not tried yet)." in words(page)
+
+
 async def test_an_event_from_before_a_destination_says_so(console: Console) -> None:
     event = await tell_of(console.service, {"id": 5})
     await subscribe(console.service, "https://203.0.114.7/hook", name="late")

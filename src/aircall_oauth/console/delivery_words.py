@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from aircall_oauth.console.times import ago, length
 from aircall_oauth.console.words import Standing, count, many
-from aircall_oauth.deliveries.of_event import Delivery, DeliveryStatus, Journey, LeftOut, Reason
+from aircall_oauth.deliveries.of_event import Delivery, DeliveryStatus, Halt, Journey, LeftOut, Reason
 from aircall_oauth.deliveries.troubled import Lately
 from aircall_oauth.deliveries.views import COUNTED, MOST_BESIDE, SubscriptionView
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
@@ -47,6 +47,11 @@ REASONS = {
     Reason.PASSED: "it had read past the event, and no try is kept",
 }
 RESENT = "resend"
+HALTS = {
+    Halt.PAUSED: "is paused: nothing is sent to it until it is resumed.",
+    Halt.DISABLED: "answered that it wants no more: nothing is sent to it until it is resumed.",
+    Halt.DOWN: "is down: its events wait in order until it takes one again.",
+}
 
 
 def outcome(word: str) -> str:
@@ -186,16 +191,28 @@ def of_journey(journey: Journey, received_at: datetime, now: datetime | None = N
             taken = [one for one in tries if one.outcome == "delivered"]
             when = f", {brief(taken[0].at - received_at)} after it came in" if taken else ""
             return f"Taken {'at the first try' if len(tries) == 1 else tried}{when}."
-        case DeliveryStatus.PARKED if journey.due_at is not None and journey.due_at <= (now or datetime.now(UTC)):
-            return f"Not taken {tried} ({last}); its next try is due, and waits until the destination is tried again."
         case DeliveryStatus.PARKED if journey.due_at is not None:
-            return f"Not taken {tried} ({last}); tried again {ago(journey.due_at, now)}."
+            return f"Not taken {tried} ({last}); {_next_try(journey, journey.due_at, now or datetime.now(UTC))}."
         case DeliveryStatus.PARKED:
             return f"Waits behind an earlier event that is still tried ({last})."
         case DeliveryStatus.DEAD:
             return f"Given up on {tried} ({last})."
         case _:
-            return f"Waits for its turn ({last})."
+            return f"Waits for {'its turn' if journey.halt is None else 'the destination'} ({last})."
+
+
+def _next_try(journey: Journey, due_at: datetime, now: datetime) -> str:
+    if journey.halt is not None:
+        return "its next try waits for the destination"
+    if due_at <= now:
+        return "its next try is due, and waits until the destination is tried again"
+    return f"tried again {ago(due_at, now)}"
+
+
+def of_halt(journey: Journey) -> str | None:
+    """Say of a delivery that waits why nothing is sent to its destination, after the destination's name."""
+    waits = journey.delivery.status in {DeliveryStatus.WAITING, DeliveryStatus.PARKED}
+    return HALTS[journey.halt] if waits and journey.halt is not None else None
 
 
 def why_not(left_out: LeftOut) -> str:

@@ -14,6 +14,7 @@ from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.events import query
 from aircall_oauth.events.query import EventJson, Filter
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
 
 
 class DeliveryStatus(StrEnum):
@@ -46,6 +47,14 @@ class Reason(StrEnum):
     PASSED = "passed"  # its position is past the event, and no attempt is kept
 
 
+class Halt(StrEnum):
+    """Why nothing is sent to a subscription's destination, but a probe perhaps."""
+
+    PAUSED = "paused"
+    DISABLED = "disabled"  # it answered that it wants no more
+    DOWN = "down"
+
+
 @dataclass(frozen=True)
 class Try:
     """One try of a delivery; `replay_id` is the replay that sent it, or `resend`."""
@@ -65,6 +74,7 @@ class Journey:
     delivery: Delivery
     tries: Sequence[Try]
     due_at: datetime | None  # of the next try, if it is parked
+    halt: Halt | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,11 @@ class LeftOut:
         return not set(self.reasons) <= {Reason.LATER, Reason.PASSED}
 
 
+HALTED = f"""
+    CASE WHEN {{0}}.status = '{SubscriptionStatus.PAUSED}' THEN '{Halt.PAUSED}'
+         WHEN {{0}}.status = '{SubscriptionStatus.DISABLED}' THEN '{Halt.DISABLED}'
+         WHEN {{0}}.health = '{Health.DOWN}' THEN '{Halt.DOWN}' END
+"""
 # So many tries of an event are shown, the newest.
 MOST_TRIES = 500
 MOST_LEFT_OUT = 2000
@@ -91,12 +106,18 @@ TRIES = f"""
 """
 # The same for some subscriptions only.
 TRIES_FOR = TRIES.replace("ORDER BY", "AND subscription_id = ANY ($2::text[]) ORDER BY")
-DUE = "SELECT subscription_id, due_at FROM parked WHERE subscription_id = ANY ($1::text[]) AND position = $2"
+# The limit of one row keeps PostgreSQL from reading all of `parked` for a join.
+STANDING = f"""
+    SELECT s.id, p.due_at, {HALTED.format("s")} AS halt FROM subscription s LEFT JOIN LATERAL (
+        SELECT due_at FROM parked WHERE subscription_id = s.id AND position = $2 LIMIT 1
+    ) AS p ON true
+    WHERE s.id = ANY ($1::text[])
+"""
 OTHERS = f"""
     SELECT id, name, types, owners, installations, created_at FROM subscription
     WHERE ($1::text IS NULL OR owners = ARRAY[$1]) AND id <> ALL ($2::text[]) ORDER BY id LIMIT {MOST_LEFT_OUT}
 """
-# The limit of one row keeps PostgreSQL from reading all of `parked` for a join. The tries are those of the event, read
+# Of `parked` one row each, as above. The tries are those of the event, read
 # once: for each subscription anew, the index of a subscription's tries would be read, with all that it was tried with.
 # A parked or dead event has a row, a tried one its attempts; for the rest the position and the filter decide.
 OF_EACH = f"""
@@ -134,12 +155,19 @@ async def journeys(resources: Resources, event: EventJson, deliveries: Sequence[
     """Return what became of an event for some of its subscriptions, try by try."""
     ids = [each.subscription_id for each in deliveries]
     async with resources.database.driver_connection() as connection:
-        due = dict(await connection.fetch(DUE, ids, event.position))
+        standing = {row["id"]: row for row in await connection.fetch(STANDING, ids, event.position)}
         rows = await connection.fetch(TRIES_FOR, [event.id], ids)
     tried = defaultdict(list)
     for one in (Try(*row) for row in reversed(rows)):
         tried[one.subscription_id].append(one)
-    return [Journey(each, tried[each.subscription_id], due.get(each.subscription_id)) for each in deliveries]
+    return [_journey(each, tried[each.subscription_id], standing.get(each.subscription_id)) for each in deliveries]
+
+
+def _journey(delivery: Delivery, tries: Sequence[Try], standing: asyncpg.Record | None) -> Journey:
+    if standing is None:  # deleted meanwhile
+        return Journey(delivery, tries, None)
+    halt = None if standing["halt"] is None else Halt(standing["halt"])
+    return Journey(delivery, tries, standing["due_at"], halt)
 
 
 async def tries_of(resources: Resources, event_ids: Sequence[str]) -> list[Try]:

@@ -150,6 +150,7 @@ def _lane(journey: Journey, event: EventJson) -> dict[str, Any]:
         "name": journey.delivery.name,
         "badge": delivery_words.BADGES[journey.delivery.status],
         "said": said,
+        "halt": delivery_words.of_halt(journey),
         "picture": waterfall.draw(journey.tries, event.received_at, last, f"{journey.delivery.name}: {said}"),
         "tries": [
             {
