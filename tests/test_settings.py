@@ -146,8 +146,15 @@ def test_every_wrong_setting_is_named_at_once_and_no_value_is_printed(environmen
 
     found = problems()
 
-    assert set(map(environment_name, WRONG)) == {re.split(r"[ :]", problem)[0] for problem in found}
+    assert set(map(environment_name, WRONG)) == {problem.split()[0] for problem in found}
     assert CANARY not in "".join(found)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_fault_is_told_in_our_own_words(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(environment_name(name), WRONG[name])
+
+    assert re.match(r" (entry \d+:? )?(must|is not) ", problem_with(name))
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -249,7 +256,7 @@ def test_mounted_files_that_are_no_text_are_named_with_everything_else(
     environment.setenv("AIRCALL_OAUTH_CLAIM", CANARY)
 
     assert problems() == [
-        "AIRCALL_OAUTH_CLAIM: input should be 'optional' or 'required'",
+        "AIRCALL_OAUTH_CLAIM must be 'optional' or 'required'",
         "AIRCALL_OAUTH_CLIENT_SECRET is not a readable text file",
         "AIRCALL_OAUTH_DATABASE_URL is not a readable text file",
     ]
@@ -306,7 +313,7 @@ def test_a_secret_and_its_file_both_set_are_refused(environment: pytest.MonkeyPa
     environment.setenv("AIRCALL_OAUTH_CLAIM", "")
 
     assert problems() == [
-        "AIRCALL_OAUTH_CLAIM: input should be 'optional' or 'required'",
+        "AIRCALL_OAUTH_CLAIM must be 'optional' or 'required'",
         "AIRCALL_OAUTH_CLIENT_SECRET and AIRCALL_OAUTH_CLIENT_SECRET_FILE are both set: keep one of them",
         "AIRCALL_OAUTH_FINGERPRINT_KEY and AIRCALL_OAUTH_FINGERPRINT_KEY_FILE are both set: keep one of them",
     ]
@@ -494,19 +501,30 @@ def test_there_may_be_no_time_to_drain(environment: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "told"),
     [
-        ("METRICS_PORT", "65536"),
-        ("METRICS_PORT", "-1"),
-        ("DRAIN", "6m"),
-        ("AIRCALL_RATE_PER_MINUTE", "0"),
-        ("WEBHOOK_NAME", ""),
+        ("HSTS", "maybe", "must be true or false"),
+        ("METRICS_PORT", "http", "must be a whole number"),
+        ("METRICS_PORT", "9" * 5000, "must be a whole number"),
+        ("METRICS_PORT", "65536", "must be 65535 or less"),
+        ("METRICS_PORT", "-1", "must be 0 or more"),
+        ("DESTINATION_PORTS", "443,0", "entry 2 must be 1 or more"),
+        ("DRAIN", "6m", "must be 5 minutes or less"),
+        ("AIRCALL_RATE_PER_MINUTE", "0", "must be 1 or more"),
+        ("WEBHOOK_NAME", "", "must not be empty"),
+        ("CLIENT_SECRET", "", "must not be empty"),
+        ("APP_NAME", "x" * 61, "must have 60 characters at most"),
+        ("LOG_FORMAT", "text", "must be 'json' or 'console'"),
+        ("CONSOLE_PROXY_SCOPES", "all", "entry 1 must be 'console:read', 'console:act' or 'payloads:read'"),
+        ("ACCENT", "blue", "must look like #1d4ed8"),
     ],
 )
-def test_numbers_and_names_have_bounds(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_what_is_wrong_is_said_in_the_words_of_an_operator(
+    environment: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
     environment.setenv(f"AIRCALL_OAUTH_{name}", value)
 
-    assert problem_with(name.lower())
+    assert problem_with(name.lower()) == f" {told}"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,18 @@ KEY_SERVICE_SETTINGS = (
     "vault_jwt_file",
     "key_service_timeout",
 )
+# What pydantic's own checks of the settings find, by its names for it.
+FAULTS = {
+    "bool_parsing": "must be true or false",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "string_too_short": "must not be empty",  # no setting has another least length than 1
+    "too_short": "must not be empty",
+    "string_too_long": "must have {max_length} characters at most",
+}
 DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -205,6 +217,30 @@ def _logs_in_to_vault(value: SecretStr, info: ValidationInfo) -> SecretStr:
     return value
 
 
+def _vault_name(value: str) -> str:
+    if not re.fullmatch(r"[!-~]{0,255}", value):
+        raise ValueError("must be 255 characters at most, of printable ASCII without spaces")
+    return value
+
+
+def _vault_mount(value: str) -> str:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", value):
+        raise ValueError("must be a path without a slash at its ends, like kubernetes or clusters/kubernetes")
+    return value
+
+
+def _colour(value: str) -> str:
+    if not re.fullmatch(r"(#[0-9a-fA-F]{6})?", value):
+        raise ValueError("must look like #1d4ed8")
+    return value
+
+
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", value):
+        raise ValueError("must be a header's name: 64 characters at most, of A-Z a-z 0-9 -")
+    return value
+
+
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
@@ -330,7 +366,7 @@ class Settings(_Read):
         description="Vault's or OpenBao's address, where [it has wrapped a key](keys.md); empty = it has not. AWS KMS "
         "has no setting here: its library finds `AWS_REGION` and credentials as everywhere",
     )
-    vault_role: Annotated[str, Field(pattern=r"^[!-~]{0,255}$")] = Field(
+    vault_role: Annotated[str, AfterValidator(_vault_name)] = Field(
         "", description="the role by which to log in there with the pod's own token; empty = by `…_VAULT_TOKEN`"
     )
     vault_token: Annotated[SecretStr, AfterValidator(_logs_in_to_vault)] = Field(
@@ -338,13 +374,13 @@ class Settings(_Read):
         validate_default=True,
         description="a token of Vault's that may decrypt with the keys' Transit key; not with `…_VAULT_ROLE`",
     )
-    vault_namespace: Annotated[str, Field(pattern=r"^[!-~]{0,255}$")] = Field(
+    vault_namespace: Annotated[str, AfterValidator(_vault_name)] = Field(
         "", description="the namespace there; empty = none"
     )
     vault_cacert: OptionalAuthorities = Field(
         "", description="a file with the authorities of its certificate, besides the machine's own; empty = those alone"
     )
-    vault_auth_mount: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*$")] = Field(
+    vault_auth_mount: Annotated[str, AfterValidator(_vault_mount)] = Field(
         "kubernetes", description="where the auth method of `…_VAULT_ROLE`, Kubernetes or JWT, is mounted"
     )
     vault_jwt_file: Annotated[Path, AfterValidator(_absolute)] = Field(
@@ -386,7 +422,7 @@ class Settings(_Read):
     support: Support = Field(
         "", description="where these pages say that there is help: an e-mail address or an https address; empty = none"
     )
-    accent: Annotated[str, Field(pattern=r"^(#[0-9a-fA-F]{6})?$")] = Field(
+    accent: Annotated[str, AfterValidator(_colour)] = Field(
         "", description="the colour of the buttons of these pages, as `#1d4ed8`; empty = green"
     )
     install_page: OptionalFile = Field(
@@ -484,9 +520,8 @@ class Settings(_Read):
         description="what the proxy sends as `X-Console-Secret`, 32 characters at least; required with "
         "`…_CONSOLE_PROXY`",
     )
-    console_proxy_user_header: str = Field(
+    console_proxy_user_header: Annotated[str, AfterValidator(_header)] = Field(
         "X-Forwarded-User",
-        pattern=r"^[A-Za-z0-9-]{1,64}$",
         description="the header in which the proxy says who the person is",
     )
     console_proxy_scopes: Annotated[list[ConsoleScope], NoDecode, BeforeValidator(_split_commas)] = Field(
@@ -727,4 +762,11 @@ def _problem(error: dict[str, Any]) -> str:
         case "value_error":
             return f"{name} {error['ctx']['error']}"
         case _:
-            return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
+            entry = "".join(f" entry {part + 1}" for part in error["loc"][1:] if isinstance(part, int))
+            return f"{name}{entry} {_words(error)}"
+
+
+def _words(error: dict[str, Any]) -> str:
+    """Say what a setting must be, in the words that our own checks have."""
+    words = FAULTS.get(error["type"])
+    return words.format(**error.get("ctx", {})) if words else f"is wrong: {error['msg']}"

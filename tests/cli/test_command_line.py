@@ -125,7 +125,7 @@ async def test_missing_and_wrong_settings_are_all_listed() -> None:
         *sorted(
             [
                 *(f"  - {name} is missing" for name in required),
-                "  - AIRCALL_OAUTH_CLAIM: input should be 'optional' or 'required'",
+                "  - AIRCALL_OAUTH_CLAIM must be 'optional' or 'required'",
                 "  - AIRCALL_OAUTH_TYPO is not a setting of this service",
             ]
         ),

@@ -93,7 +93,7 @@ async def test_wrong_settings_are_found_without_a_value(database_url: str) -> No
     found = json.loads(ended.stdout)
     assert ended.exit_code == 1
     assert {(one["check"], one["level"]) for one in found} == {("settings", "problem")}
-    assert [one["seen"].split()[0] for one in found] == ["AIRCALL_OAUTH_CLAIM:", "AIRCALL_OAUTH_PUBLIC_URL"]
+    assert [one["seen"].split()[0] for one in found] == ["AIRCALL_OAUTH_CLAIM", "AIRCALL_OAUTH_PUBLIC_URL"]
     assert "c4n4ry" not in ended.stdout + ended.stderr
 
 
