@@ -140,7 +140,7 @@ async def test_the_oldest_undelivered_event_is_the_same_in_plot_tile_and_words(c
     assert re.search(r"36\d seconds, at most", tips(figure)[-1])
     assert "In 24 hours: 6 min at most." in figure
     home = words(await anna.get("/"))
-    assert "Oldest undelivered 6 min 12 wait in the log, 7 are tried again" in home
+    assert "Oldest undelivered 6 min 12 deliveries wait in the log, 7 are tried again" in home
     listed = words(await anna.get("/destinations"))
     assert "19 events wait" in listed
     assert " 19 6 min" in listed

@@ -182,9 +182,28 @@ async def test_what_waits_is_what_a_destination_wants(console: Console) -> None:
 
     said = words(await anna.get("/"))
 
-    assert "2 wait in the log, 0 are tried again" in said
+    assert "2 deliveries wait in the log, 0 are tried again" in said
     assert "2 events of the log wait for a destination that is slower than they come: people ." in said
     assert "texts" not in said
+
+
+async def test_an_event_that_waits_for_two_destinations_is_two_deliveries(console: Console) -> None:
+    service = console.service
+    await tell(service, 1)
+    first = await subscribe(service, AWAY, name="crm", types=["call.*"])
+    await service.sql("UPDATE subscription SET position = 0")
+    anna = await console.visitor()
+    assert "1 delivery waits in the log, 0 are tried again" in words(await anna.get("/"))
+
+    await subscribe(service, AWAY, name="billing", types=["call.*"])
+    await service.sql("UPDATE subscription SET position = 0")
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, "
+        "due_at) VALUES ($1, 1, now(), 'evt_1', 'ins_1', 1, 'http_422', now())",
+        first.id,
+    )
+
+    assert "2 deliveries wait in the log, 1 is tried again" in words(await anna.get("/"))
 
 
 async def test_a_destination_that_is_behind_and_fails_is_not_called_slow(console: Console) -> None:
@@ -210,7 +229,7 @@ async def test_of_very_many_that_wait_not_all_are_counted(console: Console) -> N
     await console.service.sql("UPDATE subscription SET position = 0")
     anna = await console.visitor()
 
-    assert "1\u202f000 or more wait in the log" in (await anna.get("/")).text
+    assert "1\u202f000 or more deliveries wait in the log" in (await anna.get("/")).text
 
 
 async def test_a_destination_that_delivers_again_is_well_before_that_is_counted(console: Console) -> None:

@@ -11,6 +11,7 @@ from aircall_oauth.console.charts import number
 from aircall_oauth.console.frame import NAVIGATION, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.times import length
+from aircall_oauth.deliveries.waiting import Waiting
 from aircall_oauth.operations import wellness
 from aircall_oauth.operations.destinations_in_need import LATE_SECONDS
 from aircall_oauth.operations.doctor import Level
@@ -99,7 +100,7 @@ def _figures(found: Wellness, events_a_minute: float) -> list[Figure]:
         Figure(
             "Oldest undelivered",
             _age(oldest),
-            f"{words.many(found.waiting.events, found.waiting.more)} wait in the log, {number(again)} are tried again",
+            _waiting(found.waiting, again),
             "bad" if late > LATE_SECONDS else "",
         ),
         Figure("Destinations down", number(down), f"of {number(len(readings))}", "bad" if down else ""),
@@ -116,6 +117,13 @@ def _figures(found: Wellness, events_a_minute: float) -> list[Figure]:
             "" if found.worker_alive else "bad",
         ),
     ]
+
+
+def _waiting(waiting: Waiting, again: int) -> str:
+    """Say how many deliveries wait: an event that waits for two destinations is two of them."""
+    deliver = "delivery waits" if waiting == Waiting(1) else "deliveries wait"
+    tried = "is tried again" if again == 1 else "are tried again"
+    return f"{words.many(waiting.events, waiting.more)} {deliver} in the log, {number(again)} {tried}"
 
 
 def _connected(installations: Mapping[str, int]) -> str:
