@@ -176,11 +176,16 @@ class Resources:
     async def take_secrets(self, fresh: Settings) -> list[str]:
         """Use the secrets of fresh settings, those of `TAKEN_WHILE_RUNNING`, from now on; returns which have changed.
 
+        The key of fingerprints is among them where only its entry has changed: wrapped anew, or not wrapped any more.
         Raises `KeysUnfit` if they do not open what is stored, or `DatabaseAway` or `KeyServiceFailed` where that can't
         be told; all stay as they were then.
         """
         changed = [name for name in TAKEN_WHILE_RUNNING if getattr(fresh, name) != getattr(self.settings, name)]
         settings = await self.settings.with_new(fresh, changed).with_unwrapped_keys(self.settings)
+        if fresh.fingerprint_key != settings.fingerprint_key:
+            wrapped_anew = await settings.with_new(fresh, ["fingerprint_key"]).with_unwrapped_keys(settings)
+            if wrapped_anew.fingerprint_keys == settings.fingerprint_keys:
+                changed, settings = [*changed, "fingerprint_key"], wrapped_anew
         if "secret_keys" in changed:
             await self._check_keys(settings)
             self.vault.take_keys(settings.sealing_keys)

@@ -255,6 +255,25 @@ async def test_what_is_wrapped_must_be_a_key(bao: OpenBao) -> None:
         await unwrapped(bao, entry_for(bao, "k1", "A" * 22 + "=="))
 
 
+async def test_a_fingerprint_key_that_is_wrapped_anew_needs_no_restart(
+    bao: OpenBao, tmp_path: Path, database_url: str
+) -> None:
+    first, second = (entry_for(bao, "k1", FINGERPRINT_KEY).removeprefix("k1:") for _ in range(2))
+    another = entry_for(bao, "k1", SECRET_KEY).removeprefix("k1:")
+    async with world(tmp_path, database_url) as it:
+        it.environment |= settings_of(bao.environment(bao.token_for("aircall-oauth")))
+        in_files(it, FINGERPRINT_KEY=first)
+        process = await it.start_service()
+        told = []
+        for entry in (second, FINGERPRINT_KEY, another):
+            (tmp_path / "FINGERPRINT_KEY").write_text(entry)
+            told.append(await reloaded(process))
+
+    ours = ["fingerprint_key"]
+    assert first != second
+    assert [(each["taken"], each["need_a_restart"]) for each in told] == [(ours, []), (ours, []), ([], ours)]
+
+
 async def test_the_fingerprint_key_may_be_wrapped_too(bao: OpenBao) -> None:
     wrap = ("secrets", "wrap", "--setting", "fingerprint-key", "--by", f"vault:{KEY}")
     reached = bao.environment(bao.root_token)
