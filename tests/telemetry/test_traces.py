@@ -182,5 +182,5 @@ async def test_traces_without_the_extra_are_one_line_and_no_start(tmp_path: Path
 
     assert (ended.exit_code, ended.stdout) == (1, "")
     assert ended.stderr == (
-        "aircall-oauth: AIRCALL_OAUTH_TRACES needs what is not installed: pip install 'aircall-oauth[otel]'.\n"
+        "aircall-oauth: AIRCALL_OAUTH_TRACES needs what is not installed: the extra aircall-oauth[otel].\n"
     )

@@ -110,9 +110,7 @@ def open_tracing(exporter: "SpanExporter | None" = None) -> Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise StartRefused(
-            "AIRCALL_OAUTH_TRACES needs what is not installed: pip install 'aircall-oauth[otel]'."
-        ) from None
+        raise StartRefused("AIRCALL_OAUTH_TRACES needs what is not installed: the extra aircall-oauth[otel].") from None
     named = Resource({SERVICE_NAME: SERVICE}).merge(Resource.create())
     provider = TracerProvider(resource=named, shutdown_on_exit=False)
     cleaning = _cleaning(exporter or OTLPSpanExporter())
