@@ -12,6 +12,7 @@ import pytest
 
 from aircall_oauth.console.pages import event as event_page
 from aircall_oauth.console.pages import events as events_page
+from aircall_oauth.deliveries import of_event
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage.models.access import Scope
 from tests.support.consoles import LOOKING, Console, words
@@ -408,6 +409,52 @@ async def test_a_call_is_shown_from_ring_to_delivery(console: Console) -> None:
     assert audit.status_code == 200
     assert (await anna.get(f"/search?q={number}")).headers["location"] == f"/calls/{number}"
     assert "Nothing is called" in words(await anna.get("/search?q=33612345678")), "a phone number, perhaps"
+
+
+async def test_a_call_names_the_deliveries_that_wait_and_were_never_tried(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = console.service
+    for name in ("paused", "down", "turn", "behind", "tried", "dead"):
+        await subscribe(service, "https://203.0.114.7/hook", name=name)
+    await subscribe(service, "https://203.0.114.7/hook", name="users", types=["user.*"])
+    event = await tell_of(service, {"id": 5})
+    await subscribe(service, "https://203.0.114.7/hook", name="later")
+    await service.sql(
+        "INSERT INTO parked (subscription_id, position, received_at, event_id, installation_id, attempts, reason, "
+        "dead_at) SELECT s.id, e.position, now(), e.id, e.installation_id, 0, 'http_500', "
+        "CASE name WHEN 'dead' THEN now() END FROM event e, subscription s "
+        "WHERE e.id = $1 AND s.name IN ('behind', 'dead')",
+        event,
+    )
+    await service.sql("UPDATE subscription SET position = position + 100 WHERE name = 'behind'")
+    await service.sql(
+        "INSERT INTO attempt (position, event_id, subscription_id, at, outcome, milliseconds) "
+        "SELECT e.position, e.id, s.id, now(), 'http_503', 1 FROM event e, subscription s "
+        "WHERE e.id = $1 AND s.name = 'tried'",
+        event,
+    )
+    await service.sql("UPDATE subscription SET status = 'paused' WHERE name = 'paused'")
+    await service.sql("UPDATE subscription SET health = 'down' WHERE name = 'down'")
+    anna = await console.visitor()
+
+    page = await anna.get("/calls/5")
+
+    said = words(page)
+    assert "1 event, from call.created; 0 deliveries, 1 not taken, 4 not tried yet." in said
+    assert "tried : answered 503 not taken" in said
+    assert "paused : not tried yet: it is paused: nothing is sent to it until it is resumed waiting" in said
+    assert "down : not tried yet: it is down: its events wait in order until it takes one again waiting" in said
+    assert "turn : not tried yet, waits for its turn waiting" in said
+    assert "behind : not tried yet, waits behind an earlier event waiting" in said
+    assert link(page, "down").startswith("/destinations/sub_")
+    assert not re.search(r"\b(users|later|dead) :", said)
+    assert "oldest destinations" not in said
+
+    monkeypatch.setattr(of_event, "MOST_PAIRS", 2)
+    some = words(await anna.get("/calls/5"))
+    assert "1 not taken, 2 not tried yet." in some
+    assert "What was not tried yet is known of the 2 oldest destinations, if there are more." in some
 
 
 async def test_a_back_filled_call_names_its_gap(console: Console) -> None:

@@ -243,7 +243,9 @@ def test_labels_of_charts_show_control_characters_as_escapes() -> None:
         assert "<script>" not in one
 
 
-async def test_an_events_page_reads_what_is_parked_by_its_key_however_much_there_is(console: Console) -> None:
+async def test_the_pages_of_events_and_calls_read_what_is_parked_by_its_key_however_much_there_is(
+    console: Console,
+) -> None:
     service = console.service
     partner = await subscribe(service, AWAY, name="crm")
     await tell(service, 1)
@@ -251,10 +253,14 @@ async def test_an_events_page_reads_what_is_parked_by_its_key_however_much_there
     await service.sql("ANALYZE parked")
     (event,) = await service.sql("SELECT id FROM event ORDER BY position DESC LIMIT 1")
 
-    plan = await service.sql(
-        "EXPLAIN " + of_event.OF_EACH.replace("$1", f"'{event['id']}'").replace("$2", "NULL"),
-    )
-
-    said = "\n".join(row[0] for row in plan)
-    assert "Seq Scan on parked" not in said
-    assert "Index Scan using pk_parked on parked" in said
+    for statement, given in (
+        (of_event.OF_EACH, [f"'{event['id']}'", "NULL"]),
+        (of_event.UNTRIED, [f"ARRAY['{event['id']}']", "now() - interval '1 day'", "now()", "NULL", "2000"]),
+        (of_event.STANDING, [f"ARRAY['{partner.id}']", "1"]),
+    ):
+        asked = statement
+        for number, value in enumerate(given, 1):
+            asked = asked.replace(f"${number}", value)
+        said = "\n".join(row[0] for row in await service.sql(f"EXPLAIN {asked}"))
+        assert "Seq Scan on parked" not in said
+        assert "Index Scan using pk_parked on parked" in said

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from aircall_oauth.console.times import ago, length
 from aircall_oauth.console.words import Standing, count, many
-from aircall_oauth.deliveries.of_event import Delivery, DeliveryStatus, Halt, Journey, LeftOut, Reason
+from aircall_oauth.deliveries.of_event import Delivery, DeliveryStatus, Halt, Journey, LeftOut, Reason, Untried
 from aircall_oauth.deliveries.troubled import Lately
 from aircall_oauth.deliveries.views import COUNTED, MOST_BESIDE, SubscriptionView
 from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
@@ -213,6 +213,13 @@ def of_halt(journey: Journey) -> str | None:
     """Say of a delivery that waits why nothing is sent to its destination, after the destination's name."""
     waits = journey.delivery.status in {DeliveryStatus.WAITING, DeliveryStatus.PARKED}
     return HALTS[journey.halt] if waits and journey.halt is not None else None
+
+
+def of_untried(delivery: Untried) -> str:
+    """Say why a delivery waits that was never tried."""
+    if delivery.halt is not None:
+        return f"not tried yet: it {HALTS[delivery.halt].rstrip('.')}"
+    return f"not tried yet, waits {'behind an earlier event' if delivery.is_parked else 'for its turn'}"
 
 
 def why_not(left_out: LeftOut) -> str:

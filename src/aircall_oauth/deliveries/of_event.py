@@ -78,6 +78,17 @@ class Journey:
 
 
 @dataclass(frozen=True)
+class Untried:
+    """A delivery that waits and was never tried; parked ones wait behind an earlier event."""
+
+    event_id: str
+    subscription_id: str
+    name: str
+    is_parked: bool
+    halt: Halt | None
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """A subscription that the event does not go to, and why."""
 
@@ -142,6 +153,28 @@ OF_EACH = f"""
     )
     ORDER BY s.id
 """
+# Of several events, with so many subscriptions each that the pairs are bounded, and the lines too.
+MOST_PAIRS, MOST_UNTRIED = 20_000, 500
+UNTRIED = f"""
+    WITH events AS MATERIALIZED (
+        SELECT * FROM event WHERE id = ANY ($1::text[]) AND received_at BETWEEN $2 AND $3
+    ), subscriptions AS MATERIALIZED (
+        SELECT * FROM subscription WHERE $4::text IS NULL OR owners = ARRAY[$4] ORDER BY id LIMIT $5
+    ), tried AS MATERIALIZED (
+        SELECT DISTINCT event_id, subscription_id FROM attempt WHERE event_id = ANY ($1::text[])
+    )
+    SELECT e.id AS event_id, s.id AS subscription_id, s.name, p.position IS NOT NULL AS is_parked,
+        {HALTED.format("s")} AS halt
+    FROM subscriptions s CROSS JOIN LATERAL {query.like_patterns("s")} AS patterns CROSS JOIN events e
+    LEFT JOIN LATERAL (
+        SELECT * FROM parked WHERE subscription_id = s.id AND position = e.position LIMIT 1
+    ) AS p ON true
+    LEFT JOIN tried AS t ON t.event_id = e.id AND t.subscription_id = s.id
+    WHERE t.event_id IS NULL AND p.dead_at IS NULL AND (
+        p.position IS NOT NULL OR (s.position < e.position AND {query.wanted_by("s", "e", "patterns")})
+    )
+    ORDER BY e.position, s.id LIMIT {MOST_UNTRIED}
+"""
 
 
 async def of_each_subscription(resources: Resources, key: Caller, event_id: str) -> list[Delivery]:
@@ -166,8 +199,11 @@ async def journeys(resources: Resources, event: EventJson, deliveries: Sequence[
 def _journey(delivery: Delivery, tries: Sequence[Try], standing: asyncpg.Record | None) -> Journey:
     if standing is None:  # deleted meanwhile
         return Journey(delivery, tries, None)
-    halt = None if standing["halt"] is None else Halt(standing["halt"])
-    return Journey(delivery, tries, standing["due_at"], halt)
+    return Journey(delivery, tries, standing["due_at"], _halt(standing["halt"]))
+
+
+def _halt(value: str | None) -> Halt | None:
+    return None if value is None else Halt(value)
 
 
 async def tries_of(resources: Resources, event_ids: Sequence[str]) -> list[Try]:
@@ -175,6 +211,21 @@ async def tries_of(resources: Resources, event_ids: Sequence[str]) -> list[Try]:
     async with resources.database.driver_connection() as connection:
         rows = await connection.fetch(TRIES, event_ids)
     return [Try(*row) for row in reversed(rows)]
+
+
+async def untried(resources: Resources, key: Caller, events: Sequence[EventJson]) -> list[Untried]:
+    """Return the deliveries of some events that wait and were never tried, in the order of the log."""
+    received, subscriptions = [event.received_at for event in events], untried_of(len(events))
+    async with resources.database.driver_connection() as connection:
+        rows = await connection.fetch(
+            UNTRIED, [event.id for event in events], min(received), max(received), key.owner, subscriptions
+        )
+    return [Untried(**dict(row) | {"halt": _halt(row["halt"])}) for row in rows]
+
+
+def untried_of(events: int) -> int:
+    """Return with how many subscriptions so many events are compared for deliveries that were never tried."""
+    return MOST_PAIRS // max(events, 1)
 
 
 async def left_out(resources: Resources, key: Caller, event: EventJson, but: Sequence[str]) -> list[LeftOut]:

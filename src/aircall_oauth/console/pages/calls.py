@@ -11,7 +11,7 @@ from aircall_oauth.console import acts, delivery_words, words
 from aircall_oauth.console.frame import Page, PageDep
 from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.deliveries import of_event, views
-from aircall_oauth.deliveries.of_event import Try
+from aircall_oauth.deliveries.of_event import Try, Untried
 from aircall_oauth.errors import NotFound
 from aircall_oauth.events import newest
 from aircall_oauth.events.newest import Search
@@ -41,12 +41,14 @@ async def show_call(page: PageDep, call_id: CallId) -> Response:
         raise NotFound(f"The log has no event of a call {call_id}.")
     events = list(reversed(found.events))
     tries = await of_event.tries_of(page.resources, [event.id for event in events])
+    waiting = await of_event.untried(page.resources, page.caller, events)
     names = await views.names_of(page.resources, page.caller, {one.subscription_id for one in tries})
     return page.show(
         "call.html",
         title=f"Call {call_id}",
-        sentence=_sentence(events, tries, found.more),
-        events=_with_tries(events, tries, names),
+        sentence=_sentence(events, tries, len(waiting), found.more),
+        events=_with_deliveries(events, tries, waiting, names),
+        looked_at=_looked_at(page, len(events)),
         gaps=await _gaps(page, events),
         proxied=_proxied(events),
         curl=acts.curl(page.settings.public_url, "GET", f"/v1/events?call_id={call_id}&order=desc"),
@@ -54,7 +56,13 @@ async def show_call(page: PageDep, call_id: CallId) -> Response:
     )
 
 
-def _sentence(events: list[EventJson], tries: list[Try], more: bool) -> str:
+def _looked_at(page: Page, events: int) -> int | None:
+    """Return at how many destinations was looked for deliveries that wait; None if it was at all there may be."""
+    looked_at = of_event.untried_of(events)
+    return looked_at if looked_at < page.settings.max_subscriptions else None
+
+
+def _sentence(events: list[EventJson], tries: list[Try], waiting: int, more: bool) -> str:
     """Say how far a call has come, and whether it has reached its destinations."""
     first, last = events[0], events[-1]
     said = f"{'More than ' if more else ''}{words.count(len(events), 'event')}, from {first.type}"
@@ -64,15 +72,33 @@ def _sentence(events: list[EventJson], tries: list[Try], more: bool) -> str:
     got = {(one.event_id, one.subscription_id) for one in tries if one.outcome == "delivered"}
     missing = {(one.event_id, one.subscription_id) for one in tries} - got
     said += f"; {words.count(len(got), 'delivery', 'deliveries')}"
-    return f"{said}, {len(missing)} not taken." if missing else f"{said}."
+    said += f", {len(missing)} not taken" if missing else ""
+    untried = words.many(waiting, waiting >= of_event.MOST_UNTRIED)
+    return f"{said}, {untried} not tried yet." if waiting else f"{said}."
 
 
-def _with_tries(events: list[EventJson], tries: list[Try], names: dict[str, str]) -> list[tuple[EventJson, list[Any]]]:
-    """Return each event with a line for each destination that was tried."""
+def _with_deliveries(
+    events: list[EventJson], tries: list[Try], waiting: list[Untried], names: dict[str, str]
+) -> list[tuple[EventJson, str, list[Any]]]:
+    """Return each event with its lines and their worst tone: one for each destination it was tried at or waits for."""
     by_event: dict[str, dict[str, list[Try]]] = defaultdict(lambda: defaultdict(list))
     for one in tries:
         by_event[one.event_id][one.subscription_id].append(one)
-    return [(event, [_line(event, key, tried, names) for key, tried in by_event[event.id].items()]) for event in events]
+    lines = {event.id: [_line(event, *tried, names) for tried in by_event[event.id].items()] for event in events}
+    for each in waiting:
+        lines[each.event_id].append(_waiting_line(each))
+    return [(event, _worst(lines[event.id]), lines[event.id]) for event in events]
+
+
+def _worst(lines: list[dict[str, Any]]) -> str:
+    tones = {line["tone"] for line in lines}
+    return next((tone for tone in ("bad", "warn", "good") if tone in tones), "")
+
+
+def _waiting_line(waiting: Untried) -> dict[str, Any]:
+    said = delivery_words.of_untried(waiting)
+    line = {"id": waiting.subscription_id, "name": waiting.name, "said": said, "tries": 0}
+    return line | {"tone": "warn", "badge": "waiting"}
 
 
 def _line(event: EventJson, subscription_id: str, tried: list[Try], names: dict[str, str]) -> dict[str, Any]:
@@ -82,6 +108,7 @@ def _line(event: EventJson, subscription_id: str, tried: list[Try], names: dict[
         "id": subscription_id if subscription_id in names else None,
         "name": names.get(subscription_id, subscription_id),
         "tone": "good" if taken else "bad",
+        "badge": "delivered" if taken else "not taken",
         "said": f"taken {delivery_words.brief(taken[0].at - event.received_at)} after it came in"
         if taken
         else delivery_words.outcome(last.outcome),
