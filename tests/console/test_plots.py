@@ -10,7 +10,7 @@ import pytest
 
 from aircall_oauth.console import charts
 from aircall_oauth.console.charts import Chart, Series
-from aircall_oauth.deliveries import of_event
+from aircall_oauth.deliveries import of_event, troubled
 from aircall_oauth.operations import measure
 from aircall_oauth.operations.figures import Keeper
 from aircall_oauth.storage import figures
@@ -241,6 +241,21 @@ def test_labels_of_charts_show_control_characters_as_escapes() -> None:
         assert "\\x1b[31m\\u202e" in one
         assert not set("\x1b\u202e") & set(one)
         assert "<script>" not in one
+
+
+async def test_an_outage_is_dated_by_the_tries_of_its_destination_alone(console: Console) -> None:
+    service = console.service
+    await service.sql(
+        "INSERT INTO attempt (subscription_id, event_id, position, at, outcome, milliseconds) "
+        "SELECT 'sub_' || n % 10, 'evt_' || n, n, now(), 'http_503', 1 FROM generate_series(1, 50000) AS n"
+    )
+    await service.sql("ANALYZE attempt")
+    asked = troubled.FAILURES.replace("$1", "'sub_7'").replace("$2", str(troubled.MOST_TRIES))
+
+    said = "\n".join(row[0] for row in await service.sql(f"EXPLAIN {asked}"))
+
+    assert "using ix_attempt_subscription_id_id on attempt" in said
+    assert "pk_attempt" not in said
 
 
 async def test_the_pages_of_events_and_calls_read_what_is_parked_by_its_key_however_much_there_is(

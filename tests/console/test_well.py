@@ -1,11 +1,13 @@
 """The first page misses nothing that needs a person, and says of each since when, whom it touches and where to go."""
 
+import asyncio
 import re
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from aircall_oauth.deliveries import troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.figures import Count
@@ -39,6 +41,19 @@ async def try_it(service: Service, subscription_id: str, outcome: str, minutes_a
         "VALUES ($1, 'evt_' || md5($2::int::text), 1, now() - $2::int * interval '1 minute', $3, 9)",
         *(subscription_id, minutes_ago, outcome),
     )
+
+
+async def tries(service: Service) -> int:
+    (row,) = await service.sql("SELECT count(*) AS tries FROM attempt")
+    return int(row["tries"])
+
+
+async def until_tried(service: Service, times: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if await tries(service) >= times:
+                return
+            await asyncio.sleep(0.02)
 
 
 async def count(service: Service, name: Name, label: str, amounts: list[int], minutes_ago: int) -> None:
@@ -106,7 +121,37 @@ async def test_an_outage_is_dated_by_its_beginning_not_by_its_last_probe(console
     assert "2 h ago" in words(await anna.get("/"))
 
 
-async def test_the_beginning_is_known_where_the_newest_tries_have_all_failed(console: Console) -> None:
+async def test_an_outage_keeps_its_beginning_however_often_it_is_resumed_in_vain(console: Console) -> None:
+    service = console.service
+    async with receiver() as to:
+        partner = await subscribe(service, to.url, name="crm")
+        async with reading(service.resources):
+            await tell(service, 1)
+            await partner.stands(lag=0)
+            to.answer = answer_with(503)
+            await tell(service, 15, first=1)
+            await partner.stands(health="down")
+            # It was counted in one minute with what was taken before.
+            await count(service, Name.DELIVERIES, partner.id, [1, 1, 10], 180)
+            await service.sql("UPDATE attempt SET at = at - interval '3 hours'")
+            anna = await console.visitor()
+            for _ in range(2):
+                before = await tries(service)
+                await anna.post(f"/destinations/{partner.id}/resume")
+                await until_tried(service, before + 10)
+                await partner.stands(health="down")
+                await anna.post(f"/destinations/{partner.id}/test")
+            await count(service, Name.DELIVERIES, partner.id, [0, 0, 30], 1)
+
+            said = words(await anna.get("/"))
+
+    assert re.search(r"The destination is down: crm . Its last failure: answered 503. Since [\d: -]+, 3 h ago", said)
+
+
+async def test_the_beginning_is_known_where_the_newest_tries_have_all_failed(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(troubled, "MOST_TRIES", 20)
     service = console.service
     partner = await subscribe(service, AWAY, name="crm")
     await service.sql("UPDATE subscription SET health = 'down', last_error = 'timeout', last_error_at = now()")

@@ -60,8 +60,19 @@ REFUSES = f"""
       AND EXISTS (SELECT FROM parked WHERE subscription_id = subscription.id AND dead_at IS NULL)
     ORDER BY 1
 """
+# An outage is dated by its first try, which may lie far back: each resumption in vain adds a run of tries. The order by
+# both columns of the index, of a range, keeps PostgreSQL off the primary key, by which it would read the tries of all
+# subscriptions since.
+MOST_TRIES = 1_000
 FAILURES = f"""
-    SELECT took, min(at) AS since FROM ({SINCE_TAKEN.format("$1")} WHERE took IS NULL OR id > took) AS no GROUP BY 1
+    WITH newest AS MATERIALIZED (
+        SELECT id, at, outcome FROM attempt WHERE subscription_id BETWEEN $1 AND $1
+        ORDER BY subscription_id DESC, id DESC LIMIT $2
+    ), taken AS (
+        SELECT max(id) AS id FROM newest WHERE outcome = '{DELIVERED}'
+    )
+    SELECT taken.id AS took, min(at) AS since FROM newest, taken
+    WHERE taken.id IS NULL OR newest.id > taken.id GROUP BY 1
 """
 
 # Well again after an outage: its newest tries were all taken; or the newest one, and none waits to be tried again.
@@ -185,7 +196,7 @@ async def refusing(resources: Resources, ids: Sequence[str] | None = None) -> li
 async def failing_since(resources: Resources, subscription_id: str) -> datetime | None:
     """Return when the tries began to fail, of which none was taken since; None if the newest one was taken."""
     async with resources.database.driver_connection() as connection:
-        row = await connection.fetchrow(FAILURES, subscription_id)
+        row = await connection.fetchrow(FAILURES, subscription_id, MOST_TRIES)
     if row is None:
         return None
     first: datetime = row["since"]
