@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.events import retention, spans
+from aircall_oauth.events import retention
 from aircall_oauth.server import worker
-from aircall_oauth.storage import batches, partitions
+from aircall_oauth.storage import batches, epochs, partitions
 from tests.support.clocks import set_a_clock
 from tests.support.scenes import HOME
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
@@ -343,7 +343,7 @@ async def test_a_day_that_goes_while_a_page_is_read_is_not_skipped(
     await service.post_event(body_of(service, 99))
     partner = await service.partner()
     await service.sql(DROPPED_MEANWHILE)
-    monkeypatch.setattr(spans, "HEAD", "SELECT newest_and_then_the_old_day_goes()")
+    monkeypatch.setattr(epochs, "NEWEST", epochs.NEWEST.replace(epochs.END, "newest_and_then_the_old_day_goes()"))
 
     answer = await partner.get("/v1/events", params={"after": 2})
 

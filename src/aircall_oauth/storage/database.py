@@ -27,6 +27,8 @@ from aircall_oauth.storage.lent import LENT, LENT_BELOW
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
 DRIVER_POOL_SIZE = 5
+# A connection of the driver's pool that nobody needed for so long is closed.
+IDLE_SECONDS = 60.0
 POOL_TIMEOUT_SECONDS = 3.0
 
 # For a statement: makes its commit wait for the durability that the database is configured for, and at least for the
@@ -232,6 +234,7 @@ class Database:
                     connect=lambda *_, **__: self._connect_durably(),
                     min_size=0,
                     max_size=DRIVER_POOL_SIZE,
+                    max_inactive_connection_lifetime=IDLE_SECONDS,
                     reset=_leave_as_it_is,
                 )
             pool = await self._driver_pool
