@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.authority import Authority
+
 from cluster import components
 from cluster.api import Api
-from cluster.authority import Authority
 from cluster.network import HOST
 
 URL = "https://127.0.0.1:6443"

@@ -17,9 +17,9 @@ from typing import Any
 
 import asyncpg
 import httpx
+from tests.support.authority import Authority
 
 from aircall_oauth.sandbox.postgres import Postgres
-from cluster.authority import Authority
 from cluster.balancer import relay
 from cluster.network import HOST, RANGE
 from cluster.sink import Sink

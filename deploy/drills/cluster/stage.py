@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
+from tests.support.authority import Authority
 
 from cluster import components, control_plane, drill, examples, mishaps, network, outside, scenes
-from cluster.authority import Authority
 from cluster.balancer import Balancer
 from cluster.load import Load
 from cluster.node import NAMESPACE, Nodes
