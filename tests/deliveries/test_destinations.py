@@ -29,6 +29,7 @@ from aircall_oauth.errors import AircallUnavailable, DestinationRefused
 from aircall_oauth.http_client import trust
 from aircall_oauth.operations import doctor
 from aircall_oauth.sandbox.ports import free_port
+from tests.support.authority import self_signed
 from tests.support.receivers import Hangup, Received, answer_with, raw_receiver, receiver
 from tests.support.service import loop_turns, settings_for
 
@@ -252,34 +253,9 @@ async def test_a_cookie_is_not_kept_and_a_proxy_of_the_environment_not_used(monk
         assert "Cookie" not in to.received[1].headers
 
 
-def _named(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
 def certificate(folder: Path, host: str) -> tuple[ssl.SSLContext, Path]:
     """Make a server's context with a self-signed certificate; returns both."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([_named(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, key_pem = folder / "cert.pem", folder / "key.pem"
-    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    pem, key_pem = self_signed(folder, host)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key_pem)
     return context, pem

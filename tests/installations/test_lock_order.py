@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from aircall_oauth.installations.upkeep import schedule
+from tests.support.relay import pass_on
 from tests.support.scenes import COMPANY, OTHER_COMPANY, another, ours
-from tests.support.service import Service, pass_on, run_service, settings_for, tcp_door
+from tests.support.service import Service, run_service, settings_for, tcp_door
 
 HOME = "https://app.example.com/aircall/connected"
 

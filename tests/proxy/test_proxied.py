@@ -25,7 +25,8 @@ from aircall_oauth.storage.models.access import Scope
 from tests.deliveries.test_destinations import KEY, MESSAGE, certificate
 from tests.proxy.test_proxy import connected, listening
 from tests.support.receivers import LOOPBACK, receiver
-from tests.support.service import pass_both_ways, settings_for
+from tests.support.relay import pass_both_ways
+from tests.support.service import settings_for
 
 HOST, PUBLIC = "hook.example.com", "8.8.8.8"
 

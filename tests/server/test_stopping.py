@@ -15,7 +15,7 @@ import pytest
 from aircall_oauth.sandbox.ports import free_port
 from tests.crash.test_processes import event, installed
 from tests.support.processes import Process, World, eventually, world
-from tests.support.service import pass_on
+from tests.support.relay import pass_both_ways
 
 CLIENTS = 8
 REQUESTS_PER_SECOND = 200
@@ -87,7 +87,7 @@ class Balancer:
         port = next(port for port in itertools.islice(self._turns, len(self._ready)) if self._ready[port])
         service_reader, service_writer = await asyncio.open_connection("127.0.0.1", port)
         with suppress(OSError):
-            await asyncio.gather(pass_on(reader, service_writer), pass_on(service_reader, writer))
+            await pass_both_ways(reader, writer, service_reader, service_writer)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A certificate authority for one drill, and the certificates and keys that it makes."""
+"""A certificate authority for a test or a drill, and the certificates and keys that it makes."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -29,10 +29,8 @@ class Authority:
     def issue(self, name: str, addresses: list[str]) -> tuple[Path, Path]:
         """Return the files of a server's certificate and key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName(each) for each in addresses if not _is_ip(each)]
-        ips = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses if _is_ip(each)]
         made = _begun(_name(name), self._name, key.public_key())
-        made = made.add_extension(x509.SubjectAlternativeName([*names, *ips]), critical=False)
+        made = made.add_extension(_names(addresses), critical=False)
         made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         made = made.add_extension(_usage(signs_certificates=False), critical=True)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier)
@@ -47,6 +45,23 @@ class Authority:
         file = self._folder / f"{name}.key"
         _write(file, _pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
         return file
+
+
+def self_signed(folder: Path, address: str) -> tuple[Path, Path]:
+    """Return the files of a certificate that nobody else vouches for, and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = _begun(_name(address), _name(address), key.public_key()).add_extension(_names([address]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate, file = folder / "certificate.pem", folder / "key.pem"
+    _write(certificate, made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    _write(file, _pem(key))
+    return certificate, file
+
+
+def _names(addresses: list[str]) -> x509.SubjectAlternativeName:
+    names = [x509.DNSName(each) for each in addresses if not _is_ip(each)]
+    ips = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses if _is_ip(each)]
+    return x509.SubjectAlternativeName([*names, *ips])
 
 
 def _name(text: str) -> x509.Name:

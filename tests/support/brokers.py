@@ -14,8 +14,6 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -23,13 +21,11 @@ import aio_pika
 import nats
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from aircall_oauth.deliveries.destinations import brokers
 from aircall_oauth.deliveries.destinations.outcomes import Destination
 from aircall_oauth.sandbox.ports import free_port
+from tests.support.authority import self_signed
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -537,29 +533,7 @@ class Certificate:
 
     @classmethod
     def make(cls, folder: Path) -> Self:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-        now = datetime.now(UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        it = cls(folder / "certificate.pem", folder / "key.pem")
-        it.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-        it.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return it
+        return cls(*self_signed(folder, "127.0.0.1"))
 
 
 def _need(*programs: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.brokers import Certificate
-from tests.support.service import pass_both_ways
+from tests.support.relay import pass_both_ways
 
 SSL_REQUEST = 80877103
 

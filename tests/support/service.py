@@ -22,6 +22,7 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from tests.support.relay import pass_both_ways
 from tests.support.spawning import Running, spawn
 
 PUBLIC_URL = "http://localhost:8000"
@@ -253,15 +254,6 @@ class ToApp(httpx.AsyncBaseTransport):
         return await httpx.ASGITransport(self.app).handle_async_request(request)
 
 
-async def pass_both_ways(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    server_reader: asyncio.StreamReader,
-    server_writer: asyncio.StreamWriter,
-) -> None:
-    await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
-
-
 @asynccontextmanager
 async def tcp_door(database_url: str, port: int = 0, *, between: Between = pass_both_ways) -> AsyncIterator[int]:
     """Lets TCP in to the test's PostgreSQL, which listens on a socket only; the port.
@@ -287,15 +279,6 @@ async def tcp_door(database_url: str, port: int = 0, *, between: Between = pass_
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
-
-
-async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-            await writer.drain()
-    finally:
-        writer.close()
 
 
 async def until(question: Callable[[], bool], seconds: float = 30.0) -> None:

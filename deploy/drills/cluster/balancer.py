@@ -5,12 +5,13 @@ import random
 from contextlib import suppress
 from typing import Any
 
+from tests.support.relay import pass_both_ways
+
 from cluster.api import Api
 
 # kube-proxy writes its rules at most once a second.
 LAG_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
-PIECE_BYTES = 65536
 
 
 class Balancer:
@@ -47,7 +48,7 @@ class Balancer:
                 host, port = self._chance.choice(self._targets)
                 async with asyncio.timeout(CONNECT_SECONDS):
                     there = await asyncio.open_connection(host, port)
-                await relay((reader, writer), there)
+                await pass_both_ways(reader, writer, *there)
         writer.close()
 
 
@@ -60,23 +61,3 @@ def ready(slices: list[dict[str, Any]]) -> list[tuple[str, int]]:
                 if endpoint["conditions"].get(state):
                     addresses.append((endpoint["addresses"][0], each["ports"][0]["port"]))
     return found["ready"] or found["serving"]
-
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def relay(one: Streams, other: Streams) -> None:
-    """Copy both ways until both have ended."""
-    try:
-        await asyncio.gather(_copy(one[0], other[1]), _copy(other[0], one[1]))
-    finally:
-        other[1].close()
-        one[1].close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(PIECE_BYTES):
-        writer.write(piece)
-        await writer.drain()
-    # A closed half on one side closes both here: no HTTP client leaves one open.
-    writer.close()

@@ -18,9 +18,9 @@ from typing import Any
 import asyncpg
 import httpx
 from tests.support.authority import Authority
+from tests.support.relay import pass_both_ways
 
 from aircall_oauth.sandbox.postgres import Postgres
-from cluster.balancer import relay
 from cluster.network import HOST, RANGE
 from cluster.sink import Sink
 
@@ -180,7 +180,7 @@ async def serve_aircall(listener: socket.socket) -> asyncio.Server:
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            await relay((reader, writer), await asyncio.open_connection("127.0.0.1", AIRCALL_PORT))
+            await pass_both_ways(reader, writer, *await asyncio.open_connection("127.0.0.1", AIRCALL_PORT))
 
     return await asyncio.start_server(pass_on, sock=listener)
 
