@@ -239,7 +239,7 @@ async def run(plan: Plan, folder: Path) -> Records:
         await stack.enter_async_context(subscribed(some, client))
         records.readings = [one.reading for one in some]
         records.followed_from = some[0].reading.start
-        follower = Follower(it.url, key, records)
+        follower = Follower(it.url, key, records, it.now)
         churn = Churn(it, partner, CHURNED, plan.seed)
         campaign = Campaign(plan, it, records, some, churn, partner, hostile)
         campaign.tell(f"{len(COMPANIES) - len(CHURNED)} installations, {len(some)} subscriptions: the campaign begins")

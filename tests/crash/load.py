@@ -138,9 +138,13 @@ class Senders:
 class Follower:
     """A partner's system that reads the log page by page, each after the `next` of the one before."""
 
-    def __init__(self, url: str, key: dict[str, str], records: Records, *, resumes: bool = False) -> None:
+    def __init__(
+        self, url: str, key: dict[str, str], records: Records, now: Callable[[], float], *, resumes: bool = False
+    ) -> None:
         """One that `resumes` expects that the log may lose its end, and goes on from where it is told to."""
         self.after = records.followed_from
+        self.read_at: dict[str, float] = {}  # when an event was read, by its id
+        self._now = now
         self._epoch: dict[str, str] = {}
         self._resumes = resumes
         self._door = f"{url}/v1/events"
@@ -170,5 +174,7 @@ class Follower:
                 await asyncio.sleep(0.3)
                 return
             page = await answer.json()
+        at = self._now()
         self._records.followed += [(event["position"], event["id"]) for event in page["events"]]
+        self.read_at |= {event["id"]: at for event in page["events"]}
         self.after, self._epoch = page["next"], {"epoch": page["epoch"]}

@@ -42,9 +42,12 @@ class PgBouncer:
         round_robin: int = 0,
         user: str = "postgres",
         clients: int = 100,
+        program: str | None = None,
     ) -> None:
+        """`program` is the binary, if not that of this machine."""
         url, query = urlsplit(database_url), parse_qs(urlsplit(database_url).query)
         self._port = free_port()
+        self._program = program or PGBOUNCER
         self._file, self._log = folder / "pgbouncer.ini", folder / "pgbouncer.log"
         self._process: asyncio.subprocess.Process | None = None
         self.url = f"postgresql://{user}@127.0.0.1:{self._port}{url.path}?sslmode=disable"
@@ -63,8 +66,8 @@ class PgBouncer:
 
     async def start(self) -> None:
         """Start it, and return once it listens."""
-        assert PGBOUNCER is not None
-        command = (*DISGUISE, PGBOUNCER, str(self._file))
+        assert self._program is not None
+        command = (*DISGUISE, self._program, str(self._file))
         with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
         await eventually(self._listens)

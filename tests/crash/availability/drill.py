@@ -17,7 +17,7 @@ import uvloop
 import aircall_oauth
 from tests.crash.availability.figures import broken, figures
 from tests.crash.availability.rows import ROWS, Row
-from tests.crash.availability.stage import staged
+from tests.crash.availability.stage import Stage, staged
 from tests.crash.evidence import busy_seconds
 from tests.crash.processes import failures_in
 
@@ -58,9 +58,14 @@ async def perform(rows: Sequence[Row], folder: Path, *, pace: float, calm: float
                 stage.records.failures.append(f"{member.name} ended by itself")
             stage.records.failures.extend(f"{member.name}: {line}" for line in failures_in(member.log))
     # Only now: of processes the time is known that have ended.
-    stage.records.others_share = max(busy_seconds() - busy, 0.0) / (stage.now() * (os.cpu_count() or 1))
+    stage.records.others_share = others_share(stage, busy)
     measured, share = figures(stage), round(stage.records.others_share, 2)
     return {"others_share_of_the_machine": share, "figures": measured, "broken": broken(stage)}
+
+
+def others_share(stage: Stage, busy: float) -> float:
+    """Of the machine's processors since the stage was made; `busy` is what `busy_seconds` was then."""
+    return max(busy_seconds() - busy, 0.0) / (stage.now() * (os.cpu_count() or 1))
 
 
 def main() -> int:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import alembic.command
 import asyncpg
 
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
+from aircall_oauth.storage.migrations import alembic_config
 from tests.crash.clocks import Clock
 from tests.crash.destinations import Destination, subscribed
 from tests.crash.evidence import the_log
@@ -44,6 +46,10 @@ class Ground:
     standby: str = "synchronous"  # or asynchronous; empty for a server alone
     link_seconds: float = 0.0  # from the primary to its standby
     pooler: str = ""  # the mode of a PgBouncer; empty for none
+    pooler_size: int = 40  # sessions that it may open
+    pooler_program: str | None = None  # its binary, if not that of this machine
+    round_robin: int = 0  # 1 has the pooler lend each transaction another session
+    revision: str = ""  # what the schema is at before `migrate`; empty for no schema
     is_small: bool = False  # the server is on a disk that can be filled
     clocks: tuple[int, ...] = ()  # seconds that web 1, web 2, worker 1, worker 2 will be ahead
 
@@ -74,6 +80,7 @@ class Stage:
     began: float = field(default_factory=time.monotonic)
     destination: Destination = field(init=False)
     world: World = field(init=False)
+    keys: Path = field(init=False)  # the file of the sealing keys
     senders: Senders = field(init=False)
     follower: Follower = field(init=False)
     sending: asyncio.Task[None] = field(init=False)
@@ -133,6 +140,8 @@ class Stage:
             await self.has_standby()
             # Commits begin to wait when the checkpointer has read the setting: it does so before a checkpoint.
             await self.as_superuser("CHECKPOINT")
+            # What was committed before did not wait. This does, so that all of it is on the standby, too.
+            await self.as_superuser("SELECT pg_logical_emit_message(true, 'drill', '')")
 
     async def has_standby(self) -> None:
         """Wait until commits are waited for by the standby."""
@@ -195,7 +204,16 @@ async def staged(ground: Ground, folder: Path, *, pace: float) -> AsyncIterator[
         await _make_database(stage)
         if ground.pooler:
             url = stage.primary.dsn(DATABASE)
-            stage.pooler = PgBouncer(url, folder, mode=ground.pooler, user=ROLE)
+            size, program = ground.pooler_size, ground.pooler_program
+            stage.pooler = PgBouncer(
+                url,
+                folder,
+                mode=ground.pooler,
+                user=ROLE,
+                size=size,
+                round_robin=ground.round_robin,
+                program=program,
+            )
             stack.push_async_callback(stage.pooler.kill)
             await stage.pooler.start()
         await _start(stage, folder, stack)
@@ -266,6 +284,12 @@ async def _start(stage: Stage, folder: Path, stack: AsyncExitStack) -> None:
     )
     if path := os.environ.get("PYTHONPATH"):
         it.environment["PYTHONPATH"] = path
+    stage.keys = folder / "sealing-keys"
+    stage.keys.write_text(it.environment.pop("AIRCALL_OAUTH_SECRET_KEYS"))
+    it.environment["AIRCALL_OAUTH_SECRET_KEYS_FILE"] = str(stage.keys)
+    if stage.ground.revision:
+        config = alembic_config(stage.url)
+        await asyncio.to_thread(alembic.command.upgrade, config, stage.ground.revision)
     migrated = await run_command("migrate", environment=it.environment)
     assert migrated.exit_code == 0, migrated.stderr
     stage.members = _members(stage, folder, ports)
@@ -308,7 +332,7 @@ async def _connect_a_company(stage: Stage, stack: AsyncExitStack) -> None:
     stage.records.followed_from = stage.destination.reading.start
     key = {"authorization": partner.headers["authorization"]}
     resumes = stage.ground.standby == "asynchronous"
-    stage.follower = Follower(it.service_url, key, stage.records, resumes=resumes)
+    stage.follower = Follower(it.service_url, key, stage.records, stage.now, resumes=resumes)
     stage.senders = Senders(
         it.service_url, lambda _: token, [COMPANY], stage.records, stage.now, "availability", per_id=EVENTS_PER_ID
     )

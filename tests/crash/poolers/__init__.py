@@ -1,0 +1,1 @@
+"""The acceptance run through a pooler: everything the service does, with a real PgBouncer before PostgreSQL."""
