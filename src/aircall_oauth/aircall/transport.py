@@ -13,7 +13,7 @@ import aiohttp
 import httpx
 from yarl import URL
 
-from aircall_oauth.http_session import open_session
+from aircall_oauth.aircall.sessions import open_session
 
 CONNECTIONS = 200
 KEPT_SECONDS = 30.0

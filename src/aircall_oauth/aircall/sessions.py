@@ -1,7 +1,4 @@
-"""Sessions of aiohttp that send a request once and unchanged.
-
-Apart from `http_client`, because aiohttp takes long to import.
-"""
+"""Sessions of aiohttp that send a request once and unchanged."""
 
 from typing import Any
 
