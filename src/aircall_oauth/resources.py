@@ -25,6 +25,7 @@ from aircall_oauth.storage.lookups import Lookups
 from aircall_oauth.storage.migrations import newest_schema_version
 from aircall_oauth.storage.models.sealed import REDACTION_PURPOSE, SEALED, Sealed
 from aircall_oauth.storage.redaction import Redaction
+from aircall_oauth.storage.secret_files import environment_name
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
@@ -282,7 +283,9 @@ def _redaction(settings: Settings, vault: Vault) -> Redaction | None:
 def database_of(settings: Settings) -> Database:
     """A database at the addresses of the settings; a URL in a file is read again for each new connection."""
     pooled, direct = (
-        Route(url, partial(settings.url_in_file, name)) if (url := getattr(settings, name).get_secret_value()) else None
+        Route(url, partial(settings.url_in_file, name), setting=environment_name(name))
+        if (url := getattr(settings, name).get_secret_value())
+        else None
         for name in ("database_url", "database_direct_url")
     )
     assert pooled is not None, "a required setting"

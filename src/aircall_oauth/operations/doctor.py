@@ -15,6 +15,7 @@ from aircall_oauth.access import callers
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.deliveries import troubled
 from aircall_oauth.errors import (
+    DIRECT_URL,
     AircallError,
     AircallRefused,
     BudgetSpent,
@@ -75,7 +76,7 @@ BETWEEN = {
     Sessions.POOLED: "in session mode",
     Sessions.LENT: "in transaction mode: no statement is kept prepared there",
 }
-BESIDE = "; what needs a session of its own goes by AIRCALL_OAUTH_DATABASE_DIRECT_URL"
+BESIDE = f"; what needs a session of its own goes by {DIRECT_URL}"
 DOWN_ADVICE = "Check its destination. It is probed every few minutes, and at once where you resume it."
 DISABLED_ADVICE = "Its destination asked for no more events; resume it to go on where it stopped."
 AUTHORITY_ADVICE = (

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.errors import AppError, DatabaseAway, DirectElsewhere, PoolerRefused
-from aircall_oauth.storage.faults import DIRECT_SETTING, explain, mark_as_of_direct_url, root
+from aircall_oauth.errors import DIRECT_URL, AppError, DatabaseAway, DirectElsewhere, PoolerRefused
+from aircall_oauth.storage.faults import explain, mark_as_of_direct_url, root
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.lent import LENT, LENT_BELOW
 
@@ -144,7 +144,7 @@ class Database:
         try:
             return await route.connect(command_timeout=self._command_timeout_seconds, **options)
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
-            if route is self._direct or route.setting == DIRECT_SETTING:
+            if route.setting == DIRECT_URL:
                 mark_as_of_direct_url(error)
             raise _away() from error
 
@@ -158,7 +158,7 @@ class Database:
                 raise PoolerRefused(self._pooled.setting)
         else:
             if await self._sessions_of(self._direct) is Sessions.LENT:
-                raise PoolerRefused("AIRCALL_OAUTH_DATABASE_DIRECT_URL")
+                raise PoolerRefused(DIRECT_URL)
             if await self._identity_of(self._direct) != await self._identity_of(self._pooled):
                 raise DirectElsewhere
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from aircall_oauth.errors import DIRECT_URL
+
 SETTING = "AIRCALL_OAUTH_DATABASE_URL"
-DIRECT_SETTING = "AIRCALL_OAUTH_DATABASE_DIRECT_URL"
 # All that the driver and SQLAlchemy raise. An `OSError` counts only where a connection was opened or used.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
 # Classes of SQLSTATE in which PostgreSQL's message may quote values: data, constraints, errors raised in SQL.
@@ -29,7 +30,7 @@ RIGHTS = (
 )
 PASSWORD = f"Look at the user and the password in {SETTING}."
 POOLER = (
-    f"A pooler in transaction mode is in between: name the way past it as {DIRECT_SETTING}, or use a pool in session "
+    f"A pooler in transaction mode is in between: name the way past it as {DIRECT_URL}, or use a pool in session "
     "mode (docs/operations.md, A pooler in between)."
 )
 NO_SESSION = (
@@ -107,15 +108,15 @@ KNOWN: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, b
 
 def mark_as_of_direct_url(error: BaseException) -> None:
     """Have `explain` name the setting of the direct URL where it names one."""
-    error.add_note(DIRECT_SETTING)
+    error.add_note(DIRECT_URL)
 
 
 def explain(error: BaseException | None) -> Fault:
     """Return an error of the driver, the network or TLS in words."""
     error = root(error)
     fault = _explained(error)
-    if DIRECT_SETTING in getattr(error, "__notes__", ()):
-        return replace(fault, advice=fault.advice.replace(SETTING, DIRECT_SETTING))
+    if DIRECT_URL in getattr(error, "__notes__", ()):
+        return replace(fault, advice=fault.advice.replace(SETTING, DIRECT_URL))
     return fault
 
 
