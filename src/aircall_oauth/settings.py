@@ -217,28 +217,18 @@ def _logs_in_to_vault(value: SecretStr, info: ValidationInfo) -> SecretStr:
     return value
 
 
-def _vault_name(value: str) -> str:
-    if not re.fullmatch(r"[!-~]{0,255}", value):
-        raise ValueError("must be 255 characters at most, of printable ASCII without spaces")
-    return value
+def _like(pattern: str, must: str) -> AfterValidator:
+    """Require a text that matches a pattern as a whole, and say what it must be where it does not."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must {must}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _vault_mount(value: str) -> str:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", value):
-        raise ValueError("must be a path without a slash at its ends, like kubernetes or clusters/kubernetes")
-    return value
-
-
-def _colour(value: str) -> str:
-    if not re.fullmatch(r"(#[0-9a-fA-F]{6})?", value):
-        raise ValueError("must look like #1d4ed8")
-    return value
-
-
-def _header(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", value):
-        raise ValueError("must be a header's name: 64 characters at most, of A-Z a-z 0-9 -")
-    return value
+VaultName = Annotated[str, _like(r"[!-~]{0,255}", "be 255 characters at most, of printable ASCII without spaces")]
 
 
 def _absolute(path: Path) -> Path:
@@ -366,7 +356,7 @@ class Settings(_Read):
         description="Vault's or OpenBao's address, where [it has wrapped a key](keys.md); empty = it has not. AWS KMS "
         "has no setting here: its library finds `AWS_REGION` and credentials as everywhere",
     )
-    vault_role: Annotated[str, AfterValidator(_vault_name)] = Field(
+    vault_role: VaultName = Field(
         "", description="the role by which to log in there with the pod's own token; empty = by `…_VAULT_TOKEN`"
     )
     vault_token: Annotated[SecretStr, AfterValidator(_logs_in_to_vault)] = Field(
@@ -374,15 +364,14 @@ class Settings(_Read):
         validate_default=True,
         description="a token of Vault's that may decrypt with the keys' Transit key; not with `…_VAULT_ROLE`",
     )
-    vault_namespace: Annotated[str, AfterValidator(_vault_name)] = Field(
-        "", description="the namespace there; empty = none"
-    )
+    vault_namespace: VaultName = Field("", description="the namespace there; empty = none")
     vault_cacert: OptionalAuthorities = Field(
         "", description="a file with the authorities of its certificate, besides the machine's own; empty = those alone"
     )
-    vault_auth_mount: Annotated[str, AfterValidator(_vault_mount)] = Field(
-        "kubernetes", description="where the auth method of `…_VAULT_ROLE`, Kubernetes or JWT, is mounted"
-    )
+    vault_auth_mount: Annotated[
+        str,
+        _like(r"[\w.-]+(/[\w.-]+)*", "be a path without a slash at its ends, like kubernetes or clusters/kubernetes"),
+    ] = Field("kubernetes", description="where the auth method of `…_VAULT_ROLE`, Kubernetes or JWT, is mounted")
     vault_jwt_file: Annotated[Path, AfterValidator(_absolute)] = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount/token"), description="the file of the pod's own token"
     )
@@ -422,7 +411,7 @@ class Settings(_Read):
     support: Support = Field(
         "", description="where these pages say that there is help: an e-mail address or an https address; empty = none"
     )
-    accent: Annotated[str, AfterValidator(_colour)] = Field(
+    accent: Annotated[str, _like(r"(#[0-9a-fA-F]{6})?", "look like #1d4ed8")] = Field(
         "", description="the colour of the buttons of these pages, as `#1d4ed8`; empty = green"
     )
     install_page: OptionalFile = Field(
@@ -520,7 +509,9 @@ class Settings(_Read):
         description="what the proxy sends as `X-Console-Secret`, 32 characters at least; required with "
         "`…_CONSOLE_PROXY`",
     )
-    console_proxy_user_header: Annotated[str, AfterValidator(_header)] = Field(
+    console_proxy_user_header: Annotated[
+        str, _like(r"[A-Za-z0-9-]{1,64}", "be a header's name: 64 characters at most, of A-Z a-z 0-9 -")
+    ] = Field(
         "X-Forwarded-User",
         description="the header in which the proxy says who the person is",
     )
