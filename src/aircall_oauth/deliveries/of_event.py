@@ -128,8 +128,8 @@ OTHERS = f"""
     SELECT id, name, types, owners, installations, created_at FROM subscription
     WHERE ($1::text IS NULL OR owners = ARRAY[$1]) AND id <> ALL ($2::text[]) ORDER BY id LIMIT {MOST_LEFT_OUT}
 """
-# Of `parked` one row each, as above. The tries are those of the event, read
-# once: for each subscription anew, the index of a subscription's tries would be read, with all that it was tried with.
+# Of `parked` one row each, as above. The tries are those of the event, read once: for each subscription anew, the index
+# of a subscription's tries would be read, with all that it was tried with.
 # A parked or dead event has a row, a tried one its attempts; for the rest the position and the filter decide.
 OF_EACH = f"""
     WITH tried AS MATERIALIZED (

@@ -114,6 +114,7 @@ class Database:
         event.listen(self.engine.sync_engine, "checkout", _require_open)
         event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
         event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
+        event.listen(self.engine.sync_engine, "checkin", _note_use)
         event.listen(self.engine.sync_engine, "connect", lambda _, entry: self._pool_entries.add(entry))
         self._pool_entries: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._driver_pool: asyncpg.Pool | None = None
@@ -295,8 +296,11 @@ def _only_reads(connection: asyncpg.Connection) -> bool:
     return "on" in {getattr(settings, name, None) for name in ("default_transaction_read_only", "in_hot_standby")}
 
 
-def _keep_what_can_write(connection: Any, record: ConnectionPoolEntry) -> None:
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info[USED_AT] = time.monotonic()
+
+
+def _keep_what_can_write(connection: Any, record: ConnectionPoolEntry) -> None:
     if connection is not None and _only_reads(connection.driver_connection):
         record.invalidate(soft=True)
 

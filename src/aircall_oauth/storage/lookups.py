@@ -34,8 +34,9 @@ class Lookups:
         sent = False
         try:
             async with self._database.driver_connection() as connection:
-                sent = self._unsent.pop(key) is not None
+                del self._unsent[key]
+                sent = True
                 return await look(connection)
         finally:
             if not sent:
-                self._unsent.pop(key, None)
+                del self._unsent[key]
