@@ -21,7 +21,8 @@ import httpx
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
-from aircall_oauth.server.worker import CHORES, Chore
+from aircall_oauth.server.chores import Chore
+from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
 from tests.support.forked import fork

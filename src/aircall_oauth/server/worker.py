@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
 from aircall_oauth.access import audit
@@ -13,7 +12,6 @@ from aircall_oauth.deliveries import repeated, sealing, telling, troubled
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.replays.runner import replaying
 from aircall_oauth.deliveries.retention import forget_attempts, forget_parked
-from aircall_oauth.errors import AppError
 from aircall_oauth.events import retention
 from aircall_oauth.installations.attempts import recording as attempts
 from aircall_oauth.installations.disconnect import farewell, uninstalls
@@ -23,21 +21,8 @@ from aircall_oauth.installations.upkeep import retired, schedule, switching
 from aircall_oauth.operations import figures, measure, moments, sessions
 from aircall_oauth.privacy import erasing, erasures, expiring
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import reason
-from aircall_oauth.telemetry import log
-from aircall_oauth.telemetry.metrics import ChoreOutcome, Role
-
-logger = log.get(__name__)
-
-
-@dataclass(frozen=True)
-class Chore:
-    """A periodic piece of work. A run that fails is logged; the next one comes after the usual pause."""
-
-    name: str
-    work: Callable[[Resources], Awaitable[None]]
-    pause: timedelta
-
+from aircall_oauth.server.chores import Chore, repeat
+from aircall_oauth.telemetry.metrics import Role
 
 CHORES = (
     Chore("look after webhooks", schedule.reconcile_webhooks, timedelta(seconds=2)),
@@ -86,7 +71,7 @@ async def working(resources: Resources) -> AsyncIterator[None]:
     resources.metrics.acts_as(Role.WORKER)
     resources.chore_ended_at = time.monotonic()
     resources.metrics.expect_chores(chore.name for chore in CHORES)
-    tasks = [asyncio.create_task(_repeat(chore, resources), name=chore.name) for chore in CHORES]
+    tasks = [asyncio.create_task(repeat(chore, resources), name=chore.name) for chore in CHORES]
     try:
         async with figures.kept(resources), reading(resources), replaying(resources):
             yield
@@ -94,29 +79,3 @@ async def working(resources: Resources) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _repeat(chore: Chore, resources: Resources) -> None:
-    while True:
-        await _run(chore, resources)
-        await asyncio.sleep(chore.pause.total_seconds())
-
-
-async def _run(chore: Chore, resources: Resources) -> None:
-    started = time.perf_counter()
-    outcome = await _outcome(chore, resources)
-    resources.chore_ended_at = time.monotonic()
-    resources.metrics.chore_ran(chore.name, outcome, started=started)
-
-
-async def _outcome(chore: Chore, resources: Resources) -> ChoreOutcome:
-    try:
-        await resources.require_ready()
-        await chore.work(resources)
-    except AppError as error:
-        logger.warning("chore put off", chore=chore.name, reason=reason(error))
-        return ChoreOutcome.PUT_OFF
-    except Exception:
-        logger.exception("chore failed", chore=chore.name)
-        return ChoreOutcome.FAILED
-    return ChoreOutcome.DONE
