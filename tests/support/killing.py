@@ -21,7 +21,7 @@ import httpx
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
-from aircall_oauth.server.chores import Chore
+from aircall_oauth.server.chores import Chore, Look
 from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
@@ -77,12 +77,14 @@ class Stage:
         return gate
 
     async def go_on(self, chore: str) -> None:
-        """A worker that nothing happens to does this chore once; in this process, for that is quicker."""
+        """A worker that nothing happens to does this chore once, if it finds work; in this process: that is quicker."""
         settings = settings_for(self.database_url, **self.changes)
         to_aircall = ToAircall(create_aircall_app(self.aircall))
         async with open_resources(settings, aircall_transport=to_aircall) as resources:
             await resources.require_ready()
-            await _chore(chore).work(resources)
+            it = _chore(chore)
+            if it.has_work is None or await Look([it]).with_work(resources, [chore]):
+                await it.work(resources)
 
     async def sql(self, script: str) -> None:
         """Time goes by, or something happens."""

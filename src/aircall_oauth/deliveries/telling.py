@@ -23,12 +23,13 @@ CHANGED = text(
     f"""status <> '{SubscriptionStatus.PAUSED}'
     AND (told_health = '{Health.DOWN}') <> (status = '{SubscriptionStatus.DISABLED}' OR health = '{Health.DOWN}')
     AND (told_at IS NULL OR NOT told_at BETWEEN now() - :pause AND now())"""
-)
+).bindparams(pause=PAUSE)
+HAS_CHANGES = select(Subscription.id).where(CHANGED).exists()
 
 
 async def tell_of_destinations(resources: Resources) -> None:
     """Chore: append an event for each destination that does otherwise than was told last."""
-    changed = select(Subscription).where(CHANGED.bindparams(pause=PAUSE)).order_by(col(Subscription.id)).limit(AT_ONCE)
+    changed = select(Subscription).where(CHANGED).order_by(col(Subscription.id)).limit(AT_ONCE)
     async with resources.database.session() as session:
         found = (await session.exec(changed.with_for_update(skip_locked=True, key_share=True))).all()
         for subscription in found:

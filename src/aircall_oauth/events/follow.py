@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aircall_oauth.events.store import NEWEST_POSITION
@@ -19,6 +19,11 @@ MOVE = text("UPDATE log_reader SET position = :end WHERE name = :name")
 
 # Notes what the events past the first position, up to the second one, tell.
 Note = Callable[[AsyncConnection, int, int], Awaitable[None]]
+
+
+def has_more(name: str) -> TextClause:
+    """Whether the log has events past the position kept under `name`."""
+    return text(f"{NEWEST_POSITION} > coalesce((SELECT position FROM log_reader WHERE name = '{name}'), 0)")  # noqa: S608
 
 
 async def follow(resources: Resources, name: str, note: Note) -> None:

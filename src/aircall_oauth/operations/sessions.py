@@ -7,6 +7,8 @@ keepalives do not help where a proxy in between answers them.
 
 import asyncio
 
+from sqlalchemy import text
+
 from aircall_oauth.resources import Resources
 from aircall_oauth.telemetry import log
 
@@ -22,6 +24,7 @@ IN_TRANSACTION = """
         AND xact_start IS NOT NULL AND wait_event = 'ClientRead'
 """
 LOOK = f"SELECT pid, state_change::text AS since {IN_TRANSACTION}"
+HAS_WAITING = text(f"EXISTS (SELECT {IN_TRANSACTION})")
 END = f"""
     SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM (
         SELECT pid {IN_TRANSACTION} AND (pid, state_change::text) IN (SELECT * FROM unnest($1::int[], $2::text[]))

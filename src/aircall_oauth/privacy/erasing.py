@@ -32,11 +32,11 @@ LONG_LEASE = timedelta(minutes=4)  # while a day's pages are cleaned
 # Longer than a delivery may take, and its reader needs to write down what came of it.
 SETTLED_AFTER = timedelta(seconds=30)
 
+DUE = "SELECT id FROM erasure WHERE due_at <= clock_timestamp()"
+HAS_DUE = text(f"EXISTS ({DUE})")
 CLAIM = f"""
     UPDATE erasure SET due_at = clock_timestamp() + $1, lease_number = lease_number + 1
-    WHERE id = (
-        SELECT id FROM erasure WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
-    )
+    WHERE id = ({DUE} ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
     RETURNING *, ({HEAD}) AS head
 """  # noqa: S608 - only constants of ours are put in
 MINE = "UPDATE erasure SET {} WHERE id = $1 AND lease_number = $2 RETURNING id"

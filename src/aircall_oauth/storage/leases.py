@@ -4,7 +4,7 @@ import random
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, func, inspect
+from sqlalchemy import ColumnElement, Select, func, inspect
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -32,6 +32,11 @@ def after(pause: timedelta) -> ColumnElement[Any]:
     return func.now() + pause
 
 
+def any_of(table: type[Row], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a row meets the conditions with which `claim` claims rows."""
+    return _rows(table, *conditions).exists()
+
+
 async def claim(
     session: AsyncSession, table: type[Row], *conditions: ColumnElement[bool], limit: int, **values: Any
 ) -> list[tuple[Row, Installation]]:
@@ -42,9 +47,7 @@ async def claim(
     """
     key = _key(table)
     due = (
-        select(key)
-        .join(Installation, col(Installation.id) == col(table.installation_id))
-        .where(*conditions)
+        _rows(table, *conditions)
         .order_by(col(table.due_at))
         .limit(limit)
         .with_for_update(of=table, skip_locked=True)
@@ -83,6 +86,12 @@ def spread(pause: timedelta) -> timedelta:
 def between(shortest: timedelta, longest: timedelta) -> timedelta:
     """Return a random pause between the two."""
     return shortest + (longest - shortest) * random.random()  # noqa: S311 - spreads load, guards nothing
+
+
+def _rows(table: type[Row], *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select the keys of the rows that meet the conditions and have an installation."""
+    of_it = col(Installation.id) == col(table.installation_id)
+    return select(_key(table)).join(Installation, of_it).where(*conditions)
 
 
 def _key(table: type[Row]) -> Any:

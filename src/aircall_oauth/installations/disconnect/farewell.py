@@ -44,6 +44,8 @@ LONGEST_PAUSE = timedelta(hours=1)
 BATCH = 20
 # To list our webhooks, to delete one, and to switch the integration off.
 CALLS_TO_UNDO = 3
+DUE = select(Farewell.id).where(leases.is_due(Farewell))
+HAS_DUE = DUE.exists()
 
 
 async def disconnect(resources: Resources, key: Caller, who: Who, installation_id: str) -> None:
@@ -123,7 +125,7 @@ async def _new_farewell(resources: Resources, session: AsyncSession, installatio
 
 async def finish_farewells(resources: Resources) -> None:
     """Chore: undo at Aircall what could not be undone at once, and drop tokens kept too long."""
-    due = select(Farewell.id).where(leases.is_due(Farewell)).order_by(col(Farewell.due_at)).limit(BATCH)
+    due = DUE.order_by(col(Farewell.due_at)).limit(BATCH)
     async with resources.database.session() as session:
         farewell_ids = (await session.exec(due)).all()
     await asyncio.gather(*(finish_farewell(resources, farewell_id) for farewell_id in farewell_ids))

@@ -25,6 +25,8 @@ from aircall_oauth.telemetry import log
 logger = log.get(__name__)
 
 READER = "uninstalls"
+HAS_NEW_EVENTS = follow.has_more(READER)
+HAS_DUE = leases.any_of(Uninstall, leases.is_due(Uninstall))
 PROBE_AGAIN = (timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=30))
 UNCERTAIN_PAUSE = timedelta(minutes=1)
 # Probing a token takes less.

@@ -51,6 +51,8 @@ AT_ONCE = 20
 # budget and retries an Aircall that is away, but does not wait out a refusal or a long pause that Aircall asked for.
 PATIENCE_SECONDS = 150.0
 POLL_SECONDS = 1.0
+DUE = (leases.is_due(Gap), col(Installation.status) == InstallationStatus.ACTIVE)
+HAS_DUE = leases.any_of(Gap, *DUE)
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,8 @@ async def _claim(
     resources: Resources, *conditions: ColumnElement[bool], limit: int = 1
 ) -> list[tuple[Gap, Installation]]:
     """Claim due gaps of active installations, the longest due first, so that no other process works on them."""
-    due = (leases.is_due(Gap), col(Installation.status) == InstallationStatus.ACTIVE, *conditions)
     async with resources.database.session() as session:
-        claimed = await leases.claim(session, Gap, *due, limit=limit, due_at=leases.after(listing.LEASE))
+        claimed = await leases.claim(session, Gap, *DUE, *conditions, limit=limit, due_at=leases.after(listing.LEASE))
     for gap, _ in claimed:
         listing.begin(gap, oldest=listing.asked_at(gap) - resources.settings.event_retention)
     return claimed

@@ -19,6 +19,7 @@ from aircall_oauth.storage.models.events import EventSource
 from aircall_oauth.storage.models.installations import RHYTHM_HOURS, GapReason, Rhythm
 
 READER = "rhythms"
+HAS_NEW_EVENTS = follow.has_more(READER)
 WEEK = 7 * 24
 USUAL_WEEKS = 3
 USUAL_HOURS = 3

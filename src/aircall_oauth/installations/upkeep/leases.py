@@ -24,12 +24,17 @@ INTERVAL = timedelta(minutes=6), timedelta(minutes=12)
 Leased = tuple[Webhook, Installation]
 
 
+def free(statuses: Sequence[InstallationStatus]) -> tuple[ColumnElement[bool], ...]:
+    """Match the webhooks that no process works on, of installations with these statuses."""
+    is_free = or_(col(Webhook.leased_until).is_(None), col(Webhook.leased_until) <= func.now())
+    return is_free, col(Installation.status).in_(statuses)
+
+
 async def take(
     resources: Resources, *conditions: ColumnElement[bool], statuses: Sequence[InstallationStatus], limit: int = 1
 ) -> list[Leased]:
     """Lease webhooks that are free and meet the conditions, the longest due first, each with its installation."""
-    is_free = or_(col(Webhook.leased_until).is_(None), col(Webhook.leased_until) <= func.now())
-    allowed = (is_free, col(Installation.status).in_(statuses), *conditions)
+    allowed = (*free(statuses), *conditions)
     lease = {"leased_until": after(LEASE), "attempts": Webhook.attempts + 1}
     async with resources.database.session() as session:
         return await claim(session, Webhook, *allowed, limit=limit, **lease)

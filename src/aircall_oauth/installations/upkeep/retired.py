@@ -29,6 +29,8 @@ LONGEST_PAUSE = timedelta(hours=1)
 # Another process may have listed the webhook just before it was deleted, and events under way then still arrive.
 FORGOTTEN_AFTER = timedelta(minutes=10)
 BATCH = 20
+# To be deleted, or to be forgotten.
+HAS_DUE = select(RetiredWebhook.webhook_id).where(leases.is_due(RetiredWebhook)).exists()
 
 
 async def replace_webhook(resources: Resources, who: Who, installation_id: str) -> bool:
@@ -58,9 +60,7 @@ async def delete_retired(resources: Resources) -> None:
     """Chore: delete the retired webhooks that are due at Aircall, and forget those deleted a while ago."""
     async with resources.database.session() as session:
         await session.exec(
-            delete(RetiredWebhook).where(
-                col(RetiredWebhook.deleted_at).is_not(None), col(RetiredWebhook.due_at) <= func.now()
-            )
+            delete(RetiredWebhook).where(col(RetiredWebhook.deleted_at).is_not(None), leases.is_due(RetiredWebhook))
         )
     to_delete = (leases.is_due(RetiredWebhook), col(RetiredWebhook.deleted_at).is_(None))
     lease = {"due_at": leases.after(LEASE), "attempts": RetiredWebhook.attempts + 1}

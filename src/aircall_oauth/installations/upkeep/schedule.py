@@ -18,7 +18,7 @@ from aircall_oauth.installations.upkeep import facts, leases, reconcile
 from aircall_oauth.installations.upkeep.reconcile import Oddity
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
-from aircall_oauth.storage.leases import backoff, between, is_due
+from aircall_oauth.storage.leases import any_of, backoff, between, is_due
 from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import (
     GapReason,
@@ -50,6 +50,8 @@ SPREAD = timedelta(minutes=1)
 # but none so soon after its last time: a sender that makes us fail must not make us ask Aircall without end.
 SHORTEST_INTERVAL = timedelta(minutes=2)
 KEPT_UP = (InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED)
+HAS_DUE_WEBHOOKS = any_of(Webhook, is_due(Webhook), *leases.free(KEPT_UP))
+HAS_TROUBLES = select(Trouble.id).exists()
 
 
 async def ensure_webhook(resources: Resources, installation_id: str) -> None:

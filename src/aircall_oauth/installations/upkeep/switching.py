@@ -19,6 +19,10 @@ from aircall_oauth.storage.models.installations import Installation, Installatio
 # How long a worker has an installation; one that could not be switched on is due again afterwards.
 LEASE = timedelta(minutes=5)
 BATCH = 20
+DUE = select(Installation.id).where(
+    col(Installation.switch_on_at) <= func.now(), col(Installation.status) == InstallationStatus.ACTIVE
+)
+HAS_DUE = DUE.exists()
 
 
 async def make_sure(resources: Resources) -> None:
@@ -31,13 +35,7 @@ async def _claim(resources: Resources) -> Sequence[Installation]:
 
     Not `leases.claim`: the rows are installations themselves, with another due column and the lock of `for_change`.
     """
-    due = (
-        select(Installation.id)
-        .where(col(Installation.switch_on_at) <= func.now(), col(Installation.status) == InstallationStatus.ACTIVE)
-        .order_by(col(Installation.switch_on_at))
-        .limit(BATCH)
-        .with_for_update(key_share=True, skip_locked=True)
-    )
+    due = DUE.order_by(col(Installation.switch_on_at)).limit(BATCH).with_for_update(key_share=True, skip_locked=True)
     take = (
         update(Installation)
         .where(col(Installation.id).in_(due))
