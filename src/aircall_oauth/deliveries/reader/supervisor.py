@@ -221,6 +221,8 @@ class Readers:
 
     async def _renew(self, connection: asyncpg.Connection, asked_at: float) -> None:
         readers = list(self._readers)
+        if not readers:
+            return
         rows = await leases.renew(connection, self._holder, [reader.subscription.id for reader in readers])
         for reader in readers:
             row = rows.get(reader.subscription.id)

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
+import asyncpg
+
 from aircall_oauth.errors import AppError
 from aircall_oauth.installations.outages import silence
 from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
@@ -24,6 +26,8 @@ BEAT_SECONDS = 15.0
 # A shorter absence, such as a restart, loses nothing: Aircall repeats what it could not deliver.
 AWAY = timedelta(minutes=2)
 
+# As long as the last pulse is not too old.
+GO_ON = "UPDATE pulse SET at = clock_timestamp() WHERE at >= clock_timestamp() - $1::interval RETURNING true"
 # The row's lock orders processes that come back at once: the second one finds a fresh pulse.
 LAST = "SELECT at FROM pulse WHERE at < clock_timestamp() - $1::interval FOR UPDATE"
 BEAT = """
@@ -67,13 +71,19 @@ async def beat(resources: Resources) -> None:
     """
     await resources.require_ready()
     with database_errors():
-        async with resources.database.driver_connection() as connection, connection.transaction():
-            last: datetime | None = await connection.fetchval(LAST, AWAY)
-            if last is not None:
-                await connection.execute(RECORD, last, MARGIN + SETTLING)
-                await connection.execute(RECONCILE_ALL, last)
-                await silence.excuse(connection, since=last)
-            await connection.execute(BEAT)
+        async with resources.database.driver_connection() as connection:
+            if await connection.fetchval(GO_ON, AWAY) is None:
+                await _come_back(connection)
+
+
+async def _come_back(connection: asyncpg.Connection) -> None:
+    async with connection.transaction():
+        last: datetime | None = await connection.fetchval(LAST, AWAY)
+        if last is not None:
+            await connection.execute(RECORD, last, MARGIN + SETTLING)
+            await connection.execute(RECONCILE_ALL, last)
+            await silence.excuse(connection, since=last)
+        await connection.execute(BEAT)
     if last is not None:
         logger.warning("nobody was here to receive", since=last.isoformat())
 
