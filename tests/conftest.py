@@ -14,6 +14,7 @@ import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.web import collect_less
+from aircall_oauth.storage import idle
 from aircall_oauth.telemetry import log
 from tests.support.databases import administer, fresh_database, hang_up, migrated_database, template_of_today
 from tests.support.service import Service, run_service, settings_for
@@ -93,6 +94,13 @@ async def lasting_service(server: Postgres, name: str = "shared", **changes: str
     """A service over the database `name`, for a module whose tests share it: `changes` are its settings."""
     async with migrated_database(server, name) as url, run_service(settings_for(url, **changes)) as running:
         yield running
+
+
+@pytest.fixture
+def soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is not in use is closed after moments."""
+    monkeypatch.setattr(idle, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(idle, "SWEEP_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from sqlalchemy import text
 from aircall_oauth.deliveries.reader.connections import Connections
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.storage.database import BACKEND, Database
+from tests.support.databases import until_closed
 from tests.support.service import Service
 
 SLEEPS = "SET LOCAL statement_timeout = 20; SELECT pg_sleep(9)"
@@ -27,6 +28,21 @@ async def test_what_breaks_on_one_connection_is_not_waited_for_on_each_of_the_ot
 
     # All but the one that failed, or none.
     assert len(set(before) & set(after)) == (0 if opened_anew else 3)
+
+
+@pytest.mark.usefixtures("soon_idle")
+async def test_connections_that_readers_did_not_need_for_a_while_are_closed(service: Service) -> None:
+    connections = Connections(service.resources.database, service.resources.data_keys)
+    async with connections.one() as in_use:
+        async with connections.one() as other, connections.one() as another:
+            closed = [other.get_server_pid(), another.get_server_pid()]
+
+        await until_closed(service.settings.database_url.get_secret_value(), closed)
+
+        assert await in_use.fetchval(BACKEND) == in_use.get_server_pid()
+    async with connections.one() as connection:
+        assert await connection.fetchval(BACKEND) not in closed
+    await connections.close()
 
 
 async def _backends(connections: Connections, database: Database) -> list[int]:

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import text
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.storage import database as storage_database
-from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.database import BACKEND, POOL_SIZE, Database
+from tests.support.databases import until_closed
 from tests.support.processes import eventually
 
 
@@ -70,3 +73,41 @@ async def test_connections_that_the_server_ended_are_replaced(
     await eventually(is_closed)
 
     assert await select_one(database) is not ended
+
+
+async def burst(database: Database) -> list[int]:
+    """Use as many connections at once as sessions may have, and return their backends."""
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(database.session()) for _ in range(POOL_SIZE)]
+        return [await backend_of(session) for session in sessions]
+
+
+async def backend_of(session: AsyncSession) -> int:
+    backend: int = await (await session.connection()).scalar(text(BACKEND))
+    return backend
+
+
+async def test_sessions_that_follow_one_another_use_one_connection_of_a_burst(database: Database) -> None:
+    await burst(database)
+
+    assert len({await select_one(database) for _ in range(POOL_SIZE)}) == 1
+
+
+@pytest.mark.usefixtures("soon_idle")
+async def test_connections_that_were_not_needed_for_a_while_are_closed(database_url: str, database: Database) -> None:
+    backends = await burst(database)
+
+    await until_closed(database_url, backends)
+
+    assert (await select_one(database)).get_server_pid() not in backends
+
+
+@pytest.mark.usefixtures("soon_idle")
+async def test_a_connection_in_use_is_never_idle(database_url: str, database: Database) -> None:
+    async with database.session() as session:
+        in_use = await backend_of(session)
+        async with database.session() as other:
+            others = await backend_of(other)
+        await until_closed(database_url, [others])
+
+        assert await backend_of(session) == in_use

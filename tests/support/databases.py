@@ -1,6 +1,6 @@
 """Databases of tests: copies of a migrated template, and one that is emptied between tests where that is enough."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ import asyncpg
 
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import migrations, partitions
+from tests.support.processes import eventually
 
 # Whatever creates, alters or drops something in a database draws a number in it.
 NOTE_CHANGES = """
@@ -29,6 +30,7 @@ HANG_UP = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
+NONE_OF = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY ($1::int[]))"
 TABLES = """
     SELECT oid::regclass::text FROM pg_class
     WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
@@ -146,3 +148,12 @@ async def _connected(copy: _Copy, url: str) -> asyncpg.Connection:
             for table in tables
         )
     return copy.connection
+
+
+async def until_closed(database_url: str, backends: Sequence[int]) -> None:
+    """Wait until PostgreSQL has none of these connections any more."""
+    looking = await asyncpg.connect(database_url)
+    try:
+        await eventually(lambda: looking.fetchval(NONE_OF, list(backends)))
+    finally:
+        await looking.close()

@@ -22,13 +22,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.errors import DIRECT_URL, AppError, DatabaseAway, DirectElsewhere, PoolerRefused
 from aircall_oauth.storage.faults import explain, mark_as_of_direct_url, root
 from aircall_oauth.storage.hosts import Route
+from aircall_oauth.storage.idle import IDLE_SECONDS, Sweeper
 from aircall_oauth.storage.lent import LENT, LENT_BELOW
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
 DRIVER_POOL_SIZE = 5
-# A connection of the driver's pool that nobody needed for so long is closed.
-IDLE_SECONDS = 60.0
 POOL_TIMEOUT_SECONDS = 3.0
 
 # For a statement: makes its commit wait for the durability that the database is configured for, and at least for the
@@ -109,14 +108,17 @@ class Database:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
+            # Those of a burst stay unused then, and are closed.
+            pool_use_lifo=True,
             hide_parameters=True,
         )
         event.listen(self.engine.sync_engine, "checkout", _require_open)
         event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
         event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
-        event.listen(self.engine.sync_engine, "connect", lambda _, entry: self._pool_entries.add(entry))
+        event.listen(self.engine.sync_engine, "connect", self._note_connection)
         self._pool_entries: WeakSet[ConnectionPoolEntry] = WeakSet()
+        self._sweeper = Sweeper(self._close_idle)
         self._driver_pool: asyncpg.Pool | None = None
         self._driver_generation = 0
         # How many times a connection was found broken that was opened after the one before was.
@@ -223,6 +225,22 @@ class Database:
             async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
 
+    def _note_connection(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
+        self._pool_entries.add(entry)
+        self._sweeper.begin()
+
+    def _close_idle(self, used_before: float) -> bool:
+        """Close the connections of the sessions' pool that were not used since then; the driver's pool does so itself.
+
+        Returns whether any are left.
+        """
+        is_one_left = False
+        for entry in self._pool_entries:
+            if not entry.in_use and entry.info.get(USED_AT, used_before) < used_before:
+                entry.invalidate()
+            is_one_left = is_one_left or entry.dbapi_connection is not None
+        return is_one_left
+
     @asynccontextmanager
     async def driver_connection(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a pooled connection of asyncpg's own, where each statement is its own transaction: for the hot path.
@@ -268,6 +286,7 @@ class Database:
 
     async def close(self) -> None:
         """Close the connections; those with a silent server are dropped."""
+        self._sweeper.end()
         with suppress(*AWAY):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.engine.dispose()

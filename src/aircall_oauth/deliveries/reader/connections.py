@@ -1,6 +1,7 @@
 """Connections that the readers keep: a pool would check that each is alive before every one of many statements."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,27 +11,31 @@ import asyncpg
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.idle import Sweeper
 
 MOST = 4
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kept:
-    """A connection, and the database's generation when it was opened."""
+    """A connection, the database's generation when it was opened, and when it was last used."""
 
     connection: asyncpg.Connection
     generation: int
+    used_at: float = 0.0  # by the monotonic clock
 
 
 class Connections:
-    """A few connections for all readers of a process, each opened when it is first needed."""
+    """A few connections for all readers of a process, each opened when it is needed, and closed when it is not."""
 
     def __init__(self, database: Database, data_keys: DataKeys, most: int = MOST) -> None:
         self.data_keys = data_keys  # for what is read over them
         self._database = database
+        self._most = most
         self._free: asyncio.LifoQueue[Kept | None] = asyncio.LifoQueue()
         for _ in range(most):
             self._free.put_nowait(None)
+        self._sweeper = Sweeper(self._close_idle)
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[asyncpg.Connection]:
@@ -40,6 +45,7 @@ class Connections:
             with database_errors():
                 kept = kept or await self._open()
                 yield kept.connection
+            kept.used_at = time.monotonic()
         except BaseException as error:
             if kept is not None:
                 kept.connection.terminate()
@@ -59,10 +65,27 @@ class Connections:
 
     async def _open(self) -> Kept:
         generation = self._database.generation
-        return Kept(await self._database.connect(), generation)
+        kept = Kept(await self._database.connect(), generation)
+        self._sweeper.begin()
+        return kept
+
+    def _close_idle(self, used_before: float) -> bool:
+        """Close the free connections that were not used since then; returns whether any are open, lent ones too."""
+        left = [_unless_idle(self._free.get_nowait(), used_before) for _ in range(self._free.qsize())]
+        for kept in reversed(left):
+            self._free.put_nowait(kept)
+        return len(left) < self._most or any(left)
 
     async def close(self) -> None:
+        self._sweeper.end()
         while not self._free.empty():
             kept = self._free.get_nowait()
             if kept is not None:
                 kept.connection.terminate()
+
+
+def _unless_idle(kept: Kept | None, used_before: float) -> Kept | None:
+    if kept is None or kept.used_at >= used_before:
+        return kept
+    kept.connection.terminate()
+    return None
