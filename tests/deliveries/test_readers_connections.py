@@ -32,16 +32,18 @@ async def test_what_breaks_on_one_connection_is_not_waited_for_on_each_of_the_ot
 
 @pytest.mark.usefixtures("soon_idle")
 async def test_connections_that_readers_did_not_need_for_a_while_are_closed(service: Service) -> None:
+    """All but the one that is used next."""
     connections = Connections(service.resources.database, service.resources.data_keys)
     async with connections.one() as in_use:
-        async with connections.one() as other, connections.one() as another:
-            closed = [other.get_server_pid(), another.get_server_pid()]
+        async with connections.one() as kept, connections.one() as another, connections.one() as closed:
+            await closed.execute("SELECT 1")
+        idle = [another.get_server_pid(), closed.get_server_pid()]
 
-        await until_closed(service.settings.database_url.get_secret_value(), closed)
+        await until_closed(service.settings.database_url.get_secret_value(), idle)
 
         assert await in_use.fetchval(BACKEND) == in_use.get_server_pid()
-    async with connections.one() as connection:
-        assert await connection.fetchval(BACKEND) not in closed
+        async with connections.one() as connection:
+            assert connection is kept
     await connections.close()
 
 

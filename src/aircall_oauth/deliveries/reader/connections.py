@@ -26,7 +26,10 @@ class Kept:
 
 
 class Connections:
-    """A few connections for all readers of a process, each opened when it is needed, and closed when it is not."""
+    """A few connections for all readers of a process, each opened when it is needed, and all but one closed when not.
+
+    The one is kept so that an event which comes after a quiet time does not wait for a connection.
+    """
 
     def __init__(self, database: Database, data_keys: DataKeys, most: int = MOST) -> None:
         self.data_keys = data_keys  # for what is read over them
@@ -70,11 +73,13 @@ class Connections:
         return kept
 
     def _close_idle(self, used_before: float) -> bool:
-        """Close the free connections that were not used since then; returns whether any are open, lent ones too."""
-        left = [_unless_idle(self._free.get_nowait(), used_before) for _ in range(self._free.qsize())]
+        """Close the free connections that were not used since then, but for one; returns whether more are open."""
+        free = [self._free.get_nowait() for _ in range(self._free.qsize())]
+        spare = next(filter(None, free), None)
+        left = [kept if kept is spare else _unless_idle(kept, used_before) for kept in free]
         for kept in reversed(left):
             self._free.put_nowait(kept)
-        return len(left) < self._most or any(left)
+        return self._most - left.count(None) > 1
 
     async def close(self) -> None:
         self._sweeper.end()

@@ -42,6 +42,11 @@ from aircall_oauth.telemetry.metrics import InstallStep
 logger = log.get(__name__)
 
 LIFETIME = timedelta(hours=1)
+# Without either, nothing is to be expired.
+HAS_SOME_TO_EXPIRE = f"""
+    SELECT EXISTS (SELECT FROM claim WHERE expires_at <= $1)
+           OR EXISTS (SELECT FROM installation WHERE status = '{InstallationStatus.UNCLAIMED}')
+"""  # noqa: S608 - only constants of ours are put in
 BATCH = 20
 IN_USE = {InstallationStatus.ACTIVE, InstallationStatus.UNAUTHORIZED}
 
@@ -107,7 +112,10 @@ async def expire(resources: Resources) -> None:
     process is killed in between, the next run tells Aircall again. If an installation was claimed in between, it is not
     erased and its integration is switched on again.
     """
-    at = await clocks.agreed_now(resources.database)
+    async with resources.database.driver_connection() as connection:
+        at = await clocks.agreed(connection)
+        if not await connection.fetchval(HAS_SOME_TO_EXPIRE, at):
+            return
     async with resources.database.session() as session:
         expired = await _lock_all(session, _is_abandoned(at))
         await lifecycle.note_switching_off(session, *(installation.id for installation in expired))
