@@ -21,7 +21,7 @@ OF_THE_SERVICE = "usename = current_user AND application_name = 'aircall-oauth'"
 HELD = f"SELECT count(*) FROM pg_stat_activity WHERE {OF_THE_SERVICE}"
 ASKED = """
     SELECT query, calls FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid
-    WHERE datname = current_database() AND query NOT LIKE '%pg_stat_%' ORDER BY calls DESC
+    WHERE datname = current_database() AND query NOT LIKE '%pg_stat_statements%' ORDER BY calls DESC
 """
 
 
