@@ -119,6 +119,7 @@ class Database:
         event.listen(self.engine.sync_engine, "connect", self._note_connection)
         self._pool_entries: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._sweeper = Sweeper(self._close_idle)
+        self._session_turns, self._driver_turns = asyncio.Semaphore(POOL_SIZE), asyncio.Semaphore(DRIVER_POOL_SIZE)
         self._driver_pool: asyncpg.Pool | None = None
         self._driver_generation = 0
         # How many times a connection was found broken that was opened after the one before was.
@@ -222,7 +223,11 @@ class Database:
     async def session(self) -> AsyncIterator[AsyncSession]:
         """Begin a transaction: committed at the end, rolled back on any error; raises `DatabaseAway`."""
         with database_errors():
-            async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+            async with (
+                _turn(self._session_turns),
+                AsyncSession(self.engine, expire_on_commit=False) as session,
+                session.begin(),
+            ):
                 yield session
 
     def _note_connection(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
@@ -260,7 +265,7 @@ class Database:
             if self._driver_generation != self.generation:
                 self._driver_generation = self.generation
                 await pool.expire_connections()
-            async with pool.acquire(timeout=POOL_TIMEOUT_SECONDS) as connection:
+            async with _turn(self._driver_turns), pool.acquire(timeout=POOL_TIMEOUT_SECONDS) as connection:
                 try:
                     yield connection
                 except OF_THE_STATEMENT:
@@ -296,6 +301,21 @@ class Database:
                     await self._driver_pool.close()
             except AWAY:
                 self._driver_pool.terminate()
+
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Wait for one of a pool's connections behind all that asked before; raises `TimeoutError`.
+
+    The pools' own queues let whoever asks in the moment when a connection is given back go first. So under load some
+    would wait for as long as there are others.
+    """
+    async with asyncio.timeout(POOL_TIMEOUT_SECONDS):
+        await turns.acquire()
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:

@@ -35,29 +35,30 @@ class Connections:
         self.data_keys = data_keys  # for what is read over them
         self._database = database
         self._most = most
-        self._free: asyncio.LifoQueue[Kept | None] = asyncio.LifoQueue()
-        for _ in range(most):
-            self._free.put_nowait(None)
+        # Who asked first has one first; a queue would let whoever asks when one is given back overtake all that wait.
+        self._turns = asyncio.Semaphore(most)
+        self._free: list[Kept | None] = [None] * most
         self._sweeper = Sweeper(self._close_idle)
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection for a statement or two; raises `DatabaseAway`."""
-        kept = self._sound(await self._free.get())
-        try:
-            with database_errors():
-                kept = kept or await self._open()
-                yield kept.connection
-            kept.used_at = time.monotonic()
-        except BaseException as error:
-            if kept is not None:
-                kept.connection.terminate()
-                if isinstance(error, DatabaseAway):
-                    self._database.broke(error.__cause__, kept.generation)
-            kept = None
-            raise
-        finally:
-            self._free.put_nowait(kept)
+        async with self._turns:
+            kept = self._sound(self._free.pop())
+            try:
+                with database_errors():
+                    kept = kept or await self._open()
+                    yield kept.connection
+                kept.used_at = time.monotonic()
+            except BaseException as error:
+                if kept is not None:
+                    kept.connection.terminate()
+                    if isinstance(error, DatabaseAway):
+                        self._database.broke(error.__cause__, kept.generation)
+                kept = None
+                raise
+            finally:
+                self._free.append(kept)
 
     def _sound(self, kept: Kept | None) -> Kept | None:
         """Drop a connection that is closed, or of the time of one that broke."""
@@ -74,19 +75,14 @@ class Connections:
 
     def _close_idle(self, used_before: float) -> bool:
         """Close the free connections that were not used since then, but for one; returns whether more are open."""
-        free = [self._free.get_nowait() for _ in range(self._free.qsize())]
-        spare = next(filter(None, free), None)
-        left = [kept if kept is spare else _unless_idle(kept, used_before) for kept in free]
-        for kept in reversed(left):
-            self._free.put_nowait(kept)
-        return self._most - left.count(None) > 1
+        spare = next(filter(None, reversed(self._free)), None)
+        self._free = [kept if kept is spare else _unless_idle(kept, used_before) for kept in self._free]
+        return self._most - self._free.count(None) > 1
 
     async def close(self) -> None:
         self._sweeper.end()
-        while not self._free.empty():
-            kept = self._free.get_nowait()
-            if kept is not None:
-                kept.connection.terminate()
+        for kept in filter(None, self._free):
+            kept.connection.terminate()
 
 
 def _unless_idle(kept: Kept | None, used_before: float) -> Kept | None:
