@@ -17,6 +17,7 @@ from aircall_oauth.server.web import collect_less
 from aircall_oauth.storage import idle
 from aircall_oauth.telemetry import log
 from tests.support.databases import administer, fresh_database, hang_up, migrated_database, template_of_today
+from tests.support.one_dialect import share_dialect
 from tests.support.service import Service, run_service, settings_for
 
 # httpx asks for it several times per request, and each time looks through every folder that Python imports from.
@@ -25,6 +26,8 @@ if find_spec("sniffio") is None:
 # Where files cost nothing: each test has a database made of some three hundred.
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
+
+share_dialect()
 
 
 def pytest_collection_finish() -> None:
