@@ -44,7 +44,8 @@ def main() -> None:
             ground.load(server, 500, ground.fresh_salt())
         _compare("acks/s", [_received(servers, options.count) for _ in range(options.rounds)])
         costs = {
-            name: asyncio.run(costs_of(urls[name], server, options.count, "varied")) for name, server in servers.items()
+            name: asyncio.run(costs_of(urls[name], postgres, server, options.count, "varied"))
+            for name, server in servers.items()
         }
         for what in ("server", "postgres", "wal"):
             _compare({"wal": "WAL bytes"}.get(what, f"µs, {what}"), [{name: costs[name][what] for name in servers}])

@@ -24,7 +24,7 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
 from bench import console_data, ground
 from bench.deliveries import House, serving_with_worker
-from bench.processor import busy_seconds
+from bench.processor import busy_seconds, family_seconds
 
 INSTALLATIONS, SUBSCRIPTIONS, EVENTS = 10, 1, 10_000
 RESTING_SECONDS = 30
@@ -66,17 +66,9 @@ class Held:
 
     def spent(self, pid: int, work: Callable[[], object]) -> Spent:
         """Return what the service (its `pid`) and PostgreSQL spend on some work."""
-        before = busy_seconds(pid), self._postgres_seconds()
+        before = busy_seconds(pid), family_seconds(self._postgres.pid)
         work()
-        return Spent(busy_seconds(pid) - before[0], self._postgres_seconds() - before[1])
-
-    def _postgres_seconds(self) -> float:
-        """Those of the server, its children that have ended, and those that run."""
-        server = self._postgres.pid
-        fields = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()
-        ended = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        return ended + busy_seconds(server, *map(int, children))
+        return Spent(busy_seconds(pid) - before[0], family_seconds(self._postgres.pid) - before[1])
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from typing import Any
 
 import asyncpg
 
+from aircall_oauth.sandbox.postgres import Postgres
 from bench import ground
 from bench.ground import Server
-from bench.processor import busy_seconds
+from bench.processor import busy_seconds, family_seconds
 
 PLAIN_SHARE = 20
 BODIES = ("varied", "varied_of_4_kb", "of_one_letter")
@@ -64,7 +65,7 @@ def main() -> None:
         for made in BODIES:
             rounds = [_round(servers, options.count, made) for _ in range(options.rounds)]
             _report(f"empty house, bodies {made}", rounds)
-            costs = asyncio.run(costs_of(url, servers["service"], options.count, made))
+            costs = asyncio.run(costs_of(url, postgres, servers["service"], options.count, made))
             _say_costs(costs)
             if made == BODIES[0]:
                 beside_others = _beside_others(rounds, costs)
@@ -123,16 +124,15 @@ def _median(rounds: list[dict[str, dict[str, Any]]], name: str, what: str) -> fl
     return float(statistics.median(each[name][what] for each in rounds))
 
 
-async def costs_of(url: str, server: Server, count: int, made: str) -> dict[str, float]:
+async def costs_of(url: str, postgres: Postgres, server: Server, count: int, made: str) -> dict[str, float]:
     """Statements, WAL bytes and processor time per event, at full load."""
     connection = await asyncpg.connect(url)
     try:
-        backends = [row["pid"] for row in await connection.fetch("SELECT pid FROM pg_stat_activity")]
         before = await connection.fetchrow(MEASURED)
-        busy = [busy_seconds(server.pid), busy_seconds(*backends)]
+        busy = [busy_seconds(server.pid), family_seconds(postgres.pid)]
         await asyncio.to_thread(ground.load, server, count, ground.fresh_salt(), made=made)
         after = await connection.fetchrow(MEASURED)
-        busy += [busy_seconds(server.pid), busy_seconds(*backends)]
+        busy += [busy_seconds(server.pid), family_seconds(postgres.pid)]
     finally:
         await connection.close()
     return {
