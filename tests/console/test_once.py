@@ -38,9 +38,10 @@ async def makings(service: Service) -> list[Making]:
     await tell(service, 2)
     partner = await subscribe(service, AWAY, name="crm")
     (row,) = await service.sql(
-        "SELECT id, to_char(now() - interval '2 h', 'YYYY-MM-DD\"T\"HH24:MI') AS at FROM installation"
+        "SELECT id, to_char(now() - interval '2 h', 'YYYY-MM-DD\"T\"HH24:MI') AS since,"
+        " to_char(now() - interval '1 h', 'YYYY-MM-DD\"T\"HH24:MI') AS until FROM installation"
     )
-    customer, since = f"/customers/{row['id']}", row["at"]
+    customer, since, until = f"/customers/{row['id']}", row["since"], row["until"]
     rotated = "SELECT 1 FROM audit WHERE action = 'subscription.secret_rotated'"
     return [
         Making(
@@ -64,7 +65,7 @@ async def makings(service: Service) -> list[Making]:
         ),
         Making(
             f"{customer}/backfill",
-            *({"since": since}, {"since": since, "until": since.replace("T", "T")[:-2] + "59"}),
+            *({"since": since}, {"since": since, "until": until}),
             *("SELECT 1 FROM gap WHERE reason = 'by_hand'", "backfill.asked", r"The worker asks Aircall"),
         ),
         Making(
