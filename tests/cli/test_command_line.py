@@ -33,6 +33,7 @@ async def events_door(service: Service, key: str) -> int:
     return answer.status_code
 
 
+@pytest.mark.slow
 async def test_keys_of_one_name_are_revoked_together_and_counted(service: Service) -> None:
     for name in ("bi", "bi", "crm"):
         await keys.create(service.resources, name=name, scopes=[Scope.EVENTS_READ])

@@ -80,6 +80,7 @@ def test_its_own_tests_pass(compiled: Path) -> None:
     assert skipped[1] == "0"
 
 
+@pytest.mark.slow
 async def test_every_operation_of_the_document_is_asked_for(compiled: Path, reachable: Reachable) -> None:
     service = reachable.service
     claim = await service.install_by_link("acme")
@@ -105,6 +106,7 @@ async def test_every_operation_of_the_document_is_asked_for(compiled: Path, reac
     )
 
 
+@pytest.mark.slow
 async def test_postgresql_remembers(compiled: Path, empty_database: str) -> None:
     url = urlsplit(empty_database)
 

@@ -71,6 +71,7 @@ async def test_the_oldest_undelivered_event_is_one_that_it_wants(service: Servic
     assert (await wanting.shown())["oldest_undelivered_seconds"] is None
 
 
+@pytest.mark.slow
 async def test_the_command_line_shows_it_too(service: Service) -> None:
     environment = command_environment(service.settings.database_url.get_secret_value())
     partner = await subscribe(service, URL, types=["call.*", "user.*"])

@@ -76,6 +76,7 @@ async def test_what_is_asked_for_is_used(empty_database: str) -> None:
     assert "http://localhost:*" in ended.stdout
 
 
+@pytest.mark.slow
 async def test_an_address_that_is_none_is_wrong_usage() -> None:
     for wrong in ("", "mysql://h/d", f"postgresql://u:{CANARY}/x@h/d"):
         ended = await run_command("dev", "--demo", "--database-url", wrong, environment=surroundings())

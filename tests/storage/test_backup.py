@@ -85,6 +85,7 @@ async def test_the_drill_finds_in_a_dump_and_at_a_point_in_time_what_was_there(t
     assert b"Traceback" not in why
 
 
+@pytest.mark.slow
 async def test_the_drill_finds_the_tables_in_a_schema_of_its_own(empty_database: str, tmp_path: Path) -> None:
     admin = await asyncpg.connect(empty_database)
     await admin.execute("CREATE SCHEMA telephony")
