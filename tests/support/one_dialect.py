@@ -1,6 +1,7 @@
 """One dialect of SQLAlchemy for all engines of a test process, which compile each statement once.
 
-Each test's service has engines of its own; compiling all statements anew for each took some hundredths of a test's time, up to a tenth.
+Each test's service has engines of its own, and compiled all statements anew: some hundredths of a test's time, up to a
+tenth.
 """
 
 from typing import Any
