@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from aircall_oauth.deliveries.reader.connections import MOST, Connections
+from aircall_oauth.errors import DatabaseAway
+from aircall_oauth.storage import database as storage_database
 from aircall_oauth.storage.database import DRIVER_POOL_SIZE, POOL_SIZE, Database
 from tests.support.service import Service
 
@@ -53,3 +55,21 @@ async def test_who_asked_first_has_a_connection_first(lending: tuple[Lend, int])
 
     # As many as there are connections are lent at once.
     assert all(abs(number - place) < count for place, number in enumerate(served))
+
+
+@pytest.mark.parametrize("lending", ["sessions", "the driver's"], indirect=True)
+async def test_who_waited_in_vain_is_told_so_and_takes_no_turn(
+    lending: tuple[Lend, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend, count = lending
+    async with AsyncExitStack() as held:
+        for _ in range(count):
+            await held.enter_async_context(lend())
+        monkeypatch.setattr(storage_database, "POOL_TIMEOUT_SECONDS", 0.05)
+        with pytest.raises(DatabaseAway):
+            await held.enter_async_context(lend())
+    monkeypatch.undo()
+
+    async with AsyncExitStack() as held:
+        for _ in range(count):
+            await held.enter_async_context(lend())

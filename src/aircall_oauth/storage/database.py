@@ -265,7 +265,7 @@ class Database:
             if self._driver_generation != self.generation:
                 self._driver_generation = self.generation
                 await pool.expire_connections()
-            async with _turn(self._driver_turns), pool.acquire(timeout=POOL_TIMEOUT_SECONDS) as connection:
+            async with _turn(self._driver_turns) as seconds_left, _lent_by(pool, seconds_left) as connection:
                 try:
                     yield connection
                 except OF_THE_STATEMENT:
@@ -304,18 +304,31 @@ class Database:
 
 
 @asynccontextmanager
-async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[float]:
     """Wait for one of a pool's connections behind all that asked before; raises `TimeoutError`.
+
+    Yields the seconds that are left to open it, where it is not open.
 
     The pools' own queues let whoever asks in the moment when a connection is given back go first. So under load some
     would wait for as long as there are others.
     """
+    answer_by = time.monotonic() + POOL_TIMEOUT_SECONDS
     async with asyncio.timeout(POOL_TIMEOUT_SECONDS):
         await turns.acquire()
     try:
-        yield
+        yield answer_by - time.monotonic()
     finally:
         turns.release()
+
+
+@asynccontextmanager
+async def _lent_by(pool: asyncpg.Pool, seconds: float) -> AsyncIterator[asyncpg.Connection]:
+    connection = await pool.acquire(timeout=seconds)
+    try:
+        yield connection
+    finally:
+        # A limit of its own: else the pool's is what acquiring had left, and what was committed would end as away.
+        await pool.release(connection, timeout=POOL_TIMEOUT_SECONDS)
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
