@@ -5,7 +5,8 @@ from sqlalchemy import text
 
 from aircall_oauth.deliveries.reader.connections import Connections
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.storage.database import BACKEND, Database
+from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.poolers import BACKEND
 from tests.support.databases import until_closed
 from tests.support.service import Service
 

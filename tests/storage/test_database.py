@@ -11,7 +11,8 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.storage import database as storage_database
-from aircall_oauth.storage.database import BACKEND, POOL_SIZE, Database
+from aircall_oauth.storage.database import POOL_SIZE, Database
+from aircall_oauth.storage.poolers import BACKEND
 from tests.support.databases import until_closed
 from tests.support.processes import eventually
 

@@ -17,6 +17,7 @@ from aircall_oauth.operations.doctor import Level, connection_findings
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
 from aircall_oauth.storage.hosts import Route
+from aircall_oauth.storage.poolers import Sessions
 from tests.support.poolers import PGBOUNCER, pgbouncer
 from tests.support.processes import eventually, world
 from tests.support.service import SECRET_KEY, command_environment, run_command, run_service, settings_for
@@ -207,7 +208,7 @@ async def test_a_busy_pooler_in_transaction_mode_is_recognised_each_time(databas
         await asyncio.gather(*busy, return_exceptions=True)
         await opened.close()
 
-    assert set(seen) == {database.Sessions.LENT}
+    assert set(seen) == {Sessions.LENT}
 
 
 async def test_postgresql_itself_is_taken_for_no_pooler(database_url: str) -> None:

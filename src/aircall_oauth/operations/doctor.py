@@ -37,7 +37,7 @@ from aircall_oauth.resources import Resources, database_of, open_resources, vaul
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings, access
 from aircall_oauth.storage import figures, partitions, rights
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.database import Sessions, database_errors
+from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
@@ -50,6 +50,7 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
     WebhookStatus,
 )
+from aircall_oauth.storage.poolers import Sessions
 from aircall_oauth.telemetry.figures import Name
 from aircall_oauth.wrapping import keys as wrapped_keys
 

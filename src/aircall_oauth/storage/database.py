@@ -1,11 +1,9 @@
 """Connections and sessions of PostgreSQL, and its errors turned into ours."""
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from enum import StrEnum, auto
 from typing import Any
 from weakref import WeakSet
 
@@ -24,6 +22,7 @@ from aircall_oauth.storage.faults import explain, mark_as_of_direct_url, root
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.idle import IDLE_SECONDS, Sweeper
 from aircall_oauth.storage.lent import LENT, LENT_BELOW
+from aircall_oauth.storage.poolers import Sessions, sessions_behind
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_SIZE = 5
@@ -47,9 +46,6 @@ SURE_SECONDS = 30.0
 USED_AT = "used_at"
 CLOSE_SECONDS = 3.0
 END_SECONDS = 1.0
-TRIES_OF_A_POOLER = 12
-JITTER_SECONDS = 0.01
-BACKEND = "SELECT pg_backend_pid()"
 # The same for two connections to one database.
 IDENTITY = """
     SELECT pg_postmaster_start_time(), (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -76,14 +72,6 @@ AWAY = (
 )
 # Those of them that say nothing about the connection.
 OF_THE_STATEMENT = (*UNDONE, asyncpg.LockNotAvailableError)
-
-
-class Sessions(StrEnum):
-    """What a connection has behind it."""
-
-    OWN = auto()  # a session of PostgreSQL's for as long as it lasts
-    POOLED = auto()  # the same, of a pooler in session mode
-    LENT = auto()  # a session for each transaction, of a pooler in transaction mode
 
 
 class Database:
@@ -171,26 +159,8 @@ class Database:
         return await self._sessions_of(self._pooled)
 
     async def _sessions_of(self, route: Route) -> Sessions:
-        """Tell what is behind a route.
-
-        A pooler shows another process id than PostgreSQL's when a client connects. A pooler in transaction mode lends
-        one session to two connections, or several sessions to one connection; among busy clients it may lend the first
-        one its session again by chance, but not each time.
-        """
         with database_errors():
-            async with self._unprepared(route) as first:
-                own = await _backend(first)
-                if own == first.get_server_pid():
-                    return Sessions.OWN
-                async with self._unprepared(route) as second:
-                    for _ in range(TRIES_OF_A_POOLER):
-                        async with second.transaction():
-                            other = await second.fetchval(BACKEND)
-                            if other == own or await _backend(first) != own:
-                                return Sessions.LENT
-                        # Out of step with busy clients, whose turns may come round alike each time.
-                        await asyncio.sleep(random.uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret
-        return Sessions.POOLED
+            return await sessions_behind(lambda: self._unprepared(route))
 
     async def _identity_of(self, route: Route) -> tuple[Any, ...]:
         with database_errors():
@@ -333,13 +303,6 @@ async def _lent_by(pool: asyncpg.Pool, seconds: float) -> AsyncIterator[asyncpg.
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
     """Reset nothing: settings are changed for a transaction only, never for a pooled connection's session."""
-
-
-async def _backend(connection: asyncpg.Connection) -> int:
-    """Return the id of the server process behind a connection; asked in a transaction, or two might answer."""
-    async with connection.transaction():
-        backend: int = await connection.fetchval(BACKEND)
-        return backend
 
 
 def _only_reads(connection: asyncpg.Connection) -> bool:
