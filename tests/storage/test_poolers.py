@@ -4,8 +4,10 @@ import asyncio
 import base64
 import json
 import os
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -17,7 +19,7 @@ from aircall_oauth.operations.doctor import Level, connection_findings
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
 from aircall_oauth.storage.hosts import Route
-from aircall_oauth.storage.poolers import Sessions
+from aircall_oauth.storage.poolers import Sessions, sessions_behind
 from tests.support.poolers import PGBOUNCER, pgbouncer
 from tests.support.processes import eventually, world
 from tests.support.service import SECRET_KEY, command_environment, run_command, run_service, settings_for
@@ -209,6 +211,55 @@ async def test_a_busy_pooler_in_transaction_mode_is_recognised_each_time(databas
         await opened.close()
 
     assert set(seen) == {Sessions.LENT}
+
+
+class _Lender:
+    """Lends two sessions, one for each transaction: the one that came back last, or first."""
+
+    def __init__(self, *, gives_last: bool, order_at_connect: int) -> None:
+        self._idle, self._gives_last, self._order_at_connect = [1, 2], gives_last, order_at_connect
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator["_Borrower"]:
+        # In another order where another client had one for a moment.
+        self._idle = self._idle[:: self._order_at_connect]
+        yield _Borrower(self)
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[int]:
+        session = self._idle.pop(0)
+        yield session
+        self._idle.insert(0 if self._gives_last else len(self._idle), session)
+
+
+class _Borrower:
+    def __init__(self, lender: _Lender) -> None:
+        self._lender, self._session = lender, 0
+
+    def get_server_pid(self) -> int:
+        return 99
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        if self._session:
+            yield
+        else:
+            async with self._lender.lend() as self._session:
+                yield
+            self._session = 0
+
+    async def fetchval(self, _query: str) -> int:
+        return self._session
+
+
+@pytest.mark.parametrize("gives_last", [True, False])
+@pytest.mark.parametrize("order_at_connect", [1, -1])
+async def test_a_pooler_that_would_give_both_connections_the_same_again_is_recognised(
+    gives_last: bool, order_at_connect: int
+) -> None:
+    lender = _Lender(gives_last=gives_last, order_at_connect=order_at_connect)
+
+    assert await sessions_behind(cast("Any", lender.connect)) is Sessions.LENT
 
 
 async def test_postgresql_itself_is_taken_for_no_pooler(database_url: str) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum, auto
 
 import asyncpg
 
-TRIES = 12
+TRIES_OF_EACH = 3
 JITTER_SECONDS = 0.01
 BACKEND = "SELECT pg_backend_pid()"
 
@@ -24,20 +24,22 @@ class Sessions(StrEnum):
 async def sessions_behind(connect: Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]) -> Sessions:
     """Tell what is behind the connections that `connect` opens; raises the driver's errors.
 
-    A pooler shows another process id than PostgreSQL's when a client connects. A pooler in transaction mode lends
-    one session to two connections, or several sessions to one connection; among busy clients it may lend the first
-    one its session again by chance, but not each time.
+    A pooler shows another process id than PostgreSQL's when a client connects. In session mode each of two connections
+    keeps a session of its own. In transaction mode one session is lent to both, or several to one of them: not at each
+    try, as a pooler that gives sessions out in turn may give both the same again. So they are asked in changing order.
     """
     async with connect() as first:
-        own = await _backend(first)
-        if own == first.get_server_pid():
+        of_first = await _backend(first)
+        if of_first == first.get_server_pid():
             return Sessions.OWN
         async with connect() as second:
-            for _ in range(TRIES):
-                async with second.transaction():
-                    other = await second.fetchval(BACKEND)
-                    if other == own or await _backend(first) != own:
-                        return Sessions.LENT
+            keepers = {of_first: first}
+            for outer, inner in [(second, first), (second, first), (first, second), (first, second)] * TRIES_OF_EACH:
+                async with outer.transaction():
+                    for asked in (outer, inner):
+                        keeper = keepers.setdefault(await _backend(asked), asked)
+                        if keeper is not asked or len(keepers) > len((first, second)):
+                            return Sessions.LENT
                 # Out of step with busy clients, whose turns may come round alike each time.
                 await asyncio.sleep(random.uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret
     return Sessions.POOLED
