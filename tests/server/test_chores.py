@@ -145,3 +145,18 @@ async def test_chores_find_out_for_themselves_where_the_look_fails(
     await run_until(service, them, lambda: runs(service, "well", "done") > 1 and runs(service, "away", "put_off") > 1)
 
     assert runs(service, "away", "done") == 0
+
+
+async def test_a_look_that_waits_for_a_lock_has_no_other_connection_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chores, "ANSWER_SECONDS", 0.1)
+    database = service.resources.database
+    async with database.session() as session, database.driver_connection() as other:
+        backend = other.get_server_pid()
+        await (await session.connection()).execute(text("LOCK TABLE webhook"))
+        with pytest.raises(DatabaseAway):
+            await found(service)
+
+    async with database.driver_connection() as lent:
+        assert lent.get_server_pid() == backend

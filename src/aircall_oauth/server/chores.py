@@ -10,7 +10,7 @@ from datetime import timedelta
 from sqlalchemy import ClauseElement
 from sqlalchemy.dialects import postgresql
 
-from aircall_oauth.errors import AppError
+from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.leases import between
@@ -22,7 +22,7 @@ logger = log.get("aircall_oauth.server.worker")
 
 LOOK_SECONDS = 2.0
 # What takes longer is a server that hangs, or a table that is locked.
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,11 @@ class Look:
         """Return those of the asked chores that have work; raises `DatabaseAway`, or why the process is not ready."""
         await resources.require_ready()
         async with resources.database.driver_connection() as connection:
-            row = await connection.fetchrow(self._statement, list(asked), timeout=ANSWER_SECONDS)
+            try:
+                row = await connection.fetchrow(self._statement, list(asked), timeout=ANSWER_SECONDS)
+            except TimeoutError:
+                # Here, as it says nothing about this and all other connections: a table may be locked.
+                raise DatabaseAway from None
         return {name for name, has_work in zip(self._names, row, strict=True) if has_work}
 
 
