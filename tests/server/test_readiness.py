@@ -1,11 +1,12 @@
 """A process is ready if and only if it can store an event; what could not be written for a while is written later."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from aircall_oauth.storage.database import POOL_SIZE
 from tests.support.processes import eventually
 from tests.support.service import Service
 
@@ -56,6 +57,13 @@ async def test_a_database_that_only_reads_for_a_while_is_not_ready_and_leaves_no
     assert {503} == set(reads_only)
     assert deleted == 204
     await eventually(lambda: _is_ready(service))
+
+
+async def test_it_is_ready_while_all_sessions_are_lent(service: Service) -> None:
+    async with AsyncExitStack() as held:
+        for _ in range(POOL_SIZE):
+            await held.enter_async_context(service.resources.database.session())
+        assert await _is_ready(service)
 
 
 async def _is_ready(service: Service) -> bool:

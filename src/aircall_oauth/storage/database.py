@@ -253,10 +253,10 @@ class Database:
 
     async def schema_version(self) -> str | None:
         """Return the revision of the database's schema; None if nothing was migrated yet."""
-        async with self.session() as session:
-            connection = await session.connection()
-            known = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-            version: str | None = known and await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        # Not in a session: a probe would wait behind all requests that wait for one.
+        async with self.driver_connection() as connection:
+            known = await connection.fetchval("SELECT to_regclass('alembic_version') IS NOT NULL")
+            version: str | None = known and await connection.fetchval("SELECT version_num FROM alembic_version")
             return version or None
 
     async def close(self) -> None:
