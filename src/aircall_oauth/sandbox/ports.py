@@ -4,6 +4,7 @@
 `python -m aircall_oauth.sandbox.ports 8000 8100 8200 8300`.
 """
 
+import random
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 FIRST_OF_EVERYBODY = 1024
 LAST_PORT = 65535
 NEAR = 100
+# Below those that Linux and others give to outgoing connections.
+NEVER_GIVEN = range(20_000, 32_768)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ def is_port(text: str) -> bool:
 
 
 def free_port() -> int:
-    """Return a port on loopback that nobody listens on."""
+    """Return a port on loopback that nobody listens on, and that no outgoing connection is given before it is used."""
+    some = random.sample(NEVER_GIVEN, k=NEAR)
+    return next((port for port in some if _is_free(port)), None) or _given_port()
+
+
+def _given_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
