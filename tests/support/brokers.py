@@ -11,6 +11,7 @@ import signal
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,6 +72,15 @@ class Ground(Protocol):
     def tell(self, number: signal.Signals) -> None: ...
 
 
+def _wait_until_stopped(pid: int) -> None:
+    """Wait until no thread of a process runs any more: the signal is on its way while its sender goes on."""
+    states = [path / "stat" for path in Path(f"/proc/{pid}/task").iterdir()]
+    until = time.monotonic() + STOP_SECONDS
+    while any(state.read_text().rpartition(") ")[2][0] != "T" for state in states):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 class Program:
     """A server as a process, all it says in a file. The kernel ends it when this process ends, however that was."""
 
@@ -100,6 +110,8 @@ class Program:
     def tell(self, number: signal.Signals) -> None:
         assert self._process
         self._process.send_signal(number)
+        if number is signal.SIGSTOP:
+            _wait_until_stopped(self._process.pid)
 
     async def end(self, number: signal.Signals) -> None:
         """End it by this signal, and by force where that is not enough."""
