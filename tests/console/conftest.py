@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.conftest import lasting_service
 from tests.support.consoles import Console
+from tests.support.fixtures import lasting_service
 from tests.support.receivers import LOOPBACK
 from tests.support.service import Service, run_service, settings_for
 

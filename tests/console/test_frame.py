@@ -16,8 +16,8 @@ from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.models.base import new_id
-from tests.conftest import lasting_service
 from tests.support.consoles import FORM_TOKEN, LOOKING, Console, words
+from tests.support.fixtures import lasting_service
 from tests.support.service import Service, run_service, settings_for
 
 OPEN = {"/sign-in", "/sign-in/link/{secret}", "/sign-in/kept"}

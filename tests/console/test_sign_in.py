@@ -19,8 +19,8 @@ from aircall_oauth.errors import ConsoleError, OwnerNotAllowed, SignInRefused
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import Scope
-from tests.conftest import lasting_service
 from tests.support.consoles import LOOKING, Console, words
+from tests.support.fixtures import lasting_service
 from tests.support.service import Service, run_service, settings_for
 
 PROXY_SECRET = "a secret between the proxy and the console"

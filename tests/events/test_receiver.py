@@ -29,7 +29,7 @@ from aircall_oauth.storage import locks, migrations
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
-from tests.conftest import lasting_service
+from tests.support.fixtures import lasting_service
 from tests.support.processes import eventually
 from tests.support.service import Service, run_service, settings_for, until
 from tests.support.serving import over_http

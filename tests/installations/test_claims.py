@@ -20,7 +20,7 @@ from aircall_oauth.installations.oauth import claims, links
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import Claim
-from tests.conftest import lasting_service
+from tests.support.fixtures import lasting_service
 from tests.support.service import PUBLIC_URL, Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"

@@ -15,7 +15,7 @@ import stamina
 from aircall_oauth.installations.attempts.recording import REFERENCE
 from aircall_oauth.installations.oauth import flow, links, state
 from aircall_oauth.sandbox.postgres import Postgres
-from tests.conftest import lasting_service
+from tests.support.fixtures import lasting_service
 from tests.support.service import PUBLIC_URL, Service, run_service, settings_for
 
 HOME = "https://app.example.com/aircall/connected"

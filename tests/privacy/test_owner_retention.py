@@ -10,8 +10,8 @@ from aircall_oauth.privacy import expiring
 from aircall_oauth.privacy import retention as owners
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage.models.access import Scope
-from tests.conftest import lasting_service
 from tests.privacy.test_retention import days, is_now, kept, of_a_day
+from tests.support.fixtures import lasting_service
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
 
 RETENTION = {"EVENT_RETENTION": "60d", "EVENT_TYPE_RETENTION": "*=30d,transcription.*=7d"}
