@@ -67,7 +67,7 @@ async def test_raw_token_reads_beyond_the_rate_are_refused_and_raise_an_alarm(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with run_service(settings_for(database_url, TOKEN_READS_PER_MINUTE="3")) as service:
-        installation_id = await service.install()
+        installation_id = await service.installed()
         door = f"/v1/installations/{installation_id}/token"
         greedy, modest = await service.partner(Scope.TOKENS_READ), await service.partner(Scope.TOKENS_READ)
 
@@ -93,7 +93,7 @@ async def test_raw_token_reads_beyond_the_rate_are_refused_and_raise_an_alarm(
 async def test_the_rate_holds_over_many_at_once(database_url: str) -> None:
     settings = settings_for(database_url, TOKEN_READS_PER_MINUTE="10")
     async with run_service(settings) as service, run_service(settings) as replica:
-        door = f"/v1/installations/{await service.install()}/token"
+        door = f"/v1/installations/{await service.installed()}/token"
         partner = await service.partner(Scope.TOKENS_READ)
         elsewhere = replica.new_browser()
         elsewhere.headers["authorization"] = partner.headers["authorization"]
@@ -106,7 +106,7 @@ async def test_the_rate_holds_over_many_at_once(database_url: str) -> None:
 
 
 async def test_the_address_is_the_sockets_whatever_the_headers_say(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner(Scope.TOKENS_READ)
     lies = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9", "x-real-ip": "203.0.113.9"}
 
@@ -117,7 +117,7 @@ async def test_the_address_is_the_sockets_whatever_the_headers_say(service: Serv
 
 @pytest.mark.slow
 async def test_an_operator_lists_it(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner(Scope.TOKENS_READ)
     await partner.get(f"/v1/installations/{installation_id}/token", headers={"x-request-id": "trace-me"})
     async with service.resources.database.session() as session:

@@ -87,7 +87,7 @@ async def test_another_method_on_the_documentation_is_405(shared_service: Servic
 
 
 async def test_the_wrong_status_is_409(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE installation SET status = 'unauthorized'")
 
     answer = await (await service.partner()).get(f"/v1/installations/{installation_id}/token")

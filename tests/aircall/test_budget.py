@@ -240,14 +240,14 @@ async def test_a_row_a_little_ahead_forgets_nothing(database: Database) -> None:
 
 
 async def test_what_an_install_asks_is_counted(service: Service) -> None:
-    await service.install()
+    await service.installed()
 
     of_company = [request for request in service.aircall.requests if request.company_id == COMPANY]
     assert len(of_company) <= await sql(service.resources.database, "SELECT sum(n) FROM budget, unnest(spent) AS n")
 
 
 async def test_what_a_chore_asks_again_because_aircall_failed_is_counted(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("UPDATE webhook SET due_at = now()")
     await service.sql("DELETE FROM budget")
     asked = len(service.aircall.requests)
@@ -270,7 +270,7 @@ async def test_without_a_database_nothing_is_granted(database_url: str) -> None:
 
 async def test_a_chore_that_finds_the_budget_spent_asks_nothing_and_comes_back(database_url: str) -> None:
     async with run_service(settings_for(database_url, AIRCALL_RATE_PER_MINUTE=str(LIMIT))) as service:
-        await service.install()
+        await service.installed()
         await service.sql("UPDATE webhook SET status = 'pending', due_at = now()")
         await drawn(service.resources.database, LIMIT)
         asked = len(service.aircall.requests)

@@ -11,7 +11,7 @@ from tests.support.service import Service, command_environment, run_command, sta
 
 @pytest.mark.slow
 async def test_an_operator_lists_events_newest_first_and_sees_no_payload_unless_asked(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await tell(service, "call.created", "call.ended", "user.created")
     environment = command_environment(service.settings.database_url.get_secret_value())
 

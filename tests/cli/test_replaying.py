@@ -14,7 +14,7 @@ from tests.support.service import Service, command_environment, run_command, run
 async def service(database_url: str) -> AsyncIterator[Service]:
     """A service that may deliver to this machine, with an installation."""
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

@@ -68,7 +68,7 @@ async def run_in_shell(line: str, *arguments: str, environment: dict[str, str]) 
 @pytest.fixture
 async def companies(service: Service) -> list[str]:
     """One installation whose company's name changes below, and keys with odd names; what is never cut."""
-    await service.install()
+    await service.installed()
     for number, name in enumerate(NAMES):
         await service.sql(
             "INSERT INTO api_key (id, name, fingerprint, scopes, created_at) "
@@ -87,7 +87,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[:4])
 async def test_a_companys_name_is_shown_as_text_beside_its_id(service: Service, name: str) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("UPDATE installation SET company_name = $1", name)
     (row,) = await service.sql("SELECT id, company_id FROM installation")
 

@@ -84,7 +84,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def uses(it: Reachable, *command: str | Path, cwd: Path | None = None) -> None:
     """Run the user of a generated client, with a subscription and an installation that it may use."""
-    installation = await it.service.install()
+    installation = await it.service.installed()
     partner = await it.service.partner()
     made = await partner.post("/v1/subscriptions", json=subscription_body("https://203.0.114.7/", name="crm"))
     process = await asyncio.create_subprocess_exec(

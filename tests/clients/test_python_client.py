@@ -115,7 +115,7 @@ async def test_every_operation_of_the_document_is_asked_for(reachable: Reachable
 
 
 async def test_the_asynchronous_client_follows_the_log_past_a_large_id(reachable: Reachable) -> None:
-    await reachable.service.install()
+    await reachable.service.installed()
     body = json.dumps(event_body(reachable.service, id=9223372036854775807)).encode()
     assert (await reachable.service.post_event(body)).status_code == 200
     saved: list[tuple[int, str]] = []

@@ -15,7 +15,7 @@ from tests.support.service import Service, run_service, settings_for
 async def delivering(database_url: str) -> AsyncIterator[Service]:
     """A service that may deliver to this machine, with an installation; nothing reads for its destinations."""
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 
@@ -23,7 +23,7 @@ async def delivering(database_url: str) -> AsyncIterator[Service]:
 async def shared_delivering(postgres: Postgres) -> AsyncIterator[Service]:
     """The same for all tests of a module: for those that leave nothing behind that another one would notice."""
     async with lasting_service(postgres, ALLOWED_PRIVATE_RANGES=LOOPBACK) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

@@ -67,7 +67,7 @@ async def test_an_owner_with_attempts_only_leads_to_them(console: Console) -> No
 
 async def test_customers_are_found_by_the_beginning_of_their_owner(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     await service.sql("UPDATE installation SET owner = 'Acme-North'")
     anna = await console.visitor()
 
@@ -77,7 +77,7 @@ async def test_customers_are_found_by_the_beginning_of_their_owner(console: Cons
 
 async def test_the_search_box_is_completed_and_works_without(console: Console) -> None:
     service = console.service
-    await service.install()
+    await service.installed()
     await service.sql("UPDATE installation SET owner = 'north<b>'")
     await service.link("northern")
     await subscribe(service, AWAY, name="Northern CRM")
@@ -114,7 +114,7 @@ async def test_suggestions_are_few_however_much_there_is(console: Console) -> No
 async def test_endings_are_chosen_from_those_that_are_known(console: Console) -> None:
     service = console.service
     await service.return_with(state=await service.begin(), error="access_denied")
-    await service.install()
+    await service.installed()
     await service.link("acme")
     anna = await console.visitor()
 

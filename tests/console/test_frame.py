@@ -300,7 +300,7 @@ async def test_choosing_a_zone_leads_back_to_the_page_with_its_filters(shared_co
 
 
 async def test_what_can_not_be_done_is_no_error_of_the_consoles_and_has_a_way_on(console: Console) -> None:
-    installation = await console.service.install()
+    installation = await console.service.installed()
     await console.service.sql("UPDATE installation SET status = 'unclaimed'")
     anna = await console.visitor()
     customer = f"/customers/{installation}"

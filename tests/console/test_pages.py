@@ -33,7 +33,7 @@ async def link_to(page: httpx.Response, text: str) -> str:
 
 
 async def test_all_is_well_where_it_is(console: Console) -> None:
-    await console.service.install()
+    await console.service.installed()
     anna = await console.visitor()
 
     page = await anna.get("/")
@@ -46,7 +46,7 @@ async def test_all_is_well_where_it_is(console: Console) -> None:
 
 async def test_what_needs_a_person_is_named_with_its_customer_and_one_button(console: Console) -> None:
     service = console.service
-    first, second = await service.install(), await service.install(service.aircall.companies[1])
+    first, second = await service.installed(), await service.install(service.aircall.companies[1])
     await service.sql("UPDATE installation SET status = 'unauthorized' WHERE id = $1", first)
     await service.sql("UPDATE webhook SET status = 'disabled' WHERE installation_id = $1", second)
     anna = await console.visitor()
@@ -83,7 +83,7 @@ async def test_a_destination_that_is_down_is_named_and_its_button_leads_somewher
 
 
 async def test_who_may_only_look_is_offered_to_look(console: Console) -> None:
-    installation = await console.service.install()
+    installation = await console.service.installed()
     await console.service.sql("UPDATE installation SET status = 'unauthorized'")
     anna = await console.visitor("anna", LOOKING)
 
@@ -94,7 +94,7 @@ async def test_who_may_only_look_is_offered_to_look(console: Console) -> None:
 
 async def test_customers_are_found_by_company_owner_id_and_status(console: Console) -> None:
     service = console.service
-    first, second = await service.install(), await service.install(service.aircall.companies[1])
+    first, second = await service.installed(), await service.install(service.aircall.companies[1])
     await service.sql("UPDATE installation SET owner = 'acme' WHERE id = $1", first)
     anna = await console.visitor()
 
@@ -113,7 +113,7 @@ async def test_customers_are_found_by_company_owner_id_and_status(console: Conso
 
 
 async def test_a_customer_without_numbers_is_told_in_words(console: Console) -> None:
-    installation = await console.service.install()
+    installation = await console.service.installed()
     await console.service.sql("UPDATE installation SET number_ids = '{}'")
     anna = await console.visitor()
 
@@ -124,7 +124,7 @@ async def test_a_customer_without_numbers_is_told_in_words(console: Console) -> 
 
 async def test_a_customers_page_shows_what_happened_to_it(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     partner = await service.partner(Scope.TOKENS_READ)
     for _ in range(3):
         assert (await partner.get(f"/v1/installations/{installation}/token")).status_code == 200
@@ -140,7 +140,7 @@ async def test_a_customers_page_shows_what_happened_to_it(console: Console) -> N
 
 async def test_a_check_finds_and_mends_and_the_audit_names_the_person(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     (webhook,) = service.aircall.webhooks.of(COMPANY)
     webhook.active = False
     anna = await console.visitor()
@@ -167,7 +167,7 @@ async def test_a_check_finds_and_mends_and_the_audit_names_the_person(console: C
 async def test_an_act_that_makes_no_sense_now_says_why_instead_of_asking(
     console: Console, status: str, refused: set[str], said: str
 ) -> None:
-    installation = await console.service.install()
+    installation = await console.service.installed()
     await console.service.sql(GONE if status == "removed" else f"UPDATE installation SET status = '{status}'")
     anna = await console.visitor()
 
@@ -196,7 +196,7 @@ async def test_an_install_link_that_the_console_makes_works(console: Console) ->
 
 async def test_a_webhook_is_rotated(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     before = service.webhook_token()
     anna = await console.visitor()
 
@@ -210,7 +210,7 @@ async def test_a_webhook_is_rotated(console: Console) -> None:
 
 async def test_a_window_is_left_to_the_worker_to_fill(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     anna = await console.visitor()
     path = f"/customers/{installation}/backfill"
 
@@ -232,7 +232,7 @@ async def test_a_window_is_left_to_the_worker_to_fill(console: Console) -> None:
 
 async def test_a_customer_is_disconnected_only_when_it_is_asked_for_by_a_form(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     anna = await console.visitor()
 
     asked = words(await anna.get(f"/customers/{installation}/disconnect"))
@@ -260,7 +260,7 @@ async def test_attempts_say_where_installs_stop_and_what_to_tell_the_admin(conso
     service = console.service
     state = await service.begin()
     await service.return_with(state=state, error="access_denied")
-    await service.install()
+    await service.installed()
     anna = await console.visitor()
 
     page = await anna.get("/attempts")
@@ -276,7 +276,7 @@ async def test_attempts_say_where_installs_stop_and_what_to_tell_the_admin(conso
 
 async def test_the_audit_is_filtered_and_comes_as_csv(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     anna, ben = await console.visitor("anna"), await console.visitor("ben")
     await ben.post(f"/customers/{installation}/check")
     (line,) = await audited(service, "installation.checked")
@@ -390,7 +390,7 @@ async def test_nobody_gives_a_key_more_than_they_have(shared_console: Console) -
 
 
 async def test_the_vault_counts_secrets_by_key(console: Console) -> None:
-    await console.service.install()
+    await console.service.installed()
     anna = await console.visitor()
 
     page = words(await anna.get("/vault"))
@@ -401,7 +401,7 @@ async def test_the_vault_counts_secrets_by_key(console: Console) -> None:
 
 async def test_everything_is_found_from_one_box(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     await service.sql("UPDATE installation SET owner = 'acme'")
     anna = await console.visitor()
     (attempt,) = await service.sql("SELECT id, reference FROM install_attempt")
@@ -429,7 +429,7 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'&\x1b]0;x\x07\u202e{{7*7}}"
 
 async def test_what_others_can_fill_in_is_shown_escaped_on_every_page(console: Console) -> None:
     service = console.service
-    installation = await service.install()
+    installation = await service.installed()
     await service.sql("UPDATE installation SET company_name = $1, owner = $1", HOSTILE)
     await service.sql("UPDATE install_attempt SET company_name = $1, owner = $1, shown = 'page:' || $1", HOSTILE)
     await service.sql("UPDATE installation SET status = 'unauthorized'")
@@ -516,7 +516,7 @@ def test_a_payload_keeps_its_shape_and_shows_no_one() -> None:
 async def test_a_back_fill_by_hand_is_no_outage_and_says_how_long_a_window_it_is(
     service: Service, console: Console
 ) -> None:
-    customer = f"/customers/{await service.install()}"
+    customer = f"/customers/{await service.installed()}"
     anna = await console.visitor()
     until = datetime.now(UTC) - timedelta(hours=1)
     window = {"since": f"{until - timedelta(minutes=87):%Y-%m-%dT%H:%M}", "until": f"{until:%Y-%m-%dT%H:%M}"}

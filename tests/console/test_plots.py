@@ -29,7 +29,7 @@ HOSTILE = 'x\x1b[31m\u202e"><script>'
 async def service(database_url: str) -> AsyncIterator[Service]:
     await early_in_a_minute()
     async with run_service(settings_for(database_url)) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

@@ -65,7 +65,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         CONSOLE_PROXY_OPERATORS="root@example.com",
     )
     async with run_service(settings) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

@@ -434,7 +434,7 @@ async def test_a_subscription_hands_its_events_to_the_broker(broker: Ground, dat
         wanted = {"name": "bus", "from": "beginning", **asked_for(broker)}
         made = await partner.post("/v1/subscriptions", json=wanted)
         assert made.status_code == 201, made.text
-        await service.install()
+        await service.installed()
         (event,) = (await partner.get("/v1/events")).json()["events"]
 
         async with working(service.resources):

@@ -25,7 +25,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 
 async def test_an_event_is_delivered_signed_and_to_the_byte(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         data = b'{"n": 1, \t"big": 12345678901234567890, "e": 1.50e3, "u": "\\u00e9\xc3\xa9"}'
@@ -48,7 +48,7 @@ async def test_an_event_is_delivered_signed_and_to_the_byte(service: Service) ->
 
 
 async def test_a_signature_is_wrong_for_anything_else(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 1)
@@ -66,7 +66,7 @@ async def test_a_signature_is_wrong_for_anything_else(service: Service) -> None:
 
 
 async def test_only_what_it_wants_is_delivered(service: Service) -> None:
-    one = await service.install()
+    one = await service.installed()
     other = await service.install(service.aircall.companies[1])
     await service.sql("UPDATE installation SET owner = 'acme' WHERE id = $1", one)
     async with receiver() as to, reading(service.resources):
@@ -91,7 +91,7 @@ async def test_only_what_it_wants_is_delivered(service: Service) -> None:
 
 
 async def test_every_event_is_delivered_once_while_nothing_goes_wrong(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await fill(service, 2000)
@@ -106,7 +106,7 @@ async def test_every_event_is_delivered_once_while_nothing_goes_wrong(service: S
 
 
 async def test_no_transaction_is_open_and_no_connection_is_held_while_a_request_is_out(service: Service) -> None:
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -129,7 +129,7 @@ async def test_no_transaction_is_open_and_no_connection_is_held_while_a_request_
 
 
 async def test_a_paused_one_stops_at_once_and_goes_on_where_it_was(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 3)
@@ -154,7 +154,7 @@ async def test_what_is_out_when_it_is_paused_is_finished_and_not_sent_again(
 ) -> None:
     # Beside deliveries that are slow others would go out before it is paused.
     monkeypatch.setattr(sender, "SLOW_SECONDS", 60.0)
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -177,7 +177,7 @@ async def test_what_is_out_when_it_is_paused_is_finished_and_not_sent_again(
 
 
 async def test_a_deleted_one_stops_at_once(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 2)
@@ -191,7 +191,7 @@ async def test_a_deleted_one_stops_at_once(service: Service) -> None:
 
 
 async def test_a_change_takes_effect_and_keeps_the_position(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 2)
@@ -209,7 +209,7 @@ async def test_a_change_takes_effect_and_keeps_the_position(service: Service) ->
 
 
 async def test_replay_delivers_again(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 5)
@@ -223,7 +223,7 @@ async def test_replay_delivers_again(service: Service) -> None:
 
 
 async def test_a_reader_that_was_moved_back_under_way_cannot_move_the_position_again(service: Service) -> None:
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -252,7 +252,7 @@ async def reader_after(service: Service, lease_number: int = 0) -> int:
 
 
 async def test_a_secret_is_rotated_with_both_signatures_for_a_day(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         old, before = partner.secret, await reader_after(service)
@@ -282,7 +282,7 @@ async def test_a_secret_is_rotated_with_both_signatures_for_a_day(service: Servi
 
 @pytest.mark.slow
 async def test_the_old_secret_ends_by_itself(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         before = await reader_after(service)
@@ -316,7 +316,7 @@ async def test_a_sample_is_sent_past_the_log(service: Service) -> None:
 
 @pytest.mark.slow
 async def test_what_another_worker_holds_is_left_alone_until_its_lease_is_over(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to:
         partner = await subscribe(service, to.url)
         await service.sql(
@@ -343,7 +343,7 @@ async def test_a_reader_whose_lease_was_taken_over_cannot_move_the_position(
 ) -> None:
     # It writes down at once, before it can be told.
     monkeypatch.setattr(progress, "KEEP_SECONDS", 0)
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -373,7 +373,7 @@ async def test_a_reader_whose_lease_was_taken_over_cannot_move_the_position(
 
 @pytest.mark.slow
 async def test_a_slow_destination_does_not_slow_another(service: Service) -> None:
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -393,7 +393,7 @@ async def test_a_slow_destination_does_not_slow_another(service: Service) -> Non
 
 
 async def test_a_subscription_whose_secret_does_not_open_says_so(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to:
         partner = await subscribe(service, to.url)
         await service.sql("UPDATE subscription SET secret_sealed = replace(secret_sealed, 'v1.k1.', 'v1.gone.')")
@@ -405,7 +405,7 @@ async def test_a_subscription_whose_secret_does_not_open_says_so(service: Servic
 
 
 async def test_attempts_and_parked_events_are_forgotten_with_the_log(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 2)

@@ -82,7 +82,7 @@ def taken_by(to: Receiver, order: str = "installation") -> list[tuple[str, int]]
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_few_that_fail_once_break_no_order(service: Service, seed: int) -> None:
-    await service.install()
+    await service.installed()
     chance, tried = random.Random(seed), Counter[int]()
 
     def sometimes(received: Received) -> web.Response:
@@ -106,7 +106,7 @@ async def test_a_few_that_fail_once_break_no_order(service: Service, seed: int) 
 @pytest.mark.usefixtures("quick")
 async def test_a_probe_passes_no_parked_event(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "SCHEDULE", (timedelta(hours=1),))
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: answer_with(422), 1: answer_with(503)}
         partner = await subscribe(service, to.url, order="installation")
@@ -226,7 +226,7 @@ class Worker:
 async def test_first_deliveries_ascend_whatever_is_answered_and_whoever_reads(
     service: Service, order: str, seed: int
 ) -> None:
-    await service.install()
+    await service.installed()
     await deliver_all(service, random.Random(seed), order, seed)
 
 
@@ -248,7 +248,7 @@ class Hanging:
 
 @pytest.mark.usefixtures("quick")
 async def test_nothing_goes_out_in_place_of_what_is_cancelled_as_its_reader_ends(service: Service) -> None:
-    await service.install()
+    await service.installed()
     to = Hanging()
     partner = await subscribe(service, "http://127.0.0.1:9/", order="installation")
     worker = Worker(service, to, 0)

@@ -82,7 +82,7 @@ async def test_events_go_out_byte_for_byte_without_the_log_being_read(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(monkeypatch)
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         await subscribe(service, to.url)
         first = await take_in_until_the_log_is_read(service, to, log)
@@ -99,7 +99,7 @@ async def test_an_event_of_another_process_in_between_is_not_passed_over(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(monkeypatch)
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         await subscribe(service, to.url, order="installation")
         first = await take_in_until_the_log_is_read(service, to, log)
@@ -114,7 +114,7 @@ async def test_an_event_of_another_process_in_between_is_not_passed_over(
 
 
 async def test_what_was_committed_to_a_log_of_another_epoch_is_not_delivered(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         await subscribe(service, to.url)
         await take_in(service, ODD[0])
@@ -161,7 +161,7 @@ async def test_an_event_does_not_wait_while_what_came_of_others_is_written_down(
         return await keep(*arguments)
 
     monkeypatch.setattr(queries, "keep", keep_slowly)
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await take_in(service, ODD[0])

@@ -74,7 +74,7 @@ async def test_names_without_an_answer_keep_no_other_destination_from_being_serv
     database_url: str, names: Names
 ) -> None:
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as service, receiver() as to:
-        await service.install()
+        await service.installed()
         partner, names.silent = await service.partner(), False
         for number in range(MANY):
             assert (await create(partner, f"https://n{number}.silent.example/")).status_code == 201

@@ -47,7 +47,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 @pytest.mark.slow
 async def test_events_that_are_not_wanted_cost_few_statements_however_many_subscriptions(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to:
         partner = await subscribe(service, to.url, types=["message.*"])
         body = subscription_body(to.url, name="other", types=["message.*"])
@@ -98,7 +98,7 @@ async def test_those_that_keep_up_and_those_behind_get_all_they_want(
 ) -> None:
     monkeypatch.setattr(tail, "PAGE", 7)
     monkeypatch.setattr(tail, "MOST_BYTES", 20 * queue.ITEM_BYTES)
-    await service.install()
+    await service.installed()
 
     async def slowly(received: Received) -> web.Response:
         await asyncio.sleep(0.02)
@@ -126,7 +126,7 @@ def in_order(to: Receiver) -> bool:
 
 
 async def test_a_filter_takes_in_memory_what_it_takes_in_sql(service: Service) -> None:
-    await service.install()
+    await service.installed()
     kinds = ["call.created", "call.ended", "callback.created", "user.created", "call_x.ended", "callyx.ended"]
     for number, kind in enumerate(kinds * 2):
         await service.sql(FILL, str(number))
@@ -160,7 +160,7 @@ async def test_a_filter_takes_in_memory_what_it_takes_in_sql(service: Service) -
 
 
 async def test_a_deleted_one_is_let_go_at_once_though_its_destination_hangs(service: Service) -> None:
-    await service.install()
+    await service.installed()
     asked, closed = [], []
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,7 +194,7 @@ async def test_a_reader_that_has_ended_gives_its_memory_back(service: Service, m
         budgets.add(self)
 
     monkeypatch.setattr(memory.Memory, "note", noted)
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(503)
         partner = await subscribe(service, to.url)
@@ -221,7 +221,7 @@ async def test_all_readers_together_hold_no_more_than_their_budget_and_none_star
 
     monkeypatch.setattr(memory.Memory, "note", noted)
     monkeypatch.setattr(memory.Memory.__init__, "__defaults__", (budget,))
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -270,7 +270,7 @@ async def test_events_that_were_set_aside_as_slow_still_count_as_held(service: S
 
 
 async def test_what_is_forgotten_while_it_is_read_stays_forgotten(service: Service) -> None:
-    await service.install()
+    await service.installed()
     log = Tail()
     connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
     await log.follow(connection, service.resources.data_keys)

@@ -109,7 +109,7 @@ class Trying:
 async def test_a_slow_failing_destination_gets_each_calls_events_in_order_and_many_calls_at_once(
     service: Service, seed: int
 ) -> None:
-    await service.install()
+    await service.installed()
     trying = Trying(seed)
     async with receiver() as to, reading(service.resources):
         to.answer = trying.answer
@@ -127,7 +127,7 @@ async def test_a_slow_failing_destination_gets_each_calls_events_in_order_and_ma
 
 
 async def test_a_parked_event_holds_back_the_later_ones_about_its_call_and_no_others(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: answer_with(422)}
         partner = await subscribe(service, to.url)
@@ -143,7 +143,7 @@ async def test_a_parked_event_holds_back_the_later_ones_about_its_call_and_no_ot
 
 
 async def test_a_call_of_another_installation_is_another_call(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: answer_with(422)}
         partner = await subscribe(service, to.url)
@@ -179,7 +179,7 @@ async def test_service_events_of_an_installation_keep_their_order(service: Servi
 @pytest.mark.slow
 async def test_events_without_an_id_keep_the_order_of_their_kind(service: Service) -> None:
     """Two of them may be about the same thing; those of another kind can't be."""
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: answer_with(422), 4: answer_with(422)}
         partner = await subscribe(service, to.url)
@@ -201,7 +201,7 @@ async def test_events_without_an_id_keep_the_order_of_their_kind(service: Servic
 
 
 async def test_what_an_earlier_version_stored_is_ordered_by_the_id_in_its_data(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: answer_with(422)}
         partner = await subscribe(service, to.url)
@@ -215,7 +215,7 @@ async def test_what_an_earlier_version_stored_is_ordered_by_the_id_in_its_data(s
 
 @pytest.mark.slow
 async def test_what_was_parked_without_a_subject_holds_back_once_order_is_asked_for(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to:
         to.answers = {0: answer_with(422)}
         partner = await subscribe(service, to.url, order="none")
@@ -243,7 +243,7 @@ async def test_a_parked_event_is_tried_when_its_time_comes_however_many_others_w
     service: Service, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "SCHEDULE", (timedelta(hours=1),))
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {n: answer_with(422) for n in range(100)}
         partner = await subscribe(service, to.url, order=order)
@@ -265,7 +265,7 @@ async def test_many_events_about_one_call_that_is_slow_hold_up_no_other_call(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "SLOW_SECONDS", 0.1)
-    await service.install()
+    await service.installed()
     over = asyncio.Event()
 
     async def answer(received: Received) -> web.Response:

@@ -46,7 +46,7 @@ async def make_due(service: Service) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_one_event_that_fails_is_parked_and_the_others_go_on(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers[3] = answer_with(500)
         partner = await subscribe(service, to.url)
@@ -69,7 +69,7 @@ async def test_one_event_that_fails_is_parked_and_the_others_go_on(service: Serv
 
 @pytest.mark.usefixtures("quick")
 async def test_an_event_that_fails_alone_is_parked_too(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(500)
         partner = await subscribe(service, to.url)
@@ -81,7 +81,7 @@ async def test_an_event_that_fails_alone_is_parked_too(service: Service) -> None
 
 @pytest.mark.usefixtures("quick")
 async def test_the_schedule_is_followed_to_its_end_and_the_event_is_dead_then(service: Service) -> None:
-    await service.install()
+    await service.installed()
     pauses = []
     async with receiver() as to, reading(service.resources):
         to.answers[0] = answer_with(500)
@@ -121,7 +121,7 @@ def test_the_schedule_spans_three_days_and_more_and_spreads() -> None:
 
 
 async def test_all_dead_ones_are_put_back(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 3)
@@ -148,7 +148,7 @@ async def test_all_dead_ones_are_put_back(service: Service) -> None:
 async def test_an_outage_holds_the_position_and_everything_flows_in_order_afterwards(
     service: Service, order: str
 ) -> None:
-    await service.install()
+    await service.installed()
     port = free_port()
     async with reading(service.resources):
         partner = await subscribe(service, REFUSED.format(port=port), order=order)
@@ -183,7 +183,7 @@ def assert_in_order(to: Receiver) -> None:
 @pytest.mark.parametrize("order", ["none", "installation"])
 @pytest.mark.parametrize("status", [500, 503])
 async def test_an_outage_of_errors_is_one_too(service: Service, status: int, order: str) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(status)
         partner = await subscribe(service, to.url, order=order)
@@ -209,7 +209,7 @@ async def test_a_pause_that_ends_while_the_reader_writes_is_over(
     monkeypatch.setattr(progress, "KEEP_SECONDS", 0.3)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.5)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.5)
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(503)
         partner = await subscribe(service, to.url)
@@ -224,7 +224,7 @@ async def test_a_pause_that_ends_while_the_reader_writes_is_over(
 
 @pytest.mark.usefixtures("quick")
 async def test_an_event_to_blame_does_not_keep_a_destination_down(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(503)
         partner = await subscribe(service, to.url)
@@ -239,7 +239,7 @@ async def test_an_event_to_blame_does_not_keep_a_destination_down(service: Servi
 
 
 async def test_a_new_event_need_not_wait_until_one_that_failed_alone_is_tried_again(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers[0] = answer_with(503)
         partner = await subscribe(service, to.url)
@@ -254,7 +254,7 @@ async def test_a_new_event_need_not_wait_until_one_that_failed_alone_is_tried_ag
 
 @pytest.mark.usefixtures("quick")
 async def test_a_worker_that_takes_over_knows_that_the_destination_is_down(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to:
         to.answer = answer_with(503)
         partner = await subscribe(service, to.url)
@@ -277,7 +277,7 @@ async def test_a_worker_that_takes_over_knows_that_the_destination_is_down(servi
 
 @pytest.mark.usefixtures("quick")
 async def test_410_disables_until_it_is_resumed(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answer = answer_with(410)
         partner = await subscribe(service, to.url)
@@ -297,7 +297,7 @@ async def test_410_disables_until_it_is_resumed(service: Service) -> None:
 
 @pytest.mark.slow
 async def test_a_pause_that_the_destination_asks_for_is_given(service: Service) -> None:
-    await service.install()
+    await service.installed()
     asked: list[float] = []
     answered: list[float] = []
 
@@ -323,7 +323,7 @@ async def test_a_pause_that_the_destination_asks_for_is_given(service: Service) 
 
 @pytest.mark.usefixtures("quick")
 async def test_later_events_of_an_installation_wait_behind_its_parked_one(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers[4] = answer_with(422)
         partner = await subscribe(service, to.url, order="installation")
@@ -349,7 +349,7 @@ async def test_later_events_of_an_installation_wait_behind_its_parked_one(servic
 
 @pytest.mark.usefixtures("quick")
 async def test_a_dead_event_lets_those_behind_it_go(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers[0] = answer_with(422)
         partner = await subscribe(service, to.url, order="installation")
@@ -364,7 +364,7 @@ async def test_a_dead_event_lets_those_behind_it_go(service: Service) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_order_survives_a_new_reader(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to:
         to.answers[0] = answer_with(422)
         partner = await subscribe(service, to.url, order="installation")
@@ -384,7 +384,7 @@ async def test_order_survives_a_new_reader(service: Service) -> None:
 
 @pytest.mark.slow
 async def test_one_event_of_an_installation_is_out_at_a_time_where_order_is_asked_for(service: Service) -> None:
-    await service.install()
+    await service.installed()
     out: dict[str, int] = defaultdict(int)
     most: dict[str, int] = defaultdict(int)
 
@@ -410,7 +410,7 @@ async def test_one_event_of_an_installation_is_out_at_a_time_where_order_is_aske
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["none", "installation"])
 async def test_one_that_hangs_does_not_stop_those_behind_it(service: Service, order: str) -> None:
-    await service.install()
+    await service.installed()
     answered = asyncio.Event()
 
     async def wait(_: Received) -> web.Response:
@@ -436,7 +436,7 @@ async def test_one_that_hangs_does_not_stop_those_behind_it(service: Service, or
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 async def test_an_event_tells_what_became_of_it_for_each_subscription(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, receiver() as failing, reading(service.resources):
         failing.answer = answer_with(422)
         well = await subscribe(service, to.url)

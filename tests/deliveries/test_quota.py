@@ -81,7 +81,7 @@ async def test_none_is_moved_to_an_owner_who_has_enough(small: Service) -> None:
 
 @pytest.mark.slow
 async def test_a_list_says_of_each_what_it_says_when_shown_alone(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await tell_types(service, *NAMES)
     partner = await service.partner()
     for types in ALL_KINDS:

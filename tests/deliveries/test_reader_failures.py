@@ -45,7 +45,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
     ],
 )
 async def test_any_retry_after_is_an_outcome(service: Service, told: str) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers[0] = answer_with(503, {"retry-after": told})
         partner = await subscribe(service, to.url)
@@ -131,7 +131,7 @@ async def test_a_reader_that_fails_says_so_backs_off_and_repeats_nothing_that_wa
         settle(window, item)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Window, "settle", fail_at_the_tenth)
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url, order="installation")
         await fill(service, 30)
@@ -163,7 +163,7 @@ async def test_what_goes_on_while_a_reader_ends_by_an_error_is_kept(
         answered.set()
         raise RecursionError
 
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         to.answers = {0: wait, 1: wait}
         partner = await subscribe(service, to.url)

@@ -35,7 +35,7 @@ from tests.support.service import Service, run_service, settings_for, until
 async def service(database_url: str) -> AsyncIterator[Service]:
     """A service that may deliver to this machine, with an installation."""
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

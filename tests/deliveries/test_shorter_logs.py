@@ -25,7 +25,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 
 async def test_events_that_get_the_positions_of_lost_ones_are_delivered(service: Service, database_url: str) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         partner = await subscribe(service, to.url)
         await tell(service, 2)

@@ -20,7 +20,7 @@ async def create(service: Service, by: Any = None, **fields: Any) -> Any:
 
 
 async def test_a_subscription_is_made_shown_changed_and_deleted(service: Service) -> None:
-    await service.install()
+    await service.installed()
     partner = await service.partner()
 
     made = await partner.post(
@@ -101,7 +101,7 @@ async def test_a_list_comes_in_pages(service: Service) -> None:
 
 
 async def test_where_it_begins(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, 3)
 
     begun = [(await create(service, **{"from": start})).json() for start in ("now", "beginning", 2)]
@@ -122,7 +122,7 @@ async def test_it_does_not_begin_before_what_was_dropped(service: Service) -> No
 
 
 async def test_lag_counts_what_it_wants_only(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, 3)
     await tell(service, 2, type_="user.created")
 
@@ -179,7 +179,7 @@ async def test_pause_and_resume(service: Service) -> None:
 
 
 async def test_replay_moves_the_reader_by_position_or_by_time(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, 4)
     await service.sql("UPDATE event SET received_at = received_at + interval '1 second' WHERE position > 2")
     (moment,) = await service.sql("SELECT received_at AS at FROM event WHERE position = 3")

@@ -53,7 +53,7 @@ async def test_a_destination_that_is_down_is_said_once_and_once_when_it_is_back(
 
 
 async def test_a_destination_that_wants_no_more_is_said(service: Service) -> None:
-    await service.install()
+    await service.installed()
     with capture_logs() as lines:
         async with receiver() as to, reading(service.resources):
             to.answer = answer_with(410)
@@ -67,7 +67,7 @@ async def test_a_destination_that_wants_no_more_is_said(service: Service) -> Non
 
 
 async def test_a_filter_that_matches_nothing_is_said(service: Service) -> None:
-    await service.install()
+    await service.installed()
     async with receiver() as to, reading(service.resources):
         idle = await subscribe(service, to.url, types=["callz.*"])
         new = await subscribe(service, to.url, types=["callz.*"])

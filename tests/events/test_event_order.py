@@ -48,7 +48,7 @@ SLOW_COMMITS = (
 
 @pytest.mark.slow
 async def test_a_reader_skips_nothing_while_several_processes_write(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     url = service.settings.database_url.get_secret_value()
     token = service.resources.vault.fingerprint(service.webhook_token(), WEBHOOK_TOKEN_PURPOSE)
     for statement in SLOW_COMMITS:
@@ -66,7 +66,7 @@ async def test_a_reader_skips_nothing_while_several_processes_write(service: Ser
 
 
 async def test_a_reader_with_small_pages_meets_every_event_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await _append_many(service.resources, installation_id, count=25)
     seen, after, more = [], 0, True
 

@@ -31,7 +31,7 @@ def types(page: Any) -> list[str]:
 
 
 async def test_types_are_told_by_name_or_by_how_they_begin(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     partner = await service.partner()
 
@@ -61,7 +61,7 @@ async def test_a_page_that_looks_for_long_goes_as_it_is_and_the_next_one_goes_on
 ) -> None:
     monkeypatch.setattr(feed, "WINDOW", 2)
     monkeypatch.setattr(feed, "LOOK_SECONDS", 0)
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     partner = await service.partner()
 
@@ -76,7 +76,7 @@ async def test_a_page_that_looks_for_long_goes_as_it_is_and_the_next_one_goes_on
 
 async def test_next_goes_on_past_what_a_filter_leaves_out(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "WINDOW", 2)
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     partner = await service.partner()
 
@@ -90,7 +90,7 @@ async def test_a_page_of_large_events_is_shorter_and_nothing_is_left_out(
     service: Service, monkeypatch: pytest.MonkeyPatch, filtered: dict[str, str]
 ) -> None:
     monkeypatch.setattr(feed, "MOST_BYTES", 300_000)
-    await service.install()
+    await service.installed()
     sizes = [10, 200_000, 200_000, 10, 400_000, 10, 10]
     for timestamp, size in enumerate(sizes, start=1767261600):
         event = {"event": "user.x", "token": service.webhook_token(), "timestamp": timestamp, "data": "x" * size}
@@ -107,7 +107,7 @@ async def test_a_page_of_large_events_is_shorter_and_nothing_is_left_out(
 
 
 async def test_events_of_one_installation_or_owner(service: Service) -> None:
-    one = await service.install()
+    one = await service.installed()
     other = await service.install(service.aircall.companies[1])
     partner = await service.partner()
 
@@ -119,7 +119,7 @@ async def test_events_of_one_installation_or_owner(service: Service) -> None:
 
 
 async def test_a_reader_that_waits_is_woken_by_the_next_event(service: Service) -> None:
-    await service.install()
+    await service.installed()
     partner = await service.partner()
     waiting = asyncio.create_task(partner.get("/v1/events", params={"after": 1, "wait": 30}))
     while not waiting.done():
@@ -129,7 +129,7 @@ async def test_a_reader_that_waits_is_woken_by_the_next_event(service: Service) 
 
 
 async def test_readers_that_wait_for_their_turn_hold_up_no_other_request(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, "call.created")
     partner, notifier = await service.partner(), service.app.state.notifier
 
@@ -159,7 +159,7 @@ async def test_a_reader_whose_turn_does_not_come_is_told_to_try_again(
 
 
 async def test_a_reader_that_waits_in_vain_gets_an_empty_page(service: Service) -> None:
-    await service.install()
+    await service.installed()
     partner = await service.partner()
 
     page = (await partner.get("/v1/events", params={"after": 1, "wait": 0.1})).json()
@@ -172,7 +172,7 @@ ENDINGS = ["revoked_at = now()", "expires_at = now()"]
 
 async def waiting_with_a_key_that_ends(service: Service, ending: str, door: str, **query: int) -> httpx.Response:
     """Return what a waiting reader gets whose key ends meanwhile, if an event comes after that."""
-    await service.install()
+    await service.installed()
     partner, other = await service.partner(), await service.partner()
     waiting = asyncio.create_task(partner.get(door, params={"after": 1, **query}))
     # Later requests read later: when these have their answers, the first has read the log, and waits.
@@ -198,7 +198,7 @@ async def test_a_stream_ends_with_its_key(service: Service, ending: str) -> None
 
 
 async def test_who_waits_is_sent_home_before_the_process_stops(service: Service) -> None:
-    await service.install()
+    await service.installed()
     partner = await service.partner()
     service.app.state.notifier.stop()
 
@@ -208,7 +208,7 @@ async def test_who_waits_is_sent_home_before_the_process_stops(service: Service)
 
 
 async def test_one_event_by_its_id(service: Service) -> None:
-    await service.install()
+    await service.installed()
     partner, stranger = await service.partner(), await service.partner(owner="acme")
     (event,) = (await partner.get("/v1/events")).json()["events"]
 
@@ -217,7 +217,7 @@ async def test_one_event_by_its_id(service: Service) -> None:
 
 
 async def test_the_stream_goes_on_where_the_reader_was(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     partner = await service.partner()
     service.app.state.notifier.stop()  # so that the stream ends with what is there
@@ -234,7 +234,7 @@ async def test_the_stream_goes_on_where_the_reader_was(service: Service) -> None
 
 
 async def test_line_breaks_between_the_parts_of_data_survive_the_stream(service: Service) -> None:
-    await service.install()
+    await service.installed()
     body = b'{"event": "call.created", "token": "%s", "data": {\r\n"a":\n\r1}}' % service.webhook_token().encode()
     assert (await service.post_event(body)).status_code == 200
     service.app.state.notifier.stop()

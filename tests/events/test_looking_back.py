@@ -40,7 +40,7 @@ async def move(service: Service, position: int, days: int) -> None:
 
 
 async def test_the_newest_events_come_first_page_after_page(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     partner = await service.partner()
 
@@ -57,7 +57,7 @@ async def test_the_newest_events_come_first_page_after_page(service: Service) ->
 async def test_what_is_rare_is_found_far_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest, "WINDOW", 1)
     monkeypatch.setattr(newest, "LOOK_SECONDS", 0)
-    await service.install()
+    await service.installed()
     await tell(service, "user.created", *(["call.created"] * 5))
     partner = await service.partner()
 
@@ -71,7 +71,7 @@ async def test_a_page_of_large_events_newest_first_is_shorter(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(newest, "MOST_BYTES", 300_000)
-    await service.install()
+    await service.installed()
     for timestamp, size in enumerate([400_000, 10, 200_000, 200_000, 10], start=1767261600):
         event = {"event": "user.x", "token": service.webhook_token(), "timestamp": timestamp, "data": "x" * size}
         assert (await service.post_event(json.dumps(event).encode())).status_code == 200
@@ -83,7 +83,7 @@ async def test_a_page_of_large_events_newest_first_is_shorter(
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_events_are_found_by_when_they_were_received_and_when_they_happened(service: Service, order: str) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     for position, days in ((1, 4), (2, 3), (3, 2)):
         await move(service, position, days)
@@ -107,7 +107,7 @@ async def test_events_are_found_by_when_they_were_received_and_when_they_happene
 
 
 async def test_a_page_in_order_ends_where_its_span_ends(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, *NAMES)
     for position in (1, 2, 3):
         await move(service, position, 2)
@@ -149,7 +149,7 @@ async def test_what_does_not_go_together_is_refused(shared_service: Service, par
 
 
 async def test_a_filter_is_called_as_its_field_and_the_old_name_is_deprecated(service: Service) -> None:
-    await service.install()
+    await service.installed()
     other = await service.install(service.aircall.companies[1])
     partner = await service.partner()
     document = (await partner.get("/openapi.json")).json()

@@ -65,7 +65,7 @@ async def test_all_that_is_not_named_stays_byte_for_byte(database_url: str) -> N
     odd = r'{ "id":9223372036854775807 ,"big": 123456789012345678901234567890, "e": 1.10E+2, "u":"\u00e9\/\ud83d", "é": "😀"'  # noqa: E501
     sent = odd + ' ,\n"raw_digits" : "+44 20 7946 0123", "raw_digits": "", "open": true, "none": null}'
     async with run_service(settings_for(database_url, REDACT="raw_digits=hash,open=hash,none=hash")) as service:
-        await service.install()
+        await service.installed()
 
         (left,) = await kept(service, body(service, sent))
 
@@ -79,7 +79,7 @@ async def test_all_that_is_not_named_stays_byte_for_byte(database_url: str) -> N
 async def test_equal_values_have_equal_hashes_wherever_they_are_and_however_spelled(database_url: str) -> None:
     redact = "raw_digits=hash,contact=hash,participants.*=hash,message.*:external_number=hash"
     async with run_service(settings_for(database_url, REDACT=redact)) as service:
-        await service.install()
+        await service.installed()
         call = {"id": 1, "raw_digits": 447946, "contact": {"id": 704410, "name": "Mara", "emails": ["447946", None]}}
         escaped = r'{"id": 2, "participants": [{"phone_number": "44\u0037946", "user_id": 90211}], "contact": "Mara"}'
         message = {"id": 3, "external_number": "447946", "raw_digits": "other"}
@@ -116,7 +116,7 @@ async def test_a_repeat_stays_a_repeat_also_of_what_came_before_the_field_was_na
     database_url: str, before: str
 ) -> None:
     async with run_service(settings_for(database_url, REDACT=before)) as service:
-        await service.install()
+        await service.installed()
         sent = body(service, '{"id": 1, "raw_digits": "+44 20 7946 0123", "user": {"name": "Ines"}}')
         assert len(await kept(service, sent, sent)) == 1
         token = service.webhook_token()
@@ -132,7 +132,7 @@ async def test_a_repeat_stays_a_repeat_also_of_what_came_before_the_field_was_na
 
 async def test_a_back_filled_call_is_redacted_too_and_its_own_event_recognised(database_url: str) -> None:
     async with run_service(settings_for(database_url, REDACT="raw_digits=drop,user.name=hash")) as service:
-        installation_id = await service.install()
+        installation_id = await service.installed()
         now = datetime.now(UTC)
         since, until = now - timedelta(hours=6), now - timedelta(hours=1)
         service.aircall.record_calls(3, since=since.timestamp(), until=until.timestamp())
@@ -157,7 +157,7 @@ async def test_deep_and_wide_bodies_are_taken_in(database_url: str, path: str) -
     deep = '{"a":[' * DEEP + "1" + "]}" * DEEP
     wide = json.dumps({"id": 1, "a": [{"a": n, "b": [n] * 10} for n in range(5000)]})
     async with run_service(settings_for(database_url, REDACT=f"{path}=hash,a.a=drop")) as service:
-        await service.install()
+        await service.installed()
 
         some = await kept(service, body(service, deep), body(service, wide))
 
@@ -172,7 +172,7 @@ async def test_the_hash_that_recognises_a_repeat_gives_away_nothing_of_what_was_
     for timestamp, redact in ((1, ""), (2, "raw_digits=drop")):
         async with run_service(settings_for(database_url, REDACT=redact)) as service:
             if not redact:
-                await service.install()
+                await service.installed()
                 sent = body(service, data, timestamp=1)
             (row,) = await service.sql("SELECT id FROM installation")
 
@@ -221,7 +221,7 @@ async def test_an_encrypted_event_is_redacted_first_and_its_repeat_recognised_be
     database_url: str, before: dict[str, str], after: dict[str, str]
 ) -> None:
     async with run_service(settings_for(database_url, ENCRYPT_EVENTS="true", **before)) as service:
-        await service.install()
+        await service.installed()
         sent = body(service, '{"id": 1, "raw_digits": "+44 20 7946 0123"}')
         assert await kept(service, sent, sent) == ["null"]
         events = (await (await service.partner()).get("/v1/events", params={"type": "call.created"})).json()["events"]

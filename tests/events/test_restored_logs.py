@@ -28,7 +28,7 @@ def numbers(page: Any) -> list[int]:
 
 @pytest.mark.parametrize("door", ["/v1/events", "/v1/events/stream"])
 async def test_a_reader_that_is_past_the_end_is_told_where_to_go_on(service: Service, door: str) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, 1, 2, 3)
     partner = await service.partner()
     stands = (await read(partner))["next"]
@@ -43,7 +43,7 @@ async def test_a_reader_that_is_past_the_end_is_told_where_to_go_on(service: Ser
 
 
 async def test_a_reader_that_waits_is_told_too(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, 1, 2, 3)
     partner = await service.partner()
     page = await read(partner)
@@ -55,7 +55,7 @@ async def test_a_reader_that_waits_is_told_too(service: Service) -> None:
 
 
 async def test_a_reader_at_the_end_of_a_log_that_was_dropped_goes_on(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await tell(service, 1)
     partner = await service.partner()
     page = await read(partner)

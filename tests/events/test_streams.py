@@ -50,7 +50,7 @@ async def test_streams_that_are_not_read_hold_little_memory(database_url: str, t
 
 
 async def test_one_key_has_so_many_streams_and_no_more(service: Service) -> None:
-    await service.install()
+    await service.installed()
     key, other = [await keys.create(service.resources, name="test", scopes=[Scope.EVENTS_READ]) for _ in range(2)]
     async with serving(service) as port:
         with ExitStack() as stack:

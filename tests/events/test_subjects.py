@@ -20,7 +20,7 @@ async def tell(service: Service, *events: tuple[str, str, str]) -> None:
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_events_are_found_by_what_they_are_about(service: Service, order: str) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await tell(
         service,
         ("call.created", '"call"', '{"id": 123, "user": {"id": 7}}'),
@@ -67,7 +67,7 @@ async def test_events_are_found_by_what_they_are_about(service: Service, order: 
 async def test_an_event_without_a_plain_id_is_kept_and_about_nothing(
     shared_service: Service, resource: str, data: str
 ) -> None:
-    await shared_service.install()
+    await shared_service.installed()
     (before,) = await shared_service.sql("SELECT max(position) AS position FROM event")
 
     await tell(shared_service, ("call.ended", resource, data))

@@ -64,7 +64,7 @@ def asked(service: Service) -> list[str]:
 
 
 async def test_what_was_missed_is_told_once_whoever_tells_it_first(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     missed = record(service, 120, since=ago(hours(6)), until=ago(hours(1)))
     before, late = missed[:10], missed[5:15]
     for call_id in before:
@@ -85,7 +85,7 @@ async def test_what_was_missed_is_told_once_whoever_tells_it_first(service: Serv
 
 
 async def test_a_back_filled_event_carries_what_aircalls_list_said(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE installation SET owner = 'acme'")
     (call_id,) = record(service, 1, since=ago(hours(2)), until=ago(hours(1)))
     await gap_since(service, installation_id, ago(hours(3)))
@@ -115,7 +115,7 @@ def test_a_listed_calls_text_is_kept_to_the_byte() -> None:
 
 
 async def test_event_and_back_fill_at_the_same_moment_are_one(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     missed = record(service, 100, since=ago(hours(5)), until=ago(hours(1)))
     await gap_since(service, installation_id, ago(hours(5)))
 
@@ -131,7 +131,7 @@ async def test_event_and_back_fill_at_the_same_moment_are_one(service: Service) 
 
 
 async def test_two_workers_fill_a_gap_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     missed = record(service, 120, since=ago(hours(5)), until=ago(hours(1)))
     await gap_since(service, installation_id, ago(hours(5)))
 
@@ -142,7 +142,7 @@ async def test_two_workers_fill_a_gap_once(service: Service) -> None:
 
 
 async def test_aircalls_own_events_are_never_dropped_for_each_other(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (call_id,) = record(service, 1, since=ago(hours(2)), until=ago(hours(1)))
     service.aircall.tell_end(call_id)
     await service.aircall.settle()
@@ -158,7 +158,7 @@ async def test_aircalls_own_events_are_never_dropped_for_each_other(service: Ser
     "data", ['{"id":%s}' % ("9" * 5000), '{"id":null}', '{"id":1.5}', '{"id":"\\ud83d"}', "[1]", "7"]
 )
 async def test_an_end_of_no_call_that_can_be_named_is_kept_all_the_same(service: Service, data: str) -> None:
-    await service.install()
+    await service.installed()
     body = f'{{"event":"call.ended","token":"{service.webhook_token()}","data":{data}}}'
 
     answers = [await service.post_event(body.encode()) for _ in range(2)]
@@ -168,7 +168,7 @@ async def test_an_end_of_no_call_that_can_be_named_is_kept_all_the_same(service:
 
 
 async def test_only_calls_that_ended_in_the_gap_are_told(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     before = record(service, 3, since=ago(hours(5.5)), until=ago(hours(5)))
     going_on, just_ended, long_one, *rest = record(service, 8, since=ago(hours(3.5)), until=ago(hours(3)))
     listed = service.aircall.companies[0].calls
@@ -184,7 +184,7 @@ async def test_only_calls_that_ended_in_the_gap_are_told(service: Service) -> No
 
 
 async def test_calls_of_numbers_that_are_not_linked_are_not_told(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     linked, foreign, without = record(service, 3, since=ago(hours(2)), until=ago(hours(1)))
     listed = service.aircall.companies[0].calls
     listed[foreign] = listed[foreign] | {"number": {"id": 55011}}
@@ -198,7 +198,7 @@ async def test_calls_of_numbers_that_are_not_linked_are_not_told(service: Servic
 
 async def test_where_ends_of_calls_are_not_wanted_nobody_asks_for_them(database_url: str) -> None:
     async with run_service(settings_for(database_url, WEBHOOK_EVENTS="call.created")) as service:
-        await gap_since(service, await service.install(), ago(hours(4)))
+        await gap_since(service, await service.installed(), ago(hours(4)))
 
         await backfill.fill_gaps(service.resources)
 
@@ -209,7 +209,7 @@ async def test_where_ends_of_calls_are_not_wanted_nobody_asks_for_them(database_
 async def test_a_window_with_more_calls_than_aircall_lists_is_split(database_url: str) -> None:
     async with run_service(settings_for(database_url, AIRCALL_RATE_PER_MINUTE="100000")) as service:
         service.aircall.habits.rate_per_minute = 100_000
-        installation_id = await service.install()
+        installation_id = await service.installed()
         missed = record(service, 10_150, since=ago(hours(23)), until=ago(hours(1)))
         listed = service.aircall.companies[0].calls
         for call_id, call in listed.items():
@@ -228,7 +228,7 @@ async def test_no_page_past_aircalls_bound_is_asked_for(service: Service, monkey
     """More calls in one second than Aircall lists: what it lists is told, and the rest of the gap is filled."""
     monkeypatch.setattr(calls, "MOST_LISTED", 100)
     monkeypatch.setattr(routes, "CALLS_BOUND", 100)
-    installation_id = await service.install()
+    installation_id = await service.installed()
     second = ago(hours(3)).replace(microsecond=0)
     crowded = record(service, 150, since=second, until=second + timedelta(milliseconds=1))
     later = record(service, 3, since=ago(hours(2)), until=ago(hours(1)))
@@ -256,7 +256,7 @@ async def filled_in_the_end(service: Service) -> None:
 
 async def test_chores_share_of_the_budget_spent_it_is_put_off_and_goes_on_where_it_was(database_url: str) -> None:
     async with run_service(settings_for(database_url, AIRCALL_RATE_PER_MINUTE="8")) as service:
-        installation_id = await service.install()
+        installation_id = await service.installed()
         missed = record(service, 300, since=ago(hours(6)), until=ago(hours(1)))
         await gap_since(service, installation_id, ago(hours(7)))
         await service.sql("DELETE FROM budget")
@@ -286,7 +286,7 @@ async def _told_in(database_url: str) -> Counter[int]:
 
 
 async def test_a_window_named_by_hand_and_cut_short_is_finished_by_the_worker(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     missed = record(service, 220, since=ago(hours(6)), until=ago(hours(1)))
     steps = backfill.by_hand(service.resources, installation_id, since=ago(hours(8)))
     shares = [(await anext(steps)).share for _ in range(3)]
@@ -303,7 +303,7 @@ async def test_a_window_named_by_hand_and_cut_short_is_finished_by_the_worker(se
 
 
 async def test_a_window_that_the_log_has_dropped_is_refused(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
 
     with pytest.raises(InvalidRequest):
         await anext(backfill.by_hand(service.resources, installation_id, since=ago(31 * DAY)))
@@ -314,7 +314,7 @@ async def test_a_window_that_the_log_has_dropped_is_refused(service: Service) ->
 
 
 async def test_an_aircall_that_is_away_is_asked_again_a_minute_later(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     missed = record(service, 60, since=ago(hours(3)), until=ago(hours(1)))
     await gap_since(service, installation_id, ago(hours(4)))
     service.aircall.break_next("calls", "error_500")
@@ -331,7 +331,7 @@ async def test_an_aircall_that_is_away_is_asked_again_a_minute_later(service: Se
 
 
 async def test_a_dead_token_found_by_the_back_fill_is_told(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await gap_since(service, installation_id, ago(hours(4)))
     service.aircall.grants.revoke_company(70077)
 
@@ -347,7 +347,7 @@ async def test_a_dead_token_found_by_the_back_fill_is_told(service: Service) -> 
 
 async def test_it_can_be_switched_off(database_url: str) -> None:
     async with run_service(settings_for(database_url, BACKFILL="false")) as service:
-        installation_id = await service.install()
+        installation_id = await service.installed()
         await gap_since(service, installation_id, ago(hours(4)))
 
         await backfill.fill_gaps(service.resources)
@@ -357,7 +357,7 @@ async def test_it_can_be_switched_off(database_url: str) -> None:
 
 
 async def test_an_installation_has_one_open_gap_however_often_it_begins(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     first, second = ago(hours(4)), ago(hours(2))
 
     for since in (first, second):
@@ -375,7 +375,7 @@ async def test_an_installation_has_one_open_gap_however_often_it_begins(service:
 
 
 async def test_who_leaves_takes_his_gaps_with_him(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await gap_since(service, installation_id, ago(hours(4)))
 
     async with await service.partner() as partner:
@@ -385,7 +385,7 @@ async def test_who_leaves_takes_his_gaps_with_him(service: Service) -> None:
 
 
 async def test_the_first_pulse_and_a_short_pause_record_nothing(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("DELETE FROM pulse")
     await heartbeat.beat(service.resources)
     await service.sql("UPDATE pulse SET at = now() - interval '100 seconds'")
@@ -415,7 +415,7 @@ async def test_after_an_outage_every_installation_has_its_gap_once(service: Serv
 
 
 async def test_calls_are_recognised_as_long_as_the_log_has_them(service: Service) -> None:
-    await service.install()
+    await service.installed()
     for call_id in record(service, 2, since=ago(hours(2)), until=ago(hours(1))):
         service.aircall.tell_end(call_id)
     await service.aircall.settle()
@@ -432,7 +432,7 @@ async def test_calls_are_recognised_as_long_as_the_log_has_them(service: Service
 
 
 async def test_after_twelve_hours_with_the_webhook_off_it_is_live_and_the_log_lacks_nothing(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     (hook,) = service.aircall.webhooks.of(70077)
     hook.switch(active=False)
     missed = record(service, 130, since=ago(hours(11.9)), until=ago(hours(0.2)))

@@ -37,7 +37,7 @@ async def told(service: Service) -> list[str]:
 
 
 async def test_where_all_is_well_nothing_is_found(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
 
     answer = await check(service, installation_id)
 
@@ -49,7 +49,7 @@ async def test_where_all_is_well_nothing_is_found(service: Service) -> None:
 
 @pytest.mark.slow
 async def test_what_is_wrong_is_mended_and_said(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     (hook,) = service.aircall.webhooks.of(COMPANY)
     hook.switch(active=False)
     hook.events = ["call.ended"]
@@ -76,7 +76,7 @@ async def test_what_is_wrong_is_mended_and_said(service: Service) -> None:
 
 @pytest.mark.slow
 async def test_a_webhook_that_is_gone_is_made_again(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
 
     answer = await check(service, installation_id)
@@ -87,7 +87,7 @@ async def test_a_webhook_that_is_gone_is_made_again(service: Service) -> None:
 
 @pytest.mark.slow
 async def test_an_integration_without_numbers_is_for_an_admin_to_mend(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.companies[0].integration.number_ids = []
 
     answer = await check(service, installation_id)
@@ -98,7 +98,7 @@ async def test_an_integration_without_numbers_is_for_an_admin_to_mend(service: S
 
 @pytest.mark.slow
 async def test_a_dead_token_is_believed_at_the_second_refusal_and_told_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.grants.revoke_company(COMPANY)
 
     answers = await asyncio.gather(*(check(service, installation_id) for _ in range(5)))
@@ -110,7 +110,7 @@ async def test_a_dead_token_is_believed_at_the_second_refusal_and_told_once(serv
 
 
 async def test_a_token_that_answers_for_another_is_not_used_any_further(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.companies[0].integration = Integration(400999, [55011])
 
     answer = await check(service, installation_id)
@@ -120,7 +120,7 @@ async def test_a_token_that_answers_for_another_is_not_used_any_further(service:
 
 
 async def test_a_token_that_is_taken_again_makes_the_installation_active_again(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE installation SET status = 'unauthorized'")
 
     answer = await check(service, installation_id)
@@ -132,7 +132,7 @@ async def test_a_token_that_is_taken_again_makes_the_installation_active_again(s
 
 @pytest.mark.slow
 async def test_many_checks_at_once_tell_each_change_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
 
     answers = await asyncio.gather(*(check(service, installation_id) for _ in range(5)))
@@ -146,7 +146,7 @@ async def test_many_checks_at_once_tell_each_change_once(service: Service) -> No
 async def test_who_is_in_the_middle_of_a_look_is_waited_for_and_no_longer(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE webhook SET leased_until = now() + interval '1 minute'")
     waiting = asyncio.create_task(check(service, installation_id))
     await until(lambda: service.aircall.requests[-1].path == "/v1/company")
@@ -162,7 +162,7 @@ async def test_who_is_in_the_middle_of_a_look_is_waited_for_and_no_longer(
 
 
 async def test_where_aircall_is_away_nothing_is_said(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.break_next("all", "error_500", times=3)
 
     answer = await check(service, installation_id)
@@ -172,7 +172,7 @@ async def test_where_aircall_is_away_nothing_is_said(service: Service) -> None:
 
 
 async def test_where_aircall_goes_away_in_the_middle_the_worker_goes_on(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
     service.aircall.break_next("POST webhooks", "error_500")
 
@@ -185,7 +185,7 @@ async def test_where_aircall_goes_away_in_the_middle_the_worker_goes_on(service:
 
 
 async def test_a_full_account_is_found_and_not_mended(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
     for number in range(100):
         service.aircall.webhooks.create(COMPANY, {"url": f"https://other.example.com/{number}"}, 0.0)
@@ -199,7 +199,7 @@ async def test_a_full_account_is_found_and_not_mended(service: Service) -> None:
 
 async def test_where_the_budget_is_spent_it_is_429_and_aircall_is_not_asked(database_url: str) -> None:
     async with run_service(settings_for(database_url, AIRCALL_RATE_PER_MINUTE="60")) as service:
-        installation_id = await service.install()
+        installation_id = await service.installed()
         await service.sql("UPDATE budget SET spent[1] = 60")
         asked = len(service.aircall.requests)
 
@@ -211,7 +211,7 @@ async def test_where_the_budget_is_spent_it_is_429_and_aircall_is_not_asked(data
 
 
 async def test_only_who_may_write_and_sees_it_checks_it(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE installation SET owner = 'acme'")
     reader = await service.partner(Scope.INSTALLATIONS_READ)
 
@@ -228,7 +228,7 @@ async def test_only_who_may_write_and_sees_it_checks_it(service: Service) -> Non
 
 @pytest.mark.parametrize("status", ["unclaimed", "removed"])
 async def test_what_nobody_has_is_not_checked(service: Service, status: str) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     erased = ", token_sealed = NULL, token_fingerprint = NULL" if status == "removed" else ""
     await service.sql(f"UPDATE installation SET status = $1{erased}", status)
 

@@ -37,7 +37,7 @@ def asked(service: Service) -> list[str]:
 
 @pytest.mark.slow
 async def test_who_disconnects_leaves_nothing_behind(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     (hook,) = service.aircall.webhooks.of(COMPANY)
 
     status = await disconnect(service, installation_id)
@@ -59,7 +59,7 @@ async def test_who_disconnects_leaves_nothing_behind(service: Service) -> None:
 
 
 async def test_disconnecting_twice_is_as_good_as_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
 
     statuses = [await disconnect(service, installation_id) for _ in range(2)]
     at_once = await asyncio.gather(*(disconnect(service, installation_id) for _ in range(5)))
@@ -70,7 +70,7 @@ async def test_disconnecting_twice_is_as_good_as_once(service: Service) -> None:
 
 
 async def test_many_at_once_disconnect_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
 
     statuses = await asyncio.gather(*(disconnect(service, installation_id) for _ in range(8)))
 
@@ -80,7 +80,7 @@ async def test_many_at_once_disconnect_once(service: Service) -> None:
 
 
 async def test_only_who_sees_an_installation_may_disconnect_it(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE installation SET owner = 'acme'")
 
     assert await disconnect(service, installation_id, owner="globex") == 404
@@ -89,7 +89,7 @@ async def test_only_who_sees_an_installation_may_disconnect_it(service: Service)
 
 
 async def test_a_webhook_that_is_gone_already_is_done(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
 
     assert await disconnect(service, installation_id) == 204
@@ -102,7 +102,7 @@ async def test_a_webhook_that_is_gone_already_is_done(service: Service) -> None:
 async def test_where_aircall_is_away_it_is_removed_here_and_the_worker_finishes_the_rest(
     service: Service, how: How
 ) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.break_next("all", how, times=3)
 
     status = await disconnect(service, installation_id)
@@ -125,7 +125,7 @@ async def test_where_aircall_is_away_it_is_removed_here_and_the_worker_finishes_
 
 
 async def test_a_token_is_not_kept_longer_than_three_days_for_it(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.break_next("all", "error_500", times=1000)
     await disconnect(service, installation_id)
     await service.sql("UPDATE farewell SET due_at = now(), begun_at = now() - interval '73 hours'")
@@ -138,7 +138,7 @@ async def test_a_token_is_not_kept_longer_than_three_days_for_it(service: Servic
 
 
 async def test_a_dead_token_is_nothing_to_wait_for(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.grants.revoke_company(COMPANY)
 
     assert await disconnect(service, installation_id) == 204
@@ -171,12 +171,12 @@ async def test_the_webhook_of_another_installation_of_the_company_stays(service:
 
 @pytest.mark.slow
 async def test_who_comes_back_calls_the_farewell_off(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.break_next("all", "error_500", times=3)
     await disconnect(service, installation_id)
     service.aircall.heal()
 
-    again = await service.install()
+    again = await service.installed()
     await service.sql(MAKE_DUE)
     await farewell.finish_farewells(service.resources)
 
@@ -208,7 +208,7 @@ async def test_who_comes_back_while_goodbye_is_being_said_is_whole_in_the_end(se
 
 @pytest.mark.slow
 async def test_an_operator_lists_shows_and_disconnects(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.install(70078)
     environment = command_environment(service.settings.database_url.get_secret_value())
 

@@ -50,7 +50,7 @@ async def look_now(service: Service) -> None:
 
 
 async def test_a_token_that_a_look_finds_dead_makes_it_unauthorized(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.grants.revoke_company(COMPANY)
 
     dead = await tokens.suspect_token(service.resources, installation_id)
@@ -62,7 +62,7 @@ async def test_a_token_that_a_look_finds_dead_makes_it_unauthorized(service: Ser
 
 
 async def test_however_many_suspect_it_the_log_tells_it_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.grants.revoke_company(COMPANY)
 
     found = await asyncio.gather(*(tokens.suspect_token(service.resources, installation_id) for _ in range(10)))
@@ -72,7 +72,7 @@ async def test_however_many_suspect_it_the_log_tells_it_once(service: Service) -
 
 
 async def test_a_token_that_a_look_finds_alive_stays(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
 
     dead = await tokens.suspect_token(service.resources, installation_id)
 
@@ -81,7 +81,7 @@ async def test_a_token_that_a_look_finds_alive_stays(service: Service) -> None:
 
 
 async def test_aircall_away_is_no_proof(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.grants.revoke_company(COMPANY)
     service.aircall.break_next("integrations/me", "error_500", times=3)
 
@@ -92,7 +92,7 @@ async def test_aircall_away_is_no_proof(service: Service) -> None:
 
 @pytest.mark.parametrize("what", ["company", "integration"])
 async def test_a_token_that_answers_for_another_is_not_used_any_further(service: Service, what: str) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     if what == "company":
         service.aircall.grants.tokens[service.aircall.tokens_of()[0]].company_id = 70078
     else:
@@ -135,7 +135,7 @@ async def test_a_token_refused_twice_minutes_apart_is_dead_and_a_new_install_hea
 
 async def test_webhooks_of_the_dead_do_not_hold_up_the_living(service: Service) -> None:
     """More dead installations than a batch takes, all due before the living one."""
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql(
         "INSERT INTO installation (id, status, company_id, number_ids, connected_at) "
         "SELECT 'ins_' || n, 'removed', n, '{}', now() FROM generate_series(1, 50) n"
@@ -155,7 +155,7 @@ async def test_webhooks_of_the_dead_do_not_hold_up_the_living(service: Service) 
 
 
 async def test_an_uninstall_that_a_look_confirms_ends_it(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await uninstall_told(service)
     await service.aircall.uninstall()
     await service.aircall.settle()
@@ -188,7 +188,7 @@ async def test_an_uninstall_told_late_does_not_end_a_fresh_installation(service:
 
 
 async def test_an_uninstall_told_before_the_token_is_dead_is_not_lost(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await uninstall_told(service)
     await look_now(service)
     still = await status_of(service, installation_id)
@@ -202,7 +202,7 @@ async def test_an_uninstall_told_before_the_token_is_dead_is_not_lost(service: S
 
 
 async def test_an_uninstall_is_believed_no_sooner_because_aircall_is_away(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await uninstall_told(service)
     service.aircall.break_next("integrations/me", "error_500", times=3)
 
@@ -230,7 +230,7 @@ async def test_a_reinstall_during_the_look_is_not_ended_by_it(service: Service) 
 
 
 async def test_an_uninstall_noted_while_its_installation_is_removed_is_forgotten(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await uninstall_told(service)
 
     async with service.resources.database.session() as session:
@@ -249,7 +249,7 @@ async def test_an_uninstall_noted_while_its_installation_is_removed_is_forgotten
 
 
 async def test_each_part_of_the_log_is_read_once_however_many_workers_read(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await uninstall_told(service)
     await asyncio.gather(*(uninstalls.notice_uninstalls(service.resources) for _ in range(5)))
     await service.sql("DELETE FROM uninstall")
@@ -262,7 +262,7 @@ async def test_each_part_of_the_log_is_read_once_however_many_workers_read(servi
 
 
 async def test_other_events_are_passed_over(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.aircall.place_call()
     await service.aircall.settle()
 

@@ -32,7 +32,7 @@ async def installations(service: Service) -> list[str]:
 
 
 async def test_an_installation_is_shown_with_its_webhook_and_no_secret(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     company, (webhook,) = service.aircall.companies[0], service.aircall.webhooks.of(service.aircall.companies[0].id)
     await service.post_event(_event(service.webhook_token()))
 
@@ -56,7 +56,7 @@ async def test_an_installation_is_shown_with_its_webhook_and_no_secret(service: 
 
 
 async def test_an_installation_that_had_no_event_yet_says_so(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.sql("UPDATE webhook SET status = 'pending', webhook_id = NULL, checked_at = NULL")
 
     shown = (await (await service.partner()).get(f"/v1/installations/{installation_id}")).json()
@@ -115,7 +115,7 @@ async def test_a_key_of_an_owner_sees_that_owner_only(service: Service, installa
 
 
 async def test_a_key_of_an_owner_sees_nothing_that_has_no_owner(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner(owner="acme")
 
     assert _ids((await partner.get("/v1/installations")).json()) == []
@@ -181,7 +181,7 @@ async def test_bytes_that_are_no_text_are_no_trouble(shared_service: Service) ->
 
 
 async def test_reading_a_token_gives_it_and_leaves_a_trace(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner(Scope.TOKENS_READ)
 
     answer = await partner.get(f"/v1/installations/{installation_id}/token", headers={"x-request-id": "trace-me.1"})
@@ -212,7 +212,7 @@ async def test_reading_a_token_gives_it_and_leaves_a_trace(service: Service) -> 
 @pytest.mark.parametrize("when", ["IMMEDIATE", "DEFERRED"])
 async def test_no_token_is_given_that_leaves_no_trace(service: Service, when: str) -> None:
     """`DEFERRED`: the audit's row is refused no sooner than at the commit."""
-    installation_id, partner = await service.install(), await service.partner()
+    installation_id, partner = await service.installed(), await service.partner()
     await service.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full'; END $$"
     )
@@ -230,7 +230,7 @@ async def test_no_token_is_given_that_leaves_no_trace(service: Service, when: st
 
 @pytest.mark.parametrize("status", ["removed", "unclaimed", "unauthorized"])
 async def test_the_token_of_an_installation_that_is_not_active_is_not_given(service: Service, status: str) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     if status == "removed":
         await service.sql("UPDATE installation SET status = $1, token_sealed = NULL, token_fingerprint = NULL", status)
     else:
@@ -244,7 +244,7 @@ async def test_the_token_of_an_installation_that_is_not_active_is_not_given(serv
 
 
 async def test_events_are_read_past_a_position(service: Service) -> None:
-    await service.install()
+    await service.installed()
     for number in range(5):
         await service.post_event(_event(service.webhook_token(), number))
     partner = await service.partner(Scope.EVENTS_READ)
@@ -271,7 +271,7 @@ async def test_events_are_read_past_a_position(service: Service) -> None:
 
 
 async def test_a_page_has_a_hundred_events_unless_told_and_a_thousand_at_most(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql(
         "INSERT INTO event (id, installation_id, company_id, type, received_at, source, data) "
         "SELECT 'evt_' || n, 'ins_x', 1, 'call.created', now(), 'aircall', '{}' FROM generate_series(1, 1100) n"
@@ -286,7 +286,7 @@ async def test_a_page_has_a_hundred_events_unless_told_and_a_thousand_at_most(se
 
 
 async def test_every_reader_sees_an_event_in_the_same_form(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await service.post_event(_event(service.webhook_token()))
 
     page = (await (await service.partner(Scope.EVENTS_READ)).get("/v1/events")).json()

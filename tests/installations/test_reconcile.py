@@ -96,7 +96,7 @@ async def with_other_settings(service: Service, **changes: str) -> AsyncIterator
 
 
 async def test_a_webhook_that_is_well_costs_one_call_and_is_looked_at_again_in_minutes(service: Service) -> None:
-    await service.install()
+    await service.installed()
 
     requests = await look(service)
 
@@ -110,7 +110,7 @@ async def test_a_webhook_that_is_well_costs_one_call_and_is_looked_at_again_in_m
 
 
 async def test_a_webhook_that_aircall_switched_off_is_switched_on_and_both_are_told_once(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (hook,) = hooks(service)
     hook.switch(active=False)
 
@@ -127,7 +127,7 @@ async def test_a_webhook_that_aircall_switched_off_is_switched_on_and_both_are_t
 
 
 async def test_a_webhook_that_cannot_be_switched_on_stays_told_as_off_until_it_can(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (hook,) = hooks(service)
     hook.switch(active=False)
     service.aircall.break_next("PUT webhooks", "error_500", times=6)
@@ -148,7 +148,7 @@ async def test_a_webhook_that_cannot_be_switched_on_stays_told_as_off_until_it_c
 @pytest.mark.slow
 async def test_a_webhook_switched_off_by_failures_of_ours_is_found(service: Service) -> None:
     """Aircall's own rule, played: failures in a row, and not a word about it."""
-    await service.install()
+    await service.installed()
     service.aircall.habits.disable_after = 3
     async with service.database_away():
         await service.aircall.send_event("call.created")
@@ -163,7 +163,7 @@ async def test_a_webhook_switched_off_by_failures_of_ours_is_found(service: Serv
 
 
 async def test_a_webhook_deleted_behind_our_back_is_made_again(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (old,) = hooks(service)
     service.aircall.webhooks.delete_company(COMPANY)
 
@@ -183,7 +183,7 @@ async def test_a_webhook_deleted_behind_our_back_is_made_again(service: Service)
 
 
 async def test_a_lost_answer_to_making_it_again_makes_no_second_one(service: Service) -> None:
-    await service.install()
+    await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
     service.aircall.break_next("POST webhooks", "drop_reply")
 
@@ -199,7 +199,7 @@ async def test_a_lost_answer_to_making_it_again_makes_no_second_one(service: Ser
 
 @pytest.mark.slow
 async def test_our_doubles_are_removed_and_nobody_elses(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (ours,) = hooks(service)
     doubles = [double(service) for _ in range(3)]
     others = [
@@ -222,10 +222,10 @@ async def test_our_doubles_are_removed_and_nobody_elses(service: Service) -> Non
 
 @pytest.mark.slow
 async def test_a_webhook_that_another_installation_may_just_be_making_is_no_double(service: Service) -> None:
-    first = await service.install()
+    first = await service.installed()
     service.aircall.companies[0].integration = Integration(400999, [55011])
     service.aircall.break_next("POST webhooks", "drop_reply")
-    second = await service.install()
+    second = await service.installed()
     service.aircall.companies[0].integration = Integration(400123, [55010])
     await service.sql("UPDATE webhook SET due_at = now(), thorough_at = NULL WHERE installation_id = $1", first)
     await service.sql("UPDATE webhook SET due_at = now() + interval '1 hour' WHERE installation_id = $1", second)
@@ -245,7 +245,7 @@ async def test_a_webhook_that_another_installation_may_just_be_making_is_no_doub
 
 @pytest.mark.slow
 async def test_a_changed_address_name_and_list_of_events_are_followed(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (hook,) = hooks(service)
     changes = {
         "PUBLIC_URL": "http://localhost:8001",
@@ -267,7 +267,7 @@ async def test_a_changed_address_name_and_list_of_events_are_followed(service: S
 
 
 async def test_what_somebody_changed_at_aircall_is_put_right(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (hook,) = hooks(service)
     hook.events, hook.custom_name = ["call.ended"], "something"
 
@@ -277,7 +277,7 @@ async def test_what_somebody_changed_at_aircall_is_put_right(service: Service) -
 
 
 async def test_an_event_name_that_aircall_gave_up_does_not_keep_a_webhook_off(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (hook,) = hooks(service)
     hook.switch(active=False)
     hook.events = [name for name in hook.events if name != "user.created"]
@@ -331,7 +331,7 @@ async def test_many_workers_at_once_tell_each_change_once(service: Service) -> N
 
 @pytest.mark.slow
 async def test_a_slow_company_holds_nobody_up(service: Service) -> None:
-    first = await service.install()
+    first = await service.installed()
     await service.install(70078)
     await service.sql("UPDATE webhook SET due_at = now() - interval '1 minute' WHERE installation_id = $1", first)
     await service.sql("UPDATE webhook SET due_at = now(), checked_at = NULL WHERE installation_id <> $1", first)
@@ -347,7 +347,7 @@ async def test_a_slow_company_holds_nobody_up(service: Service) -> None:
 
 
 async def test_a_token_refused_once_and_taken_again_is_no_reason_for_anything(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     tokens = service.aircall.grants.tokens
     service.aircall.grants.tokens = {}
 
@@ -365,7 +365,7 @@ async def test_a_token_refused_once_and_taken_again_is_no_reason_for_anything(se
 
 async def test_what_aircall_refused_by_mistake_comes_back_by_itself(service: Service) -> None:
     """A bad quarter of an hour at Aircall must not cost every customer a new install."""
-    installation_id = await service.install()
+    installation_id = await service.installed()
     tokens = service.aircall.grants.tokens
     service.aircall.grants.tokens = {}
     await look(service)
@@ -393,7 +393,7 @@ async def test_what_aircall_refused_by_mistake_comes_back_by_itself(service: Ser
 
 
 async def test_every_hour_it_is_learnt_what_else_changed_and_told_once(service: Service) -> None:
-    await service.install()
+    await service.installed()
     company = service.aircall.companies[0]
     company.name, company.integration.number_ids, company.integration.active = "Northwind & Sons", [], False
     await service.sql("UPDATE webhook SET thorough_at = now() - interval '61 minutes'")
@@ -429,7 +429,7 @@ async def test_an_install_finds_the_half_of_the_budget_that_chores_leave(service
 
 
 async def test_a_rotation_loses_no_event_and_leaves_one_webhook_with_another_token(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     (old,) = hooks(service)
     await service.sql("UPDATE webhook SET rotation_wanted = true")
 
@@ -461,7 +461,7 @@ async def test_a_rotation_loses_no_event_and_leaves_one_webhook_with_another_tok
 
 
 async def test_a_rotation_whose_creation_answer_got_lost_makes_no_third_webhook(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (old,) = hooks(service)
     await service.sql("UPDATE webhook SET rotation_wanted = true")
     service.aircall.break_next("POST webhooks", "drop_reply")
@@ -481,7 +481,7 @@ async def test_a_rotation_whose_creation_answer_got_lost_makes_no_third_webhook(
 
 @pytest.mark.slow
 async def test_an_operator_rotates_a_webhook(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     environment = command_environment(service.settings.database_url.get_secret_value())
 
     # Aircall is nowhere for this process: the rest is the worker's.
@@ -497,7 +497,7 @@ async def test_an_operator_rotates_a_webhook(service: Service) -> None:
 
 
 async def test_a_rotation_is_done_at_once_where_aircall_answers(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     (old,) = hooks(service)
 
     done = await retired.replace_webhook(service.resources, OPERATOR, installation_id)
@@ -521,7 +521,7 @@ async def test_what_came_before_the_first_webhook_is_a_gap_from_the_install_on(s
 
 
 async def test_after_nobody_was_here_all_are_looked_at_soon(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await heartbeat.beat(service.resources)
     await service.sql("UPDATE pulse SET at = at - interval '5 minutes'")
     await heartbeat.beat(service.resources)
@@ -554,7 +554,7 @@ async def test_after_a_burst_of_our_own_failures_all_are_looked_at_soon(
 
 
 async def test_troubles_without_end_do_not_make_us_ask_without_end(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("INSERT INTO trouble (id, began_at, ended_at, failures) VALUES ('trb_1', now(), now(), 5)")
 
     await schedule.after_troubles(service.resources)
@@ -578,7 +578,7 @@ async def test_a_few_failures_are_no_burst(service: Service, monkeypatch: pytest
 @pytest.mark.slow
 async def test_a_webhook_without_a_next_look_is_given_one(service: Service) -> None:
     """An older version that still runs leaves a webhook so."""
-    await service.install()
+    await service.installed()
     await service.sql("UPDATE webhook SET due_at = NULL")
 
     await schedule.find_overlooked(service.resources)

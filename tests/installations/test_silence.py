@@ -58,7 +58,7 @@ async def is_silent(service: Service, installation_id: str) -> bool:
 
 
 async def test_who_spoke_every_hour_and_stopped_four_hours_ago_is_silent(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     last = this_hour() - 4 * HOUR
     await spoke(service, installation_id, every_hour_before(last))
 
@@ -69,14 +69,14 @@ async def test_who_spoke_every_hour_and_stopped_four_hours_ago_is_silent(service
 
 
 async def test_three_usual_hours_must_be_over(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 3 * HOUR))
 
     assert not await is_silent(service, installation_id)
 
 
 async def test_silence_ends_with_the_next_event(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 10 * HOUR))
     was_silent = await is_silent(service, installation_id)
 
@@ -91,7 +91,7 @@ async def test_silence_ends_with_the_next_event(service: Service) -> None:
 @pytest.mark.parametrize("quiet", [timedelta(hours=14), timedelta(days=2, hours=14)], ids=["night", "weekend"])
 async def test_a_usual_pause_is_nobodys_silence(service: Service, quiet: timedelta) -> None:
     """There were no calls at these hours in each of the weeks before, either."""
-    installation_id = await service.install()
+    installation_id = await service.installed()
     last = this_hour() - quiet
     usual = [hour for hour in every_hour_before(last) if not any(_in_pause(hour, last, quiet, n) for n in (1, 2, 3, 4))]
     await spoke(service, installation_id, usual)
@@ -104,14 +104,14 @@ def _in_pause(hour: datetime, last: datetime, quiet: timedelta, weeks: int) -> b
 
 
 async def test_who_was_never_heard_for_three_weeks_has_no_rhythm_yet(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 48 * HOUR, weeks=2))
 
     assert not await is_silent(service, installation_id)
 
 
 async def test_what_was_back_filled_was_not_spoken(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 5 * HOUR))
     await spoke(service, installation_id, [this_hour() - 2 * HOUR], source="backfill")
 
@@ -119,14 +119,14 @@ async def test_what_was_back_filled_was_not_spoken(service: Service) -> None:
 
 
 async def test_who_is_silent_for_weeks_stays_flagged(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 3 * WEEK))
 
     assert await is_silent(service, installation_id)
 
 
 async def test_the_rhythm_is_learnt_in_parts_as_well_as_at_once(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     hours = sorted(every_hour_before(this_hour() - 5 * HOUR, weeks=5))
     for part in (hours[:100], hours[100:101], hours[101:700], hours[700:]):
         await spoke(service, installation_id, part)
@@ -141,7 +141,7 @@ async def test_the_rhythm_is_learnt_in_parts_as_well_as_at_once(service: Service
 
 
 async def test_our_own_outage_is_nobodys_silence(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 12 * HOUR))
     await service.sql("UPDATE rhythm SET silent_at = now() + interval '1 minute'")
     await service.sql("UPDATE pulse SET at = now() - interval '11 hours'")
@@ -157,7 +157,7 @@ async def test_our_own_outage_is_nobodys_silence(service: Service) -> None:
 
 
 async def test_only_active_installations_are_flagged(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     await spoke(service, installation_id, every_hour_before(this_hour() - 9 * HOUR))
 
     await service.sql("UPDATE installation SET status = 'unauthorized'")

@@ -101,7 +101,7 @@ async def test_wrong_settings_are_found_without_a_value(database_url: str) -> No
 async def test_a_database_that_is_away_behind_or_sealed_otherwise_is_found(
     service: Service, empty_database: str
 ) -> None:
-    await service.install()
+    await service.installed()
     url = service.settings.database_url.get_secret_value()
     environments = {
         "database": command_environment("postgresql://user:c4n4ry@127.0.0.1:1/nowhere"),
@@ -193,7 +193,7 @@ async def test_a_clock_that_differs_is_found(service: Service, hours: int, word:
 
 
 async def test_a_worker_that_never_ran_or_is_gone_or_late_is_found(service: Service) -> None:
-    await service.install()
+    await service.installed()
     never = (await findings(service))["worker"]
     await service.sql(WORKER_COUNTED)
     running = (await findings(service))["worker"]
@@ -223,7 +223,7 @@ async def test_an_installation_that_is_well_is_counted(service: Service) -> None
 
 async def test_who_is_silent_at_its_usual_hours_is_found(service: Service) -> None:
     silent = "INSERT INTO rhythm (installation_id, hour, spoke, silent_at) VALUES ($1, 490000, 0::bit(672), now())"
-    await service.sql(silent, await service.install())
+    await service.sql(silent, await service.installed())
 
     found = (await findings(service))["silence"]
 
@@ -231,7 +231,7 @@ async def test_who_is_silent_at_its_usual_hours_is_found(service: Service) -> No
 
 
 async def test_each_thing_wrong_with_an_installation_is_found(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     (hook,) = service.aircall.webhooks.of(COMPANY)
     integration = service.aircall.companies[0].integration
 
@@ -272,7 +272,7 @@ async def test_each_thing_wrong_with_an_installation_is_found(service: Service) 
 
 
 async def test_a_farewell_that_waits_is_told(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     service.aircall.break_next("all", "error_500", times=2)
     await (await service.partner()).delete(f"/v1/installations/{installation_id}")
     service.aircall.heal()

@@ -35,7 +35,7 @@ async def starts_with(service: Service, keys: str) -> None:
 
 
 async def test_what_is_known_by_the_old_key_gets_fingerprints_of_the_new_one(service: Service) -> None:
-    await service.install()
+    await service.installed()
     partner, unused = await service.partner(), await service.partner()
     before = {row["fingerprint"] for row in await service.sql(FINGERPRINTS)}
 
@@ -76,7 +76,7 @@ async def test_what_is_known_by_the_old_key_gets_fingerprints_of_the_new_one(ser
 
 
 async def test_a_stranger_is_known_by_neither_key(service: Service) -> None:
-    await service.install()
+    await service.installed()
     with_keys(service, f"{NEW},{FINGERPRINT_KEY}")
     stranger = service.new_browser()
     stranger.headers["authorization"] = "Bearer aok_nobody"

@@ -44,7 +44,7 @@ async def test_the_blocks_make_keys_start_ask_the_doctor_and_list(database_url: 
         quick_commands(tmp_path),
         shell(tmp_path, environment) as terminal,
     ):
-        await service.install()
+        await service.installed()
         await terminal.read([copying, keys])
         made = [base64.b64decode(line) for line in terminal.said.split()]
         assert [len(key) for key in made] == [32, 32, 32]

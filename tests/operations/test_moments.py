@@ -24,7 +24,7 @@ ELSEWHERE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment.table}.{moment.column}")
 async def test_a_moment_a_month_ahead_is_brought_back(service: Service, moment: Moment) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     # An empty twin without constraints takes a row that is nothing but its moment.
     await service.sql(f"ALTER TABLE {moment.table} RENAME TO away")
     await service.sql(f"CREATE TABLE {moment.table} AS SELECT * FROM away WHERE false")

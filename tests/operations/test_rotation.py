@@ -322,7 +322,7 @@ async def test_a_new_key_is_an_entry_that_the_settings_take(database_url: str) -
 
 
 async def test_a_secret_that_does_not_open_is_refused_and_counted(service: Service) -> None:
-    first, second = await service.install(), await service.install(service.aircall.companies[1])
+    first, second = await service.installed(), await service.install(service.aircall.companies[1])
     (one, other) = [
         (await service.sql("SELECT token_sealed FROM installation WHERE id = $1", each))[0][0]
         for each in (first, second)

@@ -41,7 +41,7 @@ async def test_an_installation_locked_by_a_client_that_fell_silent_can_be_change
         through(database_url, fall_silent) as url,
         run_service(settings_for(url)) as other,
     ):
-        installation_id = await service.install()
+        installation_id = await service.installed()
         partner, others_partner = await service.partner(), await other.partner()
         leaving = asyncio.create_task(others_partner.delete(f"/v1/installations/{installation_id}"))
         await silent.wait()

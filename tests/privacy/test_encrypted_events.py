@@ -32,7 +32,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
     async with run_service(
         settings_for(database_url, ENCRYPT_EVENTS="true", ALLOWED_PRIVATE_RANGES=LOOPBACK)
     ) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

@@ -42,7 +42,7 @@ MANY = f"""
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with run_service(settings_for(database_url, ALLOWED_PRIVATE_RANGES=LOOPBACK)) as running:
-        await running.install()
+        await running.installed()
         yield running
 
 

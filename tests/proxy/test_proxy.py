@@ -1001,7 +1001,7 @@ async def test_no_request_is_passed_on_that_leaves_no_line(database_url: str) ->
 
 
 async def test_without_a_database_nobody_is_asked(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner()
     asked = len(service.aircall.requests)
 
@@ -1013,7 +1013,7 @@ async def test_without_a_database_nobody_is_asked(service: Service) -> None:
 
 
 async def test_the_pretend_aircall_is_asked_as_the_installation(shared_service: Service) -> None:
-    installation_id = await shared_service.install()
+    installation_id = await shared_service.installed()
     call_id = await shared_service.aircall.place_call()
     partner = await shared_service.partner(Scope.AIRCALL_CALL)
     door = f"/v1/installations/{installation_id}/aircall"
@@ -1028,7 +1028,7 @@ async def test_the_pretend_aircall_is_asked_as_the_installation(shared_service: 
 
 
 async def test_a_token_that_died_is_found_out_by_the_first_request(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner()
     service.aircall.grants.revoke_company(70077)
 

@@ -77,7 +77,7 @@ def test_every_chore_that_is_asked_has_a_scene_with_work() -> None:
 
 
 async def test_the_look_finds_nothing_once_all_is_done(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await do_all(service)
 
     async def nothing_is_found() -> bool:

@@ -25,7 +25,7 @@ HEAD = b"POST /aircall/webhook HTTP/1.1\r\nhost: localhost\r\n"
 
 @pytest.fixture
 async def connected(service: Service) -> Service:
-    await service.install()
+    await service.installed()
     return service
 
 

@@ -152,7 +152,7 @@ async def test_an_endless_head_is_refused_on_the_metrics_port_too(database_url: 
 
 
 async def test_a_large_body_of_a_stranger_is_not_parsed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    await service.install()
+    await service.installed()
     read, looked_at = envelope.read, list[tuple[int, int]]()
 
     def noting(body: bytes) -> envelope.Envelope:
@@ -173,7 +173,7 @@ async def test_a_large_body_of_a_stranger_is_not_parsed(service: Service, monkey
 
 @pytest.mark.parametrize("place", ["before", "after"])
 async def test_a_large_event_is_recognised_wherever_its_token_stands(service: Service, place: str) -> None:
-    await service.install()
+    await service.installed()
     data = {"rows": [{"token": "other"} for _ in range(20)], "text": "<é>" * 30_000}
     token = {"token": service.webhook_token()}
     event = (token if place == "before" else {}) | {"event": "call.created", "data": data} | token

@@ -208,7 +208,7 @@ def test_what_goes_out_is_described() -> None:
 
 
 async def test_the_example_of_an_event_is_one(service: Service) -> None:
-    await service.install()
+    await service.installed()
     body = dict(_operations())["POST /aircall/webhook"]["requestBody"]["content"]["application/json"]
     event = body["example"] | {"token": service.webhook_token()}
 

@@ -14,7 +14,7 @@ WRITERS_CONNECTIONS = "datname = $1 AND query LIKE '%pg_logical_emit_message%'"
 
 
 async def test_an_event_is_kept_where_the_server_has_no_connection_left_for_us(service: Service) -> None:
-    await service.install()
+    await service.installed()
     assert (await service.browser.get("/readyz")).status_code == 200
 
     async with _no_more_connections(service):
@@ -25,7 +25,7 @@ async def test_an_event_is_kept_where_the_server_has_no_connection_left_for_us(s
 
 
 async def test_a_receiver_that_cannot_connect_is_not_ready_until_it_can(service: Service) -> None:
-    await service.install()
+    await service.installed()
     assert (await service.browser.get("/readyz")).status_code == 200
     async with _no_more_connections(service) as admin:
         name = urlsplit(service.settings.database_url.get_secret_value()).path[1:]
@@ -39,7 +39,7 @@ async def test_a_receiver_that_cannot_connect_is_not_ready_until_it_can(service:
 
 
 async def test_a_database_that_only_reads_for_a_while_is_not_ready_and_leaves_nothing_behind(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner()
     admin = await _admin(service)
     name = urlsplit(service.settings.database_url.get_secret_value()).path[1:]

@@ -69,7 +69,7 @@ checks.positive_data_acceptance.enabled = false
 
 @pytest.mark.slow
 async def test_every_answer_is_one_that_the_document_promises(service: Service, tmp_path: Path) -> None:
-    await service.install()
+    await service.installed()
     await service.aircall.send_event("call.created", repeat=3)
     await service.aircall.settle()
     service.app.state.notifier.stop()  # a request that would wait for an event is answered at once

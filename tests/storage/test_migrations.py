@@ -217,7 +217,7 @@ def with_one_more(tmp_path: Path) -> dict[str, str]:
 async def test_events_flow_while_a_migration_waits_for_a_reader(
     service: Service, with_one_more: dict[str, str]
 ) -> None:
-    await service.install()
+    await service.installed()
     url = service.settings.database_url.get_secret_value()
     reader, answers = await asyncpg.connect(url), list[int]()
     reading = reader.transaction(isolation="repeatable_read", readonly=True)
@@ -265,7 +265,7 @@ async def test_a_database_that_cannot_hold_every_event_is_refused(postgres: Post
 
 
 async def test_what_the_databases_encoding_lacks_is_no_fault_of_the_event(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql(
         """
         CREATE FUNCTION as_latin1() RETURNS trigger LANGUAGE plpgsql AS $$

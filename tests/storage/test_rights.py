@@ -112,7 +112,7 @@ async def make(postgres: Postgres, admin: str, owner: str) -> None:
 
 async def test_a_role_that_reads_and_writes_rows_runs_the_service_past_its_days(roles: TwoRoles) -> None:
     async with run_service(settings_for(roles.service)) as service:
-        installation_id = await service.install()
+        installation_id = await service.installed()
         days = await run_sql(roles.owner, ALL_DAYS)
         await run_sql(roles.owner, f"DROP TABLE {', '.join(each['day'] for each in days)}", OLD_DAY, "SELECT 1")
 

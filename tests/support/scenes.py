@@ -67,7 +67,7 @@ async def a_thorough_look_is_due(service: Service) -> None:
 
 async def a_webhook_that_is_off(service: Service) -> None:
     """… and doubled, beside strangers', at a company that has linked another number."""
-    await service.install()
+    await service.installed()
     ours(service).switch(active=False)
     another(service)
     another(service, custom_name="theirs")
@@ -77,7 +77,7 @@ async def a_webhook_that_is_off(service: Service) -> None:
 
 
 async def a_webhook_that_is_gone(service: Service) -> None:
-    await service.install()
+    await service.installed()
     service.aircall.webhooks.delete_company(COMPANY)
     another(service, url="https://other.example.com/hook")
     await a_thorough_look_is_due(service)
@@ -91,24 +91,24 @@ async def a_webhook_that_was_never_made(service: Service) -> None:
 
 
 async def a_webhook_to_be_rotated(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("UPDATE webhook SET rotation_wanted = true, due_at = now(), thorough_at = now()")
 
 
 async def a_token_refused_before(service: Service) -> None:
-    await service.install()
+    await service.installed()
     service.aircall.grants.revoke_company(COMPANY)
     await service.sql("UPDATE webhook SET due_at = now(), attempts = 1, refused_at = now() - interval '3 minutes'")
 
 
 async def a_token_gone_foreign(service: Service) -> None:
-    await service.install()
+    await service.installed()
     service.aircall.companies[0].integration.id = 400999
     await a_thorough_look_is_due(service)
 
 
 async def a_token_taken_again(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("UPDATE installation SET status = 'unauthorized'")
     await service.sql("UPDATE webhook SET due_at = now()")
 
@@ -126,7 +126,7 @@ async def webhooks_without_a_next_look(service: Service) -> None:
 
 
 async def two_retired_webhooks(service: Service) -> None:
-    await service.install()
+    await service.installed()
     (row,) = await service.sql("SELECT installation_id FROM webhook")
     for hook in (another(service), another(service)):
         retire = "INSERT INTO retired_webhook (webhook_id, installation_id, due_at) VALUES ($1, $2, now())"
@@ -161,7 +161,7 @@ async def what_nobody_claimed(service: Service) -> None:
 
 
 async def an_uninstall_in_the_log(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.aircall.send_event("call.created")
     await service.aircall.uninstall()
     await service.aircall.settle()
@@ -178,7 +178,7 @@ async def a_real_uninstall_and_a_false_one(service: Service) -> None:
 
 async def a_farewell(service: Service) -> None:
     """… put off once, with a webhook whose creation answer was lost, and a stranger's."""
-    installation_id = await service.install()
+    installation_id = await service.installed()
     another(service)
     another(service, url="https://other.example.com/hook")
     service.aircall.break_next("all", "error_500", times=3)
@@ -197,7 +197,7 @@ async def two_that_came_back(service: Service) -> None:
 
 async def a_gap_of_three_pages(service: Service) -> None:
     """… some of its calls were told meanwhile."""
-    installation_id = await service.install()
+    installation_id = await service.installed()
     since = datetime.now(UTC) - timedelta(hours=12)
     first, last = since + timedelta(minutes=10), since + timedelta(hours=10)
     missed = service.aircall.record_calls(120, since=first.timestamp(), until=last.timestamp())
@@ -211,7 +211,7 @@ async def a_gap_of_three_pages(service: Service) -> None:
 
 
 async def gaps_filled_long_ago(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     for days in (89, 91, 100):
         filled = """
             INSERT INTO gap (id, installation_id, reason, since, until, done_at)
@@ -228,11 +228,11 @@ async def two_who_spoke(service: Service) -> None:
 
 
 async def an_installation(service: Service) -> None:
-    await service.install()
+    await service.installed()
 
 
 async def days_past_the_retention(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     for days in (40, 39, 5):
         day = datetime.now(UTC).date() - days * DAY
         bounds = f"FROM ('{day} 00:00+00') TO ('{day + DAY} 00:00+00')"
@@ -274,7 +274,7 @@ async def events_past_their_types_retention(service: Service) -> None:
 
 async def fingerprints_past_their_time(service: Service) -> None:
     """More than are forgotten at once, and some that are not to be."""
-    await service.install()
+    await service.installed()
     await service.aircall.place_call()
     await service.aircall.settle()
     await service.sql("""
@@ -289,7 +289,7 @@ async def fingerprints_past_their_time(service: Service) -> None:
 
 
 async def lines_past_the_retention(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("""
         INSERT INTO audit (id, at, actor, action)
         SELECT 'aud_' || n, now() - interval '3 years', 'operator', 'token.read' FROM generate_series(1, 5001) AS n
@@ -363,7 +363,7 @@ async def keys_of_yesterday(service: Service) -> None:
 
 async def a_person_to_erase(service: Service) -> None:
     """… whose events are beside those of another one; one of them is parked."""
-    await service.install()
+    await service.installed()
     partner = await service.partner()
     await partner.post("/v1/subscriptions", json=subscription_body("https://203.0.114.1/hook"))
     for number in range(4):
@@ -380,7 +380,7 @@ async def a_person_to_erase(service: Service) -> None:
 
 
 async def a_customer_that_left_long_ago(service: Service) -> None:
-    installation_id = await service.install()
+    installation_id = await service.installed()
     partner = await service.partner()
     assert (await partner.delete(f"/v1/installations/{installation_id}")).status_code == 204
     long_ago = "UPDATE event SET received_at = now() - interval '2 minutes' WHERE type = 'installation.removed'"
@@ -388,7 +388,7 @@ async def a_customer_that_left_long_ago(service: Service) -> None:
 
 
 async def erasures_past_the_retention(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql("""
         WITH old AS (
             INSERT INTO erasure (id, status, kind, position, ended_at)
@@ -442,7 +442,7 @@ async def sessions_past_their_time(service: Service) -> None:
 
 
 async def moments_a_month_ahead(service: Service) -> None:
-    await service.install()
+    await service.installed()
     await service.sql(
         "UPDATE webhook SET due_at = due_at + interval '32 days', leased_until = now() + interval '32 days'"
     )

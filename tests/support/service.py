@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,6 +23,7 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from tests.support.installed import first_installation
 from tests.support.relay import pass_both_ways
 from tests.support.spawning import Running, spawn
 
@@ -59,8 +61,14 @@ def environment_for(database_url: str, **changes: str) -> dict[str, str]:
 
 
 def settings_for(database_url: str, **changes: str) -> Settings:
-    environment = environment_for(database_url, **changes)
-    return Settings.model_validate({name.removeprefix("AIRCALL_OAUTH_").lower(): v for name, v in environment.items()})
+    exported = {name: value for name, value in os.environ.items() if name.startswith("AIRCALL_OAUTH_")}
+    return _validated(tuple(environment_for(database_url, **changes).items()), tuple(exported.items()))
+
+
+@lru_cache
+def _validated(given: tuple[tuple[str, str], ...], _exported: tuple[tuple[str, str], ...]) -> Settings:
+    """Validate settings once for many tests: they can't be changed."""
+    return Settings.model_validate({name.removeprefix("AIRCALL_OAUTH_").lower(): value for name, value in given})
 
 
 @dataclass
@@ -100,6 +108,10 @@ class Service:
         rows = await self.sql("SELECT id FROM installation ORDER BY connected_at DESC LIMIT 1")
         installation_id: str = rows[0]["id"]
         return installation_id
+
+    async def installed(self) -> str:
+        """The first installation, as a flow leaves it, for a test that is about what comes after; its id."""
+        return await first_installation(self)
 
     async def link(self, owner: str = "acme", **more: str) -> str:
         """An install link for an owner: its address."""

@@ -1,0 +1,101 @@
+"""A first installation that is there at once: copied from one that a whole flow made a moment ago.
+
+Most tests begin with an installation and are about what comes after it. A flow takes ten transactions; its rows, and
+what the pretend Aircall knows afterwards, are written in one. Times, ids and secrets are those of the flow.
+"""
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from aircall_oauth.sandbox.aircall import PretendAircall
+from aircall_oauth.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.support.service import Service
+
+# Then a flow is gone through again: what it made a while ago would be late for what comes due soon after an install.
+FRESH_SECONDS = 20.0
+TABLES = """
+    SELECT oid::regclass::text FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+"""
+NUMBERS = """
+    SELECT format('SELECT setval(%L, %s)', format('%I.%I', schemaname, sequencename), last_value) FROM pg_sequences
+    WHERE last_value IS NOT NULL AND schemaname = 'public'
+"""
+
+ANYTHING = "SELECT EXISTS (SELECT FROM installation) OR EXISTS (SELECT FROM event)"
+WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
+TOLD = "NOTIFY aircall_oauth_log"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a flow made in a service with these settings."""
+
+    at: float  # by the monotonic clock
+    settings: Settings
+    installation_id: str
+    rows: str
+    known_at_aircall: tuple[Any, ...]
+
+
+_made: list[_Made] = []
+
+
+async def first_installation(service: "Service") -> str:
+    """The id of an active installation of the first company, in a service that has none and whose log is empty."""
+    connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
+    try:
+        assert not await connection.fetchval(ANYTHING), "it would not be the first: install another one"
+        assert not [*service.aircall.requests, *service.aircall.faults.waiting], "what was asked or broken would count"
+        for made in _made:
+            if made.settings == service.settings and time.monotonic() < made.at + FRESH_SECONDS:
+                await connection.execute(made.rows)
+                _tell(service.aircall, copy.deepcopy(made.known_at_aircall))
+                return made.installation_id
+        before = await _rows(connection)
+        at, installation_id = time.monotonic(), await service.install()
+        after = await _rows(connection)
+        assert all(after[table] == rows for table, rows in before.items()), (
+            "a flow has changed rows: they can't be added"
+        )
+        numbers = [row[0] for row in await connection.fetch(NUMBERS)]
+        added = [_added(table, rows) for table, rows in after.items() if table not in before]
+        rows = "; ".join(["BEGIN", WITHOUT_TRIGGERS, *added, *numbers, TOLD, "COMMIT"])
+        _made[:] = [made for made in _made if made.settings != service.settings]
+        _made.append(_Made(at, service.settings, installation_id, rows, copy.deepcopy(_known(service.aircall))))
+        return installation_id
+    finally:
+        await connection.close()
+
+
+def _added(table: str, rows: str) -> str:
+    quoted = rows.replace("'", "''")
+    return (
+        f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM json_populate_recordset(NULL::{table}, '{quoted}')"
+    )
+
+
+async def _rows(connection: asyncpg.Connection) -> dict[str, str]:
+    """The rows of each table that has some."""
+    tables = [row[0] for row in await connection.fetch(TABLES)]
+    asked = " UNION ALL ".join(f"SELECT '{table}', json_agg(one)::text FROM {table} AS one" for table in tables)
+    return {table: rows for table, rows in await connection.fetch(asked) if rows is not None}
+
+
+def _known(aircall: PretendAircall) -> tuple[Any, ...]:
+    integrations = [company.integration for company in aircall.companies]
+    return aircall.grants.codes, aircall.grants.tokens, aircall.webhooks.all, integrations, aircall.requests
+
+
+def _tell(aircall: PretendAircall, known: tuple[Any, ...]) -> None:
+    aircall.grants.codes, aircall.grants.tokens, aircall.webhooks.all, integrations, requests = known
+    for company, integration in zip(aircall.companies, integrations, strict=True):
+        company.integration = integration
+    for request in requests:
+        aircall.note(request)
