@@ -13,6 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tests.support.kubernetes import require_fit
 from tests.support.tools import run, tool
 
 ROOT = Path(__file__).parents[2]
@@ -56,13 +57,10 @@ def test_the_compose_file_fits_the_compose_schema() -> None:
 
 @pytest.mark.deploy
 @pytest.mark.parametrize("folder", KUSTOMIZATIONS)
-def test_the_manifests_render_and_fit_the_kubernetes_schemas(folder: str, tmp_path: Path) -> None:
-    kubectl, kubernetes_validate = tool("kubectl"), tool("kubernetes-validate")
+def test_the_manifests_render_and_fit_the_kubernetes_schemas(folder: str) -> None:
+    rendered = run(tool("kubectl"), "kustomize", KUBERNETES / folder)
 
-    rendered = tmp_path / "rendered.yaml"
-    rendered.write_text(run(kubectl, "kustomize", KUBERNETES / folder))
-
-    run(kubernetes_validate, "--strict", rendered)
+    assert require_fit(rendered) >= {"Deployment", "Job"}
 
 
 @pytest.mark.deploy
