@@ -52,7 +52,7 @@ class Endless:
 
 
 async def test_a_misspelt_filter_is_refused_and_the_right_one_named(shared_service: Service) -> None:
-    ours, partner = await shared_service.installed(), await shared_service.partner()
+    ours, partner = await shared_service.install(), await shared_service.partner()
 
     answer = await partner.get("/v1/events", params={"installation_ids": ours})
 

@@ -84,7 +84,7 @@ def test_its_own_tests_pass(compiled: Path) -> None:
 async def test_every_operation_of_the_document_is_asked_for(compiled: Path, reachable: Reachable) -> None:
     service = reachable.service
     claim = await service.install_by_link("acme")
-    await service.installed()
+    await service.install()
     body = json.dumps(event_body(service, id=9223372036854775807)).encode()
     assert (await service.post_event(body)).status_code == 200
 

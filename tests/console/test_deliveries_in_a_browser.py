@@ -167,7 +167,7 @@ async def test_ids_are_shown_whole_on_a_wide_screen(it: Deliveries, chromium: An
 async def test_new_events_appear_by_themselves_until_one_stops_following(it: Deliveries, chromium: Any) -> None:
     async with visiting(chromium) as visit:
         page = visit.page
-        await page.clock.installed()
+        await page.clock.install()
         await it.place.open(visit)
         await page.goto(f"{it.place.address}/events?type=call.*")
         before = await page.locator("#rows tr").count()
@@ -188,7 +188,7 @@ async def test_new_events_appear_by_themselves_until_one_stops_following(it: Del
 
 async def test_who_is_no_longer_signed_in_is_sent_to_sign_in_by_the_live_tail(it: Deliveries, chromium: Any) -> None:
     async with visiting(chromium) as visit:
-        await visit.page.clock.installed()
+        await visit.page.clock.install()
         await it.place.open(visit)
         await visit.page.goto(f"{it.place.address}/events?type=call.*")
         await it.place.world.sql("DELETE FROM console_session")
@@ -255,7 +255,7 @@ async def test_a_replays_progress_keeps_itself_up_to_date(it: Deliveries, chromi
     (replay,) = await it.place.world.sql("SELECT * FROM replay WHERE status = 'running' LIMIT 1")
     async with visiting(chromium) as visit:
         page: Any = visit.page
-        await page.clock.installed()
+        await page.clock.install()
         await it.place.open(visit)
         await page.goto(f"{it.place.address}/destinations/{replay['subscription_id']}/replays/{replay['id']}")
         await it.place.world.sql("UPDATE replay SET delivered = 3 WHERE id = $1", replay["id"])

@@ -193,7 +193,7 @@ async def test_the_keyboard_is_enough(place: Place, chromium: Any) -> None:
 async def test_the_first_page_keeps_itself_up_to_date(place: Place, chromium: Any) -> None:
     customer = await place.customer()
     async with visiting(chromium) as visit, numberless(place, customer):
-        await visit.page.clock.installed()
+        await visit.page.clock.install()
         await place.open(visit)
         assert "No number is linked" in await visit.page.inner_text("#live")
         await place.world.sql("UPDATE installation SET number_ids = '{1}' WHERE id = $1", customer)

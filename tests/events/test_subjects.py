@@ -67,7 +67,7 @@ async def test_events_are_found_by_what_they_are_about(service: Service, order: 
 async def test_an_event_without_a_plain_id_is_kept_and_about_nothing(
     shared_service: Service, resource: str, data: str
 ) -> None:
-    await shared_service.installed()
+    await shared_service.install()
     (before,) = await shared_service.sql("SELECT max(position) AS position FROM event")
 
     await tell(shared_service, ("call.ended", resource, data))

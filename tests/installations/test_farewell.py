@@ -171,12 +171,12 @@ async def test_the_webhook_of_another_installation_of_the_company_stays(service:
 
 @pytest.mark.slow
 async def test_who_comes_back_calls_the_farewell_off(service: Service) -> None:
-    installation_id = await service.installed()
+    installation_id = await service.install()
     service.aircall.break_next("all", "error_500", times=3)
     await disconnect(service, installation_id)
     service.aircall.heal()
 
-    again = await service.installed()
+    again = await service.install()
     await service.sql(MAKE_DUE)
     await farewell.finish_farewells(service.resources)
 

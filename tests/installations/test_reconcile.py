@@ -222,10 +222,10 @@ async def test_our_doubles_are_removed_and_nobody_elses(service: Service) -> Non
 
 @pytest.mark.slow
 async def test_a_webhook_that_another_installation_may_just_be_making_is_no_double(service: Service) -> None:
-    first = await service.installed()
+    first = await service.install()
     service.aircall.companies[0].integration = Integration(400999, [55011])
     service.aircall.break_next("POST webhooks", "drop_reply")
-    second = await service.installed()
+    second = await service.install()
     service.aircall.companies[0].integration = Integration(400123, [55010])
     await service.sql("UPDATE webhook SET due_at = now(), thorough_at = NULL WHERE installation_id = $1", first)
     await service.sql("UPDATE webhook SET due_at = now() + interval '1 hour' WHERE installation_id = $1", second)

@@ -1013,7 +1013,7 @@ async def test_without_a_database_nobody_is_asked(service: Service) -> None:
 
 
 async def test_the_pretend_aircall_is_asked_as_the_installation(shared_service: Service) -> None:
-    installation_id = await shared_service.installed()
+    installation_id = await shared_service.install()
     call_id = await shared_service.aircall.place_call()
     partner = await shared_service.partner(Scope.AIRCALL_CALL)
     door = f"/v1/installations/{installation_id}/aircall"
