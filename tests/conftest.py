@@ -2,6 +2,9 @@
 
 import pytest
 
+# A folder's own conftest may import it before it is loaded here.
+pytest.register_assert_rewrite("tests.support.fixtures")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # What only hands tests out to others needs none of it, and they begin when it has.
