@@ -114,7 +114,7 @@ async def test_suggestions_are_few_however_much_there_is(console: Console) -> No
 async def test_endings_are_chosen_from_those_that_are_known(console: Console) -> None:
     service = console.service
     await service.return_with(state=await service.begin(), error="access_denied")
-    await service.installed()
+    await service.install()
     await service.link("acme")
     anna = await console.visitor()
 

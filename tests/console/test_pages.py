@@ -260,7 +260,7 @@ async def test_attempts_say_where_installs_stop_and_what_to_tell_the_admin(conso
     service = console.service
     state = await service.begin()
     await service.return_with(state=state, error="access_denied")
-    await service.installed()
+    await service.install()
     anna = await console.visitor()
 
     page = await anna.get("/attempts")
