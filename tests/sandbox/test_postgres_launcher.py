@@ -1,7 +1,6 @@
 """The PostgreSQL of the tests and the `dev` command starts anywhere and never outlives its parent process."""
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -12,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +19,7 @@ import asyncpg
 import pytest
 
 from aircall_oauth.sandbox import postgres as launcher
+from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError, PostgresNotFound, find_binaries
 
 # `daemon`, which every system has, and one that no system has.
@@ -83,14 +83,6 @@ def parent_process(
             yield process
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    """Return a free port below those that the kernel hands out, so that it stays free meanwhile."""
-    for port in random.sample(range(20_000, 30_000), 100):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    pytest.fail("no free port")
 
 
 @contextmanager

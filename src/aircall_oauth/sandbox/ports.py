@@ -15,6 +15,7 @@ LAST_PORT = 65535
 NEAR = 100
 # Below those that Linux and others give to outgoing connections.
 NEVER_GIVEN = range(20_000, 32_768)
+TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,8 @@ def is_port(text: str) -> bool:
 
 
 def free_port() -> int:
-    """Return a port on loopback that nobody listens on, and that no outgoing connection is given before it is used."""
-    some = random.sample(NEVER_GIVEN, k=NEAR)
-    return next((port for port in some if _is_free(port)), None) or _given_port()
+    """Return a port on loopback that nothing listens on, and that no outgoing connection is given before it is used."""
+    return next(filter(_is_free, random.sample(NEVER_GIVEN, k=TRIES)), None) or _given_port()
 
 
 def _given_port() -> int:
