@@ -72,13 +72,16 @@ class Ground(Protocol):
     def tell(self, number: signal.Signals) -> None: ...
 
 
-def _wait_until_stopped(pid: int) -> None:
-    """Wait until no thread of a process runs any more: the signal is on its way while its sender goes on."""
-    states = [path / "stat" for path in Path(f"/proc/{pid}/task").iterdir()]
-    until = time.monotonic() + STOP_SECONDS
-    while any(state.read_text().rpartition(") ")[2][0] != "T" for state in states):
-        assert time.monotonic() < until
-        time.sleep(0.001)
+def _tell(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal; after one that stops the process none of its threads runs any more."""
+    process.send_signal(number)
+    if number is signal.SIGSTOP:
+        # On its way while its sender goes on.
+        states = [path / "stat" for path in Path(f"/proc/{process.pid}/task").iterdir()]
+        until = time.monotonic() + STOP_SECONDS
+        while any(state.read_text().rpartition(") ")[2][0] != "T" for state in states):
+            assert time.monotonic() < until
+            time.sleep(0.001)
 
 
 class Program:
@@ -109,9 +112,7 @@ class Program:
 
     def tell(self, number: signal.Signals) -> None:
         assert self._process
-        self._process.send_signal(number)
-        if number is signal.SIGSTOP:
-            _wait_until_stopped(self._process.pid)
+        _tell(self._process, number)
 
     async def end(self, number: signal.Signals) -> None:
         """End it by this signal, and by force where that is not enough."""
@@ -462,7 +463,7 @@ class Kafka:
         await self.order("up")
 
     def tell(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        _tell(self.process, number)
 
 
 def _from_kafka(record: Any) -> Arrived:
