@@ -8,27 +8,21 @@ import copy
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.settings import Settings
-
-if TYPE_CHECKING:
-    from tests.support.service import Service
+from tests.support.databases import TABLES
+from tests.support.service import Service
 
 # Then a flow is gone through again: what it made a while ago would be late for what comes due soon after an install.
 FRESH_SECONDS = 20.0
-TABLES = """
-    SELECT oid::regclass::text FROM pg_class
-    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
-"""
 NUMBERS = """
     SELECT format('SELECT setval(%L, %s)', format('%I.%I', schemaname, sequencename), last_value) FROM pg_sequences
     WHERE last_value IS NOT NULL AND schemaname = 'public'
 """
-
 ANYTHING = " OR ".join(
     f"EXISTS (SELECT FROM {table})" for table in ("installation", "event", "flow", "install_attempt")
 )
@@ -52,10 +46,9 @@ class _Made:
 _made: list[_Made] = []
 
 
-async def first_installation(service: "Service") -> str:
+async def first_installation(service: Service) -> str:
     """The id of an active installation of the first company, in a service that has none and whose log is empty."""
-    connection = await asyncpg.connect(service.settings.database_url.get_secret_value())
-    try:
+    async with service.looking() as connection:
         assert not await connection.fetchval(f"SELECT {ANYTHING}"), "it would not be the first: install another one"
         assert not [*service.aircall.requests, *service.aircall.faults.waiting], "what was asked or broken would count"
         at, today = time.monotonic(), datetime.now(UTC).date()
@@ -77,8 +70,6 @@ async def first_installation(service: "Service") -> str:
             known = copy.deepcopy(_known(service.aircall))
             _made.append(_Made(at, today, service.settings, installation_id, rows, known))
         return installation_id
-    finally:
-        await connection.close()
 
 
 def _insert(table: str, rows: str) -> str:

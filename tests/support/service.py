@@ -23,7 +23,6 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
-from tests.support.installed import first_installation
 from tests.support.relay import pass_both_ways
 from tests.support.spawning import Running, spawn
 
@@ -61,8 +60,8 @@ def environment_for(database_url: str, **changes: str) -> dict[str, str]:
 
 
 def settings_for(database_url: str, **changes: str) -> Settings:
-    exported = {name: value for name, value in os.environ.items() if name.startswith("AIRCALL_OAUTH_")}
-    return _validated(tuple(environment_for(database_url, **changes).items()), tuple(exported.items()))
+    exported = tuple(pair for pair in os.environ.items() if pair[0].startswith("AIRCALL_OAUTH_"))
+    return _validated(tuple(environment_for(database_url, **changes).items()), exported)
 
 
 @lru_cache
@@ -111,6 +110,9 @@ class Service:
 
     async def installed(self) -> str:
         """The first installation, as a flow leaves it, for a test that is about what comes after; its id."""
+        # Here, as it looks at databases as other helpers do, which know this module.
+        from tests.support.installed import first_installation
+
         return await first_installation(self)
 
     async def link(self, owner: str = "acme", **more: str) -> str:
@@ -178,11 +180,17 @@ class Service:
 
     async def sql(self, statement: str, *values: Any) -> list[Any]:
         """Look at the database, or make a row due; several at a time may."""
+        async with self.looking() as looker:
+            return list(await looker.fetch(statement, *values))
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection to the database that is kept for the next look."""
         looker, self.looker = self.looker, None
         if looker is None or looker.is_closed():
             looker = await asyncpg.connect(self.settings.database_url.get_secret_value(), statement_cache_size=0)
         try:
-            return list(await looker.fetch(statement, *values))
+            yield looker
         finally:
             await self.stop_looking()
             self.looker = looker
