@@ -41,7 +41,7 @@ DURABLY = """
 NEVER_OFF = """
     SELECT set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)
 """
-# A connection that was idle for longer may have been forgotten by a firewall in between, which says so to nobody.
+# A connection that was idle for longer may have been forgotten by a firewall in between, without a word.
 SURE_SECONDS = 30.0
 USED_AT = "used_at"
 CLOSE_SECONDS = 3.0
@@ -279,8 +279,8 @@ async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[float]:
 
     Yields the seconds that are left to open it, where it is not open.
 
-    The pools' own queues let whoever asks in the moment when a connection is given back go first. So under load some
-    would wait for as long as there are others.
+    The pools' own queues let a newcomer go first that asks in the moment when a connection is given back. So under load
+    some would wait for as long as there are others.
     """
     answer_by = time.monotonic() + POOL_TIMEOUT_SECONDS
     async with asyncio.timeout(POOL_TIMEOUT_SECONDS):
