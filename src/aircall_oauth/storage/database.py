@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.errors import DIRECT_URL, AppError, DatabaseAway, DirectElsewhere, PoolerRefused
+from aircall_oauth.storage import arrays
 from aircall_oauth.storage.faults import explain, mark_as_of_direct_url, root
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.idle import IDLE_SECONDS, Sweeper
@@ -200,7 +201,9 @@ class Database:
             ):
                 yield session
 
-    def _note_connection(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
+    def _note_connection(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        # Once more: asyncpg forgets them when SQLAlchemy sets how JSON is read.
+        arrays.register(connection.driver_connection)
         self._pool_entries.add(entry)
         self._sweeper.begin()
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from aircall_oauth.storage import database_url, epochs
+from aircall_oauth.storage import arrays, database_url, epochs
 from aircall_oauth.storage.database_url import Address
 from aircall_oauth.storage.faults import DRIVER_ERRORS, SETTING
 
@@ -56,6 +56,7 @@ class Hosts:
         tls, timeout = self._address.tls, self._address.connect_timeout_seconds or CONNECT_TIMEOUT_SECONDS
         connection = await asyncpg.connect(dsn, ssl=tls and tls(), timeout=timeout, **options)
         try:
+            arrays.register(connection)
             # asyncpg has no public way to its socket.
             self._address.tune(connection._transport.get_extra_info("socket").fileno())
             await connection.execute(ENDED_WHEN_SILENT, timeout=timeout)
