@@ -1,5 +1,6 @@
 """The servers of a database URL: each has a timeout of its own, so that one that hangs does not block the others."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from itertools import product
@@ -47,6 +48,10 @@ class Hosts:
                 connection = await self._connect(dsn, target_session_attrs=wanted, **options)
             except (OSError, *DRIVER_ERRORS) as error:
                 last = error
+            except asyncio.CancelledError:
+                # Whoever waited had less time than this server has. It may hang: the next one begins with another.
+                self._ask_first(self._dsns[(self._dsns.index(dsn) + 1) % len(self._dsns)])
+                raise
             else:
                 self._ask_first(dsn)
                 return connection
