@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import stamina
 
@@ -14,7 +13,7 @@ from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
-from tests.support.databases import copy_database, migrated_database
+from tests.support.databases import copy_database, looking, migrated_database
 from tests.support.gates import Gate
 from tests.support.killing import Stage, same_again, stage
 from tests.support.scenes import SCENES, Scene
@@ -65,11 +64,8 @@ class Play:
         pytest.fail("the chore never comes to its end")
 
     async def look(self) -> Picture:
-        connection = await asyncpg.connect(self.stage.database_url)
-        try:
+        async with looking(self.stage.database_url) as connection:
             seen = await picture(connection, self.stage.aircall, self.settings, self.known)
-        finally:
-            await connection.close()
         return seen | {"times": [(await self.stage.ask(self.scene.shows),)]}
 
 
@@ -80,9 +76,8 @@ async def playing(scene: Scene, server: Postgres, folder: Path) -> AsyncIterator
         settings = settings_for(scene_url, **scene.settings)
         async with run_service(settings) as service:
             await scene.arrange(service)
-        connection = await asyncpg.connect(scene_url)
-        known = await known_values(connection, service.aircall)
-        await connection.close()
+        async with looking(scene_url) as connection:
+            known = await known_values(connection, service.aircall)
         async with stage(stage_url, service.aircall, folder, **scene.settings) as its_stage:
             yield Play(scene, server, settings, service.aircall, known, its_stage)
 

@@ -7,7 +7,7 @@ from aircall_oauth.deliveries.reader.connections import Connections
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.poolers import BACKEND
-from tests.support.databases import until_closed
+from tests.support.processes import until_closed
 from tests.support.service import Service
 
 SLEEPS = "SET LOCAL statement_timeout = 20; SELECT pg_sleep(9)"

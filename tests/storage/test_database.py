@@ -13,8 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.storage import database as storage_database
 from aircall_oauth.storage.database import POOL_SIZE, Database
 from aircall_oauth.storage.poolers import BACKEND
-from tests.support.databases import until_closed
-from tests.support.processes import eventually
+from tests.support.processes import eventually, until_closed
 
 
 @pytest.fixture

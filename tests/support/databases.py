@@ -1,6 +1,6 @@
 """Databases of tests: copies of a migrated template, and one that is emptied between tests where that is enough."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +9,6 @@ import asyncpg
 
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import migrations, partitions
-from tests.support.processes import eventually
 
 # Whatever creates, alters or drops something in a database draws a number in it.
 NOTE_CHANGES = """
@@ -28,9 +27,8 @@ IS_AS_MADE = """
 """
 HANG_UP = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-    WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+    WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> ALL ($1::int[])
 """
-NONE_OF = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY ($1::int[]))"
 TABLES = """
     SELECT oid::regclass::text FROM pg_class
     WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
@@ -48,9 +46,14 @@ class _Copy:
     """What is known of a database that was copied from another one."""
 
     of: str
-    # Stays open, as it has made its plans.
+    url: str
+    # Both stay open: the one has made its plans, the other is for what tests look at.
     connection: asyncpg.Connection | None = None
+    looker: asyncpg.Connection | None = None
     names_filled: str = ""
+
+    def open_ones(self) -> list[asyncpg.Connection]:
+        return [one for one in (self.connection, self.looker) if one is not None and not one.is_closed()]
 
 
 # By server, as a test process has several now and then.
@@ -61,7 +64,7 @@ _copies: dict[tuple[int, str], _Copy] = {}
 async def fresh_database(server: Postgres, name: str) -> str:
     """Return the address of a migrated database with nothing in it, in place of whatever had the name."""
     template, copy = await template_of_today(server), _copies.get((id(server), name))
-    if copy is None or copy.of != template or not await _emptied(copy, server.dsn(name)):
+    if copy is None or copy.of != template or not await _emptied(copy):
         await copy_database(server, name, of=template)
     return server.dsn(name)
 
@@ -71,6 +74,8 @@ async def migrated_database(server: Postgres, name: str) -> AsyncIterator[str]:
     """The address of a fresh, migrated database that lasts as long as the block."""
     await copy_database(server, name, of=await template_of_today(server))
     yield server.dsn(name)
+    await _close_kept(server, name)
+    del _copies[id(server), name]
     await administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -95,18 +100,48 @@ async def template_of_today(server: Postgres) -> str:
 async def copy_database(server: Postgres, name: str, *, of: str) -> None:
     """A database as that one is, in place of whatever had the name."""
     for copied in (name, of):
-        if (copy := _copies.get((id(server), copied))) and copy.connection:
-            copy.connection.terminate()
+        await _close_kept(server, copied)
     drop, create = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {of}"
     await administer(server, drop, f"{create} STRATEGY FILE_COPY")
-    _copies[id(server), name] = _Copy(of)
+    _copies[id(server), name] = _Copy(of, server.dsn(name))
+
+
+async def _close_kept(server: Postgres, name: str) -> None:
+    """Have PostgreSQL end what was kept, so that it need not be waited for when the database is dropped."""
+    if copy := _copies.get((id(server), name)):
+        for connection in copy.open_ones():
+            await connection.close()
 
 
 async def hang_up() -> None:
-    """Close the connections that were kept for emptying databases."""
+    """Close the connections that were kept."""
     for copy in _copies.values():
-        if copy.connection is not None and not copy.connection.is_closed():
-            await copy.connection.close()
+        for connection in copy.open_ones():
+            await connection.close()
+
+
+@asynccontextmanager
+async def looking(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database, kept for the next look where it is a copy; several at a time may look."""
+    looker, copy = None, _at(url)
+    if copy is not None:
+        looker, copy.looker = copy.looker, None
+    if looker is None or looker.is_closed():
+        looker = await asyncpg.connect(url, statement_cache_size=0)
+    is_kept = False
+    try:
+        yield looker
+        copy = _at(url)
+        is_kept = copy is not None and copy.looker is None and not looker.is_in_transaction()
+    finally:
+        if copy is not None and is_kept:
+            copy.looker = looker
+        else:
+            await looker.close()
+
+
+def _at(url: str) -> _Copy | None:
+    return next((copy for copy in _copies.values() if copy.url == url), None)
 
 
 async def administer(server: Postgres, *statements: str) -> None:
@@ -118,13 +153,17 @@ async def administer(server: Postgres, *statements: str) -> None:
         await connection.close()
 
 
-async def _emptied(copy: _Copy, url: str) -> bool:
+async def _emptied(copy: _Copy) -> bool:
     """Whether the database is as it was made again: never once something but rows has changed in it."""
     try:
-        connection = await _connected(copy, url)
+        connection = await _connected(copy)
         if not await connection.fetchval(IS_AS_MADE, migrations.newest_schema_version()):
             return False
-        await connection.fetch(HANG_UP)
+        await connection.fetch(HANG_UP, [one.get_server_pid() for one in copy.open_ones()])
+        if copy.looker is not None:
+            await copy.looker.reset()
+            # The role, too, and what was prepared.
+            await copy.looker.execute("DISCARD ALL")
         filled = await connection.fetch(copy.names_filled)
         statements = [
             f"TRUNCATE {row['name']} CASCADE" if row["bytes"] > MANY_BYTES else f"DELETE FROM {row['name']}"
@@ -139,21 +178,12 @@ async def _emptied(copy: _Copy, url: str) -> bool:
     return True
 
 
-async def _connected(copy: _Copy, url: str) -> asyncpg.Connection:
+async def _connected(copy: _Copy) -> asyncpg.Connection:
     if copy.connection is None or copy.connection.is_closed():
-        copy.connection = await asyncpg.connect(url)
+        copy.connection = await asyncpg.connect(copy.url)
         tables = [row[0] for row in await copy.connection.fetch(TABLES)]
         copy.names_filled = " UNION ALL ".join(
             f"SELECT '{table}' AS name, pg_relation_size('{table}') AS bytes WHERE EXISTS (SELECT FROM {table})"
             for table in tables
         )
     return copy.connection
-
-
-async def until_closed(database_url: str, backends: Sequence[int]) -> None:
-    """Wait until PostgreSQL has none of these connections any more."""
-    looking = await asyncpg.connect(database_url)
-    try:
-        await eventually(lambda: looking.fetchval(NONE_OF, list(backends)))
-    finally:
-        await looking.close()

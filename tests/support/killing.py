@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import httpx
 
 from aircall_oauth.resources import open_resources
@@ -25,6 +24,7 @@ from aircall_oauth.server.chores import Chore, Look
 from aircall_oauth.server.worker import CHORES
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
+from tests.support.databases import looking
 from tests.support.forked import fork
 from tests.support.gates import Gate, aircall_door, through
 from tests.support.processes import eventually
@@ -88,27 +88,18 @@ class Stage:
 
     async def sql(self, script: str) -> None:
         """Time goes by, or something happens."""
-        connection = await asyncpg.connect(self.database_url)
-        try:
+        async with looking(self.database_url) as connection:
             # The driver chokes on a script with nothing in it.
             await connection.execute(script or "SELECT")
-        finally:
-            await connection.close()
 
     async def ask(self, question: str) -> Any:
-        connection = await asyncpg.connect(self.database_url)
-        try:
+        async with looking(self.database_url) as connection:
             return await connection.fetchval(question)
-        finally:
-            await connection.close()
 
     async def _left_alone(self) -> None:
         """PostgreSQL has noticed, too, that the worker is no more."""
-        connection = await asyncpg.connect(self.database_url)
-        try:
+        async with looking(self.database_url) as connection:
             await eventually(lambda: connection.fetchval(NOBODY_ELSE), RUN_SECONDS)
-        finally:
-            await connection.close()
 
 
 @asynccontextmanager

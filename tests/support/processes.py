@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.support.spawning import Running, spawn
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 0.02
+NONE_OF = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY ($1::int[]))"
 
 
 async def eventually(question: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -35,6 +36,15 @@ async def eventually(question: Callable[[], Any], seconds: float = 60.0) -> Any:
             except httpx.TransportError:
                 pass
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+
+async def until_closed(database_url: str, backends: Sequence[int]) -> None:
+    """Wait until PostgreSQL has none of these connections any more."""
+    looking = await asyncpg.connect(database_url)
+    try:
+        await eventually(lambda: looking.fetchval(NONE_OF, list(backends)))
+    finally:
+        await looking.close()
 
 
 class Process:

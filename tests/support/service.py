@@ -23,6 +23,7 @@ from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from tests.support import databases
 from tests.support.relay import pass_both_ways
 from tests.support.spawning import Running, spawn
 
@@ -79,7 +80,6 @@ class Service:
     aircall: PretendAircall
     browser: httpx.AsyncClient
     to_app: "ToApp"
-    looker: asyncpg.Connection | None = None
 
     @property
     def settings(self) -> Settings:
@@ -183,22 +183,9 @@ class Service:
         async with self.looking() as looker:
             return list(await looker.fetch(statement, *values))
 
-    @asynccontextmanager
-    async def looking(self) -> AsyncIterator[asyncpg.Connection]:
+    def looking(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """A connection to the database that is kept for the next look."""
-        looker, self.looker = self.looker, None
-        if looker is None or looker.is_closed():
-            looker = await asyncpg.connect(self.settings.database_url.get_secret_value(), statement_cache_size=0)
-        try:
-            yield looker
-        finally:
-            await self.stop_looking()
-            self.looker = looker
-
-    async def stop_looking(self) -> None:
-        looker, self.looker = self.looker, None
-        if looker is not None:
-            await looker.close()
+        return databases.looking(self.settings.database_url.get_secret_value())
 
     async def let_pass(self, function: str) -> None:
         """Let a trigger's function change nothing from now on.
@@ -228,11 +215,7 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
         to_app.app = app
         browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
         async with app.router.lifespan_context(app), browser:
-            service = Service(app, resources, aircall, browser, to_app)
-            try:
-                yield service
-            finally:
-                await service.stop_looking()
+            yield Service(app, resources, aircall, browser, to_app)
     await aircall.close()
 
 
