@@ -4,7 +4,6 @@
 process's stdin, stdout and stderr, and a socket that is told its pid, and later its exit code. It ends with the socket.
 """
 
-import gc
 import importlib
 import itertools
 import json
@@ -32,6 +31,7 @@ PRELOADED = (
     *("aircall_oauth.sandbox.aircall", "alembic.command", "uvicorn"),
     *("rich.progress", "typer.rich_utils", "typer._adapters", "uvloop", "httptools", "aiohttp.web"),
     *("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
+    "tests.support.frozen",
 )
 
 
@@ -39,9 +39,6 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         for module in PRELOADED:
             importlib.import_module(module)
-        gc.collect()
-        # The pages stay shared with the processes that are forked off.
-        gc.freeze()
         order = _take_orders(orders)
     if order is not None:
         _become(order)
