@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.migrations import alembic_config, newest_schema_version
 from aircall_oauth.storage.models.base import Table
 from tests.support.service import Service, command_environment, run_command, start_command
+from tests.support.tools import tool
 
 ROOT = Path(__file__).parents[2]
 ALEMBICS_OWN_TABLE = re.compile(r"CREATE TABLE alembic_version \(.*?\);\n", re.DOTALL)
@@ -284,10 +284,7 @@ async def test_what_the_databases_encoding_lacks_is_no_fault_of_the_event(servic
 
 
 def test_squawk_has_no_complaint_about_the_migrations(tmp_path: Path) -> None:
-    squawk = shutil.which("squawk", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if squawk is None:
-        assert not os.environ.get("CI"), "squawk is missing: install the dev group"
-        pytest.skip("squawk is not installed: the dev group has it")
+    squawk = tool("squawk", found_in="the dev dependency group")
     config, sql = alembic_config(), tmp_path / "migrations.sql"
     config.output_buffer = io.StringIO()
     alembic.command.upgrade(config, "head", sql=True)

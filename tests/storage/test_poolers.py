@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage import database, migrations
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.poolers import Sessions, sessions_behind
-from tests.support.poolers import PGBOUNCER, pgbouncer
+from tests.support.poolers import pgbouncer
 from tests.support.processes import eventually, world
 from tests.support.service import SECRET_KEY, command_environment, run_command, run_service, settings_for
 
@@ -28,8 +27,6 @@ PORT = str(free_port())
 WEBHOOK = "/aircall/webhook"
 EVENTS = 200
 NEW_KEY = base64.b64encode(b"n" * 32).decode()
-
-pytestmark = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="needs Debian's pgbouncer")
 
 
 @pytest.mark.parametrize("round_robin", [0, 1])

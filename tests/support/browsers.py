@@ -2,14 +2,13 @@
 
 import importlib
 import importlib.util
-import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
+from tests.support.tools import CI_GROUP, miss
 
 # As root, in a container, with nothing but loopback.
 FLAGS = [
@@ -48,20 +47,15 @@ class Visit:
             self.complaints.append(message.text)
 
 
-def need(what: str, found: object) -> None:
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing")
-    if found is None:
-        pytest.skip(f"{what} is missing")
-
-
 @asynccontextmanager
 async def launched() -> AsyncIterator[Any]:
     """Chromium, driven by playwright: where one of them is missing, a test fails in CI and skips elsewhere."""
     # The first has no window to draw: half the processor time.
     executable = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-    need("chromium", executable)
-    need("playwright (of the ci group)", importlib.util.find_spec("playwright"))
+    if executable is None:
+        miss("chromium is not installed")
+    if importlib.util.find_spec("playwright") is None:
+        miss(f"playwright is not installed (it is in {CI_GROUP})")
     playwright = importlib.import_module("playwright.async_api")
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=executable, args=FLAGS)

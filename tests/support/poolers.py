@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from aircall_oauth.sandbox.ports import free_port
 from tests.support.processes import eventually
+from tests.support.tools import miss
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 # It refuses root, as PostgreSQL does.
@@ -93,7 +94,9 @@ class PgBouncer:
 async def pgbouncer(
     database_url: str, folder: Path, *, mode: str, size: int = 40, round_robin: int = 0, clients: int = 100
 ) -> AsyncIterator[str]:
-    """A PgBouncer for as long as the block lasts; its address."""
+    """A PgBouncer for as long as the block lasts; its address. Where none is installed, the test ends."""
+    if PGBOUNCER is None:
+        miss("pgbouncer is not installed")
     it = PgBouncer(database_url, folder, mode=mode, size=size, round_robin=round_robin, clients=clients)
     try:
         await it.start()
