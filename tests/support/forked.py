@@ -22,10 +22,11 @@ LOOK_AGAIN_SECONDS = 0.02
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        *("tests.support.forked", "tests.support.killing", "aircall_oauth.server.processes", "tests.support.frozen"),
+        *("tests.support.forked", "tests.support.killing", "aircall_oauth.server.processes"),
         # What they would import once they are forked off.
         *("aircall_oauth.aircall.clients", "aircall_oauth.aircall.relay", "anyio._backends._asyncio"),
         *("certifi", "httpcore", "importlib.readers"),
+        "tests.support.frozen",
     ]
 )
 
