@@ -17,6 +17,7 @@ from aiohttp import web
 
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
+from tests.support.databases import looking
 from tests.support.service import CLIENT_ID, CLIENT_SECRET, command_environment, run_command
 from tests.support.spawning import Running, spawn
 
@@ -40,11 +41,8 @@ async def eventually(question: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 async def until_closed(database_url: str, backends: Sequence[int]) -> None:
     """Wait until PostgreSQL has none of these connections any more."""
-    looking = await asyncpg.connect(database_url)
-    try:
-        await eventually(lambda: looking.fetchval(NONE_OF, list(backends)))
-    finally:
-        await looking.close()
+    async with looking(database_url) as connection:
+        await eventually(lambda: connection.fetchval(NONE_OF, list(backends)))
 
 
 class Process:
