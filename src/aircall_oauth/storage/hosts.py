@@ -49,7 +49,7 @@ class Hosts:
             except (OSError, *DRIVER_ERRORS) as error:
                 last = error
             except asyncio.CancelledError:
-                # Whoever waited had less time than this server has. It may hang: the next one begins with another.
+                # The wait was shorter than this server's own limit. It may hang: the next attempt begins with another.
                 self._ask_first(self._dsns[(self._dsns.index(dsn) + 1) % len(self._dsns)])
                 raise
             else:
