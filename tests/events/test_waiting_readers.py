@@ -16,6 +16,7 @@ import pytest
 from aircall_oauth.access import keys
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.models.access import Scope
+from tests.support.databases import close_kept
 from tests.support.forked import WebProcess, web_processes
 from tests.support.service import settings_for
 
@@ -110,6 +111,7 @@ async def _post(reader: aiohttp.ClientSession, service: WebProcess, token: str, 
 
 async def _connections(database_url: str) -> int:
     """How many the service has to PostgreSQL."""
+    await close_kept(database_url)
     connection = await asyncpg.connect(database_url)
     count: int = await connection.fetchval(
         "SELECT count(*) FROM pg_stat_activity "

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import asyncpg
 
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage import migrations, partitions
+from aircall_oauth.storage import database_url, migrations, partitions
+from tests.support.kept import Kept
 
 # Whatever creates, alters or drops something in a database draws a number in it.
 NOTE_CHANGES = """
@@ -51,8 +52,21 @@ class _Copy:
     connection: asyncpg.Connection | None = None
     looker: asyncpg.Connection | None = None
     names_filled: str = ""
+    of_services: Kept = field(init=False)
 
-    def open_ones(self) -> list[asyncpg.Connection]:
+    def __post_init__(self) -> None:
+        self.of_services = Kept(database_url.read(self.url).dsn)
+
+    def processes(self) -> list[int]:
+        """Return the ids of the processes of PostgreSQL that are behind what is open."""
+        return [one.get_server_pid() for one in self._open_ones()] + self.of_services.processes()
+
+    async def close(self) -> None:
+        for connection in self._open_ones():
+            await connection.close()
+        await self.of_services.close()
+
+    def _open_ones(self) -> list[asyncpg.Connection]:
         return [one for one in (self.connection, self.looker) if one is not None and not one.is_closed()]
 
 
@@ -109,15 +123,19 @@ async def copy_database(server: Postgres, name: str, *, of: str) -> None:
 async def _close_kept(server: Postgres, name: str) -> None:
     """Have PostgreSQL end what was kept, so that it need not be waited for when the database is dropped."""
     if copy := _copies.get((id(server), name)):
-        for connection in copy.open_ones():
-            await connection.close()
+        await copy.close()
 
 
 async def hang_up() -> None:
     """Close the connections that were kept."""
     for copy in _copies.values():
-        for connection in copy.open_ones():
-            await connection.close()
+        await copy.close()
+
+
+async def close_kept(url: str) -> None:
+    """Close the connections that are kept for services, for a test that counts all that are open."""
+    if copy := _at(url):
+        await copy.of_services.close()
 
 
 @asynccontextmanager
@@ -159,7 +177,7 @@ async def _emptied(copy: _Copy) -> bool:
         connection = await _connected(copy)
         if not await connection.fetchval(IS_AS_MADE, migrations.newest_schema_version()):
             return False
-        await connection.fetch(HANG_UP, [one.get_server_pid() for one in copy.open_ones()])
+        await connection.fetch(HANG_UP, copy.processes())
         if copy.looker is not None:
             await copy.looker.reset()
             # The role, too, and what was prepared.

@@ -17,6 +17,7 @@ from aircall_oauth.server.web import collect_less
 from aircall_oauth.storage import idle
 from aircall_oauth.telemetry import log
 from tests.support.databases import administer, fresh_database, hang_up, migrated_database, template_of_today
+from tests.support.kept import keep_connections
 from tests.support.one_dialect import share_dialect
 from tests.support.service import Service, run_service, settings_for
 
@@ -28,6 +29,7 @@ MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
 
 share_dialect()
+keep_connections()
 
 
 def pytest_collection_finish() -> None:
