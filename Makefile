@@ -5,7 +5,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK ?= requirements-dev.lock
-# The pip that comes with an older Python takes twice as long.
+# uv installs everything else; where it can't, this pip does.
+UV_LOCK := requirements-uv.lock
 PIP_LOCK := requirements-pip.lock
 PORT ?= 8000
 AIRCALL_PORT ?= 8100
@@ -20,7 +21,7 @@ PYTEST = $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # A database for `make run` and `make demo`: only where make's own command line says so, never one that is exported.
 DATABASE := $(if $(filter command,$(origin DATABASE_URL)),--database-url "$$DATABASE_URL")
 # Every other variable of make's own command line is a setting for this run; one that is none is refused by name.
-OF_MAKE := DATABASE_URL PORT AIRCALL_PORT RECEIVER_PORT CONSOLE_PORT SECONDS SEED WORKERS LOCK PIP_LOCK VENV SHELL MAKE% MFLAGS
+OF_MAKE := DATABASE_URL PORT AIRCALL_PORT RECEIVER_PORT CONSOLE_PORT SECONDS SEED WORKERS LOCK UV_LOCK PIP_LOCK VENV SHELL MAKE% MFLAGS
 TAKEN := $(foreach name,$(filter-out $(OF_MAKE),$(.VARIABLES)),$(if $(filter command,$(origin $(name))),--take $(name)))
 # The four ports, as the sandbox takes them.
 CONSOLE := $(if $(filter command,$(origin AIRCALL_OAUTH_CONSOLE_PORT)),$(AIRCALL_OAUTH_CONSOLE_PORT),$(CONSOLE_PORT))
@@ -41,12 +42,12 @@ help: ## list the verbs
 
 setup: $(STAMP) ## install everything into .venv
 
-$(STAMP): $(LOCK) $(PIP_LOCK) pyproject.toml
+$(STAMP): $(LOCK) $(UV_LOCK) $(PIP_LOCK) pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer (with venv) is needed, and none was found." >&2; exit 1; fi
-	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; one to three minutes) …"
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; up to three minutes) …"
 	@if [ -x $(BIN)/python ]; then :; else $(PYTHON) -m venv $(VENV) || { echo "Cannot make $(VENV) here; is the folder writable, and python3-venv installed?" >&2; exit 1; }; fi
-	@$(BIN)/pip install --quiet --no-deps --require-hashes -r $(PIP_LOCK)
-	@sh scripts/install-packages $(BIN)/python $(LOCK)
+	@$(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r $(UV_LOCK) || echo "  uv could not be installed, as told above, so pip installs the packages."
+	@sh scripts/install-packages $(BIN)/python $(LOCK) $(PIP_LOCK)
 	@printf '  this project … ' && $(BIN)/pip install --quiet --no-deps --no-build-isolation -e . && echo ready
 	@touch $@
 
@@ -96,11 +97,12 @@ format: setup ## put the code in form
 migrate: setup ## bring the database of AIRCALL_OAUTH_DATABASE_URL up to date
 	@$(BIN)/aircall-oauth migrate
 
-lock: setup ## work the locks out anew from pyproject.toml (needs uv)
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml --group dev --group ci -c requirements-dev.lock -o requirements-ci.lock
-	echo 'pip>=26' | uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o $(PIP_LOCK)
+lock: setup ## work the locks out anew from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml --group dev --group ci -c requirements-dev.lock -o requirements-ci.lock
+	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o $(UV_LOCK)
+	echo 'pip>=26' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o $(PIP_LOCK)
 
 clean: ## remove what was installed and the sandbox's data
 	rm -rf $(VENV) .dev

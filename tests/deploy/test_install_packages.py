@@ -1,5 +1,9 @@
-"""Setting up says how far it is, through a pipe and on a terminal, and keeps pip's errors and exit code."""
+"""Setting up says how far it is, through a pipe and on a terminal, and keeps pip's errors and exit code.
 
+uv installs where it can, with what pip's settings say of where packages come from.
+"""
+
+import json
 import os
 import pty
 import re
@@ -8,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "install-packages"
 NAMES = [f"package-{number}" for number in range(1, 26)]
@@ -28,37 +34,191 @@ SAID = [
     f"Installing collected packages: {', '.join(NAMES)}",
     f"Successfully installed {' '.join(f'{name}-1.0' for name in NAMES)}",
 ]
-PIP = """\
-import pathlib, sys, time
-if sys.argv[1] == "-c":
-    print({places!r})
-else:
-    for line in {said!r}:
-        print(line)
-        if line.startswith("Installing"):
-            for name in {names!r}:
-                pathlib.Path({places!r}, name + "-1.0.dist-info").mkdir()
-            while {waits} and not pathlib.Path({places!r}, "go-on").exists():
-                time.sleep(0.05)
-    sys.stderr.write({errors!r})
-    sys.exit({code})
+UV_SAID = [
+    "Using Python 3.11.7 environment at: /a/folder/of/this/machine",
+    "Resolved 25 packages in 1.42s",
+    *(f"Downloading package-{number} (30.1MiB)" for number in range(1, 13)),
+    " Downloaded package-3",
+    "Prepared 25 packages in 4.31s",
+    "Installed 25 packages in 212ms",
+    " + package-1==1.0",
+    "error: Failed to fetch: `https://user:c4n4ry@index.example/simple/package-1/`",
+    "  Caused by: no space left",
+]
+PYTHON = """\
+import json, os, pathlib, sys, time
+places, uv_code, settings = pathlib.Path({places!r}), {uv_code}, {settings!r}
+match sys.argv[1:]:
+    case ["-c", _]:
+        print(places)
+    case ["-m", "uv", "--version"]:
+        sys.exit(uv_code is None)
+    case ["-m", "pip", *_, "config", "list"]:
+        if settings is None:
+            os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+        print(settings)
+        sys.exit(settings == "unreadable")
+    case ["-m", "uv", *command]:
+        told = {{name: value for name, value in os.environ.items() if name.startswith(("UV_", "SSL_"))}}
+        (places / "uv.json").write_text(json.dumps([command, told]))
+        for line in {uv_said!r}:
+            print(line, file=sys.stderr)
+        sys.exit(uv_code)
+    case [*_, lock] if lock == "requirements-pip.lock":
+        (places / "pip is up to date").touch()
+    case _:
+        (places / "pip").touch()
+        for line in {said!r}:
+            print(line)
+            if line.startswith("Installing"):
+                for name in {names!r}:
+                    (places / (name + "-1.0.dist-info")).mkdir()
+                while {waits} and not (places / "go-on").exists():
+                    time.sleep(0.05)
+        sys.stderr.write({errors!r})
+        sys.exit({code})
 """
 
 
-def installing(folder: Path, said: list[str], *, waits: bool = False, errors: str = "", code: int = 0) -> list[str]:
-    """Return the install command, with a fake pip that prints `said` and waits at its end for `places/go-on`."""
+def installing(
+    folder: Path,
+    said: list[str],
+    *,
+    waits: bool = False,
+    errors: str = "",
+    code: int = 0,
+    uv_code: int | None = None,
+    settings: str | None = "",
+) -> list[str]:
+    """Return the install command, with a fake Python whose pip prints `said` and waits at its end for `places/go-on`.
+
+    Its uv ends with `uv_code`; there is none where that is None. Its pip has these settings, or where they are None
+    those that the real pip lists.
+    """
     (folder / "places").mkdir()
     told = {"said": said, "names": NAMES, "places": str(folder / "places"), "waits": waits}
-    (folder / "pip.py").write_text(PIP.format(**told, errors=errors, code=code))
+    uv = {"uv_said": UV_SAID, "uv_code": uv_code, "settings": settings}
+    (folder / "fake.py").write_text(PYTHON.format(**told, **uv, errors=errors, code=code))
     python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder / "pip.py"} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder / "fake.py"} "$@"\n')
     python.chmod(0o755)
     lock = folder / "requirements.lock"
     lock.write_text("".join(f"{name}==1.0 \\\n    --hash=sha256:00\n" for name in [*NAMES, "colorama"]))
-    return ["sh", str(SCRIPT), str(python), str(lock)]
+    return ["sh", str(SCRIPT), str(python), str(lock), "requirements-pip.lock"]
 
 
-@pytest.mark.slow
+def run(command: list[str], **exported: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], **exported}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def told_to_uv(folder: Path) -> tuple[list[str], dict[str, str]]:
+    command, its_environment = json.loads((folder / "places" / "uv.json").read_text())
+    return command, its_environment
+
+
+def test_uv_installs_the_lock_into_that_environment(tmp_path: Path) -> None:
+    ended = run(installing(tmp_path, SAID, uv_code=0))
+
+    assert ended.returncode == 0
+    assert ended.stdout.splitlines() == [
+        "  packages: uv starts …",
+        "  packages: downloading package-10 (30.1MiB)",
+        "  packages: installing …",
+        "  packages: ready",
+    ]
+    assert not (tmp_path / "places" / "pip").exists()
+    command, its_environment = told_to_uv(tmp_path)
+    places = ["--python", f"{tmp_path}/python", "-r", f"{tmp_path}/requirements.lock"]
+    assert sorted(command) == sorted(["pip", "install", "--no-config", "--no-deps", "--require-hashes", *places])
+    assert its_environment == {"UV_SYSTEM_CERTS": "true", "UV_LINK_MODE": "copy"}
+
+
+def test_pip_installs_what_uv_can_not_and_is_brought_up_to_date_first(tmp_path: Path) -> None:
+    ended = run(installing(tmp_path, SAID, uv_code=2))
+
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines() == ["  uv: error: Failed to fetch: `…", "  uv:   Caused by: no space left"]
+    assert "  packages: uv can't install them here, so pip does" in ended.stdout.splitlines()
+    assert ended.stdout.endswith("  packages: ready\n")
+    assert (tmp_path / "places" / "pip is up to date").exists()
+
+
+def test_a_pip_that_can_not_be_brought_up_to_date_ends_it(tmp_path: Path) -> None:
+    command = installing(tmp_path, SAID, code=23)
+    command[-1] = "another.lock"
+
+    assert run(command).returncode == 23
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("global.timeout='180'\nglobal.disable-pip-version-check='1'", {}),
+        ("global.index-url='https://one.example/simple'", {"UV_DEFAULT_INDEX": "https://one.example/simple"}),
+        ("install.index-url='https://two.example/?a=b'", {"UV_DEFAULT_INDEX": "https://two.example/?a=b"}),
+        (
+            ":env:.index-url='https://a.example/'\nglobal.index-url='https://a.example/'",
+            {"UV_DEFAULT_INDEX": "https://a.example/"},
+        ),
+        ("download.index-url='https://one.example/'", {}),
+        (":env:.find-links='/no/such/folder'", {}),
+        (f":env:.find-links='{SCRIPT.parent}'", {"UV_FIND_LINKS": str(SCRIPT.parent)}),
+        (f"global.cert='{SCRIPT}'", {"SSL_CERT_FILE": str(SCRIPT)}),
+    ],
+)
+def test_uv_is_told_what_pips_settings_say_and_nothing_else(
+    settings: str, told: dict[str, str], tmp_path: Path
+) -> None:
+    elsewhere = dict.fromkeys(("UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL"), "https://elsewhere.example/")
+    own = {"UV_CACHE_DIR": "/a/cache", "UV_LINK_MODE": "symlink"}
+
+    run(installing(tmp_path, SAID, uv_code=0, settings=settings), **elsewhere, UV_FIND_LINKS="/elsewhere", **own)
+
+    assert told_to_uv(tmp_path)[1] == {"UV_SYSTEM_CERTS": "true", **own, **told}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "unreadable",
+        "global.extra-index-url='https://two.example/'",
+        ":env:.no-index='1'",
+        ":env:.pypi-url='https://one.example/'",
+        ":env:.index-url=''",
+        "global.index-url='https://one.example/'\nglobal.index-url='https://two.example/'",
+        ":env:.index-url='https://one.example/'\ninstall.index-url='https://two.example/'",
+        "global.proxy='http://proxy.example'",
+        "global.client-cert='/a/certificate'",
+        "global.cert='/no/such/certificate'",
+        "global.find-links='https://one.example/'",
+        f"global.find-links='{SCRIPT.parent} {SCRIPT.parent}'",
+        f"global.find-links='\\n{SCRIPT.parent}'",
+        "install.trusted-host='one.example'",
+        "install.no-binary=':all:'",
+        "install.constraint='a file'",
+        "global.keyring-provider='subprocess'",
+    ],
+)
+def test_pip_installs_where_it_has_other_settings(settings: str, tmp_path: Path) -> None:
+    ended = run(installing(tmp_path, SAID, uv_code=0, settings=settings))
+
+    assert ended.returncode == 0
+    assert (tmp_path / "places" / "pip").exists()
+    assert not (tmp_path / "places" / "uv.json").exists()
+
+
+@pytest.mark.parametrize("quiet", ["", "quiet = 1\n"])
+def test_the_settings_are_read_as_the_real_pip_lists_them(quiet: str, tmp_path: Path) -> None:
+    index = "https://user:pass%20word@one.example/it's/simple"
+    (tmp_path / "pip.conf").write_text(f"[global]\n{quiet}index-url = {index}\n[download]\nno-index = 1\n")
+    own = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "HOME": str(tmp_path), "PIP_TIMEOUT": "7", "PIP_QUIET": "1"}
+
+    run(installing(tmp_path, SAID, uv_code=0, settings=None), **own)
+
+    assert told_to_uv(tmp_path)[1]["UV_DEFAULT_INDEX"] == index
+
+
 def test_through_a_pipe_it_tells_what_it_does_in_lines(tmp_path: Path) -> None:
     command = installing(tmp_path, SAID, waits=True)
 
@@ -106,7 +266,7 @@ def test_pips_errors_are_shown_and_its_exit_code_is_kept(tmp_path: Path, stopped
     errors = "ERROR: No matching distribution found for package-2==1.0\n"
     command = installing(tmp_path, SAID[:stopped_after], errors=errors, code=23)
 
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = run(command)
 
     assert (ended.returncode, ended.stderr) == (23, errors)
     assert "ready" not in ended.stdout
