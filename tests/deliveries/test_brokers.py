@@ -212,11 +212,8 @@ async def test_nothing_is_lost_when_the_broker_dies_under_load(
     assert_tells_nothing(caplog)
 
 
-@pytest.mark.parametrize("kind", ["nats", "kafka"])
-async def test_a_broker_that_is_not_there_yet_is_found_when_it_is(
-    kind: str, request: pytest.FixtureRequest, opened: Any
-) -> None:
-    broker: Ground = request.getfixturevalue(kind)
+@pytest.mark.parametrize("broker", ["nats", "kafka"], indirect=True)
+async def test_a_broker_that_is_not_there_yet_is_found_when_it_is(broker: Ground, opened: Any) -> None:
     destination, message = opened(broker.destination()), an_event()
     await broker.go_away()
 
@@ -402,9 +399,9 @@ async def test_what_is_too_large_is_no_trouble_for_the_next(broker: Ground, open
     await delivered_at_last(destination, an_event())
 
 
-@pytest.mark.parametrize("kind", ["nats", "rabbitmq"])
-async def test_a_user_who_may_not_write_there_is_denied(kind: str, request: pytest.FixtureRequest, opened: Any) -> None:
-    destination = opened(request.getfixturevalue(kind).destination(user=LIMITED_USER))
+@pytest.mark.parametrize("broker", ["nats", "rabbitmq"], indirect=True)
+async def test_a_user_who_may_not_write_there_is_denied(broker: Any, opened: Any) -> None:
+    destination = opened(broker.destination(user=LIMITED_USER))
 
     assert [TryAgain("denied")] * 8 == await asyncio.gather(*(destination.deliver(an_event()) for _ in range(8)))
 
@@ -453,9 +450,9 @@ async def _caught_up(partner: httpx.AsyncClient, subscription_id: str, position:
 # Credentials and certificates
 
 
-@pytest.mark.parametrize("kind", ["nats", "rabbitmq"])
-async def test_a_wrong_password_is_denied(kind: str, request: pytest.FixtureRequest, opened: Any) -> None:
-    destination = opened(request.getfixturevalue(kind).destination(password="wrong"))
+@pytest.mark.parametrize("broker", ["nats", "rabbitmq"], indirect=True)
+async def test_a_wrong_password_is_denied(broker: Any, opened: Any) -> None:
+    destination = opened(broker.destination(password="wrong"))
 
     assert TryAgain("denied") == await destination.deliver(an_event())
 
