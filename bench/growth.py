@@ -28,6 +28,7 @@ from bench.processor import busy_seconds, family_seconds
 
 INSTALLATIONS, SUBSCRIPTIONS, EVENTS = 10, 1, 10_000
 RESTING_SECONDS = 30
+PATIENCE_SECONDS = 600
 SCOPES = [Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE, Scope.EVENTS_READ, Scope.CONSOLE_READ]
 # All are up to date, and none wants what comes.
 ALL_IDLE = """
@@ -35,6 +36,8 @@ ALL_IDLE = """
     UPDATE subscription SET types = '{none.such}', health = 'up', last_error = NULL, ordering = 'subject',
         position = (SELECT last_value FROM event_position)
 """
+
+ALL_READ = "SELECT count(*) > 0 AND bool_and(position >= (SELECT max(position) FROM event)) FROM log_reader"
 
 
 class Spent(NamedTuple):
@@ -135,6 +138,7 @@ def _views(held: Held, pid: int, name: str, client: httpx.Client, path: str, vie
 
 def _with_worker(held: Held, count: int) -> None:
     with _house(held) as house:
+        _wait_until(lambda: asyncio.run(_is_read(held.url)), "The chores that read the log are not at its end.")
         time.sleep(RESTING_SECONDS / 2)
         resting = held.spent(house.server.pid, lambda: time.sleep(RESTING_SECONDS))
         ground.say(f"  at rest, a second       {resting.per(RESTING_SECONDS)}")
@@ -142,14 +146,28 @@ def _with_worker(held: Held, count: int) -> None:
 
         def delivered() -> None:
             ground.load(house.server, count, ground.fresh_salt())
-            deadline = time.monotonic() + 300
-            while house.count() < count:
-                if time.monotonic() > deadline:
-                    sys.exit(f"only {house.count()} of {count} events were delivered")
+            _wait_until(lambda: house.count() >= count, f"Not all of {count} events were delivered.")
 
         spent = held.spent(house.server.pid, delivered)
         ground.say(f"  taken in and delivered  {spent.per(count)}, resting included")
         ground.say(f"  memory of the process   {ground.resident_megabytes(house.server):.0f} MB")
+
+
+def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        if time.monotonic() > deadline:
+            sys.exit(otherwise)
+
+
+async def _is_read(url: str) -> bool:
+    """Whether the chores that read each event once have read those that were filled in, too."""
+    await asyncio.sleep(1)
+    connection = await asyncpg.connect(url)
+    try:
+        return bool(await connection.fetchval(ALL_READ))
+    finally:
+        await connection.close()
 
 
 @contextmanager
