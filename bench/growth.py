@@ -16,13 +16,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import asyncpg
 import httpx
 
-from aircall_oauth.sandbox.children import Child
+from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.models.access import Scope
-from bench import console_data, ground
+from bench import console_data, ground, sql
 from bench.deliveries import House, serving_with_worker
 from bench.processor import busy_seconds, family_seconds
 
@@ -30,13 +29,15 @@ INSTALLATIONS, SUBSCRIPTIONS, EVENTS = 10, 1, 10_000
 RESTING_SECONDS = 30
 PATIENCE_SECONDS = 600
 SCOPES = [Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE, Scope.EVENTS_READ, Scope.CONSOLE_READ]
+# What autovacuum does for minutes after so much was written, at once: it is not what is measured.
+TIDY = ("VACUUM (FREEZE, ANALYZE)", "CHECKPOINT")
 # All are up to date, and none wants what comes.
 ALL_IDLE = """
     WITH no_tries AS (DELETE FROM attempt), none_parked AS (DELETE FROM parked)
     UPDATE subscription SET types = '{none.such}', health = 'up', last_error = NULL, ordering = 'subject',
         position = (SELECT last_value FROM event_position)
 """
-
+# The chores that read each event once have read those that were filled in, too.
 ALL_READ = "SELECT count(*) > 0 AND bool_and(position >= (SELECT max(position) FROM event)) FROM log_reader"
 
 
@@ -65,7 +66,7 @@ class Held:
             events=EVENTS * factor,
         )
         asyncio.run(filled)
-        asyncio.run(_tidy(self.url))
+        _run(self.url, *TIDY)
         self.api_key = asyncio.run(ground.api_key(self.url, *SCOPES))
 
     def spent(self, pid: int, work: Callable[[], object]) -> Spent:
@@ -73,16 +74,6 @@ class Held:
         before = busy_seconds(pid), family_seconds(self._postgres.pid)
         work()
         return Spent(busy_seconds(pid) - before[0], family_seconds(self._postgres.pid) - before[1])
-
-
-async def _tidy(url: str) -> None:
-    """Do at once what autovacuum does for minutes after so much was written: it is not what is measured."""
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute("VACUUM (FREEZE, ANALYZE)")
-        await connection.execute("CHECKPOINT")
-    finally:
-        await connection.close()
 
 
 def main() -> None:
@@ -137,8 +128,8 @@ def _views(held: Held, pid: int, name: str, client: httpx.Client, path: str, vie
 
 
 def _with_worker(held: Held, count: int) -> None:
-    with _house(held) as house:
-        _wait_until(lambda: asyncio.run(_is_read(held.url)), "The chores that read the log are not at its end.")
+    with _house(held) as (house, sink):
+        wait_until(lambda: house.sql(ALL_READ)[0], [sink], PATIENCE_SECONDS)
         time.sleep(RESTING_SECONDS / 2)
         resting = held.spent(house.server.pid, lambda: time.sleep(RESTING_SECONDS))
         ground.say(f"  at rest, a second       {resting.per(RESTING_SECONDS)}")
@@ -146,48 +137,28 @@ def _with_worker(held: Held, count: int) -> None:
 
         def delivered() -> None:
             ground.load(house.server, count, ground.fresh_salt())
-            _wait_until(lambda: house.count() >= count, f"Not all of {count} events were delivered.")
+            wait_until(lambda: house.count() >= count, [sink], PATIENCE_SECONDS)
 
         spent = held.spent(house.server.pid, delivered)
         ground.say(f"  taken in and delivered  {spent.per(count)}, resting included")
         ground.say(f"  memory of the process   {ground.resident_megabytes(house.server):.0f} MB")
 
 
-def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            sys.exit(otherwise)
-
-
-async def _is_read(url: str) -> bool:
-    """Whether the chores that read each event once have read those that were filled in, too."""
-    await asyncio.sleep(1)
-    connection = await asyncpg.connect(url)
-    try:
-        return bool(await connection.fetchval(ALL_READ))
-    finally:
-        await connection.close()
-
-
 @contextmanager
-def _house(held: Held) -> Iterator[House]:
+def _house(held: Held) -> Iterator[tuple[House, Child]]:
     """A service with a worker, whose subscriptions want nothing, and a place for deliveries."""
     port = free_port()
     with ExitStack() as stack:
-        stack.enter_context(Child("sink", ["bench.sink", str(port)], dict(os.environ), held.folder / "sink.log"))
-        asyncio.run(_idle(held.url))
+        sink = Child("sink", ["bench.sink", str(port)], dict(os.environ), held.folder / "sink.log")
+        stack.enter_context(sink)
+        _run(held.url, ALL_IDLE, "VACUUM ANALYZE subscription, parked, attempt")
         server = stack.enter_context(serving_with_worker(held.folder, held.url))
-        yield House(held.folder, held.url, server, port, held.api_key)
+        yield House(held.folder, held.url, server, port, held.api_key), sink
 
 
-async def _idle(url: str) -> None:
-    connection = await asyncpg.connect(url, command_timeout=600)
-    try:
-        await connection.execute(ALL_IDLE)
-        await connection.execute("VACUUM ANALYZE subscription, parked, attempt")
-    finally:
-        await connection.close()
+def _run(url: str, *statements: str) -> None:
+    for statement in statements:
+        asyncio.run(sql.run(url, statement))
 
 
 if __name__ == "__main__":
