@@ -1,4 +1,4 @@
-"""A service that takes a connection of one that ended can't tell it from a new one (`support/kept.py`)."""
+"""A connection that a service takes from one that ended works like a new one (`support/kept.py`)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,7 +7,6 @@ import asyncpg
 import pytest
 
 from aircall_oauth.storage.database import Database
-from aircall_oauth.storage.database_url import read
 from tests.support.databases import close_kept
 from tests.support.kept import Use, use_of
 
@@ -27,7 +26,7 @@ LEFT = """
 @pytest.fixture
 async def use(database_url: str) -> AsyncIterator[Use]:
     await close_kept(database_url)
-    with use_of(read(database_url).dsn) as use:
+    with use_of(database_url) as use:
         yield use
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage import database_url, migrations, partitions
+from aircall_oauth.storage import migrations, partitions
 from tests.support.kept import Kept
 
 # Whatever creates, alters or drops something in a database draws a number in it.
@@ -55,7 +55,7 @@ class _Copy:
     of_services: Kept = field(init=False)
 
     def __post_init__(self) -> None:
-        self.of_services = Kept(database_url.read(self.url).dsn)
+        self.of_services = Kept(self.url)
 
     def processes(self) -> list[int]:
         """Return the ids of the processes of PostgreSQL that are behind what is open."""

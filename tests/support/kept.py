@@ -8,11 +8,13 @@ another. Where a test sets something for new connections of the database, none i
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any
 
 import asyncpg
+
+from aircall_oauth.storage.database_url import read
 
 MOST_OF_A_KIND = 8
 # Whether new connections to the database are as those before: nothing is set for them.
@@ -27,6 +29,7 @@ JSON_TYPES = ((114, "json"), (3802, "jsonb"))
 Options = tuple[str, ...]
 
 _open_anew = asyncpg.connect
+# By what a service hands to the driver for the database's address.
 _all: dict[str, "Kept"] = {}
 
 
@@ -56,11 +59,11 @@ class Use:
 class Kept:
     """What is kept of one database, in the event loop of all tests."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, url: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.uses: list[Use] = []
         self._idle: dict[Options, list[asyncpg.Connection]] = defaultdict(list)
-        _all[dsn] = self
+        _all[read(url).dsn] = self
 
     def processes(self) -> list[int]:
         """Return the ids of the processes of PostgreSQL that are behind what is kept."""
@@ -86,15 +89,13 @@ class Kept:
         while self._idle[options]:
             idle = self._idle[options].pop()
             try:
-                await _forget_everything(idle, timeout)
-                if await idle.fetchval(IS_AS_EVER, timeout=timeout):
-                    return _hand_over(idle, Lasting)
+                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError):
+                    await _forget_everything(idle, timeout)
+                    if await idle.fetchval(IS_AS_EVER, timeout=timeout):
+                        return _hand_over(idle, Lasting)
+            finally:
+                # Ends nothing where the session was handed over.
                 idle.terminate()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError):
-                idle.terminate()
-            except BaseException:
-                idle.terminate()
-                raise
         return None
 
 
@@ -146,9 +147,9 @@ def keep_connections() -> None:
 
 
 @contextmanager
-def use_of(dsn: str) -> Iterator[Use]:
-    """Lend what is kept of the database at an address, as a service writes it, while that service lasts."""
-    use, kept = Use(), _all.get(dsn)
+def use_of(url: str) -> Iterator[Use]:
+    """Lend what is kept of the database at an address, while a service that uses it lasts."""
+    use, kept = Use(), _all.get(read(url).dsn)
     uses = kept.uses if kept else []
     uses.append(use)
     try:

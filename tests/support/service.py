@@ -20,7 +20,6 @@ from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.app import create_app
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage import database_url
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
 from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
@@ -212,7 +211,7 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
         transport=to_app,
     )
     to_aircall = ToAircall(create_aircall_app(aircall))
-    with use_of(database_url.read(settings.database_url.get_secret_value()).dsn) as use:
+    with use_of(settings.database_url.get_secret_value()) as use:
         async with open_resources(settings, aircall_transport=to_aircall, span_exporter=span_exporter) as resources:
             app = create_app(lambda: _already_open(resources))
             to_app.app = app
