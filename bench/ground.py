@@ -22,8 +22,8 @@ from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations
 from aircall_oauth.storage.models.access import Scope
-from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import SealedAt
 
 ROOT = Path(__file__).parents[1]

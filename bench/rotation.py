@@ -20,8 +20,8 @@ import asyncpg
 
 from aircall_oauth.resources import vault_of
 from aircall_oauth.storage.models.access import Scope
-from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import SealedAt
 from bench import ground
 from bench.ground import Server

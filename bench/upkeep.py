@@ -23,7 +23,7 @@ from aircall_oauth.installations.outages import backfill, heartbeat
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall import create_app
 from aircall_oauth.storage import migrations
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 from aircall_oauth.telemetry import log
 from bench import ground
 

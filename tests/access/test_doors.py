@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from aircall_oauth.server import openapi
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.support.receivers import subscription_body
 from tests.support.service import Service
 

@@ -12,7 +12,7 @@ import pytest
 from aircall_oauth.console import forms
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.console.routing import PageRoute
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.support.consoles import FORM_TOKEN, Browser, Console, words
 from tests.support.receivers import Partner, Receiver, receiver, subscribe, tell
 from tests.support.service import Service

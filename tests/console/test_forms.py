@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.support.consoles import Console, words
 from tests.support.receivers import receiver, subscribe
 from tests.support.service import Service

@@ -15,7 +15,7 @@ from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.console.pages import PAGES
 from aircall_oauth.errors import AppError
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.support.consoles import FORM_TOKEN, LOOKING, Console, words
 from tests.support.fixtures import lasting_service
 from tests.support.service import Service, run_service, settings_for

@@ -14,7 +14,7 @@ from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.events.query import COLUMNS, EventJson, event_of
 from aircall_oauth.storage.commits import Committed
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 from tests.support.receivers import LOOPBACK, Receiver, fill, receiver, subscribe
 from tests.support.service import Service, run_service, settings_for, until
 

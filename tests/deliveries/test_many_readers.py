@@ -16,7 +16,7 @@ from aircall_oauth.deliveries.reader.read_ahead import ReadAhead
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.events.query import Filter
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 from tests.support.receivers import (
     LOOPBACK,
     Received,

@@ -10,7 +10,7 @@ from dirty_equals import IsDatetime, IsStr
 
 from aircall_oauth.access import keys
 from aircall_oauth.storage.models.access import Scope
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.support.service import Service
 
 ISO = IsDatetime(iso_string=True)

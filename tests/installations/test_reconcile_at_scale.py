@@ -16,7 +16,7 @@ from aircall_oauth.installations.outages import heartbeat
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.worker import CHORES
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 from tests.support.many_installations import FIRST_COMPANY, install_many, our_webhook
 from tests.support.service import Service, ToAircall, run_service, settings_for
 

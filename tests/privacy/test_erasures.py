@@ -11,7 +11,7 @@ import pytest
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.privacy import erasing, erasures, searching
 from aircall_oauth.storage.models.access import Scope
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.deliveries.test_replays import replay
 from tests.deliveries.test_replays import service as service  # noqa: PLC0414 - one that may deliver to this machine
 from tests.support.receivers import answer_with, receiver, subscribe

@@ -10,7 +10,7 @@ import pytest
 
 from aircall_oauth.privacy import export
 from aircall_oauth.storage.models.access import Scope
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.deliveries.test_replays import service as service  # noqa: PLC0414 - one that may deliver to this machine
 from tests.events.test_feed import tell
 from tests.support.receivers import receiver, subscribe

@@ -13,7 +13,7 @@ from dirty_equals import Contains, IsList, IsPartialDict, IsStr
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from aircall_oauth.server import openapi
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from tests.support.service import Service
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"

@@ -15,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, locks
 from aircall_oauth.storage.models.access import Audit
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 
 MINUTE = timedelta(minutes=1)
 COLUMNS = "id, actor, action, installation_id, request_id, address, outcome, owner"

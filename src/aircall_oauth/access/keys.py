@@ -15,8 +15,8 @@ from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import OwnerNotAllowed
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
-from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from aircall_oauth.storage.stamps import new_id, now
 
 OF_THE_CONSOLE = frozenset({Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ})
 USED_AGAIN_AFTER = timedelta(minutes=1)

@@ -45,7 +45,7 @@ def create_key(
 def list_keys() -> None:
     """List the API keys, without their secrets."""
     from aircall_oauth.access import keys
-    from aircall_oauth.storage.models.base import now
+    from aircall_oauth.storage.stamps import now
 
     terminal.print_table(
         ("id", "name", "standing", "owner", "scopes", "created", "last used", "expires", "Aircall"),

@@ -30,7 +30,7 @@ OfSetting = Annotated[KeyList, typer.Option("--setting", help="Which setting's k
 def new_sealing_key() -> None:
     """Print a new entry for AIRCALL_OAUTH_SECRET_KEYS, alone on the last line of stdout. It is stored nowhere."""
     from aircall_oauth.operations import rotation
-    from aircall_oauth.storage.models.base import now
+    from aircall_oauth.storage.stamps import now
 
     say("A new entry for AIRCALL_OAUTH_SECRET_KEYS. At the end of the list it opens; at its beginning it seals, too:")
     terminal.write(f"{rotation.new_key(now())}\n")

@@ -17,7 +17,6 @@ from sqlmodel.sql.expression import SelectOfScalar
 from aircall_oauth.aircall.payloads import Integration
 from aircall_oauth.events import store
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import (
     Claim,
     Farewell,
@@ -29,6 +28,7 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
     WebhookStatus,
 )
+from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

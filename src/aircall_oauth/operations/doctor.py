@@ -41,7 +41,6 @@ from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version
-from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import SubscriptionStatus
 from aircall_oauth.storage.models.installations import (
     Farewell,
@@ -51,6 +50,7 @@ from aircall_oauth.storage.models.installations import (
     WebhookStatus,
 )
 from aircall_oauth.storage.poolers import Sessions
+from aircall_oauth.storage.stamps import now
 from aircall_oauth.telemetry.figures import Name
 from aircall_oauth.wrapping import keys as wrapped_keys
 

@@ -16,7 +16,7 @@ from aircall_oauth.installations.attempts import views
 from aircall_oauth.installations.attempts.recording import REFERENCE
 from aircall_oauth.installations.attempts.routes import ID
 from aircall_oauth.installations.attempts.views import STEPS, Funnel, InstallAttemptView
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 
 router = APIRouter(route_class=PageRoute)
 

@@ -18,7 +18,7 @@ from aircall_oauth.events.newest import Search
 from aircall_oauth.events.query import Filter
 from aircall_oauth.events.routes import LAST_POSITION, filters, span
 from aircall_oauth.events.spans import Span
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 
 router = APIRouter(route_class=PageRoute)
 

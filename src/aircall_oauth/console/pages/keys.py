@@ -15,7 +15,7 @@ from aircall_oauth.console.visitors import Visitor
 from aircall_oauth.errors import InvalidRequest, NotFound, OwnerNotAllowed
 from aircall_oauth.settings import parse_duration
 from aircall_oauth.storage.models.access import API_KEY_PREFIX, ApiKey, Scope
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 
 router = APIRouter(route_class=PageRoute)
 

@@ -18,7 +18,7 @@ from aircall_oauth.events import newest
 from aircall_oauth.installations import views
 from aircall_oauth.installations.attempts import views as attempts
 from aircall_oauth.installations.attempts.recording import REFERENCE
-from aircall_oauth.storage.models.base import now
+from aircall_oauth.storage.stamps import now
 
 router = APIRouter(route_class=PageRoute)
 

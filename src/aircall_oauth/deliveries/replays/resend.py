@@ -15,8 +15,8 @@ from aircall_oauth.errors import EventErased
 from aircall_oauth.events import feed
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import Attempt
+from aircall_oauth.storage.stamps import now
 
 MARK = "resend"
 

@@ -31,7 +31,6 @@ from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import database_errors, reason
-from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.deliveries import (
     Health,
     Replay,
@@ -40,6 +39,7 @@ from aircall_oauth.storage.models.deliveries import (
     SubscriptionOrder,
     SubscriptionStatus,
 )
+from aircall_oauth.storage.stamps import now
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

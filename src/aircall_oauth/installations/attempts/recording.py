@@ -16,7 +16,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, locks
-from aircall_oauth.storage.models.base import new_id, now
 from aircall_oauth.storage.models.installations import (
     Flow,
     Installation,
@@ -24,6 +23,7 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
     WebhookStatus,
 )
+from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import Vault
 
 KEPT = timedelta(days=90)

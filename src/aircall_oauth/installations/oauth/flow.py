@@ -34,8 +34,8 @@ from aircall_oauth.installations.oauth.state import FlowCookie, FlowState
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
-from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import Flow, FlowStatus, Installation
+from aircall_oauth.storage.stamps import now
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
 

@@ -21,7 +21,7 @@ from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import ANY_LOCAL
-from aircall_oauth.storage.models.base import new_id
+from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.storage.vault import Vault
 
 LIFETIME = timedelta(minutes=30)

@@ -19,7 +19,6 @@ from aircall_oauth.installations.upkeep.reconcile import Oddity
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.leases import any_of, backoff, between, is_due
-from aircall_oauth.storage.models.base import now
 from aircall_oauth.storage.models.installations import (
     GapReason,
     Installation,
@@ -28,6 +27,7 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
     WebhookStatus,
 )
+from aircall_oauth.storage.stamps import now
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -1,6 +1,5 @@
-"""What all tables share: metadata, kinds of columns, ids."""
+"""What all tables share: metadata and kinds of columns."""
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -12,7 +11,6 @@ from sqlalchemy import (
     Text,
 )
 from sqlmodel import Field, SQLModel
-from uuid_utils import uuid7
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -27,15 +25,6 @@ class Table(SQLModel):
     """The base of all tables; its metadata has a name for every constraint."""
 
     metadata = MetaData(naming_convention=NAMING)
-
-
-def new_id(kind: str) -> str:
-    """Make an id that sorts by time, with the kind of its object in front: `ins_0198…`."""
-    return f"{kind}_{uuid7().hex}"
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def column(type_: Any, *constraints: Any, nullable: bool = False, **options: Any) -> Any:
