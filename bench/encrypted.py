@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from bench import ground
 from bench.feed import read_all
 from bench.ground import Server

@@ -16,7 +16,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from bench import ground
 from bench.ground import Server
 

@@ -15,13 +15,13 @@ import asyncpg
 import httpx
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.resources import open_resources, vault_of
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import SealedAt

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import httpx
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage.models.access import Scope
 from bench import console_data, ground, sql
 from bench.deliveries import House, serving_with_worker
 from bench.processor import busy_seconds, family_seconds

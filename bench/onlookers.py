@@ -25,9 +25,9 @@ from typing import Any
 
 import httpx
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server
 from bench.processor import busy_seconds

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.ground import Server
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.children import Child
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage.models.access import Scope
 from bench import ground
 from bench.deliveries import House, serving_with_worker
 

@@ -11,7 +11,7 @@ import pytest
 from aircall_oauth.access import audit, audit_lines, callers
 from aircall_oauth.access.audit import OPERATOR, Action, Outcome, Who
 from aircall_oauth.access.audit_lines import Asked
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
 
 LONG_AGO = "INSERT INTO audit (id, at, actor, action) VALUES ($1, now() - $2::interval, 'operator', 'token.read')"

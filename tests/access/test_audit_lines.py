@@ -12,7 +12,7 @@ import pytest
 
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import OPERATOR, Action
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for
 
 MANY = """

@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.resources import open_resources
-from aircall_oauth.storage.models.access import Scope
 from tests.support.service import Service, run_service
 
 

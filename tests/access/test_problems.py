@@ -5,8 +5,8 @@ import pytest
 from dirty_equals import IsStr
 
 from aircall_oauth.access.problems import MEANINGS
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import AircallError, ApiError, AppError, Unavailable
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.support.service import Service, run_service, settings_for
 

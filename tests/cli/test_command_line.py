@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.keys import API_KEY_PREFIX
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage.models.access import API_KEY_PREFIX, Scope
 from aircall_oauth.storage.secret_files import environment_name
 from tests.support.service import Service, command_environment, run_command, start_command
 from tests.support.spawning import Running

@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from aircall_oauth.access.scopes import Scope as ApiScope
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.server import openapi
-from aircall_oauth.storage.models.access import Scope as ApiScope
 from tests.support.receivers import LOOPBACK
 from tests.support.service import Service, run_service, settings_for, until
 

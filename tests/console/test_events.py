@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console.pages import event as event_page
 from aircall_oauth.console.pages import events as events_page
 from aircall_oauth.deliveries import of_event
 from aircall_oauth.deliveries.reader.supervisor import reading
-from aircall_oauth.storage.models.access import Scope
 from tests.support.consoles import LOOKING, Console, words
 from tests.support.receivers import Partner, answer_with, fill, receiver, subscribe, tell
 from tests.support.service import Service

@@ -11,8 +11,8 @@ import pytest
 
 from aircall_oauth.access import audit, keys
 from aircall_oauth.access.audit import SERVICE, Action
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console import masks
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.support.consoles import LOOKING, Console, words
 from tests.support.receivers import subscription_body

@@ -10,8 +10,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console.pages import PAGES
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.support.consoles import ANY_WINDOW, Console, words
 from tests.support.receivers import LOOPBACK, receiver, subscribe, tell

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console import brake as brake_module
 from aircall_oauth.console import sessions
 from aircall_oauth.console.brake import SignInBrake
@@ -18,7 +19,6 @@ from aircall_oauth.console.gate import COOKIE
 from aircall_oauth.errors import ConsoleError, OwnerNotAllowed, SignInRefused
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage.models.access import Scope
 from tests.support.consoles import LOOKING, Console, words
 from tests.support.fixtures import lasting_service
 from tests.support.service import Service, run_service, settings_for

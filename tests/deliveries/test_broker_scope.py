@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from tests.support.receivers import LOOPBACK, subscription_body
 from tests.support.service import Service, run_service, settings_for
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.deliveries import sealing
 from aircall_oauth.deliveries.destinations.addresses import Guard
 from aircall_oauth.deliveries.destinations.http import HttpDestination
 from aircall_oauth.deliveries.destinations.outcomes import Message, TryAgain
 from aircall_oauth.server.worker import CHORES
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.support.receivers import LOOPBACK, receiver, subscription_body
 from tests.support.service import Service, run_service, settings_for

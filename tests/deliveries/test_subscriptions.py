@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from dirty_equals import IsInt, IsStr
 
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.support.receivers import LOOPBACK, subscription_body, tell
 from tests.support.service import Service, run_service, settings_for

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.postgres import Postgres, find_binaries
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations
-from aircall_oauth.storage.models.access import Scope
 from tests.support.processes import durable_postgres, eventually
 from tests.support.service import Service, run_service, settings_for
 from tests.support.standbys import sql, with_standby

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import asyncpg
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import Unavailable
 from aircall_oauth.events import store
 from aircall_oauth.events.receiver.inbox import Inbox
@@ -15,7 +16,6 @@ from aircall_oauth.events.receiver.statement import Arrival, TakenIn
 from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import Database
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import Installation
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics

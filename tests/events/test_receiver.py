@@ -19,6 +19,7 @@ from dirty_equals import IsStr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import InboxFull
 from aircall_oauth.events.receiver import body as bodies
 from aircall_oauth.events.receiver import inbox
@@ -26,7 +27,6 @@ from aircall_oauth.events.receiver.statement import Arrival, TakenIn
 from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import locks, migrations
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.support.fixtures import lasting_service

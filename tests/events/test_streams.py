@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.events import streams
 from aircall_oauth.resources import open_resources
-from aircall_oauth.storage.models.access import Scope
 from tests.server.test_intake import MIB, peak_bytes
 from tests.support.forked import web_processes
 from tests.support.processes import eventually

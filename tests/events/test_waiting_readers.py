@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.resources import open_resources
-from aircall_oauth.storage.models.access import Scope
 from tests.support.databases import close_kept
 from tests.support.forked import WebProcess, web_processes
 from tests.support.service import settings_for

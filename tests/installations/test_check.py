@@ -8,9 +8,9 @@ import httpx
 import pytest
 import stamina
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.installations.upkeep import check as checking
 from aircall_oauth.sandbox.aircall.companies import Integration
-from aircall_oauth.storage.models.access import Scope
 from tests.support.service import Service, run_service, settings_for, until
 
 COMPANY = 70077

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from dirty_equals import IsStr
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.installations.oauth import claims, links
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import Claim
 from tests.support.fixtures import lasting_service
 from tests.support.service import PUBLIC_URL, Service, run_service, settings_for

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.installations.disconnect import farewell
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall.companies import Integration
 from aircall_oauth.sandbox.aircall.faults import How
-from aircall_oauth.storage.models.access import Scope
 from tests.support.service import Service, command_environment, run_command, until
 
 COMPANY = 70077

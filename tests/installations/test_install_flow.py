@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall.companies import Integration
-from aircall_oauth.storage.models.access import Scope
 from tests.support.service import AIRCALL_URL, CLIENT_ID, PUBLIC_URL, Service, run_service, settings_for
 
 HTTPS_URL = "https://connect.example.com"

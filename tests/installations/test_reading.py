@@ -9,7 +9,7 @@ import pytest
 from dirty_equals import IsDatetime, IsStr
 
 from aircall_oauth.access import keys
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.support.service import Service
 

@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.operations import doctor, rotation
 from aircall_oauth.privacy import erasing
 from aircall_oauth.storage import data_keys
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import DATA_KEY_COLUMN
 from aircall_oauth.storage.vault import SealedAt
 from tests.operations.test_rotation import BOTH, NEW, silently

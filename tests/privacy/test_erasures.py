@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.privacy import erasing, erasures, searching
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.stamps import new_id
 from tests.deliveries.test_replays import replay
 from tests.deliveries.test_replays import service as service  # noqa: PLC0414 - one that may deliver to this machine

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.events import retention
 from aircall_oauth.privacy import expiring
 from aircall_oauth.privacy import retention as owners
 from aircall_oauth.sandbox.postgres import Postgres
-from aircall_oauth.storage.models.access import Scope
 from tests.privacy.test_retention import days, is_now, kept, of_a_day
 from tests.support.fixtures import lasting_service
 from tests.support.service import Service, command_environment, run_command, run_service, settings_for

@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.deliveries.destinations import http
 from aircall_oauth.deliveries.destinations.addresses import Guard
 from aircall_oauth.deliveries.destinations.http import HttpDestination
@@ -21,7 +22,6 @@ from aircall_oauth.deliveries.destinations.outcomes import Delivered, Outcome, T
 from aircall_oauth.errors import AircallUnavailable
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage.models.access import Scope
 from tests.deliveries.test_destinations import KEY, MESSAGE, certificate
 from tests.proxy.test_proxy import connected, listening
 from tests.support.receivers import LOOPBACK, receiver

@@ -16,13 +16,13 @@ import pytest
 import uvicorn
 
 from aircall_oauth.access import keys, rules
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.aircall import relay, transport
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.app import create_app
 from aircall_oauth.server.protocol import BoundedServer, Protocol
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.storage.vault import SealedAt

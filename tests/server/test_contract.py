@@ -10,10 +10,10 @@ import jsonschema_rs
 import pytest
 
 from aircall_oauth import errors
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.aircall.schemas import TYPED
 from aircall_oauth.deliveries.documentation import schema_name
 from aircall_oauth.server import openapi
-from aircall_oauth.storage.models.access import Scope
 from tests.access.test_doors import IDS
 from tests.support.receivers import subscription_body
 from tests.support.service import Service

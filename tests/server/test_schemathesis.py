@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from aircall_oauth.access import keys
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from tests.support.service import Service
 
 SECONDS = 15

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console import once, sessions
 from aircall_oauth.console.visitors import SCOPES
 from aircall_oauth.server.console_port import console_app
-from aircall_oauth.storage.models.access import Scope
 from tests.support.service import Service
 
 ADDRESS = "https://localhost"

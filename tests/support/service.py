@@ -15,12 +15,14 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from aircall_oauth.access.keys import new_api_key
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.app import create_app
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage.models.access import ApiKey, Scope, new_api_key
+from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
 from tests.support import databases

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.telemetry import log
 from tests.support.service import Service, command_environment, run_command, start_command
 

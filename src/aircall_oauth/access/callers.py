@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col
 
 from aircall_oauth.access import rules
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.storage.models.events import Event
 from aircall_oauth.storage.models.installations import Installation, InstallAttempt
 

@@ -10,9 +10,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from aircall_oauth.access import keys
 from aircall_oauth.access.audit import Who
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import ScopeMissing, Unauthenticated
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.access import Scope
 
 bearer = HTTPBearer(auto_error=False, scheme_name="api_key", description="An API key of this service.")
 

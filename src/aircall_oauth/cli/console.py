@@ -21,8 +21,8 @@ def open_console(
     ] = True,
 ) -> None:
     """Print a link that signs one person in to the console: once, within a minute."""
+    from aircall_oauth.access.scopes import Scope
     from aircall_oauth.console import sessions
-    from aircall_oauth.storage.models.access import Scope
 
     person = _person(name)
     scopes = [Scope.CONSOLE_READ]

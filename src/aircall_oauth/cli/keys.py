@@ -78,7 +78,7 @@ def revoke_key(which: Annotated[str, typer.Argument(help="The key's id, or its n
 
 
 def _scopes(text: str) -> list[Any]:
-    from aircall_oauth.storage.models.access import Scope
+    from aircall_oauth.access.scopes import Scope
 
     try:
         return list(dict.fromkeys(Scope(word.strip()) for word in text.split(",")))
@@ -89,7 +89,7 @@ def _scopes(text: str) -> list[Any]:
 
 def _aircall_rules(given: list[str], scopes: list[Any]) -> list[str]:
     from aircall_oauth.access import rules
-    from aircall_oauth.storage.models.access import Scope
+    from aircall_oauth.access.scopes import Scope
 
     if given and Scope.AIRCALL_CALL not in scopes:
         raise typer.BadParameter(f"needs the scope {Scope.AIRCALL_CALL}", param_hint="--aircall")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console.parameters import moment_of
 from aircall_oauth.console.visitors import TO_ACT
-from aircall_oauth.storage.models.access import Scope
 
 # The hidden field by which a form to edit says what it showed.
 WAS = "was"

@@ -11,11 +11,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.access import audit, keys
 from aircall_oauth.access.audit import OPERATOR, PERSON, Action, Who
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console.visitors import SCOPES, SigningKey, Visitor
 from aircall_oauth.errors import LinkSpent, SignInRefused
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches
-from aircall_oauth.storage.models.access import ApiKey, Scope
+from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.models.console import ConsoleLink, ConsoleSession
 from aircall_oauth.storage.models.sealed import CONSOLE_LINK_PURPOSE, CONSOLE_SESSION_PURPOSE
 from aircall_oauth.storage.stamps import new_id

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import ConsoleError, PayloadsHidden, PayloadsNeeded, ReadOnly
-from aircall_oauth.storage.models.access import Scope
 
 SCOPES = (Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ)
 # What a person with the right to look only may ask the functions of the API for.

@@ -20,6 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.access import audit
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import Caller
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.deliveries import auditing, repeated
 from aircall_oauth.deliveries.destinations import registry, signatures
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, Message, Outcome, attempt, raised_at, word
@@ -38,7 +39,6 @@ from aircall_oauth.events import store
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs, locks
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.deliveries import Health, Parked, Subscription, SubscriptionKind, SubscriptionStatus
 from aircall_oauth.storage.models.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
 from aircall_oauth.storage.stamps import new_id, now

@@ -17,6 +17,7 @@ from aircall_oauth.access.dependencies import (
 from aircall_oauth.access.parameters import ID, TEXT, InstallationId
 from aircall_oauth.access.problems import problems
 from aircall_oauth.access.routing import StrictRoute
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import (
     CheckUnderWay,
     InstallationNotActive,
@@ -28,7 +29,6 @@ from aircall_oauth.installations.upkeep import check
 from aircall_oauth.installations.views import InstallationList, InstallationView
 from aircall_oauth.privacy import erasures
 from aircall_oauth.privacy.erasures import ErasureView
-from aircall_oauth.storage.models.access import Scope
 from aircall_oauth.storage.models.installations import InstallationStatus
 
 api = APIRouter(prefix="/v1/installations", tags=["Installations"], route_class=StrictRoute)

@@ -12,11 +12,11 @@ import httpx
 from rich.console import Console
 
 from aircall_oauth.access import keys
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console import sessions
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.children import DevError
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage.models.access import Scope
 
 CALL_SECONDS = 15.0
 EVENTS_OF_A_CALL = 5

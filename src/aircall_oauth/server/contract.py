@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from aircall_oauth.storage.models.access import Scope
+from aircall_oauth.access.scopes import Scope
 
 Document = dict[str, Any]
 

@@ -6,6 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from aircall_oauth.access import keys, rules
+from aircall_oauth.access.keys import API_KEY_PREFIX
+from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console import acts, words
 from aircall_oauth.console.acts import Act, Field
 from aircall_oauth.console.corrections import WrongForm
@@ -14,7 +16,7 @@ from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.visitors import Visitor
 from aircall_oauth.errors import InvalidRequest, NotFound, OwnerNotAllowed
 from aircall_oauth.settings import parse_duration
-from aircall_oauth.storage.models.access import API_KEY_PREFIX, ApiKey, Scope
+from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.stamps import now
 
 router = APIRouter(route_class=PageRoute)

@@ -1,8 +1,6 @@
 """The tables of API keys and of the audit."""
 
-import secrets
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -17,32 +15,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from aircall_oauth.storage.models.base import Table, column, text_column, time_column
-
-
-class Scope(StrEnum):
-    INSTALLATIONS_READ = "installations:read"
-    INSTALLATIONS_WRITE = "installations:write"
-    TOKENS_READ = "tokens:read"
-    AIRCALL_CALL = "aircall:call"
-    EVENTS_READ = "events:read"
-    SUBSCRIPTIONS_READ = "subscriptions:read"
-    SUBSCRIPTIONS_WRITE = "subscriptions:write"
-    AUDIT_READ = "audit:read"
-    SUBSCRIPTIONS_BROKERS = "subscriptions:brokers"  # without it a key bound to an owner makes HTTP destinations only
-    CONSOLE_READ = "console:read"
-    CONSOLE_ACT = "console:act"  # with console:read in it
-    PAYLOADS_READ = "payloads:read"  # personal data in the console
-    PRIVACY_ERASE = "privacy:erase"  # what is held about a person, or a customer
-    PRIVACY_RETENTION = "privacy:retention"  # how long an owner's events are kept
-    PRIVACY_EXPORT = "privacy:export"  # all that is held about one customer, personal data included
-
-
-API_KEY_PREFIX = "aok_"
-
-
-def new_api_key() -> str:
-    """Make an API key: 256 random bits behind a prefix that secret scanners can recognise."""
-    return API_KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 class ApiKey(Table, table=True):
