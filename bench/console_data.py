@@ -8,7 +8,7 @@ import time
 import asyncpg
 
 from aircall_oauth.resources import vault_of
-from aircall_oauth.storage.models.sealed import SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
 from bench import ground
 

@@ -22,7 +22,7 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import migrations
-from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import SealedAt
 

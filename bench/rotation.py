@@ -20,7 +20,7 @@ import asyncpg
 
 from aircall_oauth.access.scopes import Scope
 from aircall_oauth.resources import vault_of
-from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import SealedAt
 from bench import ground

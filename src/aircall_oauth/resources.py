@@ -23,8 +23,8 @@ from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.lookups import Lookups
 from aircall_oauth.storage.migrations import newest_schema_version
-from aircall_oauth.storage.models.sealed import REDACTION_PURPOSE, SEALED, Sealed
 from aircall_oauth.storage.redaction import Redaction
+from aircall_oauth.storage.sealed import REDACTION_PURPOSE, SEALED, Sealed
 from aircall_oauth.storage.secret_files import environment_name
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log

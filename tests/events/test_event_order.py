@@ -17,7 +17,7 @@ from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.models.installations import Installation
-from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.support.forked import fork
 from tests.support.service import Service

@@ -27,7 +27,7 @@ from aircall_oauth.events.receiver.statement import Arrival, TakenIn
 from aircall_oauth.events.receiver.writers import open_inbox
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import locks, migrations
-from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry.metrics import Metrics
 from tests.support.fixtures import lasting_service
 from tests.support.processes import eventually

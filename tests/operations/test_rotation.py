@@ -19,7 +19,7 @@ from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.base import Table
-from aircall_oauth.storage.models.sealed import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed
+from aircall_oauth.storage.sealed import SEALED, SECRET_COLUMN, TOKEN_COLUMN, TOKEN_PURPOSE, Sealed
 from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.storage.vault import SealedAt
 from tests.support.processes import eventually

@@ -13,7 +13,7 @@ from aircall_oauth.access.scopes import Scope
 from aircall_oauth.operations import doctor, rotation
 from aircall_oauth.privacy import erasing
 from aircall_oauth.storage import data_keys
-from aircall_oauth.storage.models.sealed import DATA_KEY_COLUMN
+from aircall_oauth.storage.sealed import DATA_KEY_COLUMN
 from aircall_oauth.storage.vault import SealedAt
 from tests.operations.test_rotation import BOTH, NEW, silently
 from tests.privacy.test_encrypted_events import (

@@ -23,7 +23,7 @@ from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.app import create_app
 from aircall_oauth.server.protocol import BoundedServer, Protocol
-from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.storage.vault import SealedAt
 from tests.support.databases import migrated_database

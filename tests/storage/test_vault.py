@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from aircall_oauth.errors import SealBroken, SealError, SealKeyMissing
 from aircall_oauth.resources import vault_of
-from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import API_KEY_PURPOSE, TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.vault import NONCE_BYTES, KeyedHash, SealedAt, Vault
 from tests.support.service import settings_for
 

@@ -5,7 +5,7 @@ import asyncpg
 from aircall_oauth.sandbox.aircall import Webhook
 from aircall_oauth.sandbox.aircall.companies import Company, Integration
 from aircall_oauth.sandbox.aircall.grants import Token
-from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import now
 from aircall_oauth.storage.vault import SealedAt
 from tests.support.service import Service

@@ -23,7 +23,7 @@ from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.app import create_app
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey
-from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from aircall_oauth.storage.sealed import API_KEY_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
 from tests.support import databases
 from tests.support.kept import use_of

@@ -11,7 +11,7 @@ from aircall_oauth.resources import vault_of
 from aircall_oauth.sandbox.aircall import PretendAircall, Webhook
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage import partitions
-from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import WEBHOOK_TOKEN_PURPOSE
 
 Picture = dict[str, list[tuple[Any, ...]]]
 

@@ -17,7 +17,7 @@ from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import OwnerNotAllowed
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.access import ApiKey
-from aircall_oauth.storage.models.sealed import API_KEY_PURPOSE
+from aircall_oauth.storage.sealed import API_KEY_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
 
 API_KEY_PREFIX = "aok_"

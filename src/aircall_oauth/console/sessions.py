@@ -18,7 +18,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches
 from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.models.console import ConsoleLink, ConsoleSession
-from aircall_oauth.storage.models.sealed import CONSOLE_LINK_PURPOSE, CONSOLE_SESSION_PURPOSE
+from aircall_oauth.storage.sealed import CONSOLE_LINK_PURPOSE, CONSOLE_SESSION_PURPOSE
 from aircall_oauth.storage.stamps import new_id
 
 LINK_LASTS = timedelta(seconds=60)

@@ -17,7 +17,7 @@ from aircall_oauth.storage.models.installations import (
     Installation,
     InstallationStatus,
 )
-from aircall_oauth.storage.models.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Asker

@@ -18,7 +18,7 @@ from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, To
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.events import Event, EventSource
 from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Rhythm, Webhook, WebhookStatus
-from aircall_oauth.storage.models.sealed import TOKEN_COLUMN
+from aircall_oauth.storage.sealed import TOKEN_COLUMN
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 

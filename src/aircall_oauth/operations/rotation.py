@@ -20,7 +20,7 @@ from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.database import Database, database_errors
-from aircall_oauth.storage.models.sealed import SEALED, Sealed
+from aircall_oauth.storage.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.wrapping.entries import KEY_BYTES
 

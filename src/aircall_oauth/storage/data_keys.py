@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aircall_oauth.errors import DataKeyUnusable, SealBroken, SealError
 from aircall_oauth.storage import base64url
-from aircall_oauth.storage.models.sealed import DATA_KEY_COLUMN, REPEAT_PURPOSE
+from aircall_oauth.storage.sealed import DATA_KEY_COLUMN, REPEAT_PURPOSE
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.storage.vault import NONCE_BYTES, SealedAt, Vault
 

@@ -11,7 +11,7 @@ from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.installations import Installation, Webhook
-from aircall_oauth.storage.models.sealed import WEBHOOK_TOKEN_PURPOSE
+from aircall_oauth.storage.sealed import WEBHOOK_TOKEN_PURPOSE
 
 
 @dataclass(frozen=True)
