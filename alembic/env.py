@@ -85,7 +85,7 @@ def _tell(line: str) -> None:
 async def online() -> None:
     database = Database(context.config.attributes["url"], command_timeout_seconds=None)
     try:
-        async with database.engine.connect() as connection:
+        async with database.sessions.engine.connect() as connection:
             # The session's end gives the advisory lock back, whatever happens before.
             await connection.run_sync(run)
             await connection.invalidate()

@@ -26,9 +26,9 @@ async def test_the_common_dialect_is_like_an_engines_own(database_url: str) -> N
     finally:
         await engine.dispose()
         await database.close()
-    own, common = engine.dialect, database.engine.dialect
+    own, common = engine.dialect, database.sessions.engine.dialect
 
-    assert common is another.engine.dialect
+    assert common is another.sessions.engine.dialect
     assert common is not own
     assert traits(common).items() >= traits(own).items()
     assert traits(own)["server_version_info"] is not None

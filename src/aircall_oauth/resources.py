@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from itertools import groupby
+from operator import itemgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Row, text
+import asyncpg
 
 from aircall_oauth.errors import AppError, DatabaseAway, KeysUnfit, NotReady, SealError, SealKeyMissing
 from aircall_oauth.imports import hidden
 from aircall_oauth.settings import KEY_SERVICE_SETTINGS, Settings
 from aircall_oauth.storage import base64url, partitions
+from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.commits import Commits
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.database import Database, reason
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.hosts import Route
 from aircall_oauth.storage.lookups import Lookups
@@ -198,24 +200,23 @@ class Resources:
     async def _check_keys(self, settings: Settings) -> None:
         # What does not open here stops the start; it is no alarm and not counted.
         vault = vault_of(settings)
-        async with self.database.session() as session:
-            connection = await session.connection()
+        async with self.database.driver_connection() as connection:
             for sealed in SEALED:
-                rows = (await connection.execute(text(_some_rows_per_key(sealed)))).all()
-                for key_id, of_one_key in groupby(rows, key=lambda row: row.key_id):
+                rows = await connection.fetch(_some_rows_per_key(sealed))
+                for key_id, of_one_key in groupby(rows, key=itemgetter("key_id")):
                     _check_key(vault, sealed, key_id, of_one_key)
 
 
-def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[Row[Any]]) -> None:
+def _check_key(vault: Vault, sealed: Sealed, key_id: str, rows: Iterable[asyncpg.Record]) -> None:
     """Require that a key opens one of its rows; raises `KeysUnfit`. A damaged row alone does not stop the service."""
     for row in rows:
         try:
-            opened = vault.open(row.secret, SealedAt(sealed.place, row.id))
+            opened = vault.open(row["secret"], SealedAt(sealed.place, row["id"]))
         except SealError as error:
             refusal = error
             continue
         known = (vault.fingerprint(opened, sealed.purpose), *vault.older_fingerprints(opened, sealed.purpose))
-        if row.fingerprint is not None and row.fingerprint not in known:
+        if row["fingerprint"] is not None and row["fingerprint"] not in known:
             raise KeysUnfit("AIRCALL_OAUTH_FINGERPRINT_KEY is not the key that the database was filled with.")
         return
     if isinstance(refusal, SealKeyMissing):

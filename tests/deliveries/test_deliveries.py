@@ -121,7 +121,7 @@ async def test_no_transaction_is_open_and_no_connection_is_held_while_a_request_
         rows = await service.sql(
             "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
         )
-        held = service.resources.database.engine.pool.checkedout()  # type: ignore[attr-defined]
+        held = service.resources.database.sessions.engine.pool.checkedout()  # type: ignore[attr-defined]
         answered.set()
         await partner.stands(lag=0)
 

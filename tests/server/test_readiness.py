@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from aircall_oauth.storage.database import POOL_SIZE
+from aircall_oauth.storage.sessions import POOL_SIZE
 from tests.support.processes import eventually
 from tests.support.service import Service
 

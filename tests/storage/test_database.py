@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.storage import database as storage_database
-from aircall_oauth.storage.database import POOL_SIZE, Database
+from aircall_oauth.storage import sessions
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.poolers import BACKEND
+from aircall_oauth.storage.sessions import POOL_SIZE
 from tests.support.processes import eventually, until_closed
 
 
@@ -53,7 +54,7 @@ async def test_a_session_asks_nothing_but_what_it_is_for(database: Database) -> 
 async def test_a_connection_that_was_idle_for_long_is_asked_whether_it_works(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_database, "SURE_SECONDS", -1)
+    monkeypatch.setattr(sessions, "SURE_SECONDS", -1)
 
     assert "ROLLBACK" in await asked_in_a_session(database)
 
@@ -62,7 +63,7 @@ async def test_a_connection_that_was_idle_for_long_is_asked_whether_it_works(
 async def test_connections_that_the_server_ended_are_replaced(
     database_url: str, database: Database, sure_seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_database, "SURE_SECONDS", sure_seconds)
+    monkeypatch.setattr(sessions, "SURE_SECONDS", sure_seconds)
     looking, ended = await asyncpg.connect(database_url), await select_one(database)
     await looking.execute("SELECT pg_terminate_backend($1)", ended.get_server_pid())
     await looking.close()

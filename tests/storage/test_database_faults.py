@@ -19,7 +19,8 @@ from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.storage import database as storage_database
 from aircall_oauth.storage import epochs
-from aircall_oauth.storage.database import Database, database_errors, reason
+from aircall_oauth.storage.away import database_errors, reason
+from aircall_oauth.storage.database import Database
 from tests.support.brokers import Certificate
 from tests.support.odd_servers import refusing_postgres, silent_postgres, tls_door
 from tests.support.processes import eventually

@@ -8,7 +8,8 @@ import pytest
 
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.sandbox.ports import free_port
-from aircall_oauth.storage import database
+from aircall_oauth.storage import turns
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.hosts import each_host
 from tests.support.processes import eventually
 from tests.support.service import Service, run_service, settings_for
@@ -22,12 +23,12 @@ async def test_a_pool_that_gave_up_on_a_server_that_hangs_asks_the_other_next(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for a pooled connection may have less time than each server has to answer."""
-    monkeypatch.setattr(database, "POOL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(turns, "POOL_TIMEOUT_SECONDS", 0.3)
     (folder,) = parse_qs(urlsplit(database_url).query)["host"]
     # It takes connections in and says nothing.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = f"{silent.getsockname()[1]},5432"
-        opened = database.Database(f"{database_url.partition('?')[0]}?host=127.0.0.1,{folder}&port={ports}")
+        opened = Database(f"{database_url.partition('?')[0]}?host=127.0.0.1,{folder}&port={ports}")
 
         with pytest.raises(DatabaseAway):
             async with opened.driver_connection():

@@ -58,7 +58,7 @@ async def test_what_would_keep_a_large_table_locked_is_refused_with_figures(data
         for statements, told in SAMPLES.items():
             watch = Watch("9999", MOST_SECONDS, await tables_of(connection))
             with watching(watch):
-                async with opened.engine.begin() as session:
+                async with opened.sessions.engine.begin() as session:
                     for statement in statements.split("; "):
                         await session.execute(text(statement))
                     await session.rollback()

@@ -79,7 +79,7 @@ async def test_the_migrated_schema_is_what_autogenerate_would_make(migrated: str
         return compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata)
 
     opened = Database(migrated)
-    async with opened.engine.connect() as connection:
+    async with opened.sessions.engine.connect() as connection:
         found = await connection.run_sync(differences)
     await opened.close()
 
@@ -88,7 +88,7 @@ async def test_the_migrated_schema_is_what_autogenerate_would_make(migrated: str
 
 async def test_the_migrated_schema_is_what_the_models_make(migrated: str, empty_database: str) -> None:
     opened = Database(empty_database)
-    async with opened.engine.begin() as connection:
+    async with opened.sessions.engine.begin() as connection:
         await connection.run_sync(Table.metadata.create_all)
     await opened.close()
 

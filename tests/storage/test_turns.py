@@ -10,8 +10,9 @@ import pytest
 
 from aircall_oauth.deliveries.reader.connections import MOST, Connections
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.storage import database as storage_database
-from aircall_oauth.storage.database import DRIVER_POOL_SIZE, POOL_SIZE, Database
+from aircall_oauth.storage import turns
+from aircall_oauth.storage.database import DRIVER_POOL_SIZE, Database
+from aircall_oauth.storage.sessions import POOL_SIZE
 from tests.support.service import Service
 
 Lend = Callable[[], AbstractAsyncContextManager[Any]]
@@ -65,7 +66,7 @@ async def test_who_waited_in_vain_is_told_so_and_takes_no_turn(
     async with AsyncExitStack() as held:
         for _ in range(count):
             await held.enter_async_context(lend())
-        monkeypatch.setattr(storage_database, "POOL_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(turns, "POOL_TIMEOUT_SECONDS", 0.05)
         with pytest.raises(DatabaseAway):
             await held.enter_async_context(lend())
     monkeypatch.undo()

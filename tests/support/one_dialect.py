@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import LRUCache
 
-from aircall_oauth.storage import database
+from aircall_oauth.storage import sessions
 
 MOST_STATEMENTS = 5_000
 
@@ -20,7 +20,7 @@ _dialect: Dialect | None = None
 
 def share_dialect() -> None:
     """Give every database that is made in this process from now on the same dialect and compiled statements."""
-    database.create_async_engine = _create_engine  # type: ignore[attr-defined]
+    sessions.create_async_engine = _create_engine  # type: ignore[attr-defined]
 
 
 def _create_engine(*arguments: Any, **options: Any) -> AsyncEngine:

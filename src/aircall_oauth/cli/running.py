@@ -75,13 +75,13 @@ def with_resources(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 def _in_one_line(error: Exception) -> str:
     """Explain one of our errors or the database's: what is wrong and what to do. Any other is a bug, and raised."""
-    from aircall_oauth.storage.faults import DRIVER_ERRORS, explain
+    from aircall_oauth.storage.faults import DRIVER_ERRORS, explain, root
     from aircall_oauth.telemetry import log
 
     cause = error.__cause__ if isinstance(error, DatabaseAway) else error
     if isinstance(error, AppError) and (cause is None or cause is error):
         return error.detail.splitlines()[0]
-    if not isinstance(error, (DatabaseAway, *DRIVER_ERRORS)):
+    if not isinstance(root(error), (DatabaseAway, *DRIVER_ERRORS)):
         raise error
     log.get(__name__).debug("the database's error", exc_info=error)
     fault = explain(cause)

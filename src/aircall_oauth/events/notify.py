@@ -16,8 +16,10 @@ import asyncpg
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events import store
 from aircall_oauth.events.store import CHANNEL
+from aircall_oauth.storage.away import AWAY, reason
 from aircall_oauth.storage.commits import Commits, Committed
-from aircall_oauth.storage.database import AWAY, POOL_TIMEOUT_SECONDS, Database, reason
+from aircall_oauth.storage.database import Database
+from aircall_oauth.storage.turns import POOL_TIMEOUT_SECONDS
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

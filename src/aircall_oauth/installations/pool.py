@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.storage.database import reason
+from aircall_oauth.storage.away import reason
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -6,7 +6,8 @@ import asyncpg
 
 from aircall_oauth.deliveries.reader import connections as readers
 from aircall_oauth.events.receiver import writers
-from aircall_oauth.storage.database import DRIVER_POOL_SIZE, POOL_SIZE
+from aircall_oauth.storage.database import DRIVER_POOL_SIZE
+from aircall_oauth.storage.sessions import POOL_SIZE
 
 ROOM = """
     WITH open AS (

@@ -36,8 +36,8 @@ from aircall_oauth.operations import connections
 from aircall_oauth.resources import Resources, database_of, open_resources, vault_of
 from aircall_oauth.settings import NEWER_AUTHORIZE_URL, Settings, access
 from aircall_oauth.storage import figures, partitions, rights
+from aircall_oauth.storage.away import database_errors
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.database import database_errors
 from aircall_oauth.storage.faults import explain
 from aircall_oauth.storage.fitness import require_fit
 from aircall_oauth.storage.migrations import newest_schema_version

@@ -15,7 +15,7 @@ from datetime import timedelta
 from aircall_oauth.errors import AppError
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
-from aircall_oauth.storage.database import reason
+from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.figures import Count
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.figures import HIGHEST, Counts, Name, merge

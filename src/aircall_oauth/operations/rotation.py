@@ -19,7 +19,8 @@ from aircall_oauth.access.audit import OPERATOR, Action, Who
 from aircall_oauth.errors import RotationUnderWay, SealError
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import locks
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.away import database_errors
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.sealed import SEALED, Sealed
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.wrapping.entries import KEY_BYTES

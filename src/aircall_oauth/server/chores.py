@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import reason
+from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.leases import between
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import ChoreOutcome

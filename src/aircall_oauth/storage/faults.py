@@ -9,13 +9,12 @@ import ssl
 from dataclasses import dataclass, replace
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from aircall_oauth.errors import DIRECT_URL
 
 SETTING = "AIRCALL_OAUTH_DATABASE_URL"
-# All that the driver and SQLAlchemy raise. An `OSError` counts only where a connection was opened or used.
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
+# All that the driver raises. An `OSError` counts only where a connection was opened or used.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Classes of SQLSTATE in which PostgreSQL's message may quote values: data, constraints, errors raised in SQL.
 QUOTES_VALUES = ("22", "23", "P0")
 LOOK = f"Look at {SETTING}, at the network, and whether PostgreSQL runs."
@@ -137,9 +136,9 @@ def _explained(error: BaseException | None) -> Fault:
 
 def root(error: BaseException | None) -> BaseException | None:
     """Return the driver's own exception, which SQLAlchemy's dialect wraps twice."""
-    if isinstance(error, DBAPIError):
-        return error.orig and (error.orig.__cause__ or error.orig)
-    return error
+    # Of a `DBAPIError`; SQLAlchemy takes too long to import for asking.
+    wrapped: BaseException | None = getattr(error, "orig", None)
+    return error if wrapped is None else wrapped.__cause__ or wrapped
 
 
 def _words(error: BaseException | None) -> str:

@@ -114,3 +114,9 @@ def each_host(dsn: str) -> list[str]:
     each = ({"host": host} | ({"port": port} if port else {}) for host, port in zip(hosts, ports, strict=True))
     others = {name: value for name, value in query.items() if name not in {"host", "port"}}
     return [urlunsplit(parts._replace(query=urlencode(others | one))) for one in each]
+
+
+def only_reads(connection: asyncpg.Connection) -> bool:
+    """Whether PostgreSQL reported that the session cannot write: the database is read-only, or a standby."""
+    settings = connection.get_settings()
+    return "on" in {getattr(settings, name, None) for name in ("default_transaction_read_only", "in_hot_standby")}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aircall_oauth.storage import rights
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.away import database_errors
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.faults import SETTING
 from aircall_oauth.storage.fitness import require_fit_to_migrate
 from aircall_oauth.storage.hosts import Route

@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 
 from aircall_oauth.errors import NotReady, RoleRefused
-from aircall_oauth.storage.models.base import Table
 
 ROWS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 # Tables of which it needs less than the others; no right on a table that is not needed is given.
@@ -151,4 +150,7 @@ def _lines(found: Any) -> list[str]:
 
 
 def _tables() -> list[str]:
+    # Imported here: the tables' owner need not be asked, and SQLAlchemy takes long.
+    from aircall_oauth.storage.models.base import Table
+
     return sorted({*Table.metadata.tables, *LESS})

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import asyncpg
 
 from aircall_oauth.errors import DatabaseAway
+from aircall_oauth.storage.away import database_errors
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.database import Database, database_errors
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.idle import Sweeper
 
 MOST = 4

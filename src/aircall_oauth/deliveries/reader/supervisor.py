@@ -22,8 +22,8 @@ from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events import notify
 from aircall_oauth.events.notify import Notifier, open_notifier
 from aircall_oauth.resources import Resources
+from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.commits import Committed
-from aircall_oauth.storage.database import reason
 from aircall_oauth.storage.models.deliveries import Subscription
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.telemetry import log

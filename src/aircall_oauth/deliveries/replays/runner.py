@@ -30,7 +30,7 @@ from aircall_oauth.deliveries.replays.queries import Progress
 from aircall_oauth.errors import AppError, DatabaseAway
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors, reason
+from aircall_oauth.storage.away import database_errors, reason
 from aircall_oauth.storage.models.deliveries import (
     Health,
     Replay,

@@ -19,7 +19,7 @@ from aircall_oauth.events.receiver.inbox import Inbox, Outcome
 from aircall_oauth.events.receiver.large import LargeBodies
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS, Arrival, TakenIn
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.away import database_errors
 from aircall_oauth.storage.sealed import REPEAT_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.answered import Answered

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from aircall_oauth.errors import AppError
-from aircall_oauth.storage.database import Database, reason
+from aircall_oauth.storage.away import reason
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.models.installations import Trouble
 from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.telemetry import log

@@ -11,7 +11,7 @@ from aircall_oauth.events.receiver import envelope
 from aircall_oauth.events.receiver.envelope import MAX_TOKEN, Envelope
 from aircall_oauth.events.receiver.statement import ANSWER_SECONDS
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors
+from aircall_oauth.storage.away import database_errors
 from aircall_oauth.storage.sealed import WEBHOOK_TOKEN_PURPOSE
 
 # Inside `data` there may be a few tokens that are not the webhook's.

@@ -12,7 +12,7 @@ import msgspec
 from aircall_oauth.events.query import EventJson
 from aircall_oauth.events.store import NULL
 from aircall_oauth.storage import locks
-from aircall_oauth.storage.database import DURABLY
+from aircall_oauth.storage.durability import DURABLY
 from aircall_oauth.storage.models.events import EventSource
 from aircall_oauth.storage.models.installations import InstallationStatus
 

@@ -25,9 +25,10 @@ from aircall_oauth.events.receiver.statement import (
     insert_covered,
 )
 from aircall_oauth.storage import data_keys, partitions
+from aircall_oauth.storage.away import AWAY, reason
 from aircall_oauth.storage.commits import Commits, Committed
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.database import AWAY, Database, reason
+from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics

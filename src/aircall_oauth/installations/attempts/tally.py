@@ -14,7 +14,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.installations.attempts import recording
 from aircall_oauth.installations.attempts.recording import Attempt
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import reason
+from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.stamps import now
 from aircall_oauth.telemetry import log
 

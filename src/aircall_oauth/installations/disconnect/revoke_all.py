@@ -19,7 +19,7 @@ from aircall_oauth.installations import lifecycle
 from aircall_oauth.installations.disconnect.farewell import Outcome, begin_farewell, finish_farewell
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
-from aircall_oauth.storage.database import again_if_undone
+from aircall_oauth.storage.away import again_if_undone
 from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus
 
 BATCH = 50

@@ -16,7 +16,7 @@ from aircall_oauth.errors import AppError
 from aircall_oauth.installations.outages import silence
 from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import database_errors, reason
+from aircall_oauth.storage.away import database_errors, reason
 from aircall_oauth.storage.models.installations import GapReason, InstallationStatus
 from aircall_oauth.telemetry import log
 

@@ -17,7 +17,7 @@ from aircall_oauth.installations.tokens import ASKING_ERRORS
 from aircall_oauth.installations.upkeep import facts, leases, reconcile
 from aircall_oauth.installations.upkeep.reconcile import Oddity
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.database import reason
+from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.leases import any_of, backoff, between, is_due
 from aircall_oauth.storage.models.installations import (
     GapReason,
