@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aircall_oauth.access import keys
+from aircall_oauth.access import keys, known_keys
 from aircall_oauth.access.keys import API_KEY_PREFIX
 from aircall_oauth.access.scopes import Scope
 from aircall_oauth.sandbox.ports import free_port
@@ -42,7 +42,7 @@ async def test_keys_of_one_name_are_revoked_together_and_counted(service: Servic
     revoked = await run_command("keys", "revoke", "bi", environment=environment_of(service))
 
     assert (revoked.exit_code, revoked.stdout, revoked.stderr) == (0, "", "Revoked: 2.\n")
-    assert [key.name for key in await keys.list_all(service.resources) if key.revoked_at is None] == ["crm"]
+    assert [key.name for key in await known_keys.list_all(service.resources) if key.revoked_at is None] == ["crm"]
 
 
 @pytest.mark.slow

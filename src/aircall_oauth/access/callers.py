@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from sqlalchemy import ColumnElement
-from sqlmodel import col
+from typing import TYPE_CHECKING
 
 from aircall_oauth.access import rules
 from aircall_oauth.access.scopes import Scope
-from aircall_oauth.storage.models.events import Event
-from aircall_oauth.storage.models.installations import Installation, InstallAttempt
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from aircall_oauth.storage.models.events import Event
+    from aircall_oauth.storage.models.installations import Installation, InstallAttempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,13 @@ class Caller:
     def may_act_for(self, owner: str) -> bool:
         return self.owner in {None, owner}
 
-    def sees(self, table: type[Installation | Event | InstallAttempt]) -> Iterable[ColumnElement[bool]]:
+    def sees(self, table: "type[Installation | Event | InstallAttempt]") -> "Iterable[ColumnElement[bool]]":
         """Return the conditions for a query, so that a key bound to an owner sees that owner's rows only."""
-        return () if self.owner is None else (col(table.owner) == self.owner,)
+        if self.owner is None:
+            return ()
+        from sqlmodel import col
+
+        return (col(table.owner) == self.owner,)
 
 
 # The operator at the command line may do everything and sees everything.

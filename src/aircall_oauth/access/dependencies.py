@@ -7,7 +7,7 @@ import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from aircall_oauth.access import keys
+from aircall_oauth.access import known_keys
 from aircall_oauth.access.audit import Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.access.scopes import Scope
@@ -33,7 +33,7 @@ async def authenticate(request: Request) -> None:
         raise Unauthenticated
     resources = await resources_of(request)
     await resources.require_ready()
-    key = await keys.recognise(resources, credentials.credentials)
+    key = await known_keys.recognise(resources, credentials.credentials)
     if key is None:
         raise Unauthenticated
     structlog.contextvars.bind_contextvars(api_key_id=key.id)

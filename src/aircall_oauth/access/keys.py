@@ -1,18 +1,16 @@
-"""API keys: created, listed and revoked by an operator, recognised at every endpoint of the API."""
+"""API keys, created and revoked by an operator, and by people in the console."""
 
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import asyncpg
 from sqlalchemy import or_
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, select, update
+from sqlmodel import col, update
 
-from aircall_oauth.access import audit
+from aircall_oauth.access import audit, known_keys
 from aircall_oauth.access.audit import OPERATOR, Action, Who
-from aircall_oauth.access.callers import Caller
 from aircall_oauth.access.scopes import Scope
 from aircall_oauth.errors import OwnerNotAllowed
 from aircall_oauth.resources import Resources
@@ -22,21 +20,6 @@ from aircall_oauth.storage.stamps import new_id, now
 
 API_KEY_PREFIX = "aok_"
 OF_THE_CONSOLE = frozenset({Scope.CONSOLE_READ, Scope.CONSOLE_ACT, Scope.PAYLOADS_READ})
-USED_AGAIN_AFTER = timedelta(minutes=1)
-RECOGNISE = f"""
-    SELECT id, scopes, owner, aircall_rules, coalesce(last_used_at > now() - interval '{USED_AGAIN_AFTER}', false)
-    FROM api_key
-    WHERE fingerprint = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-"""  # noqa: S608 - only names of ours are put in
-STILL_OPENS = """
-    SELECT EXISTS (
-        SELECT FROM api_key WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-    )
-"""
-FINGERPRINT_ANEW = "UPDATE api_key SET fingerprint = $2 WHERE id = $1"
-NOTE_USE = "UPDATE api_key SET last_used_at = now() WHERE id = $1"
-
-_ALL = select(ApiKey).order_by(col(ApiKey.id))
 
 
 def new_api_key() -> str:
@@ -84,55 +67,6 @@ async def create(
     return secret
 
 
-async def recognise(resources: Resources, secret: str) -> Caller | None:
-    """Return the caller with this API key; None if there is no such key, or it is revoked or expired.
-
-    To be called for every request, so that a key revoked in one process is refused in all with the next request. A key
-    is looked up by its fingerprint, so the time of the search tells nothing about a secret that is nearly right.
-    """
-    fingerprint = resources.vault.fingerprint(secret, API_KEY_PURPOSE)
-
-    async def look(connection: asyncpg.Connection) -> Caller | None:
-        row = await connection.fetchrow(RECOGNISE, fingerprint)
-        if row is None:
-            row = await _recognise_by_older(resources, connection, secret, fingerprint)
-        if row is None:
-            return None
-        *of_the_key, used_lately = row
-        if not used_lately:
-            await connection.execute(NOTE_USE, row["id"])
-        return Caller(*of_the_key)
-
-    return await resources.recognised.find(fingerprint, look)
-
-
-async def _recognise_by_older(
-    resources: Resources, connection: asyncpg.Connection, secret: str, fingerprint: bytes
-) -> asyncpg.Record | None:
-    """Look an API key up by an older key's fingerprints; one that is found gets the first key's."""
-    for older in resources.vault.older_fingerprints(secret, API_KEY_PURPOSE):
-        if (row := await connection.fetchrow(RECOGNISE, older)) is not None:
-            await connection.execute(FINGERPRINT_ANEW, row["id"], fingerprint)
-            return row
-    return None
-
-
-async def still_opens(resources: Resources, key: Caller) -> bool:
-    """Whether a key that was recognised a while ago would still be."""
-
-    async def look(connection: asyncpg.Connection) -> bool:
-        return bool(await connection.fetchval(STILL_OPENS, key.id))
-
-    return await resources.recognised.find(key.id, look)
-
-
-async def list_all(resources: Resources) -> Sequence[ApiKey]:
-    """Return every API key, oldest first; the secrets are not kept."""
-    await resources.require_ready()
-    async with resources.database.session() as session:
-        return (await session.exec(_ALL)).all()
-
-
 async def revoke(resources: Resources, which: str, *, who: Who = OPERATOR) -> int:
     """Revoke the keys with this id or name at once, and return how many there were."""
     await resources.require_ready()
@@ -156,13 +90,6 @@ def _details(key: ApiKey) -> dict[str, Any]:
 
 async def withdraw(resources: Resources, secret: str) -> None:
     """Revoke a key that was just created, and could not be shown."""
-    caller = await recognise(resources, secret)
+    caller = await known_keys.recognise(resources, secret)
     if caller is not None:
         await revoke(resources, caller.id)
-
-
-def status(key: ApiKey, moment: datetime) -> str:
-    """Return `active`, `revoked` or `expired`."""
-    if key.revoked_at is not None:
-        return "revoked"
-    return "active" if key.valid_at(moment) else "expired"

@@ -44,7 +44,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys() -> None:
     """List the API keys, without their secrets."""
-    from aircall_oauth.access import keys
+    from aircall_oauth.access import known_keys
     from aircall_oauth.storage.stamps import now
 
     terminal.print_table(
@@ -53,7 +53,7 @@ def list_keys() -> None:
             (
                 key.id,
                 key.name,
-                keys.status(key, now()),
+                key.status(now()),
                 key.owner or "any",
                 " ".join(key.scopes),
                 terminal.minute(key.created_at),
@@ -61,7 +61,7 @@ def list_keys() -> None:
                 terminal.minute(key.expires_at) or "never",
                 "; ".join(key.aircall_rules or ["any"]),
             )
-            for key in with_resources(keys.list_all)
+            for key in with_resources(known_keys.list_all)
         ),
     )
 

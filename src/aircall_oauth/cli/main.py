@@ -210,6 +210,8 @@ def _database_url(text: str) -> "SecretStr":
 def main() -> None:
     """Entry point of the `aircall-oauth` command."""
     signal.signal(signal.SIGTERM, _end_at_once)
+    # Pydantic would look through all installed packages for plugins, which takes a tenth of a short command's time.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     terminal.configure()
     try:
         app()

@@ -9,7 +9,7 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.access import audit, keys
+from aircall_oauth.access import audit, known_keys
 from aircall_oauth.access.audit import OPERATOR, PERSON, Action, Who
 from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console.visitors import SCOPES, SigningKey, Visitor
@@ -98,7 +98,7 @@ async def sign_in_by_link(resources: Resources, secret: str, who: Who) -> Opened
 
 async def sign_in_by_key(resources: Resources, secret: str, who: Who) -> Opened:
     """Open a session with an API key; raises `SignInRefused`. It ends when the key does."""
-    caller = await keys.recognise(resources, secret)
+    caller = await known_keys.recognise(resources, secret)
     if caller is None:
         raise SignInRefused("There is no such API key, or it is revoked or expired.")
     scopes = [scope for scope in SCOPES if caller.may(scope)]

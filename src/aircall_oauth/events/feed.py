@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 import msgspec
 
-from aircall_oauth.access import keys
+from aircall_oauth.access import known_keys
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import DataKeyUnusable, EventNotFound, PositionGone, PositionUnknown, Unauthenticated
 from aircall_oauth.events import notify, spans
@@ -113,7 +113,7 @@ async def wait_for_page(
         async with notifier.turn(answer_by - time.monotonic()):
             growth = notifier.next_growth()
             page = await read_page(resources, key, wanted, most_bytes=MOST_BYTES)
-        if page.events and waited and not await keys.still_opens(resources, key):
+        if page.events and waited and not await known_keys.still_opens(resources, key):
             raise Unauthenticated
         rest = answer_by - time.monotonic()
         if page.events or rest <= 0 or notifier.stopped:
@@ -152,7 +152,7 @@ async def stream(
         except (PositionUnknown, DataKeyUnusable):
             return
         silent = not page.events and not page.more and not await notify.wait_for(growth, HEARTBEAT_SECONDS)
-        if (silent or page.events) and not await keys.still_opens(resources, key):
+        if (silent or page.events) and not await known_keys.still_opens(resources, key):
             return
         if silent:
             yield b": still here\n\n"

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import LargeBinary, Table
 from sqlmodel import SQLModel, select
 
-from aircall_oauth.access import audit, keys
+from aircall_oauth.access import audit, known_keys
 from aircall_oauth.access.audit import Action, Who
 from aircall_oauth.access.callers import OPERATOR, Caller
 from aircall_oauth.errors import DataKeyUnusable, InstallationNotFound
@@ -96,7 +96,7 @@ async def lines(resources: Resources, key: Caller, first: dict[str, Any]) -> Asy
         counts["events"] += len(events)
         counts["attempts"] += len(attempts)
         after = events[-1].position
-        if key is not OPERATOR and not await keys.still_opens(resources, key):
+        if key is not OPERATOR and not await known_keys.still_opens(resources, key):
             return
     yield _line("end", counts)
 

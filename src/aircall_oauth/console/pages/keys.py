@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from aircall_oauth.access import keys, rules
+from aircall_oauth.access import keys, known_keys, rules
 from aircall_oauth.access.keys import API_KEY_PREFIX
+from aircall_oauth.access.known_keys import KnownKey
 from aircall_oauth.access.scopes import Scope
 from aircall_oauth.console import acts, words
 from aircall_oauth.console.acts import Act, Field
@@ -16,7 +17,6 @@ from aircall_oauth.console.routing import PageRoute
 from aircall_oauth.console.visitors import Visitor
 from aircall_oauth.errors import InvalidRequest, NotFound, OwnerNotAllowed
 from aircall_oauth.settings import parse_duration
-from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.stamps import now
 
 router = APIRouter(route_class=PageRoute)
@@ -44,8 +44,8 @@ SAID = {
 @router.get("/keys")
 async def list_keys(page: PageDep) -> Response:
     """Who may use the API?"""
-    found = await keys.list_all(page.resources)
-    rows = [(key, keys.status(key, now())) for key in reversed(found)]
+    found = await known_keys.list_all(page.resources)
+    rows = [(key, key.status(now())) for key in reversed(found)]
     active = sum(status == "active" for _, status in rows)
     past = len(rows) - active
     return page.show(
@@ -204,8 +204,8 @@ def _cut(visitor: Visitor, asked: str | None, lifetime: timedelta | None) -> lis
     return [f"{said} it ends with the key that you signed in with: {ends:%Y-%m-%d %H:%M} UTC."]
 
 
-async def _key(page: Page, key_id: str) -> ApiKey:
-    for key in await keys.list_all(page.resources):
+async def _key(page: Page, key_id: str) -> KnownKey:
+    for key in await known_keys.list_all(page.resources):
         if key.id == key_id and key.revoked_at is None:
             return key
     raise NotFound("There is no active API key with this id.")

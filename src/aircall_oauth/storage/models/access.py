@@ -38,9 +38,6 @@ class ApiKey(Table, table=True):
     last_used_at: datetime | None = time_column(nullable=True)
     revoked_at: datetime | None = time_column(nullable=True)
 
-    def valid_at(self, moment: datetime) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
-
 
 class Audit(Table, table=True):
     """One action: its actor, time and address. Rows are only ever added; a trigger of migration 0003 enforces it."""
