@@ -6,6 +6,10 @@ import os
 
 import pytest
 
+FIXTURES = "tests.support.fixtures"
+# Before the conftest of a folder imports it, which comes first where only that folder is run.
+pytest.register_assert_rewrite(FIXTURES)
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Without Python's clean-up, which took five to fifteen seconds.
     atexit.register(os._exit, 0)
@@ -17,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hands_out:
         # Until all tests are read: each search for garbage went through all modules.
         gc.disable()
-        config.pluginmanager.import_plugin("tests.support.fixtures")
+        config.pluginmanager.import_plugin(FIXTURES)
 
 
 def pytest_collection_finish() -> None:
