@@ -39,14 +39,14 @@ async def test_a_forked_command_says_what_a_fresh_one_says(arguments: list[str])
 
 
 async def test_a_forked_process_has_what_it_was_given_and_draws_its_own_numbers(tmp_path: Path) -> None:
-    async def portrait(environment: Mapping[str, str], folder: Path | None) -> dict[str, Any]:
+    async def portrait(environment: Mapping[str, str], folder: Path) -> dict[str, Any]:
         told, pid = await ended("tests.support.self_portrait", "é", environment=environment, folder=folder)
         assert (told.exit_code, told.stderr) == (3, "")
         seen: dict[str, Any] = json.loads(told.stdout)
         assert seen.pop("pid") == pid != os.getpid()
         return seen
 
-    fresh = await portrait({"PATH": os.environ["PATH"]} | FRESH, None)
+    fresh = await portrait({"PATH": os.environ["PATH"]} | FRESH, Path.cwd())
     one, other = [await portrait({"PATH": os.environ["PATH"], "A": "b"}, tmp_path) for _ in range(2)]
 
     assert [one["environment"], one["folder"]] == [{"PATH": os.environ["PATH"], "A": "b"}, str(tmp_path)]

@@ -4,11 +4,14 @@ import asyncio
 import atexit
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from tests.support.preforked import NUMBER
@@ -84,8 +87,10 @@ async def spawn(
 ) -> Running:
     """`python -m module …` as a process of its own with this environment and nothing on its stdin.
 
-    Where the environment says how an interpreter starts, one is started.
+    Where the environment says how an interpreter starts, one is started. Without a folder it works in an empty one: in
+    that of the sources, commands speak of the sandbox that ran there.
     """
+    folder = folder or empty_folder()
     if any(name.startswith(OF_THE_START) for name in environment):
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, *arguments),
@@ -99,9 +104,17 @@ async def spawn(
         "module": module,
         "arguments": arguments,
         "environment": dict(environment),
-        "folder": str(folder or Path.cwd()),
+        "folder": str(folder),
     }
     return await _fork(json.dumps(order).encode(), stdout, stderr)
+
+
+@cache
+def empty_folder() -> Path:
+    """A folder with nothing in it, of this test process."""
+    folder = tempfile.mkdtemp(prefix="aircall-oauth-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 async def _fork(order: bytes, stdout: int, stderr: int) -> Forked:
