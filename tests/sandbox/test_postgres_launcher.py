@@ -22,6 +22,8 @@ from aircall_oauth.sandbox import postgres as launcher
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.sandbox.postgres import Postgres, PostgresError, PostgresNotFound, find_binaries
 
+pytestmark = pytest.mark.slow
+
 # `daemon`, which every system has, and one that no system has.
 ORDINARY_USER, UNKNOWN_USER = 1, 1234567
 SYSTEM_SERVERS = sorted(Path("/usr/lib/postgresql").glob("[1-9][0-9]/bin"))
@@ -145,7 +147,6 @@ async def test_the_second_start_is_quick_and_finds_the_data(tmp_path: Path) -> N
     assert took < 2
 
 
-@pytest.mark.slow
 async def test_a_killed_server_recovers_every_committed_row_while_its_backends_still_die(
     tmp_path: Path,
 ) -> None:
@@ -210,7 +211,6 @@ async def test_a_process_id_that_another_program_has_by_now_does_not_hinder_the_
         assert await ask(postgres.dsn(), "SELECT 1") == 1
 
 
-@pytest.mark.slow
 def test_a_parent_killed_with_sigkill_takes_its_server_with_it(tmp_path: Path) -> None:
     with parent_process(tmp_path) as parent:
         address = first_line(parent)
@@ -328,7 +328,6 @@ def test_without_any_postgresql_the_error_names_the_three_ways(monkeypatch: pyte
         find_binaries()
 
 
-@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("user", [ORDINARY_USER, UNKNOWN_USER])
 async def test_as_an_ordinary_user(ordinary_python: str, ordinary_folder: Path, user: int) -> None:

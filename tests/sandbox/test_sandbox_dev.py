@@ -86,6 +86,7 @@ async def test_an_address_that_is_none_is_wrong_usage() -> None:
         assert CANARY not in ended.stderr + ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["run", "demo"])
 def test_make_takes_a_database_from_its_own_command_line_only(verb: str) -> None:
     exported = {**os.environ, "DATABASE_URL": "postgresql://h/exported"}
@@ -100,6 +101,7 @@ def test_make_takes_a_database_from_its_own_command_line_only(verb: str) -> None
     assert not told(environment=exported)
 
 
+@pytest.mark.slow
 def test_make_hands_every_setting_of_its_command_line_on() -> None:
     arguments = ["RETURN_URLS=https://a.example.com", "AIRCALL_OAUTH_APP_NAME=A B", "RETRUN_URLS=x", "PORT=8001"]
     shown = subprocess.run(["make", "-n", "run", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -108,6 +110,7 @@ def test_make_hands_every_setting_of_its_command_line_on() -> None:
     assert taken == {"RETURN_URLS", "AIRCALL_OAUTH_APP_NAME", "RETRUN_URLS"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RETRUN_URLS", "CLIENT_SECRET", "AIRCALL_OAUTH_DATABASE_URL", "aircall_oauth_x"])
 async def test_what_is_no_setting_or_the_sandboxs_own_is_refused_by_name(name: str) -> None:
     ended = await run_command("dev", "--demo", "--take", name, environment=surroundings(**{name: CANARY}))
@@ -209,6 +212,7 @@ def make_run(ports: dict[str, int]) -> str:
     return "make run " + " ".join(f"{name.upper().replace('-', '_')}=(\\d+)" for name in ports)
 
 
+@pytest.mark.slow
 def test_taken_ports_are_told_at_once_before_anything_is_installed(tmp_path: Path) -> None:
     with taken_ports(2) as (service, receiver):
         ports = {"port": service, "aircall-port": free_port(), "receiver-port": receiver, "console-port": free_port()}
@@ -225,6 +229,7 @@ def test_taken_ports_are_told_at_once_before_anything_is_installed(tmp_path: Pat
     assert not (tmp_path / "venv").exists(), "nothing is installed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", PORTS)
 async def test_a_port_that_is_taken_is_named_with_a_line_that_has_free_ones(which: str) -> None:
     with taken_ports(1) as (taken,):

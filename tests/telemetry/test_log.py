@@ -194,6 +194,7 @@ async def test_a_real_process_writes_json_lines_and_no_query(database_url: str) 
     assert CANARY not in json.dumps(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "level", "logged"),
     [
