@@ -11,7 +11,7 @@ from aircall_oauth.aircall import payloads
 from aircall_oauth.errors import DataKeyUnusable
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
-from aircall_oauth.storage.models.events import EventSource
+from aircall_oauth.storage.states import EventSource
 
 SUBSCRIPTION = "subscription"
 # `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted. Of an encrypted event, as stored.

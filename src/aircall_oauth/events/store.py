@@ -18,9 +18,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.aircall import calls, payloads
 from aircall_oauth.storage import locks, partitions
 from aircall_oauth.storage.data_keys import DataKey
-from aircall_oauth.storage.models.events import EventDraft, EventSource
+from aircall_oauth.storage.models.events import EventDraft
 from aircall_oauth.storage.models.installations import Gap, Installation
 from aircall_oauth.storage.stamps import new_id
+from aircall_oauth.storage.states import EventSource
 
 # An event about a subscription is of no installation; its company is 0.
 SUBSCRIPTION = "subscription"

@@ -22,13 +22,12 @@ from aircall_oauth.storage.models.installations import (
     Farewell,
     Gap,
     Installation,
-    InstallationStatus,
     RetiredWebhook,
     Uninstall,
     Webhook,
-    WebhookStatus,
 )
 from aircall_oauth.storage.stamps import new_id, now
+from aircall_oauth.storage.states import InstallationStatus, WebhookStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -16,9 +16,10 @@ from aircall_oauth.access.audit import Action, Outcome, Who
 from aircall_oauth.access.callers import Caller
 from aircall_oauth.errors import InstallationNotActive, InstallationNotFound, TooManyTokenReads
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.events import Event, EventSource
-from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Rhythm, Webhook, WebhookStatus
+from aircall_oauth.storage.models.events import Event
+from aircall_oauth.storage.models.installations import Installation, Rhythm, Webhook
 from aircall_oauth.storage.sealed import TOKEN_COLUMN
+from aircall_oauth.storage.states import EventSource, InstallationStatus, WebhookStatus
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 

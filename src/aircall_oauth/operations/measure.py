@@ -8,9 +8,8 @@ from enum import StrEnum
 
 from aircall_oauth.events.store import HOLDERS, NEWEST_POSITION
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.deliveries import Health, SubscriptionStatus
-from aircall_oauth.storage.models.installations import InstallationStatus, WebhookStatus
 from aircall_oauth.storage.partitions import DAYS_AHEAD
+from aircall_oauth.storage.states import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
 from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 
 MEASURE_SECONDS = 5.0

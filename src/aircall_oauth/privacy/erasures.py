@@ -16,9 +16,10 @@ from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy.people import Person
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, data_keys, locks
-from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, Erasure, ErasureKind, ErasureStatus
-from aircall_oauth.storage.models.installations import Installation, InstallationStatus
+from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, Erasure
+from aircall_oauth.storage.models.installations import Installation
 from aircall_oauth.storage.stamps import new_id
+from aircall_oauth.storage.states import ErasureKind, ErasureStatus, InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 
 MOST_UNDER_WAY = 100

@@ -13,8 +13,9 @@ from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy import people
 from aircall_oauth.privacy.people import Finder, Person
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, ErasureKind
+from aircall_oauth.storage.models.erasures import PATTERN_COLUMN
 from aircall_oauth.storage.sealed import ERASURE_CALL_PURPOSE
+from aircall_oauth.storage.states import ErasureKind
 from aircall_oauth.storage.vault import SealedAt
 
 BATCH = 500

@@ -21,8 +21,8 @@ from aircall_oauth.errors import (
 )
 from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.installations import InstallationStatus
 from aircall_oauth.storage.sealed import TOKEN_COLUMN
+from aircall_oauth.storage.states import InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 
 if TYPE_CHECKING:

@@ -8,14 +8,7 @@ from sqlalchemy import ColumnElement, Select, func, inspect
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from aircall_oauth.storage.models.installations import (
-    Farewell,
-    Gap,
-    Installation,
-    RetiredWebhook,
-    Uninstall,
-    Webhook,
-)
+from aircall_oauth.storage.models.installations import Farewell, Gap, Installation, RetiredWebhook, Uninstall, Webhook
 
 Row = TypeVar("Row", Farewell, Gap, RetiredWebhook, Uninstall, Webhook)
 

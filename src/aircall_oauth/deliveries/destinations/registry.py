@@ -8,9 +8,10 @@ from aircall_oauth.deliveries.destinations import brokers, signatures
 from aircall_oauth.deliveries.destinations.addresses import Guard
 from aircall_oauth.deliveries.destinations.outcomes import Destination
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionKind
+from aircall_oauth.storage.models.deliveries import Subscription
 from aircall_oauth.storage.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
 from aircall_oauth.storage.stamps import now
+from aircall_oauth.storage.states import SubscriptionKind
 from aircall_oauth.storage.vault import SealedAt
 
 MASK = "***"

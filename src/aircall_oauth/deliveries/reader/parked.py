@@ -10,7 +10,8 @@ from aircall_oauth.deliveries.reader.queries import item_of
 from aircall_oauth.deliveries.reader.queue import Blocked, Item, OrderKey
 from aircall_oauth.events.query import COLUMNS, SIZE, events_of
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.models.deliveries import Subscription, SubscriptionOrder
+from aircall_oauth.storage.models.deliveries import Subscription
+from aircall_oauth.storage.states import SubscriptionOrder
 
 CHAIN = 32
 PAGE = 500

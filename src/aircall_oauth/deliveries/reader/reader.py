@@ -25,7 +25,8 @@ from aircall_oauth.deliveries.reader.tail import Tail
 from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events.query import Filter
 from aircall_oauth.settings import Settings
-from aircall_oauth.storage.models.deliveries import Health, Subscription, SubscriptionOrder
+from aircall_oauth.storage.models.deliveries import Subscription
+from aircall_oauth.storage.states import Health, SubscriptionOrder
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 

@@ -10,7 +10,8 @@ from aircall_oauth.deliveries.reader.queries import Attempt
 from aircall_oauth.deliveries.replays.jobs import conditions_of, filters_of
 from aircall_oauth.events.query import EventJson, next_events, page_of
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.models.deliveries import Replay, ReplayStatus, Subscription
+from aircall_oauth.storage.models.deliveries import Replay, Subscription
+from aircall_oauth.storage.states import ReplayStatus
 
 LEASE = timedelta(seconds=15)
 # A filter may leave out almost everything: one statement looks at so many positions.

@@ -27,10 +27,11 @@ from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
 from aircall_oauth.storage.away import again_if_undone
-from aircall_oauth.storage.models.installations import Farewell, Installation, InstallationStatus, Webhook
+from aircall_oauth.storage.models.installations import Farewell, Installation, Webhook
 from aircall_oauth.storage.sealed import FAREWELL_TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.sessions import commit_durably
 from aircall_oauth.storage.stamps import new_id, now
+from aircall_oauth.storage.states import InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 

@@ -18,8 +18,8 @@ from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
-from aircall_oauth.storage.models.events import EventSource
-from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Uninstall
+from aircall_oauth.storage.models.installations import Installation, Uninstall
+from aircall_oauth.storage.states import EventSource, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

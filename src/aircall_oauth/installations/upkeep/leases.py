@@ -13,7 +13,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.leases import after, between, claim
-from aircall_oauth.storage.models.installations import Installation, InstallationStatus, Webhook
+from aircall_oauth.storage.models.installations import Installation, Webhook
+from aircall_oauth.storage.states import InstallationStatus
 
 # Reconciling one webhook, calls to Aircall included, takes far less.
 LEASE = timedelta(seconds=90)

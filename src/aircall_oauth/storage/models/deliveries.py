@@ -1,7 +1,6 @@
 """The tables of subscriptions and their deliveries."""
 
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import (
     ARRAY,
@@ -19,31 +18,7 @@ from sqlalchemy import (
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-
-
-class SubscriptionKind(StrEnum):
-    HTTP = "http"
-    NATS = "nats"
-    RABBITMQ = "rabbitmq"
-    KAFKA = "kafka"
-
-
-class SubscriptionOrder(StrEnum):
-    NONE = "none"
-    SUBJECT = "subject"  # the later events about a call (a user, a contact, …) wait behind its parked event
-    INSTALLATION = "installation"  # an installation's later events wait behind its parked event
-
-
-class SubscriptionStatus(StrEnum):
-    ACTIVE = "active"
-    PAUSED = "paused"
-    DISABLED = "disabled"  # its destination answered that it wants no more events
-
-
-class Health(StrEnum):
-    UP = "up"
-    DOWN = "down"  # the position stays, and one probe at a time is sent
-
+from aircall_oauth.storage.states import Health, ReplayStatus, SubscriptionKind, SubscriptionOrder, SubscriptionStatus
 
 # The channel on which a change of a subscription is notified.
 SUBSCRIPTIONS_CHANGED = "aircall_oauth_subscriptions"
@@ -168,13 +143,6 @@ class Attempt(Table, table=True):
     outcome: str = text_column()
     milliseconds: int = column(Integer)
     replay_id: str | None = text_column(nullable=True)  # null for a delivery of the live reader
-
-
-class ReplayStatus(StrEnum):
-    RUNNING = "running"
-    DONE = "done"
-    STOPPED = "stopped"
-    FAILED = "failed"  # the destination answered that it wants no more
 
 
 class Replay(Table, table=True):

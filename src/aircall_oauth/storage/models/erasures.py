@@ -1,32 +1,14 @@
 """The tables of erasures: whose events were erased is not kept, only which and how many."""
 
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import ARRAY, BigInteger, Column, ForeignKey, Index, LargeBinary, text
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
+from aircall_oauth.storage.states import ErasureKind, ErasureStatus
 
 PATTERN_COLUMN = "erasure.pattern_sealed"
-
-
-class ErasureStatus(StrEnum):
-    SEARCHING = "searching"  # for what names the person
-    FOLLOWING = "following"  # for the rest of the calls that were found
-    SETTLING = "settling"  # until no worker holds any of it in memory
-    DONE = "done"
-
-
-class ErasureKind(StrEnum):
-    """What a person, or a customer, is known by."""
-
-    PHONE = "phone"
-    EMAIL = "email"
-    CONTACT = "contact"
-    USER = "user"
-    CALL = "call"
-    INSTALLATION = "installation"
 
 
 class Erasure(Table, table=True):

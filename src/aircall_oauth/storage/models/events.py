@@ -1,7 +1,6 @@
 """The tables of the event log."""
 
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import (
     ARRAY,
@@ -20,13 +19,7 @@ from sqlalchemy import (
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-
-
-class EventSource(StrEnum):
-    AIRCALL = "aircall"
-    SERVICE = "service"
-    BACKFILL = "backfill"  # from Aircall's list of calls, not from its webhook
-
+from aircall_oauth.storage.states import EventSource
 
 EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=BigInteger)
 

@@ -1,18 +1,11 @@
 """The table of the numbers over time."""
 
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, Index
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-
-
-class Step(StrEnum):
-    """How much time a row is about; `at` is when it begins, in UTC."""
-
-    MINUTE = "minute"
-    HOUR = "hour"
+from aircall_oauth.storage.states import Step
 
 
 class Figure(Table, table=True):

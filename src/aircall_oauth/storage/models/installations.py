@@ -1,7 +1,6 @@
 """The tables of installations: webhooks, flows, claims, gaps and rhythms."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -20,13 +19,7 @@ from sqlalchemy.dialects.postgresql import BIT
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-
-
-class InstallationStatus(StrEnum):
-    UNCLAIMED = "unclaimed"  # saved, but not claimed yet: no webhook, no token, no proxy
-    ACTIVE = "active"
-    UNAUTHORIZED = "unauthorized"  # Aircall no longer accepts its token
-    REMOVED = "removed"  # uninstalled or disconnected: the token is erased
+from aircall_oauth.storage.states import FlowStatus, GapReason, InstallationStatus, WebhookStatus
 
 
 class Installation(Table, table=True):
@@ -72,13 +65,6 @@ class Installation(Table, table=True):
     token_sealed: str | None = text_column(nullable=True)
     token_fingerprint: bytes | None = column(LargeBinary, nullable=True)
     connected_at: datetime = time_column()
-
-
-class WebhookStatus(StrEnum):
-    PENDING = "pending"  # not registered yet; the worker keeps trying
-    ACTIVE = "active"
-    DISABLED = "disabled"  # Aircall switched it off
-    MISSING = "missing"  # Aircall does not have it any more
 
 
 class Webhook(Table, table=True):
@@ -128,12 +114,6 @@ class RetiredWebhook(Table, table=True):
     due_at: datetime = time_column()  # while a worker has it: when another may take over
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     deleted_at: datetime | None = time_column(nullable=True)  # its row is deleted a little later
-
-
-class FlowStatus(StrEnum):
-    UNKNOWN = "unknown"  # its state is used, its ending not known yet: under way, or the process died
-    CONNECTED = "connected"
-    ENDED = "ended"  # without an installation; `ending` says how
 
 
 class Flow(Table, table=True):
@@ -270,13 +250,6 @@ class Trouble(Table, table=True):
     began_at: datetime = time_column()
     ended_at: datetime = time_column()
     failures: int = column(Integer)
-
-
-class GapReason(StrEnum):
-    WEBHOOK_DISABLED = "webhook_disabled"
-    WEBHOOK_MISSING = "webhook_missing"
-    SERVICE_AWAY = "service_away"
-    BY_HAND = "by_hand"  # a window that an operator named
 
 
 class Gap(Table, table=True):
