@@ -116,7 +116,7 @@ async def _follow(resources: Any, wanted: "Filter", *, data: bool, as_json: bool
     from aircall_oauth.access import callers
     from aircall_oauth.events import feed
     from aircall_oauth.events.feed import Wanted
-    from aircall_oauth.events.store import newest_position
+    from aircall_oauth.events.positions import newest_position
 
     async with resources.database.driver_connection() as connection:
         at = Wanted(await newest_position(connection), PAGE, wanted)

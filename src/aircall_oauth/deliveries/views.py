@@ -14,7 +14,7 @@ from aircall_oauth.deliveries.destinations import brokers, registry
 from aircall_oauth.deliveries.destinations.outcomes import DELIVERED
 from aircall_oauth.errors import SubscriptionNotFound
 from aircall_oauth.events import query
-from aircall_oauth.events.store import NEWEST_POSITION
+from aircall_oauth.events.positions import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.models.deliveries import Attempt, Parked, Subscription

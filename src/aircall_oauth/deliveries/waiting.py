@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from aircall_oauth.events import query
-from aircall_oauth.events.store import NEWEST_POSITION
+from aircall_oauth.events.positions import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.states import SubscriptionStatus
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aircall_oauth.events.store import NEWEST_POSITION
+from aircall_oauth.events.positions import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 
 # Positions read in one transaction.

@@ -14,8 +14,8 @@ from typing import Any
 import asyncpg
 
 from aircall_oauth.errors import DatabaseAway
-from aircall_oauth.events import store
-from aircall_oauth.events.store import CHANNEL
+from aircall_oauth.events import positions
+from aircall_oauth.events.positions import CHANNEL
 from aircall_oauth.storage.away import AWAY, reason
 from aircall_oauth.storage.commits import Commits, Committed
 from aircall_oauth.storage.database import Database
@@ -155,7 +155,7 @@ async def _notify_and_poll(connection: asyncpg.Connection, notifier: Notifier, c
             await asyncio.sleep(BUSY_PAUSE_SECONDS if events >= BUSY_EVENTS else PAUSE_SECONDS)
         else:
             async with asyncio.timeout(ANSWER_SECONDS):
-                found = await store.newest_position(connection)
+                found = await positions.newest_position(connection)
             if found != newest:
                 notifier.notify()
             newest = found

@@ -8,16 +8,15 @@ client can hold it, and nothing that may have to wait comes after it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-import asyncpg
 import msgspec
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.aircall import calls, payloads
-from aircall_oauth.storage import locks, partitions
-from aircall_oauth.storage.data_keys import DataKey
+from aircall_oauth.storage import partitions
+from aircall_oauth.storage.data_keys import NULL, DataKey
 from aircall_oauth.storage.models.events import EventDraft
 from aircall_oauth.storage.models.installations import Gap, Installation
 from aircall_oauth.storage.stamps import new_id
@@ -38,25 +37,6 @@ SERVICE_TYPES = (
     "subscription.down",
     "subscription.up",
 )
-CHANNEL = "aircall_oauth_log"
-# What stands in the place of an encrypted event's text.
-NULL = "null"
-# The newest position of the log, as an expression; 0 where the log is empty.
-NEWEST_POSITION = "(SELECT coalesce(max(position), 0) FROM event)"
-# The sessions that hold the log's lock; PostgreSQL shows the lock's number in two halves.
-HOLDERS = f"""
-    SELECT a.pid, a.wait_event_type, clock_timestamp() - a.state_change AS held_for
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.classid = {locks.LOG >> 32} AND l.objid = {locks.LOG & 0xFFFFFFFF}
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""  # noqa: S608 - only constants of ours are put in
-# A holder that waits for its client lacks only the end of a message, which comes at once or never.
-SILENT = timedelta(seconds=2)
-FREE = f"""
-    SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM ({HOLDERS}) AS holder
-    WHERE wait_event_type = 'Client' AND held_for > $1::interval
-"""  # noqa: S608 - only constants of ours are put in
 
 
 @dataclass(frozen=True)
@@ -102,21 +82,6 @@ async def fill(
         draft.sealed = [key.seal(id_, text) for id_, text in zip(draft.ids, draft.texts, strict=True)]
         draft.texts = [NULL for _ in missed]
     await _add(session, draft)
-
-
-async def newest_position(connection: asyncpg.Connection) -> int:
-    """Return the newest position of the log; 0 where the log is empty."""
-    position: int = await connection.fetchval(f"SELECT {NEWEST_POSITION}")
-    return position
-
-
-async def free(connection: asyncpg.Connection) -> int:
-    """End the sessions that hold the log's lock while their client is silent; what they did is undone.
-
-    Returns how many there were.
-    """
-    ended: int = await connection.fetchval(FREE, SILENT)
-    return ended
 
 
 async def _append_one(session: AsyncSession, draft: EventDraft, data: dict[str, Any], subject: str | None) -> None:

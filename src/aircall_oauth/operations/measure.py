@@ -6,7 +6,7 @@ They are not taken when Prometheus scrapes: how often the database is asked must
 import json
 from enum import StrEnum
 
-from aircall_oauth.events.store import HOLDERS, NEWEST_POSITION
+from aircall_oauth.events.positions import HOLDERS, NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.partitions import DAYS_AHEAD
 from aircall_oauth.storage.states import Health, InstallationStatus, SubscriptionStatus, WebhookStatus

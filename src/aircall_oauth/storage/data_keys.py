@@ -25,6 +25,8 @@ from aircall_oauth.storage.vault import NONCE_BYTES, SealedAt, Vault
 KEY_BYTES = 32
 FORMAT = b"\x01"
 EVENT_COLUMN = "event.sealed"
+# What stands in the place of an encrypted event's text.
+NULL = "null"
 # A key in memory is read again so often: one that was erased is forgotten everywhere by then.
 KEPT_SECONDS = 15.0
 MOST = 4096

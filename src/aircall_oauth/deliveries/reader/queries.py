@@ -10,7 +10,7 @@ import msgspec
 
 from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader.queue import Item
-from aircall_oauth.events import store
+from aircall_oauth.events import positions
 from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.states import Health, SubscriptionStatus
@@ -131,7 +131,7 @@ async def read(
     """
     # What is about the subscription itself is rare, and left out here: without conditions the statement is cheaper.
     conditions, values = replace(wanted, own_id=None).sql(first=5)
-    head = await store.newest_position(connection)
+    head = await positions.newest_position(connection)
     # Always bounded: without statistics of a new day the database would sort all that lies ahead, for a few events.
     end = min(head, after + (FAR if conditions else limit + SPARE))
     if end <= after:
@@ -152,7 +152,7 @@ async def read_unfiltered(
     rows = await connection.fetch(next_events(""), after, end, limit, most_bytes)
     if not rows:
         # The end of the log is asked for before the events up to it: one committed in between must not be passed over.
-        head = await store.newest_position(connection)
+        head = await positions.newest_position(connection)
         end = min(head, end)
         if head <= after:
             return [], head, False

@@ -11,7 +11,7 @@ from aircall_oauth.deliveries.destinations.outcomes import Message
 from aircall_oauth.deliveries.reader import queries
 from aircall_oauth.deliveries.reader.queries import message_of
 from aircall_oauth.deliveries.reader.queue import ITEM_BYTES, Item
-from aircall_oauth.events import store
+from aircall_oauth.events import positions
 from aircall_oauth.events.query import EventJson, Filter
 from aircall_oauth.storage.data_keys import DataKeys
 
@@ -64,7 +64,7 @@ class Tail:
         """Read the events that came since; returns whether there are more. The first call only learns the log's end."""
         head = self.head
         if head is None:
-            self.start = self.head = await store.newest_position(connection)
+            self.start = self.head = await positions.newest_position(connection)
             return False
         events, read_to, more = await queries.read_unfiltered(connection, keys, head, limit=PAGE, most_bytes=PAGE_BYTES)
         if self.head != head:

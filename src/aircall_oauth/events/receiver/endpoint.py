@@ -4,10 +4,9 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem, problems
 from aircall_oauth.aircall import calls, payloads
@@ -23,6 +22,9 @@ from aircall_oauth.storage.away import database_errors
 from aircall_oauth.storage.sealed import REPEAT_PURPOSE, WEBHOOK_TOKEN_PURPOSE
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.answered import Answered
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 PATH = "/aircall/webhook"
 FAILED = "failed"
@@ -117,7 +119,7 @@ class Receiver:
             self._troubles.note(each.status)
         log.requests("POST", PATH, answered)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         started = time.perf_counter()
         sent = dict(scope["headers"])
         request_id, answer = log.request_id(sent.get(b"x-request-id")), None
@@ -211,7 +213,7 @@ def _refuse_early(sent: dict[bytes, bytes]) -> None:
         raise BodyTooLarge
 
 
-async def _send(send: Send, answer: Answer, request_id: str) -> None:
+async def _send(send: "Send", answer: Answer, request_id: str) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.all_headers(request_id)})
     await send({"type": "http.response.body", "body": answer.body})
 

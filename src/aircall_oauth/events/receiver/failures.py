@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from aircall_oauth.errors import AppError
 from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.database import Database
-from aircall_oauth.storage.models.installations import Trouble
 from aircall_oauth.storage.stamps import new_id, now
 from aircall_oauth.telemetry import log
 
@@ -25,6 +24,7 @@ OVER_AFTER = timedelta(seconds=5)
 # A burst that does not end is noted after this long.
 LONGEST = timedelta(minutes=5)
 WATCH_SECONDS = 1.0
+NOTE = "INSERT INTO trouble (id, began_at, ended_at, failures) VALUES ($1, $2, $3, $4)"
 
 
 class Troubles:
@@ -48,9 +48,8 @@ class Troubles:
             return
         failures = self.failures
         if failures >= A_BURST:
-            trouble = Trouble(id=new_id("trb"), began_at=self._began_at, ended_at=self._last_at, failures=failures)
-            async with database.session() as session:
-                session.add(trouble)
+            async with database.driver_connection() as connection:
+                await connection.execute(NOTE, new_id("trb"), self._began_at, self._last_at, failures)
             logger.warning("events were answered with errors", failures=failures)
         self.failures -= failures
         self._began_at = self._last_at if self.failures else None

@@ -10,8 +10,8 @@ import asyncpg
 import msgspec
 
 from aircall_oauth.events.query import EventJson
-from aircall_oauth.events.store import NULL
 from aircall_oauth.storage import locks
+from aircall_oauth.storage.data_keys import NULL
 from aircall_oauth.storage.durability import DURABLY
 from aircall_oauth.storage.states import EventSource, InstallationStatus
 

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 from aircall_oauth.errors import DatabaseAway, EventMalformed
-from aircall_oauth.events import store
+from aircall_oauth.events import positions
 from aircall_oauth.events.receiver.inbox import Inbox, Waiting
 from aircall_oauth.events.receiver.sealing import Sealer
 from aircall_oauth.events.receiver.statement import (
@@ -233,7 +233,7 @@ class Writer:
     async def _free_the_log(self) -> None:
         """End other sessions that hold the log's lock although their client sends nothing."""
         with contextlib.suppress(*AWAY, DatabaseAway, asyncpg.PostgresError):
-            if ended := await store.free(await self._connected()):
+            if ended := await positions.free(await self._connected()):
                 logger.warning("sessions that held the log fell silent and were ended", ended=ended)
 
     async def _connected(self) -> asyncpg.Connection:
