@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
@@ -10,8 +10,10 @@ import msgspec
 from aircall_oauth.aircall import payloads
 from aircall_oauth.errors import DataKeyUnusable
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.models.deliveries import Replay, Subscription
 from aircall_oauth.storage.states import EventSource
+
+if TYPE_CHECKING:
+    from aircall_oauth.storage.models.deliveries import Replay, Subscription
 
 SUBSCRIPTION = "subscription"
 # `data` as bytes: it is sent as it is, so decoding and encoding it would be wasted. Of an encrypted event, as stored.
@@ -184,9 +186,9 @@ class Filter:
     own_id: str | None = None  # of the subscription that reads: it gets no event about itself
 
     @classmethod
-    def of(cls, row: Subscription | Replay) -> "Filter":
+    def of(cls, row: "Subscription | Replay") -> "Filter":
         """Return what a subscription or a replay wants."""
-        own_id = row.id if isinstance(row, Subscription) else row.subscription_id
+        own_id = getattr(row, "subscription_id", row.id)  # of a replay
         return cls(row.types, row.owners, row.installations, own_id=own_id)
 
     def sql(self, *, first: int) -> tuple[str, list[Any]]:
