@@ -1,7 +1,8 @@
 """How long a process takes to begin.
 
-First the servers: from exec to the first 200 of `/readyz` (the plain handler's: to its first answer), and memory then.
-Then commands: the CPU of a whole process, against interpreters that only import.
+First the servers: from exec to the first 200 of `/readyz` (the plain handler's: to its first answer); until a request
+is answered that needs the whole application; and memory then. Then commands: the CPU of a whole process, against
+interpreters that only import.
 
 python -m bench.start [--rounds 7]
 """
@@ -9,6 +10,7 @@ python -m bench.start [--rounds 7]
 import argparse
 import asyncio
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -39,16 +41,21 @@ SERVERS = {
     "serve": ["aircall_oauth", "serve"],
     "serve --with-worker": ["aircall_oauth", "serve", "--with-worker"],
 }
+# A path, and how the first line of its answer begins; the plain handler has neither, and answers 404.
+READY = (b"/readyz", b"HTTP/1.1 (200|404) ")
+WHOLE = (b"/v1/installations", b"HTTP/1.1 401 ")
 # Often enough for a start of tenths of a second, and seldom enough to leave both cores to it.
 STEP_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a server took until it was ready, and its memory then."""
+    """What a server took until it was ready, and until all of it was loaded; and its memory then."""
 
     seconds: float
     cpu_seconds: float
+    whole_seconds: float
+    whole_cpu_seconds: float
     memory: ground.Memory
 
 
@@ -72,14 +79,19 @@ def compare_servers(rounds: int) -> None:
             {name: start(name, folder, url) for name in (SERVERS if number % 2 else reversed(SERVERS))}
             for number in range(rounds)
         ]
-    print(f"{'until it is ready':<26}{'time':>9}{'/ plain':>9}{'CPU':>10}{'/ plain':>9}{'RSS':>9}{'PSS':>9}{'USS':>9}")
+    columns = ("ready", "/ plain", "CPU", "/ plain", "whole", "/ plain", "CPU", "/ plain", "RSS", "PSS", "USS")
+    print(f"{'':<22}" + "".join(f"{column:>9}" for column in columns))
     for name in SERVERS:
         starts = [each[name] for each in found]
         ratios = sorted(each[name].seconds / each["plain"].seconds for each in found)
         print(
-            f"{name:<26}{median(each.seconds for each in starts):>7.2f} s{median(ratios):>9.2f}"
+            f"{name:<22}{median(each.seconds for each in starts):>7.2f} s{median(ratios):>9.2f}"
             f"{median(each.cpu_seconds for each in starts):>8.2f} s"
             f"{median(each[name].cpu_seconds / each['plain'].cpu_seconds for each in found):>9.2f}"
+            f"{median(each.whole_seconds for each in starts):>7.2f} s"
+            f"{median(each[name].whole_seconds / each['plain'].whole_seconds for each in found):>9.2f}"
+            f"{median(each.whole_cpu_seconds for each in starts):>7.2f} s"
+            f"{median(each[name].whole_cpu_seconds / each['plain'].whole_cpu_seconds for each in found):>9.2f}"
             + "".join(
                 f"{median(getattr(each.memory, kind) for each in starts):>6.1f} MB" for kind in ("rss", "pss", "uss")
             )
@@ -93,20 +105,25 @@ def start(name: str, folder: Path, url: str) -> Start:
     began = time.perf_counter()
     command = [*SERVERS[name], "--port", str(port)]
     with Child(name, command, ground.environment(url, port), folder / f"{name}.log") as child:
-        while not _is_ready(port, b" 200 " if name != "plain" else b"HTTP/1.1 "):
-            child.require_running()
-            if time.perf_counter() - began > ground.READY_SECONDS:
-                raise TimeoutError(child.last_words())
-            time.sleep(STEP_SECONDS)
-        seconds = time.perf_counter() - began
-        return Start(seconds, busy_seconds(child.pid), ground.memory_of(child.pid))
+        ready = _until_answered(child, port, READY, began)
+        whole = _until_answered(child, port, WHOLE, began) if name != "plain" else ready
+        return Start(*ready, *whole, ground.memory_of(child.pid))
 
 
-def _is_ready(port: int, sign: bytes) -> bool:
-    """Whether the answer of `/readyz` begins with a line that has this sign."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5.0) as connection:
-        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        return sign in connection.recv(4096).partition(b"\r\n")[0]
+def _until_answered(child: Child, port: int, request: tuple[bytes, bytes], began: float) -> tuple[float, float]:
+    """The seconds since then, and of the server's processor time, until a request is answered with a line like this."""
+    while not _is_answered(port, *request):
+        child.require_running()
+        if time.perf_counter() - began > ground.READY_SECONDS:
+            raise TimeoutError(child.last_words())
+        time.sleep(STEP_SECONDS)
+    return time.perf_counter() - began, busy_seconds(child.pid)
+
+
+def _is_answered(port: int, path: bytes, line: bytes) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30.0) as connection:
+        connection.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return re.match(line, connection.recv(4096)) is not None
     return False
 
 

@@ -18,11 +18,13 @@ import uvicorn
 from aircall_oauth.access import keys, rules
 from aircall_oauth.access.scopes import Scope
 from aircall_oauth.aircall import relay, transport
+from aircall_oauth.events.receiver.endpoint import Receiver
 from aircall_oauth.proxy import headers, routes
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.app import create_app
 from aircall_oauth.server.protocol import BoundedServer, Protocol
+from aircall_oauth.server.receiving import receiving
 from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.storage.vault import SealedAt
@@ -249,18 +251,17 @@ async def connected(resources: Resources, company_id: int = 70077, owner: str | 
 
 @asynccontextmanager
 async def listening(resources: Resources) -> AsyncIterator[str]:
-    @asynccontextmanager
-    async def already_open() -> AsyncIterator[Resources]:
-        yield resources
-
-    app = create_app(already_open)
-    config = uvicorn.Config(app, http=Protocol, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    app = create_app(Receiver())
+    config = uvicorn.Config(
+        app, http=Protocol, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
     server = BoundedServer(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        await serving
+    async with receiving(resources, app.receiver) as inbox, app.opened(resources, inbox):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            server.should_exit = True
+            await serving
 
 
 def answer(status: int, *headers: str, body: bytes = b"{}") -> bytes:

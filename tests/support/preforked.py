@@ -25,7 +25,12 @@ from typing import Any, TextIO
 NUMBER = struct.Struct("!i")
 MAX_ORDER_BYTES = 128 * 1024
 PRELOADED = (
-    *("aircall_oauth.cli.main", "aircall_oauth.server.processes", "aircall_oauth.server.worker"),
+    *(
+        "aircall_oauth.cli.main",
+        "aircall_oauth.server.processes",
+        "aircall_oauth.server.rest",
+        "aircall_oauth.server.worker",
+    ),
     *("aircall_oauth.operations.doctor", "aircall_oauth.operations.rotation", "aircall_oauth.events.retention"),
     *("aircall_oauth.installations.disconnect.revoke_all", "aircall_oauth.installations.outages.backfill"),
     *("aircall_oauth.sandbox.aircall", "alembic.command", "uvicorn"),

@@ -17,10 +17,12 @@ from starlette.types import ASGIApp
 
 from aircall_oauth.access.keys import new_api_key
 from aircall_oauth.access.scopes import Scope
+from aircall_oauth.events.receiver.endpoint import Receiver
 from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.app import create_app
+from aircall_oauth.server.receiving import receiving
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.sealed import API_KEY_PURPOSE
@@ -215,10 +217,10 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
     to_aircall = ToAircall(create_aircall_app(aircall))
     with use_of(settings.database_url.get_secret_value()) as use:
         async with open_resources(settings, aircall_transport=to_aircall, span_exporter=span_exporter) as resources:
-            app = create_app(lambda: _already_open(resources))
+            app = create_app(Receiver())
             to_app.app = app
             browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
-            async with app.router.lifespan_context(app), browser:
+            async with receiving(resources, app.receiver) as inbox, app.opened(resources, inbox), browser:
                 with use.at_work():
                     yield Service(app, resources, aircall, browser, to_app)
     await aircall.close()
@@ -237,11 +239,6 @@ async def database_away(database_url: str) -> AsyncIterator[None]:
     finally:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await admin.close()
-
-
-@asynccontextmanager
-async def _already_open(resources: Resources) -> AsyncIterator[Resources]:
-    yield resources
 
 
 class ToAircall(httpx.ASGITransport):

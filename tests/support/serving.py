@@ -20,7 +20,7 @@ async def serving(service: Service) -> AsyncIterator[int]:
     """The port."""
     app = cast("App", service.app)
     config = uvicorn.Config(app, interface="asgi3", http=protocol.Protocol, ws="none", lifespan="off", log_config=None)
-    running = web.Server(config, service.resources, app.receiver)
+    running = web.Server(config, service.resources, app.receiver, app.end_waiting)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(running.serve(sockets=[listener]))
         try:

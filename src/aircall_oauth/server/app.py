@@ -1,8 +1,8 @@
 """The web application: its routes, its error answers, and `/docs`."""
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aircall_oauth.access.faults import faults
 from aircall_oauth.access.problems import MEDIA_TYPE, headers, problem
@@ -30,92 +30,76 @@ from aircall_oauth.errors import (
     TryAgainLater,
 )
 from aircall_oauth.events.notify import open_notifier
-from aircall_oauth.events.receiver import endpoint
-from aircall_oauth.events.receiver.failures import watch_troubles
-from aircall_oauth.events.receiver.writers import open_inbox
+from aircall_oauth.events.receiver.endpoint import PATH, Receiver
+from aircall_oauth.events.receiver.inbox import Inbox
 from aircall_oauth.events.streams import Streams
 from aircall_oauth.installations.attempts.tally import open_tally
 from aircall_oauth.installations.oauth import routes
 from aircall_oauth.installations.oauth.brake import Brake
 from aircall_oauth.installations.outages import heartbeat
-from aircall_oauth.operations import figures
 from aircall_oauth.resources import Resources
-from aircall_oauth.server.middleware import RequestMiddleware, in_a_span
+from aircall_oauth.server import outermost
+from aircall_oauth.server.middleware import RequestMiddleware
 from aircall_oauth.server.routers import ROUTERS, TITLE
-from aircall_oauth.telemetry.metrics import Metrics, Role
 
-BROWSER_DOORS = "/aircall/oauth/"
 DOCS_ASSETS = "/docs/assets"
-HSTS = b"max-age=31536000"
 
 # FastAPI's own telemetry would export query strings and error messages to where the environment says.
 NO_TELEMETRY_BUT_OURS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-
-Opener = Callable[[], AbstractAsyncContextManager[Resources]]
 
 
 class App(FastAPI):
     """The ASGI application. Events from Aircall go straight to the receiver, past the framework and its middleware."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, receiver: Receiver, **options: Any) -> None:
         super().__init__(**options)
-        self.receiver = endpoint.Receiver()
+        self.receiver = receiver
         self.state.streams = Streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
-            return
-        resources: Resources = self.state.resources
-        if resources.leaving:
-            # A client that keeps its connections moves to another process now, not when this one closes them.
-            send = _with_header(send, b"connection", b"close")
-        if resources.settings.sends_hsts and scope["path"].startswith(BROWSER_DOORS):
-            send = _with_header(send, b"strict-transport-security", HSTS)
-        app = self._route(scope)
-        if resources.tracing is None:
-            await app(scope, receive, send)
+        if scope["type"] == "http":
+            await outermost.answer(self._route(scope), self.state.resources, scope, receive, send)
         else:
-            await in_a_span(resources.tracing, app, scope, receive, send)
+            await super().__call__(scope, receive, send)
 
     def _route(self, scope: Scope) -> ASGIApp:
-        if scope["path"] == endpoint.PATH and scope["method"] == "POST":
+        if scope["path"] == PATH and scope["method"] == "POST":
             scope["endpoint"] = self.receiver
             return self.receiver
         return super().__call__
 
-
-def create_app(open_resources: Opener) -> App:
-    """Build the application. Its lifespan opens the resources and what the requests share, and closes them."""
-
     @asynccontextmanager
-    async def lifespan(app: App) -> AsyncIterator[None]:
+    async def opened(self, resources: Resources, inbox: Inbox) -> AsyncIterator[None]:
+        """Open what the requests share, while the block lasts."""
         async with (
-            open_resources() as resources,
-            figures.kept(resources),
-            open_inbox(resources.database, resources.metrics, resources.commits, keys=resources.data_keys) as inbox,
             open_notifier(resources.database, announces=resources.commits) as notifier,
-            watch_troubles(resources.database) as troubles,
             heartbeat.beating(resources),
             open_tally(resources) as tally,
         ):
-            app.state.resources, app.state.inbox, app.state.notifier = resources, inbox, notifier
-            app.state.brake, app.state.tally = Brake(), tally
-            app.receiver.open(resources, inbox, troubles)
-            _expect_failures(app, resources.metrics)
-            resources.metrics.acts_as(Role.WEB)
+            self.state.resources, self.state.inbox, self.state.notifier = resources, inbox, notifier
+            self.state.brake, self.state.tally = Brake(), tally
+            resources.metrics.expect_requests(
+                (route.path, method) for route in _routes(self) for method in route.methods or ()
+            )
             yield
 
+    def end_waiting(self) -> None:
+        """Answer the requests that wait for events: the process is about to end."""
+        self.state.notifier.stop()
+
+
+def create_app(receiver: Receiver) -> App:
+    """Build the application around a receiver; `App.opened` opens what its requests share."""
     app = App(
+        receiver,
         # The routes themselves: `include_router` builds each anew for every application, at its first request.
         routes=[route for router in ROUTERS for route in router.routes],
-        lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry=NO_TELEMETRY_BUT_OURS,
     )
-    app.router.routes.append(Route(endpoint.PATH, app.receiver, methods=["POST"], name="receive_event"))
+    app.router.routes.append(Route(PATH, app.receiver, methods=["POST"], name="receive_event"))
     app.add_middleware(RequestMiddleware, on_error=_answer_error)
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -124,23 +108,8 @@ def create_app(open_resources: Opener) -> App:
     return app
 
 
-def _expect_failures(app: FastAPI, metrics: Metrics) -> None:
-    """Create the counters that alerts watch at zero: one that begins at 1 shows no increase."""
-    metrics.expect_requests((route.path, method) for route in _routes(app) for method in route.methods or ())
-    metrics.expect_acks(endpoint.UNWELCOME)
-
-
 def _routes(app: FastAPI) -> list[Route]:
     return [route for route in app.routes if isinstance(route, Route)]
-
-
-def _with_header(send: Send, name: bytes, value: bytes) -> Send:
-    async def adding(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (name, value)]
-        await send(message)
-
-    return adding
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:
@@ -218,7 +187,7 @@ def _as_ending(error: AppError) -> AppError:
 
 
 def _is_browser(request: Request) -> bool:
-    return request.url.path.startswith(BROWSER_DOORS)
+    return request.url.path.startswith(outermost.BROWSER_DOORS)
 
 
 def _serve_docs(app: FastAPI) -> None:

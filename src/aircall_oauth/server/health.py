@@ -1,18 +1,13 @@
 """`/livez` and `/readyz`: whether this process runs, and whether it can do its work."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-
 from fastapi import APIRouter, Request
 
 from aircall_oauth.access.dependencies import ResourcesDep
 from aircall_oauth.access.problems import problems
-from aircall_oauth.errors import Leaving, NotReady
-from aircall_oauth.resources import Resources
+from aircall_oauth.errors import NotReady
+from aircall_oauth.server.readiness import require_serving
 
 router = APIRouter(tags=["Operations"])
-
-PING_SECONDS = 2.0
 
 
 @router.get("/livez", summary="Does the process live?")
@@ -26,24 +21,6 @@ async def readyz(request: Request, resources: ResourcesDep) -> dict[str, str]:
     """Database reachable, schema current, keys fit, events can be kept; and not about to stop."""
     await require_serving(resources, prove=request.app.state.inbox.prove)
     return {"status": "ok"}
-
-
-async def require_serving(resources: Resources, *, prove: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Raise `Leaving`, `NotReady`, `DatabaseAway` or `KeysUnfit` where this process cannot do its work now.
-
-    `prove` tries what else this process must be able to do, such as committing an event.
-    """
-    if resources.leaving:
-        raise Leaving
-    try:
-        async with asyncio.timeout(PING_SECONDS):
-            await resources.require_ready()
-            if prove is not None:
-                # First, because it can be cancelled at once while the database is silent.
-                await prove()
-            await resources.database.schema_version()
-    except TimeoutError:
-        raise NotReady("The database does not answer, or keeps nothing.") from None
 
 
 # Probes also use other methods, and the older name.

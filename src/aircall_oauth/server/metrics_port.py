@@ -4,16 +4,19 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import make_asgi_app
-from starlette.types import Receive, Scope, Send
 
 from aircall_oauth.errors import AppError, StartRefused
 from aircall_oauth.resources import Resources
-from aircall_oauth.server.health import require_serving
+from aircall_oauth.server.readiness import require_serving
 from aircall_oauth.server.side_port import listening_at, served_at
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 logger = log.get(__name__)
 
@@ -50,7 +53,7 @@ class MetricsApp:
         self._resources = resources
         self._metrics = make_asgi_app(resources.metrics.registry)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         match scope["path"]:
             case "/livez":
                 await _answer_probe(self._liveness_problem(), send)
@@ -73,7 +76,7 @@ class MetricsApp:
         return None
 
 
-async def _answer_probe(problem: str | None, send: Send) -> None:
+async def _answer_probe(problem: str | None, send: "Send") -> None:
     body = (problem or "ok").encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 503 if problem else 200, "headers": headers})

@@ -2,24 +2,19 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth.errors import AppError, BodyTooLarge
+from aircall_oauth.server.outermost import template
 from aircall_oauth.telemetry import log
-
-if TYPE_CHECKING:
-    from aircall_oauth.telemetry.tracing import Tracing
 
 logger = log.get(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
-UNMATCHED = "(no door)"
 
 
 class RequestMiddleware:
@@ -66,7 +61,7 @@ class RequestMiddleware:
             if not status:
                 await (await self._on_error(Request(scope), AppError()))(scope, receive, noting)
         finally:
-            path = _template(scope)
+            path = template(scope)
             scope["app"].state.resources.metrics.requested(
                 method=scope["method"], path=path, status=status, started=started
             )
@@ -80,28 +75,7 @@ class RequestMiddleware:
             )
 
 
-async def in_a_span(tracing: "Tracing", app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request within a span of its own."""
-    status = 0
-
-    async def noting(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        await send(message)
-
-    with tracing.request(method=scope["method"], path=scope["path"], headers=Headers(scope=scope)) as span:
-        try:
-            await app(scope, receive, noting)
-        finally:
-            span.answered(template=_template(scope), status=status)
-
-
 def _refuse_large(scope: Scope) -> None:
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
         raise BodyTooLarge
-
-
-def _template(scope: Scope) -> str:
-    return getattr(scope.get("route") or scope.get("endpoint"), "path", UNMATCHED)

@@ -3,17 +3,21 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from importlib import import_module
+from types import ModuleType
 
+from aircall_oauth.events.receiver.endpoint import Receiver
+from aircall_oauth.imports import uncollected
 from aircall_oauth.installations.oauth.look import require_install_page
 from aircall_oauth.resources import Resources, import_clients, open_resources
-from aircall_oauth.server import worker
-from aircall_oauth.server.app import create_app
-from aircall_oauth.server.console_port import console_served
+from aircall_oauth.server.console_port import listen_for_console
+from aircall_oauth.server.front import Front
 from aircall_oauth.server.listener import listening
 from aircall_oauth.server.metrics_port import metrics_served
+from aircall_oauth.server.receiving import receiving
 from aircall_oauth.server.reloading import reloading
 from aircall_oauth.server.web import collect_less, web_server
 from aircall_oauth.settings import Settings
@@ -27,28 +31,38 @@ FIRST_SECONDS = 1.0
 
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
-    """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight."""
+    """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight.
+
+    Events are taken in first; the rest is loaded meanwhile.
+    """
     retries.log_at(logging.WARNING)
     require_install_page(settings)
+    receiver = Receiver()
     async with (
         open_resources(settings) as resources,
         reloading(resources),
         metrics_served(resources),
-        console_served(resources),
+        receiving(resources, receiver) as inbox,
     ):
         _log_if_not_ready(resources)
-        server = web_server(create_app(partial(_with_worker if with_worker else _without_worker, resources)), resources)
-        with listening(host, port) as listener:
+        front = Front(resources, receiver, inbox)
+        server = web_server(front, resources, receiver)
+        with listen_for_console(settings) or nullcontext() as console, listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
             # uvicorn raises the signal that stopped it once more, which would end the process with everything open.
             for number in STOPPING:
                 signal.signal(number, lambda *_: None)
-            async with _clients_opened(resources):
+
+            rest = _the_rest(front, resources, console=console, with_worker=with_worker)
+            async with _meanwhile(rest, on_failure=server.stop):
                 await server.serve(sockets=[listener])
 
 
 async def work(settings: Settings) -> None:
     """Run the worker's chores until SIGTERM or SIGINT."""
+    with uncollected():
+        from aircall_oauth.server import worker
+
     retries.log_at(logging.WARNING)
     async with (
         open_resources(settings) as resources,
@@ -62,6 +76,53 @@ async def work(settings: Settings) -> None:
         logger.info("working", chores=[chore.name for chore in worker.CHORES])
         await _stop_signal()
         logger.info("stopping")
+
+
+@asynccontextmanager
+async def _the_rest(
+    front: Front, resources: Resources, *, console: socket.socket | None, with_worker: bool
+) -> AsyncIterator[None]:
+    """Import in a thread what else is served, and open it; if that fails, nothing waits for it any more."""
+    try:
+        rest = await asyncio.to_thread(_import_rest)
+        async with (
+            rest.opened(front, resources, console=console, with_worker=with_worker),
+            _clients_opened(resources),
+        ):
+            yield
+    finally:
+        front.give_up()
+
+
+def _import_rest() -> ModuleType:
+    with uncollected():
+        return import_module("aircall_oauth.server.rest")
+
+
+@asynccontextmanager
+async def _meanwhile(
+    opening: AbstractAsyncContextManager[None], *, on_failure: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Open something in a task of its own while the block runs, and close it at the block's end.
+
+    If it fails, `on_failure` is called, which has the block end, and its error is raised then.
+    """
+    is_over = asyncio.Event()
+
+    async def hold() -> None:
+        try:
+            async with opening:
+                await is_over.wait()
+        except BaseException:
+            on_failure()
+            raise
+
+    task = asyncio.create_task(hold())
+    try:
+        yield
+    finally:
+        is_over.set()
+        await task
 
 
 @asynccontextmanager
@@ -97,14 +158,3 @@ async def _stop_signal() -> None:
     for number in STOPPING:
         asyncio.get_running_loop().add_signal_handler(number, received.set)
     await received.wait()
-
-
-@asynccontextmanager
-async def _without_worker(resources: Resources) -> AsyncIterator[Resources]:
-    yield resources
-
-
-@asynccontextmanager
-async def _with_worker(resources: Resources) -> AsyncIterator[Resources]:
-    async with worker.working(resources):
-        yield resources

@@ -5,6 +5,7 @@ import gc
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -12,7 +13,7 @@ import uvicorn
 
 from aircall_oauth.events.receiver.endpoint import Receiver
 from aircall_oauth.resources import Resources
-from aircall_oauth.server.app import App
+from aircall_oauth.server.front import Front
 from aircall_oauth.server.protocol import BoundedServer, Protocol
 from aircall_oauth.telemetry import log
 
@@ -25,14 +26,15 @@ KEEP_ALIVE_SECONDS = 75
 YOUNG_OBJECTS = 10_000
 
 
-def web_server(app: App, resources: Resources) -> "Server":
-    """Build a server for the application, and prepare the process for many connections."""
+def web_server(front: Front, resources: Resources, receiver: Receiver) -> "Server":
+    """Build a server for the public port, and prepare the process for many connections."""
     _allow_many_connections()
     collect_less()
     config = uvicorn.Config(
-        app,
+        front,
         interface="asgi3",
         http=Protocol,
+        lifespan="off",
         ws="none",
         access_log=False,
         log_config=None,
@@ -41,15 +43,17 @@ def web_server(app: App, resources: Resources) -> "Server":
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
-    return Server(config, resources, app.receiver)
+    return Server(config, resources, receiver, front.end_waiting)
 
 
 class Server(BoundedServer):
     """Stops in order: not ready, drain for a few seconds, end waiting readers, close."""
 
-    def __init__(self, config: uvicorn.Config, resources: Resources, receiver: Receiver) -> None:
+    def __init__(
+        self, config: uvicorn.Config, resources: Resources, receiver: Receiver, end_waiting: Callable[[], None]
+    ) -> None:
         super().__init__(config, receiver=receiver)
-        self._resources = resources
+        self._resources, self._end_waiting = resources, end_waiting
         self._loop = asyncio.get_running_loop()
         self._hurry = asyncio.Event()
 
@@ -59,11 +63,14 @@ class Server(BoundedServer):
             self._loop.call_soon_threadsafe(self._hurry.set)
         super().handle_exit(sig, frame)
 
+    def stop(self) -> None:
+        """Stop at once, without a drain."""
+        self.should_exit = True
+        self._hurry.set()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._drain()
-        app = self.config.app
-        assert isinstance(app, App)
-        app.state.notifier.stop()
+        self._end_waiting()
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:

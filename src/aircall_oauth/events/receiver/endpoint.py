@@ -133,7 +133,7 @@ class Receiver:
             except Exception as error:
                 outcome = error
             answer = answer_to(outcome, request_id)
-            await _send(send, answer, request_id)
+            await send_answer(send, answer, request_id)
         finally:
             self._account([_answered(answer, started, request_id)])
 
@@ -213,7 +213,8 @@ def _refuse_early(sent: dict[bytes, bytes]) -> None:
         raise BodyTooLarge
 
 
-async def _send(send: "Send", answer: Answer, request_id: str) -> None:
+async def send_answer(send: "Send", answer: Answer, request_id: str) -> None:
+    """Send an answer through ASGI."""
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.all_headers(request_id)})
     await send({"type": "http.response.body", "body": answer.body})
 
