@@ -24,7 +24,6 @@ from aircall_oauth.cli.main import main
 with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
     main()
 """
-# Not pydantic: Typer reads arguments with it.
 SLOW = {
     *("aiohttp", "alembic", "asyncio", "asyncpg", "cryptography", "fastapi", "httpx", "jinja2", "opentelemetry"),
     *("prometheus_client", "pydantic_settings", "sqlalchemy", "sqlmodel", "starlette", "structlog"),
@@ -56,6 +55,13 @@ def test_a_help_text_and_a_usage_error_load_none_of_the_large_libraries(argument
 
     assert exit_code == code
     assert set() == modules & SLOW
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["nonsense"], ["keys", "nope"], ["keys", "list", "--nope"]])
+def test_pydantic_is_loaded_only_where_an_argument_has_to_be_read(arguments: list[str]) -> None:
+    _, modules = modules_after(*arguments)
+
+    assert "pydantic" not in modules
 
 
 @pytest.mark.slow

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, moment, usage, with_resources
 
 if TYPE_CHECKING:
     from aircall_oauth.installations.attempts.views import InstallAttemptList, InstallAttemptView
 
 attempts_app = typer.Typer(
-    help="Install attempts: how far each came, and where it stopped.", invoke_without_command=True
+    cls=Group, help="Install attempts: how far each came, and where it stopped.", invoke_without_command=True
 )
 
 Owner = Annotated[str | None, typer.Option(help="Of this owner only.")]

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, moment, say, usage, with_resources
 
-backfill_app = typer.Typer(help="Calls that ended while they could not be received.")
+backfill_app = typer.Typer(cls=Group, help="Calls that ended while they could not be received.")
 
 
 @backfill_app.callback(invoke_without_command=True)

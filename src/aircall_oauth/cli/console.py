@@ -5,9 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, fail, say, with_resources
 
-console_app = typer.Typer(help="The console: the operator's pages.", no_args_is_help=True)
+console_app = typer.Typer(cls=Group, help="The console: the operator's pages.", no_args_is_help=True)
 
 MOST_OF_A_NAME = 64
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, collect, duration, fail, moment, say, usage, with_resources
 
 if TYPE_CHECKING:
     from aircall_oauth.events.query import EventJson, Filter
 
-events_app = typer.Typer(help="The log of events.", no_args_is_help=True)
+events_app = typer.Typer(cls=Group, help="The log of events.", no_args_is_help=True)
 
 LOOK_SECONDS = 1.0
 PAGE = 1000

@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, say, usage, with_resources
 
-installations_app = typer.Typer(help="The Aircall companies that are connected.", no_args_is_help=True)
+installations_app = typer.Typer(cls=Group, help="The Aircall companies that are connected.", no_args_is_help=True)
 
 InstallationId = Annotated[str, typer.Argument(help="The installation's id, ins_….")]
 

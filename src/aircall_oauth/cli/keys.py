@@ -5,10 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import duration, fail, say, usage, with_resources
 from aircall_oauth.errors import OutputLost
 
-keys_app = typer.Typer(help="API keys of the partner's systems.", no_args_is_help=True)
+keys_app = typer.Typer(cls=Group, help="API keys of the partner's systems.", no_args_is_help=True)
 
 
 @keys_app.command("create")

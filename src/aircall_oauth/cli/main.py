@@ -16,6 +16,7 @@ from aircall_oauth.cli.attempts import attempts_app
 from aircall_oauth.cli.backfill import backfill_app
 from aircall_oauth.cli.console import console_app
 from aircall_oauth.cli.events import events_app
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.installations import installations_app
 from aircall_oauth.cli.keys import keys_app
 from aircall_oauth.cli.running import AsJson, collect, duration, fail, run, say, usage, with_resources
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 app = typer.Typer(
+    cls=Group,
     name="aircall-oauth",
     help="Holds a software company's connections to Aircall.",
     no_args_is_help=True,

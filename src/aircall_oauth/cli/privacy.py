@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, say, usage, with_resources
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ async def _export(resources: "Resources", installation_id: str, write: "Callable
     return lines
 
 
-erasures_app = typer.Typer(help="People and customers whose data are erased.", no_args_is_help=True)
+erasures_app = typer.Typer(cls=Group, help="People and customers whose data are erased.", no_args_is_help=True)
 
 
 @erasures_app.command("create")
@@ -193,7 +194,7 @@ def _show_erasure(erasure: "ErasureView", *, as_json: bool) -> None:
         say(f"{erasure.status}: {erasure.erased} events erased. `aircall-oauth erasures show` says how far it is.")
 
 
-retention_app = typer.Typer(help="How long owners' events are kept.", no_args_is_help=True)
+retention_app = typer.Typer(cls=Group, help="How long owners' events are kept.", no_args_is_help=True)
 
 
 @retention_app.command("list")

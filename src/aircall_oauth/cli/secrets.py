@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, fail, run_some, say, usage, with_resources
 
 if TYPE_CHECKING:
     from aircall_oauth.wrapping.entries import Entry
 
-secrets_app = typer.Typer(help="The keys that stored secrets are sealed under.", no_args_is_help=True)
+secrets_app = typer.Typer(cls=Group, help="The keys that stored secrets are sealed under.", no_args_is_help=True)
 
 
 class KeyList(StrEnum):

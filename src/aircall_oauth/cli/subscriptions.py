@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aircall_oauth.cli import terminal
+from aircall_oauth.cli.groups import Group
 from aircall_oauth.cli.running import AsJson, fail, moment, say, usage, with_resources
 
 if TYPE_CHECKING:
     from aircall_oauth.deliveries.replays.bodies import ReplayWindow
     from aircall_oauth.deliveries.replays.jobs import ReplayView
 
-subscriptions_app = typer.Typer(help="The destinations that events are delivered to.", no_args_is_help=True)
+subscriptions_app = typer.Typer(cls=Group, help="The destinations that events are delivered to.", no_args_is_help=True)
 
 POLL_SECONDS = 1.0
 
