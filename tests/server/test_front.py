@@ -2,10 +2,13 @@
 
 import asyncio
 import dataclasses
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,15 +19,17 @@ from aircall_oauth.server.front import Front
 from tests.support.processes import eventually
 from tests.support.service import Service, command_environment
 
-# Run `serve` with something done before the rest of it is imported.
+# Run `serve`, and import the rest of it when a file is there, after something else.
 SERVE = """
-import sys, time
+import os, sys, time
 from aircall_oauth.server import processes
-load = processes._import_rest
-def instead():
+build = processes._build_rest
+def instead(*given, **options):
+    while not os.path.exists({gate!r}):
+        time.sleep(0.01)
     {instead}
-    return load()
-processes._import_rest = instead
+    return build(*given, **options)
+processes._build_rest = instead
 from aircall_oauth.cli.main import main
 main()
 """
@@ -47,10 +52,11 @@ async def behind(front: Front, service: Service) -> AsyncIterator[Service]:
         yield dataclasses.replace(service, browser=browser)
 
 
-def seen(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], bytes]:
-    """An answer, without its id and what counts down."""
+def seen(answer: httpx.Response) -> tuple[int, list[tuple[str, str]], Any]:
+    """An answer, without its length: JSON may be written in two ways."""
     headers = sorted(answer.headers.items())
-    return answer.status_code, [line for line in headers if line[0] != "x-request-id"], answer.content
+    body = json.loads(answer.content or b"null")
+    return answer.status_code, [line for line in headers if line[0] != "content-length"], body
 
 
 async def test_an_event_is_kept_before_the_application_is_loaded(service: Service) -> None:
@@ -78,13 +84,13 @@ async def test_a_probe_is_answered_as_by_the_application(service: Service, metho
         later = await service.browser.request(method, path, headers=given)
         async with service.database_away():
             await eventually(lambda: is_away(service) if path == "/readyz" else settled())
-            away = await early.browser.request(method, path)
-            away_later = await service.browser.request(method, path)
+            away = await early.browser.request(method, path, headers=given)
+            away_later = await service.browser.request(method, path, headers=given)
 
-    assert seen(first) == seen(later)
+    assert (seen(first), first.content) == (seen(later), later.content)
     assert first.headers["x-request-id"] == "probe-1"
     assert away.status_code == (503 if path == "/readyz" else 200)
-    assert [seen(away)[0], away.headers["content-type"]] == [seen(away_later)[0], away_later.headers["content-type"]]
+    assert seen(away) == seen(away_later)
 
 
 async def is_away(service: Service) -> bool:
@@ -106,7 +112,7 @@ async def test_what_else_is_asked_waits_for_the_application_and_gets_its_answer(
                 ("OPTIONS", "/readyz"),
             )
         ]
-        await early.browser.get("/readyz")
+        assert (await early.browser.get("/readyz")).status_code == 200
         assert not any(task.done() for task in asked)
 
         front.lead_to(app_of(service))
@@ -127,12 +133,61 @@ async def test_a_process_that_leaves_says_so_from_its_first_moment(service: Serv
     assert (ready.json()["code"], ready.headers["connection"]) == ("leaving", "close")
 
 
+async def test_who_waits_for_events_is_answered_by_a_process_that_was_told_to_stop_meanwhile(service: Service) -> None:
+    front, partner = front_of(service), await service.partner()
+    async with behind(front, service) as early:
+        waiting = early.browser.get("/v1/events?wait=30", headers={"authorization": partner.headers["authorization"]})
+        asked = asyncio.create_task(waiting)
+        assert (await early.browser.get("/livez")).status_code == 200
+
+        front.end_waiting()
+        front.lead_to(app_of(service))
+
+        async with asyncio.timeout(20):
+            assert (await asked).status_code == 200
+
+
+async def test_where_the_application_does_not_come_events_are_still_taken_in_and_all_else_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aircall_oauth.server.front.MOST_SECONDS", 0.05)
+    front = front_of(service)
+    async with behind(front, service) as early:
+        late = await early.browser.get("/v1/installations")
+        front.give_up()
+        service.resources.leaving = True
+        refused, alive = await early.browser.get("/v1/installations"), await early.browser.get("/livez")
+        unready, event = await early.browser.get("/readyz"), await early.post_event(b"{}")
+
+    assert [late.json()["code"], refused.json()["code"], unready.json()["code"]] == ["not_ready", "leaving", "leaving"]
+    assert [late.status_code, refused.status_code, alive.status_code, event.status_code] == [503, 503, 200, 400]
+    assert {answer.headers["connection"] for answer in (refused, alive, unready, event)} == {"close"}
+
+
+async def test_a_request_that_waited_is_counted_with_all_of_its_time(service: Service) -> None:
+    front = front_of(service)
+    async with behind(front, service) as early:
+        asked = asyncio.create_task(early.browser.get("/nothing"))
+        await asyncio.sleep(0.3)
+        front.lead_to(app_of(service))
+        await asked
+
+    seconds = service.resources.metrics.registry.get_sample_value(
+        "aircall_oauth_http_request_seconds_sum", {"path": "(no door)", "method": "GET"}
+    )
+    assert seconds is not None
+    assert seconds > 0.25
+
+
+Started = tuple[asyncio.subprocess.Process, httpx.AsyncClient]
+
+
 @asynccontextmanager
-async def serve(service: Service, instead: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """`serve` of the database of a service, with something done before the rest of it is imported."""
+async def serve(service: Service, gate: Path, instead: str = "") -> AsyncIterator[Started]:
+    """`serve` of the database of a service, of which the rest is not imported before a file is there."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SERVE.format(instead=instead), "serve", "--port", str(port)),
+        *(sys.executable, "-c", SERVE.format(gate=str(gate), instead=instead), "serve", "--port", str(port)),
         env=command_environment(service.settings.database_url.get_secret_value()),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -155,25 +210,69 @@ async def serve(service: Service, instead: str) -> AsyncIterator[tuple[asyncio.s
 
 
 @pytest.mark.slow
-async def test_a_signal_before_the_rest_is_loaded_ends_it_once_what_waits_is_answered(service: Service) -> None:
-    async with serve(service, "time.sleep(2)") as (process, client):
+async def test_a_signal_before_the_rest_is_loaded_ends_it_once_what_waits_is_answered(
+    service: Service, tmp_path: Path
+) -> None:
+    async with serve(service, tmp_path / "gate") as (process, client):
         asked = asyncio.create_task(client.get("/v1/installations"))
-        await asyncio.sleep(0.2)
-        assert not asked.done()
+        assert (await client.get("/livez")).status_code == 200
 
         process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        (tmp_path / "gate").touch()
 
         assert (await asked).status_code == 401
         assert await process.wait() == 0
 
 
 @pytest.mark.slow
-async def test_a_process_ends_where_its_rest_can_not_be_loaded(service: Service) -> None:
-    async with serve(service, "time.sleep(2); raise ImportError('no such rest')") as (process, client):
+async def test_nothing_more_begins_in_a_process_that_has_ended_before_its_rest_is_loaded(
+    service: Service, tmp_path: Path
+) -> None:
+    async with serve(service, tmp_path / "gate", "print('loading', file=sys.stderr)") as (process, _):
+        process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.5)
+        (tmp_path / "gate").touch()
+
+        _, told = await process.communicate()
+
+    assert process.returncode == 0
+    assert "loading" in told.decode()
+    assert "put off" not in told.decode()
+
+
+@pytest.mark.slow
+async def test_a_process_ends_where_its_rest_can_not_be_loaded(service: Service, tmp_path: Path) -> None:
+    async with serve(service, tmp_path / "gate", "raise ImportError('no such rest')") as (process, client):
         asked = asyncio.create_task(client.get("/v1/installations"))
+        assert (await client.get("/livez")).status_code == 200
+        (tmp_path / "gate").touch()
 
         _, told = await process.communicate()
 
         assert process.returncode == 1
         assert "no such rest" in told.decode().splitlines()[-1]
         assert ((await asked).status_code, (await asked).json()["code"]) == (503, "leaving")
+
+
+# What happens between listening and the server's own handling of signals.
+TOLD_AT_ONCE = """
+import os, signal, uvicorn
+serve = uvicorn.Server.serve
+async def told(*given, **options):
+    os.kill(os.getpid(), signal.{name})
+    await serve(*given, **options)
+uvicorn.Server.serve = told
+from aircall_oauth.cli.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+async def test_a_signal_before_the_server_handles_signals_itself_ends_the_process(database_url: str, name: str) -> None:
+    command = [sys.executable, "-c", TOLD_AT_ONCE.format(name=name), "serve", "--port", str(free_port())]
+    process = await asyncio.create_subprocess_exec(*command, env=command_environment(database_url, DRAIN="0s"))
+
+    async with asyncio.timeout(60):
+        assert await process.wait() == 0

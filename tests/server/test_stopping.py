@@ -162,7 +162,7 @@ async def test_a_rolling_restart_under_load_fails_no_request(tmp_path: Path, dat
             for process, port in zip(before, ports[2:], strict=True):
                 process.tell(signal.SIGTERM)
                 exit_code, _ = await asyncio.gather(process.ended(), started(port))
-                assert exit_code == 0
+                assert exit_code == 0, process.said()
 
         (stored,) = await it.sql("SELECT count(*) FROM event WHERE source = 'aircall'")
         assert {200} == set(load.answers)

@@ -15,7 +15,8 @@ from aircall_oauth.operations import doctor
 from aircall_oauth.resources import open_resources
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server import worker
-from aircall_oauth.storage import migrations
+from aircall_oauth.storage import migrations, rights
+from aircall_oauth.storage.models.base import Table
 from tests.support.service import command_environment, run_command, run_service, settings_for
 
 # A name that has to be quoted wherever it stands.
@@ -66,6 +67,10 @@ SHADOWED = """
     SET TimeZone = 'Pacific/Kiritimati';
     SET DateStyle = 'SQL, DMY';
 """
+
+
+def test_every_table_is_among_those_that_a_role_needs_rights_on() -> None:
+    assert sorted(rights.TABLES) == sorted({*Table.metadata.tables, "alembic_version"})
 
 
 @dataclass(frozen=True)

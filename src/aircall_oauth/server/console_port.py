@@ -39,25 +39,16 @@ def listen_for_console(settings: Settings) -> socket.socket | None:
     if settings.console_port == 0:
         return None
     try:
-        return listening_at(settings.console_host, settings.console_port)
+        listener = listening_at(settings.console_host, settings.console_port)
     except StartRefused as error:
         raise StartRefused(f"AIRCALL_OAUTH_CONSOLE_PORT: {error.detail}") from None
+    logger.info("console", host=settings.console_host, port=settings.console_port)
+    return listener
 
 
 @asynccontextmanager
-async def console_served(resources: Resources, listener: socket.socket | None) -> AsyncIterator[None]:
-    """Serve the console while the block lasts, if it has a port."""
-    if listener is None:
-        yield
-        return
-    served = served_at(
-        listener,
-        console_app(resources),
-        connections=MOST_CONNECTIONS,
-        share_bytes=SHARE_BYTES,
-        stop_seconds=STOP_SECONDS,
-    )
+async def console_served(app: "FastAPI", listener: socket.socket) -> AsyncIterator[None]:
+    """Serve the console there while the block lasts."""
+    served = served_at(listener, app, connections=MOST_CONNECTIONS, share_bytes=SHARE_BYTES, stop_seconds=STOP_SECONDS)
     async with served:
-        settings = resources.settings
-        logger.info("console", host=settings.console_host, port=settings.console_port)
         yield

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from aircall_oauth.errors import Leaving
+from aircall_oauth.errors import Leaving, NotReady
 from aircall_oauth.events.receiver.endpoint import PATH, Answer, Receiver, refused, send_answer
 from aircall_oauth.events.receiver.inbox import Inbox
 from aircall_oauth.resources import Resources
@@ -13,12 +15,14 @@ from aircall_oauth.server.readiness import require_serving
 from aircall_oauth.telemetry import log
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
     from aircall_oauth.server.app import App
 
 LIVES, READY = ("/livez", "/healthz"), "/readyz"
 OK = Answer(200, "ok", [(b"content-type", b"application/json")], b'{"status":"ok"}')
+# What waits for the application is refused after so long: as long as requests are waited for when the process ends.
+MOST_SECONDS = 20.0
 
 
 class Front:
@@ -29,55 +33,80 @@ class Front:
 
     def __init__(self, resources: Resources, receiver: Receiver, inbox: Inbox) -> None:
         self._resources, self.receiver, self.inbox = resources, receiver, inbox
-        self._app: asyncio.Future[App | None] = asyncio.get_running_loop().create_future()
+        self._app: App | None = None
+        self._decided = asyncio.Event()
+        self._ends_waiting = False
 
     def lead_to(self, app: "App") -> None:
         """Leave all requests to the application from now on."""
-        self._app.set_result(app)
+        self._app = app
+        self._decided.set()
+        if self._ends_waiting:
+            app.end_waiting()
 
     def give_up(self) -> None:
         """Refuse what waits for the application, unless it has come: it will not."""
-        if not self._app.done():
-            self._app.set_result(None)
+        self._decided.set()
 
     def end_waiting(self) -> None:
-        """Answer the requests that wait for events: the process is about to end."""
-        if self._app.done() and (app := self._app.result()):
-            app.end_waiting()
+        """Answer the requests that wait for events, now or later: the process is about to end."""
+        self._ends_waiting = True
+        if self._app is not None:
+            self._app.end_waiting()
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        here = None if self._app.done() else self._answers_itself(scope)
-        app = None if here else await asyncio.shield(self._app)
-        if app is None:
-            await outermost.answer(here or self._refuse, self._resources, scope, receive, send)
+        own = None if self._app else self._answers_itself(scope) or await self._wait(scope)
+        if own is None:
+            assert self._app is not None
+            await self._app(scope, receive, send)
         else:
-            await app(scope, receive, send)
+            scope["endpoint"] = own
+            await outermost.answer(own, self._resources, scope, receive, send)
 
-    def _answers_itself(self, scope: "Scope") -> "ASGIApp | None":
+    def _answers_itself(self, scope: "Scope") -> "Receiver | _Check | None":
         match scope["method"], scope["path"]:
             case "POST", path if path == PATH:
-                scope["endpoint"] = self.receiver
                 return self.receiver
-            case "GET" | "HEAD", path if path in {*LIVES, READY}:
-                return self._probe
+            case "GET" | "HEAD", path if path in LIVES:
+                return _Check(self._resources, path, _nothing)
+            case "GET" | "HEAD", path if path == READY:
+                return _Check(self._resources, path, self._require_serving)
         return None
 
-    async def _probe(self, scope: "Scope", _receive: "Receive", send: "Send") -> None:
-        started, error = time.perf_counter(), None
-        if scope["path"] == READY:
-            try:
-                await require_serving(self._resources, prove=self.inbox.prove)
-            except Exception as failure:
-                error = failure
-        await self._tell(scope, send, error, path=scope["path"], started=started)
+    async def _wait(self, scope: "Scope") -> "_Check | None":
+        """Wait for the application; return what refuses the request if it does not come."""
+        scope[outermost.ARRIVED] = time.perf_counter()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MOST_SECONDS):
+                await self._decided.wait()
+        return None if self._app else _Check(self._resources, outermost.UNMATCHED, self._refuse)
 
-    async def _refuse(self, scope: "Scope", _receive: "Receive", send: "Send") -> None:
-        await self._tell(scope, send, Leaving(), path=outermost.UNMATCHED, started=time.perf_counter())
+    async def _require_serving(self) -> None:
+        await require_serving(self._resources, prove=self.inbox.prove)
 
-    async def _tell(self, scope: "Scope", send: "Send", error: Exception | None, *, path: str, started: float) -> None:
-        """Answer 200 or with an error; count and log it, as the middleware does for other requests."""
-        method, request_id = scope["method"], log.request_id(dict(scope["headers"]).get(b"x-request-id"))
-        answer = OK if error is None else refused(error, request_id)
+    async def _refuse(self) -> None:
+        raise Leaving() if self._decided.is_set() else NotReady("The service is still being loaded.")
+
+
+async def _nothing() -> None: ...
+
+
+class _Check:
+    """Answers 200, or the error that a check raises; counts and logs it, as the middleware does for the application's.
+
+    `path` is the template that it is counted under.
+    """
+
+    def __init__(self, resources: Resources, path: str, check: Callable[[], Awaitable[None]]) -> None:
+        self._resources, self.path, self._check = resources, path, check
+
+    async def __call__(self, scope: "Scope", _receive: "Receive", send: "Send") -> None:
+        started, method = scope.get(outermost.ARRIVED) or time.perf_counter(), scope["method"]
+        request_id, answer = log.request_id(dict(scope["headers"]).get(b"x-request-id")), OK
+        try:
+            await self._check()
+        except Exception as error:
+            answer = refused(error, request_id)
         await send_answer(send, answer, request_id)
-        self._resources.metrics.requested(method=method, path=path, status=answer.status, started=started)
-        log.request(method=method, path=path, status=answer.status, started=started, request_id=request_id)
+        self._resources.metrics.requested(method=method, path=self.path, status=answer.status, started=started)
+        log.request(method=method, path=self.path, status=answer.status, started=started, request_id=request_id)

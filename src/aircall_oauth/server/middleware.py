@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aircall_oauth.errors import AppError, BodyTooLarge
-from aircall_oauth.server.outermost import template
+from aircall_oauth.server.outermost import ARRIVED, template
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)
@@ -31,7 +31,7 @@ class RequestMiddleware:
         scope["request_id"] = log.request_id(dict(scope["headers"]).get(b"x-request-id"))
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
-        started, status, received = time.perf_counter(), 0, 0
+        started, status, received = scope.get(ARRIVED) or time.perf_counter(), 0, 0
 
         async def counting() -> Message:
             nonlocal received

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 BROWSER_DOORS = "/aircall/oauth/"
 HSTS = b"max-age=31536000"
 UNMATCHED = "(no door)"
+# In a request's scope: when it came, as a `perf_counter` time, where it had to wait since.
+ARRIVED = "aircall_oauth.arrived"
 
 
 async def answer(app: "ASGIApp", resources: Resources, scope: "Scope", receive: "Receive", send: "Send") -> None:

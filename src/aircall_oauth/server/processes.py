@@ -4,10 +4,9 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from importlib import import_module
-from types import ModuleType
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 from aircall_oauth.events.receiver.endpoint import Receiver
 from aircall_oauth.imports import uncollected
@@ -19,9 +18,12 @@ from aircall_oauth.server.listener import listening
 from aircall_oauth.server.metrics_port import metrics_served
 from aircall_oauth.server.receiving import receiving
 from aircall_oauth.server.reloading import reloading
-from aircall_oauth.server.web import collect_less, web_server
+from aircall_oauth.server.web import Server, collect_less, web_server
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log, retries
+
+if TYPE_CHECKING:
+    from aircall_oauth.server.rest import Rest
 
 logger = log.get(__name__)
 
@@ -49,12 +51,12 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
         server = web_server(front, resources, receiver)
         with listen_for_console(settings) or nullcontext() as console, listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
-            # uvicorn raises the signal that stopped it once more, which would end the process with everything open.
+            # From here on a signal stops the server, also before it handles signals itself. And afterwards: it raises
+            # the signal that stopped it once more, which would end the process with everything open.
             for number in STOPPING:
-                signal.signal(number, lambda *_: None)
+                signal.signal(number, server.handle_exit)
 
-            rest = _the_rest(front, resources, console=console, with_worker=with_worker)
-            async with _meanwhile(rest, on_failure=server.stop):
+            async with _with_the_rest(server, resources, front, console=console, with_worker=with_worker):
                 await server.serve(sockets=[listener])
 
 
@@ -79,50 +81,41 @@ async def work(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _the_rest(
-    front: Front, resources: Resources, *, console: socket.socket | None, with_worker: bool
+async def _with_the_rest(
+    server: Server, resources: Resources, front: Front, *, console: socket.socket | None, with_worker: bool
 ) -> AsyncIterator[None]:
-    """Import in a thread what else is served, and open it; if that fails, nothing waits for it any more."""
-    try:
-        rest = await asyncio.to_thread(_import_rest)
-        async with (
-            rest.opened(front, resources, console=console, with_worker=with_worker),
-            _clients_opened(resources),
-        ):
-            yield
-    finally:
-        front.give_up()
+    """Serve the rest too while the block lasts, from when it is imported and built, in a thread.
 
-
-def _import_rest() -> ModuleType:
-    with uncollected():
-        return import_module("aircall_oauth.server.rest")
-
-
-@asynccontextmanager
-async def _meanwhile(
-    opening: AbstractAsyncContextManager[None], *, on_failure: Callable[[], None]
-) -> AsyncIterator[None]:
-    """Open something in a task of its own while the block runs, and close it at the block's end.
-
-    If it fails, `on_failure` is called, which has the block end, and its error is raised then.
+    If that fails, the server is stopped, and the error is raised at the block's end.
     """
     is_over = asyncio.Event()
 
-    async def hold() -> None:
+    async def serve_it() -> None:
         try:
-            async with opening:
-                await is_over.wait()
-        except BaseException:
-            on_failure()
+            rest = await asyncio.to_thread(_build_rest, resources, front, console=console, with_worker=with_worker)
+            if not is_over.is_set():
+                async with rest.opened(), _clients_opened(resources):
+                    await is_over.wait()
+        except Exception:
+            logger.exception("the rest can't be served")
+            resources.leaving = True
+            front.give_up()
+            server.stop()
             raise
 
-    task = asyncio.create_task(hold())
+    task = asyncio.create_task(serve_it())
     try:
         yield
     finally:
         is_over.set()
         await task
+
+
+def _build_rest(*given: Any, **options: Any) -> "Rest":
+    with uncollected():
+        from aircall_oauth.server.rest import Rest
+
+        return Rest(*given, **options)
 
 
 @asynccontextmanager

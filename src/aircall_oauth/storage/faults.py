@@ -136,9 +136,11 @@ def _explained(error: BaseException | None) -> Fault:
 
 def root(error: BaseException | None) -> BaseException | None:
     """Return the driver's own exception, which SQLAlchemy's dialect wraps twice."""
-    # Of a `DBAPIError`; SQLAlchemy takes too long to import for asking.
+    # A `DBAPIError` by what only that has: SQLAlchemy takes too long to import for asking.
+    if not hasattr(error, "connection_invalidated"):
+        return error
     wrapped: BaseException | None = getattr(error, "orig", None)
-    return error if wrapped is None else wrapped.__cause__ or wrapped
+    return wrapped and (wrapped.__cause__ or wrapped)
 
 
 def _words(error: BaseException | None) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aircall_oauth.storage import rights
-from aircall_oauth.storage.away import database_errors
 from aircall_oauth.storage.database import Database
 from aircall_oauth.storage.faults import SETTING
 from aircall_oauth.storage.fitness import require_fit_to_migrate
@@ -69,8 +68,10 @@ async def migrate(
     if version is None or version < newest_schema_version():
         import alembic.command
 
+        from aircall_oauth.storage.sessions import session_errors
+
         config = alembic_config(url, lock_wait=lock_wait, tell=tell)
-        with database_errors():
+        with session_errors():
             await asyncio.to_thread(alembic.command.upgrade, config, "head")
 
 

@@ -63,7 +63,7 @@ class SessionPool:
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
         """Begin a transaction: committed at the end, rolled back on any error; raises `DatabaseAway`."""
-        with _errors():
+        with session_errors():
             async with (
                 turn(self._turns),
                 AsyncSession(self.engine, expire_on_commit=False) as session,
@@ -101,7 +101,7 @@ class SessionPool:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def session_errors() -> Iterator[None]:
     """Turn what SQLAlchemy raises for an error that may pass into `DatabaseAway`, as `database_errors` does."""
     try:
         with database_errors():

@@ -48,7 +48,8 @@ class Troubles:
             return
         failures = self.failures
         if failures >= A_BURST:
-            async with database.driver_connection() as connection:
+            # A transaction of its own: through a pooler that is what its durability is set for.
+            async with database.driver_connection() as connection, connection.transaction():
                 await connection.execute(NOTE, new_id("trb"), self._began_at, self._last_at, failures)
             logger.warning("events were answered with errors", failures=failures)
         self.failures -= failures
