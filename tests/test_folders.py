@@ -1,4 +1,4 @@
-"""Each folder of tests can be run by itself."""
+"""Each folder of tests with fixtures of its own can be collected by itself."""
 
 import subprocess
 import sys

@@ -18,7 +18,7 @@ from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.deliveries.reader.supervisor import reading
 from aircall_oauth.sandbox.ports import free_port
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import Health
+from aircall_oauth.storage.statuses import Health
 from tests.support.processes import eventually
 from tests.support.receivers import LOOPBACK, Received, Receiver, answer_with, fill, receiver, subscribe, tell
 from tests.support.service import Service, run_service, settings_for, until

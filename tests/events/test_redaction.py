@@ -10,7 +10,7 @@ import pytest
 from aircall_oauth.installations.outages import backfill, gaps
 from aircall_oauth.resources import open_resources
 from aircall_oauth.storage.redaction import Redaction, parse
-from aircall_oauth.storage.states import GapReason
+from aircall_oauth.storage.statuses import GapReason
 from tests.support.service import Service, run_service, settings_for
 
 EVENTS = "SELECT type, data, subject FROM event WHERE source <> 'service' ORDER BY position"

@@ -18,7 +18,7 @@ from aircall_oauth.installations.outages import backfill, gaps, heartbeat
 from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.sandbox.aircall import routes
 from aircall_oauth.storage import locks
-from aircall_oauth.storage.states import GapReason
+from aircall_oauth.storage.statuses import GapReason
 from tests.support.processes import World, eventually, world
 from tests.support.service import Service, run_command, run_service, settings_for
 

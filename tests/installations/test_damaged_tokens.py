@@ -10,7 +10,7 @@ from aircall_oauth.installations.oauth import claims
 from aircall_oauth.installations.outages import backfill, gaps
 from aircall_oauth.installations.upkeep import retired, schedule
 from aircall_oauth.resources import open_resources
-from aircall_oauth.storage.states import GapReason
+from aircall_oauth.storage.statuses import GapReason
 from tests.support.service import Service, run_service, settings_for
 
 COMPANIES = (70077, 70078, 70079)

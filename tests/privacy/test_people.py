@@ -7,7 +7,7 @@ import pytest
 
 from aircall_oauth.privacy import people
 from aircall_oauth.privacy.people import Finder, PatternRefused, Told
-from aircall_oauth.storage.states import ErasureKind
+from aircall_oauth.storage.statuses import ErasureKind
 
 LONDON = "+44 20 7946 0123"
 

@@ -24,7 +24,7 @@ from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.postgres import Postgres
 from aircall_oauth.server.app import create_app
 from aircall_oauth.server.protocol import BoundedServer, Protocol
-from aircall_oauth.server.receiving import receiving
+from aircall_oauth.server.receiving import open_receiver
 from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id
 from aircall_oauth.storage.vault import SealedAt
@@ -256,7 +256,7 @@ async def listening(resources: Resources) -> AsyncIterator[str]:
         app, http=Protocol, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
     )
     server = BoundedServer(config)
-    async with receiving(resources, app.receiver) as inbox, app.opened(resources, inbox):
+    async with open_receiver(resources, app.receiver) as inbox, app.opened(resources, inbox):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -19,17 +19,17 @@ from aircall_oauth.server.front import Front
 from tests.support.processes import eventually
 from tests.support.service import Service, command_environment
 
-# Run `serve`, and import the rest of it when a file is there, after something else.
+# Run `serve`; it waits until the file `gate` exists and does `instead` before it loads the application.
 SERVE = """
 import os, sys, time
 from aircall_oauth.server import processes
-build = processes._build_rest
+load = processes._load
 def instead(*given, **options):
     while not os.path.exists({gate!r}):
         time.sleep(0.01)
     {instead}
-    return build(*given, **options)
-processes._build_rest = instead
+    return load(*given, **options)
+processes._load = instead
 from aircall_oauth.cli.main import main
 main()
 """
@@ -83,7 +83,8 @@ async def test_a_probe_is_answered_as_by_the_application(service: Service, metho
         first = await early.browser.request(method, path, headers=given)
         later = await service.browser.request(method, path, headers=given)
         async with service.database_away():
-            await eventually(lambda: is_away(service) if path == "/readyz" else settled())
+            if path == "/readyz":
+                await eventually(lambda: is_away(service))
             away = await early.browser.request(method, path, headers=given)
             away_later = await service.browser.request(method, path, headers=given)
 
@@ -95,10 +96,6 @@ async def test_a_probe_is_answered_as_by_the_application(service: Service, metho
 
 async def is_away(service: Service) -> bool:
     return (await service.browser.get("/readyz")).status_code == 503
-
-
-async def settled() -> bool:
-    return True
 
 
 async def test_what_else_is_asked_waits_for_the_application_and_gets_its_answer(service: Service) -> None:
@@ -150,7 +147,7 @@ async def test_who_waits_for_events_is_answered_by_a_process_that_was_told_to_st
 async def test_where_the_application_does_not_come_events_are_still_taken_in_and_all_else_is_refused(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aircall_oauth.server.front.MOST_SECONDS", 0.05)
+    monkeypatch.setattr("aircall_oauth.server.front.WAIT_SECONDS", 0.05)
     front = front_of(service)
     async with behind(front, service) as early:
         late = await early.browser.get("/v1/installations")
@@ -184,7 +181,7 @@ Started = tuple[asyncio.subprocess.Process, httpx.AsyncClient]
 
 @asynccontextmanager
 async def serve(service: Service, gate: Path, instead: str = "") -> AsyncIterator[Started]:
-    """`serve` of the database of a service, of which the rest is not imported before a file is there."""
+    """`serve` of the database of a service, which does not load its application before a file is there."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", SERVE.format(gate=str(gate), instead=instead), "serve", "--port", str(port)),
@@ -210,7 +207,7 @@ async def serve(service: Service, gate: Path, instead: str = "") -> AsyncIterato
 
 
 @pytest.mark.slow
-async def test_a_signal_before_the_rest_is_loaded_ends_it_once_what_waits_is_answered(
+async def test_a_signal_before_the_application_is_loaded_ends_it_once_what_waits_is_answered(
     service: Service, tmp_path: Path
 ) -> None:
     async with serve(service, tmp_path / "gate") as (process, client):
@@ -226,7 +223,7 @@ async def test_a_signal_before_the_rest_is_loaded_ends_it_once_what_waits_is_ans
 
 
 @pytest.mark.slow
-async def test_nothing_more_begins_in_a_process_that_has_ended_before_its_rest_is_loaded(
+async def test_no_chore_and_no_console_begin_in_a_process_that_was_told_to_stop_before_they_are_loaded(
     service: Service, tmp_path: Path
 ) -> None:
     async with serve(service, tmp_path / "gate", "print('loading', file=sys.stderr)") as (process, _):
@@ -242,8 +239,8 @@ async def test_nothing_more_begins_in_a_process_that_has_ended_before_its_rest_i
 
 
 @pytest.mark.slow
-async def test_a_process_ends_where_its_rest_can_not_be_loaded(service: Service, tmp_path: Path) -> None:
-    async with serve(service, tmp_path / "gate", "raise ImportError('no such rest')") as (process, client):
+async def test_a_process_ends_where_its_application_can_not_be_loaded(service: Service, tmp_path: Path) -> None:
+    async with serve(service, tmp_path / "gate", "raise ImportError('no such application')") as (process, client):
         asked = asyncio.create_task(client.get("/v1/installations"))
         assert (await client.get("/livez")).status_code == 200
         (tmp_path / "gate").touch()
@@ -251,7 +248,7 @@ async def test_a_process_ends_where_its_rest_can_not_be_loaded(service: Service,
         _, told = await process.communicate()
 
         assert process.returncode == 1
-        assert "no such rest" in told.decode().splitlines()[-1]
+        assert "no such application" in told.decode().splitlines()[-1]
         assert ((await asked).status_code, (await asked).json()["code"]) == (503, "leaving")
 
 

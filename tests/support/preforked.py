@@ -28,7 +28,7 @@ PRELOADED = (
     *(
         "aircall_oauth.cli.main",
         "aircall_oauth.server.processes",
-        "aircall_oauth.server.rest",
+        "aircall_oauth.server.later",
         "aircall_oauth.server.worker",
     ),
     *("aircall_oauth.operations.doctor", "aircall_oauth.operations.rotation", "aircall_oauth.events.retention"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from aircall_oauth.installations.outages import gaps
 from aircall_oauth.sandbox.aircall import Webhook
-from aircall_oauth.storage.states import GapReason
+from aircall_oauth.storage.statuses import GapReason
 from tests.support.receivers import subscription_body
 from tests.support.service import Service
 

@@ -22,7 +22,7 @@ from aircall_oauth.resources import Resources, open_resources
 from aircall_oauth.sandbox.aircall import PretendAircall
 from aircall_oauth.sandbox.aircall import create_app as create_aircall_app
 from aircall_oauth.server.app import create_app
-from aircall_oauth.server.receiving import receiving
+from aircall_oauth.server.receiving import open_receiver
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.access import ApiKey
 from aircall_oauth.storage.sealed import API_KEY_PURPOSE
@@ -220,7 +220,7 @@ async def run_service(settings: Settings, span_exporter: Any = None) -> AsyncIte
             app = create_app(Receiver())
             to_app.app = app
             browser = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=settings.public_url)
-            async with receiving(resources, app.receiver) as inbox, app.opened(resources, inbox), browser:
+            async with open_receiver(resources, app.receiver) as inbox, app.opened(resources, inbox), browser:
                 with use.at_work():
                     yield Service(app, resources, aircall, browser, to_app)
     await aircall.close()

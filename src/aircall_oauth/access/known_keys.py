@@ -1,6 +1,6 @@
 """The API keys that there are: recognised at every endpoint of the API, and listed.
 
-By the driver: a command that only lists them is done before SQLAlchemy would be imported.
+By the driver: a command that only lists them is done before SQLAlchemy would be imported. `keys` creates and revokes.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ async def recognise(resources: Resources, secret: str) -> Caller | None:
 async def _recognise_by_older(
     resources: Resources, connection: asyncpg.Connection, secret: str, fingerprint: bytes
 ) -> asyncpg.Record | None:
-    """Look an API key up by an older key's fingerprints; one that is found gets the first key's."""
+    """Look an API key up by its fingerprints under older fingerprint keys; store the newest one of what is found."""
     for older in resources.vault.older_fingerprints(secret, API_KEY_PURPOSE):
         if (row := await connection.fetchrow(RECOGNISE, older)) is not None:
             await connection.execute(FINGERPRINT_ANEW, row["id"], fingerprint)

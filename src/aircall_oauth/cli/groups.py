@@ -6,7 +6,7 @@ from typer.core import TyperGroup
 
 
 class Group(TyperGroup):
-    """A group for which Typer need not import pydantic: it would, to read that `--help` was not given."""
+    """A group whose `--help` is False where it is not given: Typer 0.29 imports pydantic to convert the default."""
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)

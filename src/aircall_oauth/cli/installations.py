@@ -24,7 +24,7 @@ def list_installations(
     """List the installations, oldest first."""
     from aircall_oauth.access import callers
     from aircall_oauth.installations import views
-    from aircall_oauth.storage.states import InstallationStatus
+    from aircall_oauth.storage.statuses import InstallationStatus
 
     wanted = None if status is None else usage(InstallationStatus, status, "--status")
     found = with_resources(lambda resources: views.list_all(resources, callers.OPERATOR, owner=owner, status=wanted))

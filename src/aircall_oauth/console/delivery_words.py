@@ -9,7 +9,7 @@ from aircall_oauth.console.words import Standing, count, many
 from aircall_oauth.deliveries.of_event import Delivery, DeliveryStatus, Halt, Journey, LeftOut, Reason, Untried
 from aircall_oauth.deliveries.troubled import Lately
 from aircall_oauth.deliveries.views import COUNTED, MOST_BESIDE, SubscriptionView
-from aircall_oauth.storage.states import Health, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionStatus
 
 LATE_SECONDS = 60
 DAY = timedelta(days=1)

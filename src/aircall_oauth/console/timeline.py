@@ -18,7 +18,7 @@ from aircall_oauth.installations.attempts import views as attempts
 from aircall_oauth.installations.outages import backfill
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Gap
-from aircall_oauth.storage.states import GapReason
+from aircall_oauth.storage.statuses import GapReason
 
 MOST = 40
 TYPES = {

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from aircall_oauth.console.times import ago
 from aircall_oauth.installations.attempts.views import InstallAttemptView
 from aircall_oauth.installations.views import InstallationView
-from aircall_oauth.storage.states import InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import InstallationStatus, WebhookStatus
 
 STEPS = {
     "made": "Link made",

@@ -11,7 +11,7 @@ from aircall_oauth.deliveries.filters import FilterWarning
 from aircall_oauth.deliveries.of_event import DeliveryStatus
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.events.routes import EventView
-from aircall_oauth.storage.states import SubscriptionKind, SubscriptionOrder
+from aircall_oauth.storage.statuses import SubscriptionKind, SubscriptionOrder
 
 LAST_POSITION = 2**63 - 1
 

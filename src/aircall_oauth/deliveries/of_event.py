@@ -14,7 +14,7 @@ from aircall_oauth.deliveries import subscriptions
 from aircall_oauth.events import query
 from aircall_oauth.events.query import EventJson, Filter
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.states import Health, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionStatus
 
 
 class DeliveryStatus(StrEnum):

@@ -3,7 +3,7 @@
 from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.sealed import URL_COLUMN
-from aircall_oauth.storage.states import SubscriptionKind
+from aircall_oauth.storage.statuses import SubscriptionKind
 from aircall_oauth.storage.vault import SealedAt
 
 BATCH = 500

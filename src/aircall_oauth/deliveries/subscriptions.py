@@ -42,7 +42,7 @@ from aircall_oauth.storage import epochs, locks
 from aircall_oauth.storage.models.deliveries import Parked, Subscription
 from aircall_oauth.storage.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
 from aircall_oauth.storage.stamps import new_id, now
-from aircall_oauth.storage.states import Health, SubscriptionKind, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionKind, SubscriptionStatus
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 

@@ -15,7 +15,7 @@ from aircall_oauth.deliveries.destinations import registry
 from aircall_oauth.events import store
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.deliveries import Subscription
-from aircall_oauth.storage.states import Health, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionStatus
 
 PAUSE = timedelta(minutes=5)
 AT_ONCE = 100

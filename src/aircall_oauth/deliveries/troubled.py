@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from aircall_oauth.deliveries.destinations.outcomes import DELIVERED
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
-from aircall_oauth.storage.states import Health, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionStatus
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.figures import Delivery, Name
 

@@ -18,7 +18,7 @@ from aircall_oauth.events.positions import NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import figures
 from aircall_oauth.storage.models.deliveries import Attempt, Parked, Subscription
-from aircall_oauth.storage.states import Health, SubscriptionKind, SubscriptionOrder, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionKind, SubscriptionOrder, SubscriptionStatus
 from aircall_oauth.telemetry.figures import Delivery, Name
 
 MOST_TRIES = 2_000  # are looked through for failures

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from aircall_oauth.events import query
 from aircall_oauth.events.positions import NEWEST_POSITION
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.states import SubscriptionStatus
+from aircall_oauth.storage.statuses import SubscriptionStatus
 
 # So many positions past a subscription's own are looked at, and of all subscriptions together.
 COUNTED, COUNTED_IN_ALL = 1_000, 20_000

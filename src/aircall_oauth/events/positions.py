@@ -31,7 +31,7 @@ async def newest_position(connection: asyncpg.Connection) -> int:
     return position
 
 
-async def free(connection: asyncpg.Connection) -> int:
+async def end_silent_holders(connection: asyncpg.Connection) -> int:
     """End the sessions that hold the log's lock while their client is silent; what they did is undone.
 
     Returns how many there were.

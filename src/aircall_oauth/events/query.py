@@ -10,7 +10,7 @@ import msgspec
 from aircall_oauth.aircall import payloads
 from aircall_oauth.errors import DataKeyUnusable
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.states import EventSource
+from aircall_oauth.storage.statuses import EventSource
 
 if TYPE_CHECKING:
     from aircall_oauth.storage.models.deliveries import Replay, Subscription

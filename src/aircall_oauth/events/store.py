@@ -20,7 +20,7 @@ from aircall_oauth.storage.data_keys import NULL, DataKey
 from aircall_oauth.storage.models.events import EventDraft
 from aircall_oauth.storage.models.installations import Gap, Installation
 from aircall_oauth.storage.stamps import new_id
-from aircall_oauth.storage.states import EventSource
+from aircall_oauth.storage.statuses import EventSource
 
 # An event about a subscription is of no installation; its company is 0.
 SUBSCRIPTION = "subscription"

@@ -27,7 +27,7 @@ from aircall_oauth.storage.models.installations import (
     Webhook,
 )
 from aircall_oauth.storage.stamps import new_id, now
-from aircall_oauth.storage.states import InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import InstallationStatus, WebhookStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

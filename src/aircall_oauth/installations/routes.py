@@ -29,7 +29,7 @@ from aircall_oauth.installations.upkeep import check
 from aircall_oauth.installations.views import InstallationList, InstallationView
 from aircall_oauth.privacy import erasures
 from aircall_oauth.privacy.erasures import ErasureView
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 api = APIRouter(prefix="/v1/installations", tags=["Installations"], route_class=StrictRoute)
 

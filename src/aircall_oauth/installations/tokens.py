@@ -15,7 +15,7 @@ from aircall_oauth.installations.lifecycle import TokenState, is_of, keep_facts,
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation
 from aircall_oauth.storage.sealed import TOKEN_COLUMN, TOKEN_PURPOSE
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Asker

@@ -19,7 +19,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.events import Event
 from aircall_oauth.storage.models.installations import Installation, Rhythm, Webhook
 from aircall_oauth.storage.sealed import TOKEN_COLUMN
-from aircall_oauth.storage.states import EventSource, InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import EventSource, InstallationStatus, WebhookStatus
 from aircall_oauth.storage.vault import SealedAt
 from aircall_oauth.telemetry import log
 

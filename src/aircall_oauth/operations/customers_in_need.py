@@ -3,7 +3,7 @@
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import MOST_NAMED, Cause, Need, Touched
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.states import InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import InstallationStatus, WebhookStatus
 
 MOST_COUNTED = 1000
 NAME = "coalesce(i.company_name, i.owner, i.id)"

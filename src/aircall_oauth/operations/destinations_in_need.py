@@ -16,7 +16,7 @@ from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import MOST_NAMED, Cause, Need, Touched
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import SubscriptionStatus
+from aircall_oauth.storage.statuses import SubscriptionStatus
 from aircall_oauth.telemetry.metrics import Measurement, Reading
 
 MOST_SHOWN = 5

@@ -44,7 +44,7 @@ from aircall_oauth.storage.migrations import newest_schema_version
 from aircall_oauth.storage.models.installations import Farewell, Installation, Webhook
 from aircall_oauth.storage.poolers import Sessions
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import InstallationStatus, SubscriptionStatus, WebhookStatus
+from aircall_oauth.storage.statuses import InstallationStatus, SubscriptionStatus, WebhookStatus
 from aircall_oauth.telemetry.figures import Name
 from aircall_oauth.wrapping import keys as wrapped_keys
 

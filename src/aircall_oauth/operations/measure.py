@@ -9,7 +9,7 @@ from enum import StrEnum
 from aircall_oauth.events.positions import HOLDERS, NEWEST_POSITION
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.partitions import DAYS_AHEAD
-from aircall_oauth.storage.states import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
+from aircall_oauth.storage.statuses import Health, InstallationStatus, SubscriptionStatus, WebhookStatus
 from aircall_oauth.telemetry.metrics import MOST_BESIDE, MOST_SUBSCRIPTIONS, Measurement, Reading
 
 MEASURE_SECONDS = 5.0

@@ -12,7 +12,7 @@ from datetime import timedelta
 import asyncpg
 
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

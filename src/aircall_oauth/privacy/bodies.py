@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from aircall_oauth.access.parameters import ID, Owner
 from aircall_oauth.privacy import people
 from aircall_oauth.privacy.people import Person
-from aircall_oauth.storage.states import ErasureKind
+from aircall_oauth.storage.statuses import ErasureKind
 
 KINDS = {
     "phone": ErasureKind.PHONE,

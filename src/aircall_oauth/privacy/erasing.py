@@ -19,7 +19,7 @@ from aircall_oauth.events.spans import HEAD
 from aircall_oauth.privacy import stubs
 from aircall_oauth.privacy.searching import Search, search_of
 from aircall_oauth.resources import Resources
-from aircall_oauth.storage.states import ErasureKind, ErasureStatus, InstallationStatus, ReplayStatus
+from aircall_oauth.storage.statuses import ErasureKind, ErasureStatus, InstallationStatus, ReplayStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

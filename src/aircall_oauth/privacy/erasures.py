@@ -19,7 +19,7 @@ from aircall_oauth.storage import batches, clocks, data_keys, locks
 from aircall_oauth.storage.models.erasures import PATTERN_COLUMN, Erasure
 from aircall_oauth.storage.models.installations import Installation
 from aircall_oauth.storage.stamps import new_id
-from aircall_oauth.storage.states import ErasureKind, ErasureStatus, InstallationStatus
+from aircall_oauth.storage.statuses import ErasureKind, ErasureStatus, InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 
 MOST_UNDER_WAY = 100

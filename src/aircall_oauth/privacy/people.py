@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from aircall_oauth.storage.states import ErasureKind
+from aircall_oauth.storage.statuses import ErasureKind
 
 # ITU-T E.164: at most 15 digits. Fewer than seven are found in too much that is no such number.
 LEAST_DIGITS, MOST_DIGITS = 7, 15

@@ -15,7 +15,7 @@ from aircall_oauth.privacy.people import Finder, Person
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.erasures import PATTERN_COLUMN
 from aircall_oauth.storage.sealed import ERASURE_CALL_PURPOSE
-from aircall_oauth.storage.states import ErasureKind
+from aircall_oauth.storage.statuses import ErasureKind
 from aircall_oauth.storage.vault import SealedAt
 
 BATCH = 500

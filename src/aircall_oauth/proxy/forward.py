@@ -22,7 +22,7 @@ from aircall_oauth.errors import (
 from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.sealed import TOKEN_COLUMN
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 from aircall_oauth.storage.vault import SealedAt
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The public port from its first moment: events are taken in while the rest of the service is still being loaded."""
+"""The public port from its first moment: events are taken in while the application is still being loaded.
+
+Small events do not come here: the protocol hands them to the receiver.
+"""
 
 import asyncio
 import time
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 
 LIVES, READY = ("/livez", "/healthz"), "/readyz"
 OK = Answer(200, "ok", [(b"content-type", b"application/json")], b'{"status":"ok"}')
-# What waits for the application is refused after so long: as long as requests are waited for when the process ends.
-MOST_SECONDS = 20.0
+# What waits for the application is refused after so long. Requests in flight get as long at a stop (`web`).
+WAIT_SECONDS = 20.0
 
 
 class Front:
@@ -45,7 +48,7 @@ class Front:
             app.end_waiting()
 
     def give_up(self) -> None:
-        """Refuse what waits for the application, unless it has come: it will not."""
+        """Refuse what waits for the application, which will not come; does nothing if it is there already."""
         self._decided.set()
 
     def end_waiting(self) -> None:
@@ -55,7 +58,11 @@ class Front:
             self._app.end_waiting()
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        own = None if self._app else self._answers_itself(scope) or await self._wait(scope)
+        own: Receiver | _Reply | None = None
+        if self._app is None:
+            own = self._own_handler(scope)
+            if own is None:
+                own = await self._wait(scope)
         if own is None:
             assert self._app is not None
             await self._app(scope, receive, send)
@@ -63,23 +70,23 @@ class Front:
             scope["endpoint"] = own
             await outermost.answer(own, self._resources, scope, receive, send)
 
-    def _answers_itself(self, scope: "Scope") -> "Receiver | _Check | None":
+    def _own_handler(self, scope: "Scope") -> "Receiver | _Reply | None":
         match scope["method"], scope["path"]:
             case "POST", path if path == PATH:
                 return self.receiver
             case "GET" | "HEAD", path if path in LIVES:
-                return _Check(self._resources, path, _nothing)
+                return _Reply(self._resources, path, _nothing)
             case "GET" | "HEAD", path if path == READY:
-                return _Check(self._resources, path, self._require_serving)
+                return _Reply(self._resources, path, self._require_serving)
         return None
 
-    async def _wait(self, scope: "Scope") -> "_Check | None":
+    async def _wait(self, scope: "Scope") -> "_Reply | None":
         """Wait for the application; return what refuses the request if it does not come."""
         scope[outermost.ARRIVED] = time.perf_counter()
         with suppress(TimeoutError):
-            async with asyncio.timeout(MOST_SECONDS):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await self._decided.wait()
-        return None if self._app else _Check(self._resources, outermost.UNMATCHED, self._refuse)
+        return None if self._app else _Reply(self._resources, outermost.UNMATCHED, self._refuse)
 
     async def _require_serving(self) -> None:
         await require_serving(self._resources, prove=self.inbox.prove)
@@ -91,7 +98,7 @@ class Front:
 async def _nothing() -> None: ...
 
 
-class _Check:
+class _Reply:
     """Answers 200, or the error that a check raises; counts and logs it, as the middleware does for the application's.
 
     `path` is the template that it is counted under.

@@ -1,4 +1,4 @@
-"""What every answer of the public port passes last: `Connection: close` while leaving, HSTS, and a span of its own."""
+"""Wraps every answer of the public port: `Connection: close` while leaving, HSTS for the install pages, and a span."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 BROWSER_DOORS = "/aircall/oauth/"
 HSTS = b"max-age=31536000"
 UNMATCHED = "(no door)"
-# In a request's scope: when it came, as a `perf_counter` time, where it had to wait since.
+# In a request's scope: when it arrived, as a `perf_counter` time; set only if it had to wait.
 ARRIVED = "aircall_oauth.arrived"
 
 

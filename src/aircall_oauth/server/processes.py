@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aircall_oauth.events.receiver.endpoint import Receiver
 from aircall_oauth.imports import uncollected
@@ -16,26 +16,26 @@ from aircall_oauth.server.console_port import listen_for_console
 from aircall_oauth.server.front import Front
 from aircall_oauth.server.listener import listening
 from aircall_oauth.server.metrics_port import metrics_served
-from aircall_oauth.server.receiving import receiving
+from aircall_oauth.server.receiving import open_receiver
 from aircall_oauth.server.reloading import reloading
 from aircall_oauth.server.web import Server, collect_less, web_server
 from aircall_oauth.settings import Settings
 from aircall_oauth.telemetry import log, retries
 
 if TYPE_CHECKING:
-    from aircall_oauth.server.rest import Rest
+    from aircall_oauth.server.later import LoadedLater
 
 logger = log.get(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-# Left to what a process does at its start, until it is ready.
-FIRST_SECONDS = 1.0
+# From when everything else is loaded until the clients for Aircall are imported.
+CLIENTS_AFTER_SECONDS = 1.0
 
 
 async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
-    """Serve until SIGTERM or SIGINT; then stop being ready, close the port, and finish the requests in flight.
+    """Serve until SIGTERM or SIGINT; then stop being ready, drain, close the port, and finish the requests in flight.
 
-    Events are taken in first; the rest is loaded meanwhile.
+    Events are taken in first, and everything else is loaded meanwhile; if that fails, its error is raised.
     """
     retries.log_at(logging.WARNING)
     require_install_page(settings)
@@ -44,19 +44,19 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
         open_resources(settings) as resources,
         reloading(resources),
         metrics_served(resources),
-        receiving(resources, receiver) as inbox,
+        open_receiver(resources, receiver) as inbox,
     ):
         _log_if_not_ready(resources)
         front = Front(resources, receiver, inbox)
         server = web_server(front, resources, receiver)
         with listen_for_console(settings) or nullcontext() as console, listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
-            # From here on a signal stops the server, also before it handles signals itself. And afterwards: it raises
-            # the signal that stopped it once more, which would end the process with everything open.
+            # From here on a signal stops the server, also before uvicorn handles signals itself. And uvicorn raises
+            # the signal again once it has stopped: that would end the process before its resources are closed.
             for number in STOPPING:
                 signal.signal(number, server.handle_exit)
 
-            async with _with_the_rest(server, resources, front, console=console, with_worker=with_worker):
+            async with _with_all_else(server, resources, front, console_listener=console, with_worker=with_worker):
                 await server.serve(sockets=[listener])
 
 
@@ -81,10 +81,10 @@ async def work(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _with_the_rest(
-    server: Server, resources: Resources, front: Front, *, console: socket.socket | None, with_worker: bool
+async def _with_all_else(
+    server: Server, resources: Resources, front: Front, *, console_listener: socket.socket | None, with_worker: bool
 ) -> AsyncIterator[None]:
-    """Serve the rest too while the block lasts, from when it is imported and built, in a thread.
+    """Serve everything else too while the block lasts, from when a thread has imported and built it.
 
     If that fails, the server is stopped, and the error is raised at the block's end.
     """
@@ -92,12 +92,12 @@ async def _with_the_rest(
 
     async def serve_it() -> None:
         try:
-            rest = await asyncio.to_thread(_build_rest, resources, front, console=console, with_worker=with_worker)
+            later = await asyncio.to_thread(_load, resources, front, console_listener, with_worker=with_worker)
             if not is_over.is_set():
-                async with rest.opened(), _clients_opened(resources):
+                async with later.opened(), _clients_opened(resources):
                     await is_over.wait()
         except Exception:
-            logger.exception("the rest can't be served")
+            logger.exception("not everything can be served")
             resources.leaving = True
             front.give_up()
             server.stop()
@@ -111,11 +111,13 @@ async def _with_the_rest(
         await task
 
 
-def _build_rest(*given: Any, **options: Any) -> "Rest":
+def _load(
+    resources: Resources, front: Front, console_listener: socket.socket | None, *, with_worker: bool
+) -> "LoadedLater":
     with uncollected():
-        from aircall_oauth.server.rest import Rest
+        from aircall_oauth.server.later import LoadedLater
 
-        return Rest(*given, **options)
+        return LoadedLater(resources, front, console_listener=console_listener, with_worker=with_worker)
 
 
 @asynccontextmanager
@@ -127,7 +129,7 @@ async def _clients_opened(resources: Resources) -> AsyncIterator[None]:
     """
 
     async def open_them() -> None:
-        await asyncio.sleep(FIRST_SECONDS)
+        await asyncio.sleep(CLIENTS_AFTER_SECONDS)
         await asyncio.to_thread(import_clients)
         resources.open_clients()
 

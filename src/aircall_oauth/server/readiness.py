@@ -10,7 +10,7 @@ PING_SECONDS = 2.0
 
 
 async def require_serving(resources: Resources, *, prove: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Raise `Leaving`, `NotReady`, `DatabaseAway` or `KeysUnfit` where this process cannot do its work now.
+    """Raise `Leaving`, or what `Resources.require_ready` raises, where this process cannot do its work now.
 
     `prove` tries what else this process must be able to do, such as committing an event.
     """
@@ -20,7 +20,7 @@ async def require_serving(resources: Resources, *, prove: Callable[[], Awaitable
         async with asyncio.timeout(PING_SECONDS):
             await resources.require_ready()
             if prove is not None:
-                # First, because it can be cancelled at once while the database is silent.
+                # Before the query below, because it can be cancelled at once while the database is silent.
                 await prove()
             await resources.database.schema_version()
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""What takes events in: opened before everything else that `serve` does, and closed after it."""
+"""What the receiver of events works with: `serve` opens it before its application, and closes it after that."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +13,8 @@ from aircall_oauth.telemetry.metrics import Role
 
 
 @asynccontextmanager
-async def receiving(resources: Resources, receiver: Receiver) -> AsyncIterator[Inbox]:
-    """Open an inbox for a receiver while the block lasts."""
+async def open_receiver(resources: Resources, receiver: Receiver) -> AsyncIterator[Inbox]:
+    """Open an inbox for a receiver while the block lasts, and count what the process does as a web server."""
     async with (
         figures.kept(resources),
         open_inbox(resources.database, resources.metrics, resources.commits, keys=resources.data_keys) as inbox,

@@ -37,16 +37,16 @@ OF_THE_STATEMENT = (*UNDONE, asyncpg.LockNotAvailableError)
 def database_errors() -> Iterator[None]:
     """Turn the driver's errors that may pass into `DatabaseAway`; let all others through.
 
-    In a task that was cancelled they are what its rollback met on the way out, and the cancellation goes on.
+    In a task that was cancelled, an error of its rollback does not take the place of the cancellation.
     """
     try:
         yield
     except AWAY as error:
-        raise away() from error
+        raise error_to_raise() from error
 
 
-def away() -> DatabaseAway | asyncio.CancelledError:
-    """Return what to raise from an error that may pass."""
+def error_to_raise() -> DatabaseAway | asyncio.CancelledError:
+    """Return what to raise in place of an error that may pass: the cancellation, in a task that was cancelled."""
     task = asyncio.current_task()
     return asyncio.CancelledError() if task is not None and task.cancelling() else DatabaseAway()
 

@@ -1,4 +1,4 @@
-"""Connections of PostgreSQL: asyncpg's own, lent or for oneself, and sessions."""
+"""Connections to PostgreSQL: asyncpg's own, from a pool or opened for one user, and SQLAlchemy's sessions."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from aircall_oauth.errors import DIRECT_URL, DirectElsewhere, PoolerRefused
-from aircall_oauth.storage.away import AWAY, OF_THE_STATEMENT, away, database_errors
+from aircall_oauth.storage.away import AWAY, OF_THE_STATEMENT, database_errors, error_to_raise
 from aircall_oauth.storage.durability import NEVER_OFF
 from aircall_oauth.storage.faults import mark_as_of_direct_url, root
 from aircall_oauth.storage.hosts import Route, only_reads
@@ -26,7 +26,7 @@ COMMAND_TIMEOUT_SECONDS = 10.0
 DRIVER_POOL_SIZE = 5
 CLOSE_SECONDS = 3.0
 END_SECONDS = 1.0
-# The same for two connections to one database.
+# Equal for two connections to the same database.
 IDENTITY = """
     SELECT pg_postmaster_start_time(), (SELECT oid FROM pg_database WHERE datname = current_database())
 """
@@ -52,7 +52,7 @@ class Database:
         self._driver_turns = asyncio.Semaphore(DRIVER_POOL_SIZE)
         self._driver_pool: asyncpg.Pool | None = None
         self._driver_generation = 0
-        # How many times a connection was found broken that was opened after the one before was.
+        # Grows by one when a connection of the present generation breaks.
         self.generation = 0
 
     def broke(self, error: BaseException | None, generation: int) -> None:
@@ -80,7 +80,7 @@ class Database:
         except (*AWAY, asyncpg.PostgresError, ValueError, OverflowError) as error:
             if route.setting == DIRECT_URL:
                 mark_as_of_direct_url(error)
-            raise away() from error
+            raise error_to_raise() from error
 
     async def require_own_sessions(self) -> None:
         """Check that a session lasts as long as its connection; raises `PoolerRefused` or `DatabaseAway`.
@@ -124,7 +124,7 @@ class Database:
             await connection.execute(NEVER_OFF)
         except (*AWAY, asyncpg.PostgresError) as error:
             connection.terminate()
-            raise away() from error
+            raise error_to_raise() from error
         except BaseException:
             # Cancelled: nothing else has it yet, so nothing else would close it.
             connection.terminate()

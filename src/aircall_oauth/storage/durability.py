@@ -1,4 +1,4 @@
-"""What makes a commit wait until it lasts."""
+"""What makes a commit wait until it lasts: `DURABLY` for behind SELECT, in a transaction; `NEVER_OFF` for a session."""
 
 # For a statement: makes its commit wait for the durability that the database is configured for, and at least for the
 # disk, even if the statement changes nothing. Without the message, a transaction that wrote nothing would wait neither

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from aircall_oauth.storage import batches, clocks
 from aircall_oauth.storage.database import Database
-from aircall_oauth.storage.states import Step
+from aircall_oauth.storage.statuses import Step
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 MINUTES_KEPT, HOURS_KEPT = timedelta(hours=48), timedelta(days=400)

@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.storage import arrays
-from aircall_oauth.storage.away import AWAY, OF_THE_STATEMENT, away, database_errors
+from aircall_oauth.storage.away import AWAY, OF_THE_STATEMENT, database_errors, error_to_raise
 from aircall_oauth.storage.durability import DURABLY
 from aircall_oauth.storage.faults import root
 from aircall_oauth.storage.hosts import only_reads
@@ -53,7 +53,7 @@ class SessionPool:
         )
         event.listen(self.engine.sync_engine, "checkout", _require_open)
         event.listen(self.engine.sync_engine, "handle_error", _give_up_the_pool)
-        event.listen(self.engine.sync_engine, "checkin", _keep_what_can_write)
+        event.listen(self.engine.sync_engine, "checkin", _drop_if_read_only)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
         event.listen(self.engine.sync_engine, "connect", self._note_connection)
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
@@ -107,10 +107,10 @@ def session_errors() -> Iterator[None]:
         with database_errors():
             yield
     except PoolTimeout as error:
-        raise away() from error
+        raise error_to_raise() from error
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(root(error), AWAY):
-            raise away() from error
+            raise error_to_raise() from error
         raise
 
 
@@ -118,7 +118,7 @@ def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info[USED_AT] = time.monotonic()
 
 
-def _keep_what_can_write(connection: Any, record: ConnectionPoolEntry) -> None:
+def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry) -> None:
     if connection is not None and only_reads(connection.driver_connection):
         record.invalidate(soft=True)
 

@@ -1,4 +1,4 @@
-"""What a new row is stamped with: an id that sorts by time, and the time."""
+"""An id for a new row, that sorts by time, and the present time."""
 
 from datetime import UTC, datetime
 

@@ -20,7 +20,7 @@ from aircall_oauth.events.routes import LAST_POSITION
 from aircall_oauth.events.spans import Span
 from aircall_oauth.installations.outages import backfill
 from aircall_oauth.storage.models.installations import Gap
-from aircall_oauth.storage.states import EventSource
+from aircall_oauth.storage.statuses import EventSource
 
 router = APIRouter(route_class=PageRoute)
 

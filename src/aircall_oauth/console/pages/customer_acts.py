@@ -17,7 +17,7 @@ from aircall_oauth.installations.outages import backfill
 from aircall_oauth.installations.upkeep import check, retired
 from aircall_oauth.installations.upkeep.check import Code
 from aircall_oauth.installations.views import InstallationView
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 router = APIRouter(route_class=PageRoute)
 

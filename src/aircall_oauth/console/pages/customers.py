@@ -21,7 +21,7 @@ from aircall_oauth.events.query import Filter
 from aircall_oauth.installations import views
 from aircall_oauth.installations.attempts import views as attempts
 from aircall_oauth.installations.outages import silence
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 router = APIRouter(route_class=PageRoute)
 

@@ -20,7 +20,7 @@ from aircall_oauth.deliveries.destinations import signatures
 from aircall_oauth.deliveries.destinations.outcomes import Delivered, word
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.errors import DestinationRefused, InvalidRequest, SubscriptionsFull
-from aircall_oauth.storage.states import SubscriptionKind, SubscriptionOrder
+from aircall_oauth.storage.statuses import SubscriptionKind, SubscriptionOrder
 from aircall_oauth.telemetry.text import readable
 
 router = APIRouter(route_class=PageRoute)

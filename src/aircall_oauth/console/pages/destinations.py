@@ -14,7 +14,7 @@ from aircall_oauth.deliveries import filters, troubled, views
 from aircall_oauth.deliveries.replays import jobs
 from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.events.routes import LAST_POSITION
-from aircall_oauth.storage.states import SubscriptionKind, SubscriptionStatus
+from aircall_oauth.storage.statuses import SubscriptionKind, SubscriptionStatus
 
 router = APIRouter(route_class=PageRoute)
 

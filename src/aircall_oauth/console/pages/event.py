@@ -22,7 +22,7 @@ from aircall_oauth.deliveries.replays import resend
 from aircall_oauth.deliveries.replays.bodies import Resend
 from aircall_oauth.events import feed
 from aircall_oauth.events.query import EventJson
-from aircall_oauth.storage.states import EventSource
+from aircall_oauth.storage.statuses import EventSource
 
 MOST_SKIPPED = 100_000
 

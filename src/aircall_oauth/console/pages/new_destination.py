@@ -15,7 +15,7 @@ from aircall_oauth.deliveries import filters, subscriptions
 from aircall_oauth.deliveries.bodies import NewHttp
 from aircall_oauth.deliveries.repeated import Repeat
 from aircall_oauth.errors import DestinationRefused, InvalidRequest, PositionGone, SubscriptionsFull
-from aircall_oauth.storage.states import SubscriptionKind
+from aircall_oauth.storage.statuses import SubscriptionKind
 
 router = APIRouter(route_class=PageRoute)
 

@@ -28,7 +28,7 @@ from aircall_oauth.deliveries.views import SubscriptionView
 from aircall_oauth.errors import AppError, InvalidRequest, PositionGone
 from aircall_oauth.events.routes import LAST_POSITION
 from aircall_oauth.installations import views as views_of_installations
-from aircall_oauth.storage.states import Health, ReplayStatus, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, ReplayStatus, SubscriptionStatus
 
 router = APIRouter(route_class=PageRoute)
 

@@ -17,7 +17,7 @@ from aircall_oauth.operations.destinations_in_need import LATE_SECONDS
 from aircall_oauth.operations.doctor import Level
 from aircall_oauth.operations.needs import Cause, Need, Touched
 from aircall_oauth.operations.wellness import SLOW_SECONDS, Wellness
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 router = APIRouter(route_class=PageRoute)
 

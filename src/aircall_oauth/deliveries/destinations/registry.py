@@ -11,7 +11,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.deliveries import Subscription
 from aircall_oauth.storage.sealed import OLD_SECRET_COLUMN, SECRET_COLUMN, URL_COLUMN
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import SubscriptionKind
+from aircall_oauth.storage.statuses import SubscriptionKind
 from aircall_oauth.storage.vault import SealedAt
 
 MASK = "***"

@@ -17,7 +17,7 @@ from typing import Self
 from aircall_oauth.deliveries.destinations.outcomes import TryAgain
 from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import Health
+from aircall_oauth.storage.statuses import Health
 
 RUN = 10
 SUSPECTED_SECONDS = 2.0

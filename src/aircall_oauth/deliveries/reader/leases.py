@@ -15,7 +15,7 @@ from datetime import timedelta
 import asyncpg
 
 from aircall_oauth.storage.models.deliveries import SUBSCRIPTIONS_CHANGED, Subscription
-from aircall_oauth.storage.states import SubscriptionStatus
+from aircall_oauth.storage.statuses import SubscriptionStatus
 
 CHANGED = SUBSCRIPTIONS_CHANGED
 SHARE_WANTED = "aircall_oauth_share_wanted"  # the channel on which a worker asks for its share

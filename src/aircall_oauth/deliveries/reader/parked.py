@@ -11,7 +11,7 @@ from aircall_oauth.deliveries.reader.queue import Blocked, Item, OrderKey
 from aircall_oauth.events.query import COLUMNS, SIZE, events_of
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Subscription
-from aircall_oauth.storage.states import SubscriptionOrder
+from aircall_oauth.storage.statuses import SubscriptionOrder
 
 CHAIN = 32
 PAGE = 500

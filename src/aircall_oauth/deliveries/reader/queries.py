@@ -13,7 +13,7 @@ from aircall_oauth.deliveries.reader.queue import Item
 from aircall_oauth.events import positions
 from aircall_oauth.events.query import EventJson, Filter, next_events, page_of
 from aircall_oauth.storage.data_keys import DataKeys
-from aircall_oauth.storage.states import Health, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, SubscriptionStatus
 
 # A filter may leave out almost everything: one statement looks this many positions ahead.
 FAR = 50_000

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from aircall_oauth.deliveries.destinations.outcomes import Message
-from aircall_oauth.storage.states import SubscriptionOrder
+from aircall_oauth.storage.statuses import SubscriptionOrder
 
 # The memory that an event takes beside its body.
 ITEM_BYTES = 1024

@@ -26,7 +26,7 @@ from aircall_oauth.errors import DatabaseAway
 from aircall_oauth.events.query import Filter
 from aircall_oauth.settings import Settings
 from aircall_oauth.storage.models.deliveries import Subscription
-from aircall_oauth.storage.states import Health, SubscriptionOrder
+from aircall_oauth.storage.statuses import Health, SubscriptionOrder
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 

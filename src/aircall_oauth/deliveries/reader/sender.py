@@ -26,7 +26,7 @@ from aircall_oauth.deliveries.reader.queue import Item, Queue
 from aircall_oauth.deliveries.reader.read_ahead import ReadAhead
 from aircall_oauth.storage.models.deliveries import Subscription
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import Health, SubscriptionOrder
+from aircall_oauth.storage.statuses import Health, SubscriptionOrder
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import Metrics
 

@@ -21,7 +21,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage import epochs
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
 from aircall_oauth.storage.stamps import new_id, now
-from aircall_oauth.storage.states import ReplayStatus
+from aircall_oauth.storage.statuses import ReplayStatus
 
 # More would take days beside the live reader, and is what moving the reader is for.
 MOST_EVENTS = 1_000_000

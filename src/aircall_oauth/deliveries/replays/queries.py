@@ -11,7 +11,7 @@ from aircall_oauth.deliveries.replays.jobs import conditions_of, filters_of
 from aircall_oauth.events.query import EventJson, next_events, page_of
 from aircall_oauth.storage.data_keys import DataKeys
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
-from aircall_oauth.storage.states import ReplayStatus
+from aircall_oauth.storage.statuses import ReplayStatus
 
 LEASE = timedelta(seconds=15)
 # A filter may leave out almost everything: one statement looks at so many positions.

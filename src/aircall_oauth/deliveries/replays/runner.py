@@ -33,7 +33,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage.away import database_errors, reason
 from aircall_oauth.storage.models.deliveries import Replay, Subscription
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import Health, ReplayStatus, SubscriptionOrder, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, ReplayStatus, SubscriptionOrder, SubscriptionStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -13,7 +13,7 @@ from aircall_oauth.events.query import EventJson
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.data_keys import NULL
 from aircall_oauth.storage.durability import DURABLY
-from aircall_oauth.storage.states import EventSource, InstallationStatus
+from aircall_oauth.storage.statuses import EventSource, InstallationStatus
 
 # An event is answered within this, even if only with a 503: Aircall waits five seconds.
 ANSWER_SECONDS = 2.5

@@ -233,7 +233,7 @@ class Writer:
     async def _free_the_log(self) -> None:
         """End other sessions that hold the log's lock although their client sends nothing."""
         with contextlib.suppress(*AWAY, DatabaseAway, asyncpg.PostgresError):
-            if ended := await positions.free(await self._connected()):
+            if ended := await positions.end_silent_holders(await self._connected()):
                 logger.warning("sessions that held the log fell silent and were ended", ended=ended)
 
     async def _connected(self) -> asyncpg.Connection:

@@ -18,7 +18,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage import batches, clocks, locks
 from aircall_oauth.storage.models.installations import Flow, Installation, InstallAttempt, Webhook
 from aircall_oauth.storage.stamps import new_id, now
-from aircall_oauth.storage.states import WebhookStatus
+from aircall_oauth.storage.statuses import WebhookStatus
 from aircall_oauth.storage.vault import Vault
 
 KEPT = timedelta(days=90)

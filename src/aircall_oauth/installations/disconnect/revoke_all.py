@@ -21,7 +21,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
 from aircall_oauth.storage.away import again_if_undone
 from aircall_oauth.storage.models.installations import Farewell, Installation
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 BATCH = 50
 # Fewer than the database connections of a process, as each farewell needs one now and then.

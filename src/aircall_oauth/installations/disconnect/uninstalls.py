@@ -19,7 +19,7 @@ from aircall_oauth.installations.lifecycle import TokenState
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
 from aircall_oauth.storage.models.installations import Installation, Uninstall
-from aircall_oauth.storage.states import EventSource, InstallationStatus
+from aircall_oauth.storage.statuses import EventSource, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

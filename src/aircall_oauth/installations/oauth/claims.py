@@ -36,7 +36,7 @@ from aircall_oauth.storage.models.installations import Claim, Installation
 from aircall_oauth.storage.sealed import CLAIM_PURPOSE, CLAIM_TOKEN_COLUMN, TOKEN_PURPOSE
 from aircall_oauth.storage.sessions import commit_durably
 from aircall_oauth.storage.stamps import new_id, now
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 from aircall_oauth.storage.vault import SealedAt, Vault
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep

@@ -36,7 +36,7 @@ from aircall_oauth.resources import Resources
 from aircall_oauth.storage import clocks
 from aircall_oauth.storage.models.installations import Flow, Installation
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import FlowStatus
+from aircall_oauth.storage.statuses import FlowStatus
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
 

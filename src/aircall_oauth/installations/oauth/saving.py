@@ -21,7 +21,7 @@ from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.installations import Flow, Installation
 from aircall_oauth.storage.sealed import TOKEN_PURPOSE
 from aircall_oauth.storage.stamps import new_id, now
-from aircall_oauth.storage.states import FlowStatus, InstallationStatus
+from aircall_oauth.storage.statuses import FlowStatus, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

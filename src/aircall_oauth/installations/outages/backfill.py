@@ -39,7 +39,7 @@ from aircall_oauth.storage import clocks, data_keys, leases
 from aircall_oauth.storage.data_keys import DataKey
 from aircall_oauth.storage.models.installations import Gap, Installation
 from aircall_oauth.storage.stamps import new_id
-from aircall_oauth.storage.states import GapReason, InstallationStatus
+from aircall_oauth.storage.statuses import GapReason, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

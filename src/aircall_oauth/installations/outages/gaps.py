@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from aircall_oauth.storage.models.installations import Gap
 from aircall_oauth.storage.stamps import new_id
-from aircall_oauth.storage.states import GapReason
+from aircall_oauth.storage.statuses import GapReason
 
 # Events are late by minutes, and clocks differ by seconds.
 MARGIN = timedelta(minutes=5)

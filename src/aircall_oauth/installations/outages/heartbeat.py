@@ -17,7 +17,7 @@ from aircall_oauth.installations.outages import silence
 from aircall_oauth.installations.outages.gaps import MARGIN, SETTLING
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.away import database_errors, reason
-from aircall_oauth.storage.states import GapReason, InstallationStatus
+from aircall_oauth.storage.statuses import GapReason, InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -16,7 +16,7 @@ from sqlmodel import col, select
 from aircall_oauth.events import follow
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import RHYTHM_HOURS, Rhythm
-from aircall_oauth.storage.states import EventSource, GapReason
+from aircall_oauth.storage.statuses import EventSource, GapReason
 
 READER = "rhythms"
 HAS_NEW_EVENTS = follow.has_more(READER)

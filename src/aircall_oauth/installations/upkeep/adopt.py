@@ -20,7 +20,7 @@ from aircall_oauth.installations.upkeep import leases
 from aircall_oauth.installations.upkeep.run import Run
 from aircall_oauth.storage import locks
 from aircall_oauth.storage.models.installations import Installation, RetiredWebhook, Webhook
-from aircall_oauth.storage.states import GapReason, InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import GapReason, InstallationStatus, WebhookStatus
 from aircall_oauth.telemetry import log
 from aircall_oauth.telemetry.metrics import InstallStep
 

@@ -21,7 +21,7 @@ from aircall_oauth.installations import lifecycle, tokens
 from aircall_oauth.installations.upkeep import facts, leases, schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, Webhook
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

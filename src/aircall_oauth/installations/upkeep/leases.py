@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.leases import after, between, claim
 from aircall_oauth.storage.models.installations import Installation, Webhook
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 # Reconciling one webhook, calls to Aircall included, takes far less.
 LEASE = timedelta(seconds=90)

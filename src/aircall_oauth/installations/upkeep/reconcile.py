@@ -17,7 +17,7 @@ from aircall_oauth.installations.upkeep.adopt import adopt, keep_unchanged, note
 from aircall_oauth.installations.upkeep.run import Run
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation, RetiredWebhook, Webhook
-from aircall_oauth.storage.states import WebhookStatus
+from aircall_oauth.storage.statuses import WebhookStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -17,7 +17,7 @@ from aircall_oauth.installations.upkeep import schedule
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage import leases
 from aircall_oauth.storage.models.installations import Installation, RetiredWebhook, Webhook
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

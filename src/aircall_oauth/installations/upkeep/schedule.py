@@ -21,7 +21,7 @@ from aircall_oauth.storage.away import reason
 from aircall_oauth.storage.leases import any_of, backoff, between, is_due
 from aircall_oauth.storage.models.installations import Installation, Trouble, Webhook
 from aircall_oauth.storage.stamps import now
-from aircall_oauth.storage.states import GapReason, InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import GapReason, InstallationStatus, WebhookStatus
 from aircall_oauth.telemetry import log
 
 logger = log.get(__name__)

@@ -15,7 +15,7 @@ from sqlmodel import col, select, update
 from aircall_oauth.installations import tokens
 from aircall_oauth.resources import Resources
 from aircall_oauth.storage.models.installations import Installation
-from aircall_oauth.storage.states import InstallationStatus
+from aircall_oauth.storage.statuses import InstallationStatus
 
 # How long a worker has an installation; one that could not be switched on is due again afterwards.
 LEASE = timedelta(minutes=5)

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-from aircall_oauth.storage.states import Health, ReplayStatus, SubscriptionKind, SubscriptionOrder, SubscriptionStatus
+from aircall_oauth.storage.statuses import Health, ReplayStatus, SubscriptionKind, SubscriptionOrder, SubscriptionStatus
 
 # The channel on which a change of a subscription is notified.
 SUBSCRIPTIONS_CHANGED = "aircall_oauth_subscriptions"

@@ -6,7 +6,7 @@ from sqlalchemy import ARRAY, BigInteger, Column, ForeignKey, Index, LargeBinary
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-from aircall_oauth.storage.states import ErasureKind, ErasureStatus
+from aircall_oauth.storage.statuses import ErasureKind, ErasureStatus
 
 PATTERN_COLUMN = "erasure.pattern_sealed"
 

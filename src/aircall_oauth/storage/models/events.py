@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-from aircall_oauth.storage.states import EventSource
+from aircall_oauth.storage.statuses import EventSource
 
 EVENT_POSITIONS = Sequence("event_position", metadata=Table.metadata, data_type=BigInteger)
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import ARRAY, BigInteger, Boolean, Index
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-from aircall_oauth.storage.states import Step
+from aircall_oauth.storage.statuses import Step
 
 
 class Figure(Table, table=True):

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import BIT
 from sqlmodel import Field
 
 from aircall_oauth.storage.models.base import Table, column, one_of, text_column, time_column
-from aircall_oauth.storage.states import FlowStatus, GapReason, InstallationStatus, WebhookStatus
+from aircall_oauth.storage.statuses import FlowStatus, GapReason, InstallationStatus, WebhookStatus
 
 
 class Installation(Table, table=True):

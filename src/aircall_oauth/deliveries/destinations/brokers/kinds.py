@@ -17,7 +17,7 @@ from aircall_oauth.deliveries.destinations.brokers.broker import DEADLINE_SECOND
 from aircall_oauth.deliveries.destinations.brokers.sockets import Connect
 from aircall_oauth.deliveries.destinations.outcomes import Destination
 from aircall_oauth.errors import ExtraMissing
-from aircall_oauth.storage.states import SubscriptionKind
+from aircall_oauth.storage.statuses import SubscriptionKind
 
 Word = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]*$")]
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
