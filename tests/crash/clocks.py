@@ -28,6 +28,8 @@ class Clock:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DISABLE_SHM": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            # Else waits by the monotonic clock end at once, and threads of Python do nothing but wait for each other.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
             "NO_FAKE_STAT": "1",
         }
 
