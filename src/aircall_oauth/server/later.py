@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from sqlalchemy.orm import configure_mappers
 
@@ -22,27 +22,25 @@ class LoadedLater:
     def __init__(
         self, resources: Resources, front: Front, *, console_listener: socket.socket | None, with_worker: bool
     ) -> None:
-        self._resources, self._front, self._console_listener = resources, front, console_listener
+        self._resources, self._front = resources, front
         self._app = create_app(front.receiver)
-        self._console_app = console_app(resources) if console_listener is not None else None
-        self._worker_module = None
+        self._console = (
+            console_served(console_app(resources), console_listener) if console_listener is not None else nullcontext()
+        )
+        self._chores: AbstractAsyncContextManager[None] = nullcontext()
         if with_worker:
             from aircall_oauth.server import worker
 
-            self._worker_module = worker
+            self._chores = worker.working(resources)
         # Otherwise the first statement would do this, in the event loop.
         configure_mappers()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Have the front lead to the application, and run all else, while the block lasts."""
-        async with AsyncExitStack() as stack:
-            # What waits is answered in a process that was told to stop; no work begins in it.
-            if self._worker_module is not None and not self._resources.leaving:
-                await stack.enter_async_context(self._worker_module.working(self._resources))
-            await stack.enter_async_context(self._app.opened(self._resources, self._front.inbox))
-            if self._console_app is not None and self._console_listener is not None:
-                await stack.enter_async_context(console_served(self._console_app, self._console_listener))
+        # What waits is answered in a process that was told to stop; no work begins in it.
+        chores = nullcontext() if self._resources.leaving else self._chores
+        async with chores, self._app.opened(self._resources, self._front.inbox), self._console:
             self._front.lead_to(self._app)
             collect_less()
             yield

@@ -48,7 +48,7 @@ async def serve(settings: Settings, *, host: str, port: int, with_worker: bool) 
     ):
         _log_if_not_ready(resources)
         front = Front(resources, receiver, inbox)
-        server = web_server(front, resources, receiver)
+        server = web_server(front, resources)
         with listen_for_console(settings) or nullcontext() as console, listening(host, port) as listener:
             logger.info("serving", host=host, port=port, with_worker=with_worker)
             # From here on a signal stops the server, also before uvicorn handles signals itself. And uvicorn raises

@@ -26,7 +26,7 @@ KEEP_ALIVE_SECONDS = 75
 YOUNG_OBJECTS = 10_000
 
 
-def web_server(front: Front, resources: Resources, receiver: Receiver) -> "Server":
+def web_server(front: Front, resources: Resources) -> "Server":
     """Build a server for the public port, and prepare the process for many connections."""
     _allow_many_connections()
     collect_less()
@@ -43,7 +43,7 @@ def web_server(front: Front, resources: Resources, receiver: Receiver) -> "Serve
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
-    return Server(config, resources, receiver, front.end_waiting)
+    return Server(config, resources, front.receiver, front.end_waiting)
 
 
 class Server(BoundedServer):
