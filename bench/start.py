@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from aircall_oauth.sandbox.children import Child
+from aircall_oauth.sandbox.children import Child, wait_until
 from aircall_oauth.sandbox.ports import free_port
 from bench import ground
 from bench.processor import busy_seconds
@@ -112,11 +112,7 @@ def start(name: str, folder: Path, url: str) -> Start:
 
 def _until_answered(child: Child, port: int, request: tuple[bytes, bytes], began: float) -> tuple[float, float]:
     """The seconds since then, and of the server's processor time, until a request is answered with a line like this."""
-    while not _is_answered(port, *request):
-        child.require_running()
-        if time.perf_counter() - began > ground.READY_SECONDS:
-            raise TimeoutError(child.last_words())
-        time.sleep(STEP_SECONDS)
+    wait_until(lambda: _is_answered(port, *request), [child], ground.READY_SECONDS, step_seconds=STEP_SECONDS)
     return time.perf_counter() - began, busy_seconds(child.pid)
 
 

@@ -68,7 +68,9 @@ class Child:
         self.stop()
 
 
-def wait_until(question: Callable[[], bool], children: Sequence[Child], seconds: float) -> None:
+def wait_until(
+    question: Callable[[], bool], children: Sequence[Child], seconds: float, *, step_seconds: float = STEP_SECONDS
+) -> None:
     """Wait until `question` is true; raises `DevError` after `seconds`, or when one of the processes ends."""
     deadline = time.monotonic() + seconds
     while not question():
@@ -76,7 +78,7 @@ def wait_until(question: Callable[[], bool], children: Sequence[Child], seconds:
             child.require_running()
         if time.monotonic() > deadline:
             raise DevError(f"no answer after {seconds:.0f} s: {children[-1].last_words()}")
-        time.sleep(STEP_SECONDS)
+        time.sleep(step_seconds)
 
 
 def _end_with_parent() -> None:
